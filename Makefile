@@ -1,0 +1,54 @@
+# Every target makes .venv and installs what it needs; a second call reuses it. Needs python3 (3.11 to 3.13) and make.
+# pip's own settings (an index for CPU wheels, a proxy, a mirror) hold: set them in pip.conf or as PIP_… variables.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_STAMP := $(VENV)/.installed-sim
+DEV_STAMP := $(VENV)/.installed-dev
+SEEDS ?= 1
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+
+.PHONY: help demo test test-all check bench format clean
+
+help:  ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "Fedward needs Python 3.11 to 3.13; $(PYTHON) is another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN_STAMP): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[sim]'
+	@touch $@
+
+$(DEV_STAMP): $(RUN_STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(RUN_STAMP)  ## Three phantom hospitals train one breast-ultrasound model: demo-output/report.html
+	$(BIN)/fedward demo --out demo-output --seeds $(SEEDS)
+
+test: $(DEV_STAMP)  ## The tests (at most 12 minutes on 2 cores)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not long'
+
+test-all: $(DEV_STAMP)  ## The long ones too
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(DEV_STAMP)  ## Style, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(DEV_STAMP)  ## Benchmarks, each beside its reference: make bench ONLY=aggregation,simulation-rounds
+	$(BIN)/python -m fedward_simulations.benchmarks $(if $(ONLY),--only $(ONLY))
+
+format: $(DEV_STAMP)  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove .venv and what runs leave
+	rm -rf $(VENV) demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""A hospital: its data in, its updates out."""

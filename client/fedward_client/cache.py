@@ -1,0 +1,277 @@
+"""A run's frozen cohort as tensors: decoded once, kept as one memory-mapped array, found again by the next round.
+
+state/cache/<recipe digest>-<cohort content digest>/ holds images.npy (float32 [images, channels, *size], in the order
+of the cohort's items) and index.json (which row is which image, and a digest over that). The folder appears whole under
+its name or not at all; one that is torn or does not fit is built again. Labels and sides come from the cohort, so a
+change of split decodes nothing. No name and no file in it holds an identifier.
+"""
+
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fedward_client.catalog import paths
+from fedward_client.cohort import Cohort, CohortItem, freeze, require, sync_folder, write_durably
+from fedward_client.harmonize import Recipe, recipe
+from fedward_client.intake.dicom import read_pixels
+from fedward_client.site import Site
+from fedward_client.split import SIDES, Side
+from fedward_common.errors import DataError, UnreadableFile
+from fedward_common.events import Event, Listener, ignore
+from fedward_common.study import StudySpec
+
+_log = logging.getLogger(__name__)
+
+Images = npt.NDArray[np.float32]
+_Outcome = Literal["images", "unreadable", "gone"]  # the lists of the index
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SiteData:
+    """A cohort's tensors, one row an image: what training and evaluation see of a site."""
+
+    images: Images  # [n, channels, *size], memory-mapped, read-only
+    labels: npt.NDArray[np.int64]  # [n], index into the study's labels
+    patients: npt.NDArray[np.int64]  # [n], index of the patient, 0..
+    sides: npt.NDArray[np.int8]  # [n], index into SIDES
+    cohort_digest: str
+    unreadable: int = 0  # images of the cohort whose file could not be decoded
+    gone: int = 0  # images of the cohort whose file went or changed since the run began
+
+    def indices(self, side: Side) -> npt.NDArray[np.int64]:
+        """The rows on one side, ascending."""
+        return np.flatnonzero(self.sides == SIDES.index(side)).astype(np.int64)
+
+
+class _Index(BaseModel):
+    """index.json: `images` are the rows in order; `digest` is over all the rest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    recipe: str
+    content: str
+    size: int  # bytes of images.npy
+    images: tuple[str, ...]
+    unreadable: tuple[str, ...]
+    gone: tuple[str, ...]
+    digest: str = ""
+
+    def sealed(self) -> "_Index":
+        """The same with its digest."""
+        return self.model_copy(update={"digest": self.computed()})
+
+    def computed(self) -> str:
+        """SHA-256 (hex) over everything but the digest."""
+        return hashlib.sha256(self.model_dump_json(exclude={"digest"}).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """What a cache is built from, and where it goes."""
+
+    site: Site
+    cohort: Cohort
+    recipe: Recipe
+    listener: Listener
+
+    @property
+    def root(self) -> Path:
+        return self.site.state / "cache"
+
+    @property
+    def folder(self) -> Path:
+        return self.root / f"{self.recipe.digest}-{self.cohort.content_digest}"
+
+    @property
+    def bytes_needed(self) -> int:
+        return len(self.cohort.items) * prod(self.recipe.shape) * 4 + 4096
+
+    def tell(self, done: int, note: str = "") -> None:
+        total = len(self.cohort.items)
+        self.listener(Event(site=self.site.name, stage="cache", done=done, total=total, note=note))
+
+
+def load(site: Site, study: StudySpec, run: str, listener: Listener = ignore) -> SiteData:
+    """The tensors of `run`'s frozen cohort, decoded at the first call and mapped from disk afterwards.
+
+    A file that cannot be read, and one that went or changed since the cohort was frozen, is left out and counted.
+    Raises what `freeze` raises, and DataError when what is left is too little for the study or when the disk is full.
+    """
+    job = _Job(site=site, cohort=freeze(site, study, run, listener), recipe=recipe(study.input), listener=listener)
+    job.root.mkdir(parents=True, exist_ok=True)
+    with _locked(job.root):
+        index, images = _open(job) or _build(job)
+    cohort = job.cohort.without(index.unreadable, "images that could not be read")
+    cohort = cohort.without(index.gone, "images gone since the run began")
+    if index.unreadable or index.gone:
+        require(cohort, study, site)
+    job.tell(len(job.cohort.items), _note(index))
+    return _site_data(job, cohort, index, images)
+
+
+def _site_data(job: _Job, left: Cohort, index: _Index, images: Images) -> SiteData:
+    items = left.items  # in the order of the rows: both are the frozen items less the same ones
+    _, patients = np.unique([item.patient for item in items], return_inverse=True)
+    return SiteData(
+        images=images,
+        labels=np.array([item.label for item in items], dtype=np.int64),
+        patients=patients.astype(np.int64),
+        sides=np.array([SIDES.index(item.side) for item in items], dtype=np.int8),
+        cohort_digest=job.cohort.digest,
+        unreadable=len(index.unreadable),
+        gone=len(index.gone),
+    )
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """One builder at a time; the kernel drops the lock of a process that dies."""
+    with (root / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _open(job: _Job) -> tuple[_Index, Images] | None:
+    """The cache as it lies on disk, None where there is none that is whole and fits."""
+    try:
+        index = _Index.model_validate_json((job.folder / "index.json").read_bytes())
+        images: Images = np.load(job.folder / "images.npy", mmap_mode="r")
+        size = (job.folder / "images.npy").stat().st_size
+    except FileNotFoundError:
+        return None
+    except (ValidationError, ValueError, EOFError):
+        _log.warning("%s: a cache is torn, building it again", job.site.name)
+        return None
+    if not _fits(job, index, images, size):
+        _log.warning("%s: a cache does not fit its cohort, building it again", job.site.name)
+        return None
+    return None if _came_back(job, index) else (index, images)
+
+
+def _fits(job: _Job, index: _Index, images: Images, size: int) -> bool:
+    missing = {*index.unreadable, *index.gone}
+    expected = tuple(item.image for item in job.cohort.items if item.image not in missing)
+    return (
+        index.digest == index.computed()
+        and (index.recipe, index.content) == (job.recipe.digest, job.cohort.content_digest)
+        and (index.size, index.images) == (size, expected)
+        and images.dtype == np.float32
+        and images.shape == (len(expected), *job.recipe.shape)
+    )
+
+
+def _came_back(job: _Job, index: _Index) -> bool:
+    """Whether a file that was gone is there again, a network share that was not mounted for example."""
+    if not index.gone:
+        return False
+    gone, where = set(index.gone), paths(job.site)
+    return any(_path(item, where) for item in job.cohort.items if item.image in gone)
+
+
+def _build(job: _Job) -> tuple[_Index, Images]:
+    """Decode everything beside the cache's place, then move it there."""
+    for torn in (job.folder, *job.root.glob(".building-*")):  # nobody else is building: the lock is held
+        shutil.rmtree(torn, ignore_errors=True)
+    _check_free(job)
+    folder = Path(tempfile.mkdtemp(prefix=".building-", dir=job.root))
+    try:
+        index = _fill(job, folder / "images.npy")
+        write_durably(folder / "index.json", index.model_dump_json().encode())
+        folder.rename(job.folder)
+        sync_folder(job.root)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        shutil.rmtree(folder, ignore_errors=True)  # before the free space is told
+        raise _full(job) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return index, np.load(job.folder / "images.npy", mmap_mode="r")
+
+
+def _check_free(job: _Job) -> None:
+    if shutil.disk_usage(job.root).free < job.bytes_needed:
+        raise _full(job)
+
+
+def _full(job: _Job) -> DataError:
+    free = shutil.disk_usage(job.root).free
+    return DataError(
+        f"{job.site.name}: the cache needs {job.bytes_needed} bytes, the disk of the state folder has {free} free; "
+        "make room, or put the state folder on another disk"
+    )
+
+
+def _fill(job: _Job, path: Path) -> _Index:
+    """Write one row a readable image. Plain writes: on a full disk they fail, a memory map would kill the process."""
+    where = paths(job.site)
+    outcome: dict[_Outcome, list[str]] = {"images": [], "unreadable": [], "gone": []}
+    with path.open("wb") as file:
+        _write_header(file, len(job.cohort.items), job.recipe)
+        for done, item in enumerate(job.cohort.items):
+            job.tell(done)
+            outcome[_write_row(file, _path(item, where), job.recipe)].append(item.image)
+        if not outcome["images"]:
+            raise DataError(f"{job.site.name}: none of the cohort's images can be read now; check the data folder")
+        file.seek(0)
+        _write_header(file, len(outcome["images"]), job.recipe)
+        file.flush()
+        os.fsync(file.fileno())
+    return _Index(
+        recipe=job.recipe.digest,
+        content=job.cohort.content_digest,
+        size=path.stat().st_size,
+        images=tuple(outcome["images"]),
+        unreadable=tuple(outcome["unreadable"]),
+        gone=tuple(outcome["gone"]),
+    ).sealed()
+
+
+def _path(item: CohortItem, where: Mapping[str, Path]) -> Path | None:
+    """Where an image's file is, None when it is not there or is no longer the one that was frozen."""
+    path = where.get(item.image)
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=len(item.content) // 2))
+    except OSError:
+        return None
+    return path if digest.hexdigest() == item.content else None
+
+
+def _write_row(file: BinaryIO, path: Path | None, recipe: Recipe) -> _Outcome:
+    """Harmonise one image to the end of `file`; says which list of the index it belongs to."""
+    if path is None:
+        return "gone"
+    try:
+        image = recipe.apply(read_pixels(path, voi=recipe.voi))
+    except UnreadableFile:
+        return "unreadable"
+    file.write(image.astype("<f4", copy=False).data)
+    return "images"
+
+
+def _write_header(file: BinaryIO, images: int, recipe: Recipe) -> None:
+    """The .npy header; numpy pads it so that it is as long for fewer images as for more."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": (images, *recipe.shape)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _note(index: _Index) -> str:
+    counts = {"unreadable": len(index.unreadable), "gone since the run began": len(index.gone)}
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)

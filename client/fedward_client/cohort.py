@@ -1,0 +1,284 @@
+"""Which patients of a site a study takes, and on which side of the split: resolved once a run, frozen, never changed.
+
+`resolve` is values in, values out; `freeze` is the IO around it. A cohort holds pseudonyms keyed by the site's secret,
+so neither it nor its digest says anything about a patient to somebody else. What was left out is counted, in words.
+"""
+
+import hashlib
+import logging
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import rfc8785
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fedward_client.catalog import Catalog, ImageRow, is_scanned, scan
+from fedward_client.site import Site
+from fedward_client.split import PatientInfo, Side, assign
+from fedward_common.errors import DataError, RunError
+from fedward_common.events import Event, Listener, ignore
+from fedward_common.study import StudySpec
+
+_log = logging.getLogger(__name__)
+
+OTHER_MODALITY = "images of another modality"
+UNLABELLED = "patients without a label, or with two that differ"
+OTHER_LABEL = "patients with another label"
+NO_IMAGES = "labelled patients without images"
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class CohortItem(_Value):
+    """One image: its key, its patient (both pseudonyms), the index of its label, its side, the digest of its file."""
+
+    image: str
+    patient: str
+    label: int
+    side: Side
+    content: str
+
+
+class Cohort(_Value):
+    """A study's patients at one site. `items` are sorted by image; `left_out` counts patients or images a reason."""
+
+    labels: tuple[str, ...]
+    items: tuple[CohortItem, ...]
+    left_out: dict[str, int]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the RFC 8785 JSON of the items."""
+        return _sha256([item.model_dump() for item in self.items])
+
+    @cached_property
+    def content_digest(self) -> str:
+        """SHA-256 (hex) naming the images alone: cohorts that differ in labels or sides share it."""
+        return _sha256([[item.image, item.content] for item in self.items])
+
+    def patients(self, side: Side) -> int:
+        """How many patients are on a side."""
+        return len({item.patient for item in self.items if item.side == side})
+
+    def label_counts(self, side: Side) -> dict[str, int]:
+        """How many patients of each label are on a side."""
+        counts = Counter(label for _, label in {(item.patient, item.label) for item in self.items if item.side == side})
+        return {label: counts[index] for index, label in enumerate(self.labels)}
+
+    def without(self, images: Collection[str], reason: str) -> "Cohort":
+        """The cohort less some images, counted under a reason."""
+        items = tuple(item for item in self.items if item.image not in images)
+        lost = len(self.items) - len(items)
+        left_out = {**self.left_out, reason: self.left_out.get(reason, 0) + lost} if lost else self.left_out
+        return Cohort(labels=self.labels, items=items, left_out=left_out)
+
+
+class _Frozen(_Value):
+    """What cohort.json holds."""
+
+    study: str
+    digest: str
+    cohort: Cohort
+
+
+def freeze(site: Site, study: StudySpec, run: str, listener: Listener = ignore) -> Cohort:
+    """The cohort of `run`: resolved and written at the first call, then exactly that, whatever the catalog has become.
+
+    Scans the site's data first where that was never done. Raises RunError for a name that cannot name a run, and
+    DataError when the run's cohort belongs to another study, or when the site's data cannot serve this one.
+    """
+    path = run_folder(site, run) / "cohort.json"
+    listener(Event(site=site.name, stage="cohort", done=0, total=1))
+    cohort = _read(path, study, run)
+    if cohort is None:
+        cohort = _from_catalog(site, study, listener)
+        require(cohort, study, site)
+        frozen = _Frozen(study=study.digest, digest=cohort.digest, cohort=cohort)
+        write_durably(path, frozen.model_dump_json().encode())
+    listener(Event(site=site.name, stage="cohort", done=1, total=1, note=_summary(cohort)))
+    return cohort
+
+
+def run_folder(site: Site, run: str) -> Path:
+    """Where a site keeps what belongs to a run. Raises RunError for a name that is none, a path for example."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", run):
+        raise RunError(
+            f"{run[:40]!r} cannot name a run: letters, digits, '.', '_' and '-', at most 128, a letter first"
+        )
+    return site.state / "runs" / run
+
+
+def _read(path: Path, study: StudySpec, run: str) -> Cohort | None:
+    """The frozen cohort, or None where there is none yet."""
+    try:
+        frozen = _Frozen.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError:
+        raise DataError(f"the frozen cohort of run '{run}' is damaged; start a new run") from None
+    if frozen.study != study.digest:
+        raise DataError(
+            f"run '{run}' is frozen for another study or another version of it; start a new run for this one"
+        )
+    if frozen.digest != frozen.cohort.digest:
+        raise DataError(f"the frozen cohort of run '{run}' was changed after it was frozen; start a new run")
+    return frozen.cohort
+
+
+def _from_catalog(site: Site, study: StudySpec, listener: Listener) -> Cohort:
+    if not is_scanned(site):
+        scan(site, listener)
+    with Catalog.open(site) as catalog:
+        images, table = catalog.images(None), catalog.labels()
+    if not images:
+        raise DataError(f"{site.name}: no readable image is in the catalog; `fedward site report` says what was found")
+    if not table:
+        raise DataError(f"{site.name}: no patient has a label; give a label table, then run `fedward site scan` again")
+    return resolve(images, table, study, site)
+
+
+def resolve(images: Sequence[ImageRow], table: Mapping[str, Mapping[str, str]], study: StudySpec, site: Site) -> Cohort:
+    """A study's cohort from a site's images and its label table, {patient: {column: value}}.
+
+    Raises DataError when the study splits by a column that does not serve.
+    """
+    left_out: Counter[str] = Counter()
+    rows = _of_modality(images, study.cohort.modality, left_out)
+    imaged = {row.patient for row in rows}
+    labels = _labels(imaged, table, site.labels.label, study.cohort.labels, left_out)
+    left_out[NO_IMAGES] += len(table.keys() - {row.patient for row in images})
+    infos = {patient: PatientInfo(table[patient].get(study.split.column)) for patient in labels}
+    sides = assign(infos, split=study.split, seed=study.training.seed, key=site.key, site_name=site.name)
+    items = [
+        CohortItem(
+            image=row.key,
+            patient=row.patient,
+            label=labels[row.patient],
+            side=sides[row.patient],
+            content=row.content,
+        )
+        for row in rows
+        if row.patient in labels
+    ]
+    return Cohort(
+        labels=study.cohort.labels,
+        items=tuple(sorted(items, key=lambda item: item.image)),
+        left_out={reason: count for reason, count in sorted(left_out.items()) if count},
+    )
+
+
+def _of_modality(images: Iterable[ImageRow], modality: str | None, left_out: Counter[str]) -> list[ImageRow]:
+    images = list(images)
+    rows = [row for row in images if modality in (None, row.modality)]
+    left_out[OTHER_MODALITY] += len(images) - len(rows)
+    return rows
+
+
+def _labels(
+    patients: Iterable[str],
+    table: Mapping[str, Mapping[str, str]],
+    column: str,
+    labels: Sequence[str],
+    left_out: Counter[str],
+) -> dict[str, int]:
+    """The index of each patient's label; patients without one of the study's are counted by reason."""
+    found = {}
+    for patient in patients:
+        word = table.get(patient, {}).get(column, "").strip()
+        index = _index(word, labels)
+        if index is not None:
+            found[patient] = index
+        else:
+            left_out[OTHER_LABEL if word else UNLABELLED] += 1
+    return found
+
+
+def _index(word: str, labels: Sequence[str]) -> int | None:
+    """The label that a word is: exactly, else but for upper and lower case where that leaves one choice."""
+    if word in labels:
+        return labels.index(word)
+    alike = [index for index, label in enumerate(labels) if label.casefold() == word.casefold()]
+    return alike[0] if len(alike) == 1 else None
+
+
+def require(cohort: Cohort, study: StudySpec, site: Site) -> None:
+    """Raise DataError where a cohort is too small to train on; log what cannot be evaluated on it.
+
+    A site that only evaluates needs no training patient, but one to test on. Counts below the site's k are not told.
+    """
+    if study.only_evaluates(site.name):
+        if not cohort.patients("test"):
+            raise DataError(f"{site.name} has no patient to test on{_told(cohort, site)}")
+    else:
+        _require_training(cohort, study, site)
+    for side in ("validation", "test"):
+        counts = cohort.label_counts(side)
+        missing = [label for label, count in counts.items() if not count]
+        if missing and any(counts.values()):
+            _log.warning("%s: no %s patient is labelled %s; the ROC needs both", site.name, side, ", ".join(missing))
+
+
+def _require_training(cohort: Cohort, study: StudySpec, site: Site) -> None:
+    patients, needed = cohort.patients("train"), study.cohort.min_patients
+    if patients < needed:
+        raise DataError(
+            f"{site.name} has {_few(patients, site)} training patients, the study asks for at least {needed}"
+            f"{_told(cohort, site)}"
+        )
+    missing = [label for label, count in cohort.label_counts("train").items() if not count]
+    if missing:
+        words = ", ".join(f"'{label}'" for label in missing)
+        raise DataError(f"{site.name} has no training patient labelled {words}; every label needs one")
+
+
+def _few(count: int, site: Site) -> str:
+    return str(count) if count >= site.min_cell else f"fewer than {site.min_cell}"
+
+
+def _told(cohort: Cohort, site: Site) -> str:
+    """What was left out, as it may be told to others."""
+    parts = [f"{_few(count, site)} {reason}" for reason, count in cohort.left_out.items()]
+    return f" (left out: {', '.join(parts)})" if parts else ""
+
+
+def _summary(cohort: Cohort) -> str:
+    patients = len({item.patient for item in cohort.items})
+    parts = [f"{patients} patients", f"{len(cohort.items)} images"]
+    return ", ".join(parts + [f"left out: {count} {reason}" for reason, count in cohort.left_out.items()])
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(rfc8785.dumps(value)).hexdigest()
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a file that after a crash is whole or not there: temporary name, fsync, rename, fsync of the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,62 @@
+"""Scoring a model on a site's own patients. Scores stay here; sketches and finished figures leave."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from fedward_client.cache import SiteData
+from fedward_client.split import Side
+from fedward_client.training.device import Device
+from fedward_common.events import Event, Listener
+from fedward_common.metrics import Evaluation, evaluate_scores
+from fedward_common.study import StudySpec
+
+BATCH = 64
+
+
+def evaluate(
+    model: nn.Module,
+    data: SiteData,
+    study: StudySpec,
+    side: Side,
+    *,
+    site: str,
+    thresholds: dict[str, float] | None,
+    min_cell: int,
+    device: Device,
+    listener: Listener,
+) -> Evaluation:
+    """Sketches and figures of `model` on the site's patients of `side`, under the site's small-cell rule."""
+    indices = data.indices(side)
+    return evaluate_scores(
+        predict(model, data, indices, dims=len(study.input.size), site=site, device=device, listener=listener),
+        data.labels[indices],
+        data.patients[indices],
+        study=study,
+        thresholds=thresholds,
+        min_cell=min_cell,
+    )
+
+
+def predict(
+    model: nn.Module,
+    data: SiteData,
+    indices: npt.NDArray[np.int64],
+    *,
+    dims: int,
+    site: str,
+    device: Device,
+    listener: Listener,
+) -> npt.NDArray[np.float64]:
+    """Class probabilities [len(indices), classes] of the images at `indices`, in that order."""
+    model.to(device.torch, memory_format=device.layout(dims))
+    model.eval()
+    parts = []
+    with torch.inference_mode(), torch.autocast(device.torch.type, dtype=torch.bfloat16, enabled=device.amp):
+        for start in range(0, len(indices), BATCH):
+            images = torch.from_numpy(np.ascontiguousarray(data.images[indices[start : start + BATCH]]))
+            logits = model(images.to(device.torch, memory_format=device.layout(dims)))
+            parts.append(torch.softmax(logits.double(), dim=1).cpu())
+            listener(Event(site=site, stage="evaluate", done=min(start + BATCH, len(indices)), total=len(indices)))
+    return torch.cat(parts).numpy() if parts else np.empty((0, 0))

@@ -1,0 +1,1 @@
+"""Readers of what a hospital has: DICOM folders, label tables."""

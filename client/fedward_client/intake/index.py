@@ -1,0 +1,185 @@
+"""The catalog's SQLite file. It holds pseudonyms and what headers say of devices; no identifier.
+
+The catalog is derived data. One of another version, or made with another key, is thrown away and built again by a
+scan, so it needs no migrations: raise VERSION whenever a table changes or headers are judged differently.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import (
+    URL,
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    delete,
+    event,
+    insert,
+    select,
+)
+from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.pool import NullPool
+
+from fedward_client.site import Site
+from fedward_common.errors import DataError
+
+VERSION = 1
+FILE = "catalog.sqlite"
+WAIT_MS = 30_000  # for another process's transaction
+_MADE_BY, _COMPLETE = "made by", "complete"
+
+_metadata = MetaData()
+
+files: Final = Table(
+    "files",
+    _metadata,
+    Column("key", String, primary_key=True),
+    Column("kind", String, nullable=False),  # image | quarantine | what NotAnImage says | link
+    Column("generation", Integer, nullable=False),  # the scan that saw it last
+    Column("size", Integer, nullable=False),  # with mtime_ns: unchanged files are not read again; -1: read it again
+    Column("mtime_ns", Integer, nullable=False),
+    Column("reason", String),  # of quarantine
+    Column("instance", String),  # pseudonym of the SOP Instance UID
+    Column("duplicate", Boolean, nullable=False, default=False),  # another file of that instance is the image
+    Column("patient", String),
+    Column("content", String),
+    Column("modality", String),
+    Column("rows", Integer),
+    Column("columns", Integer),
+    Column("frames", Integer),
+    Column("channels", Integer),
+    Column("manufacturer", String),
+    Column("device", String),
+    Column("transfer_syntax", String),
+)
+Index("files_by_instance", files.c.instance)
+
+labels: Final = Table(
+    "labels",
+    _metadata,
+    Column("patient", String, primary_key=True),
+    Column("row", String, nullable=False),  # JSON
+)
+
+facts: Final = Table(
+    "facts", _metadata, Column("name", String, primary_key=True), Column("value", String, nullable=False)
+)
+
+
+def path_of(site: Site) -> Path:
+    """Where a site's catalog is."""
+    return site.state / FILE
+
+
+@contextmanager
+def reading(site: Site) -> Iterator[Connection]:
+    """A transaction on the catalog; raises DataError where there is none of this version and key, or it is damaged."""
+    if not path_of(site).exists():
+        raise DataError(f"site '{site.name}' has no catalog yet; run `fedward site scan` on its folder first")
+    with _in_words(), _engine(site).begin() as connection:
+        if not _usable(site, connection):
+            raise DataError(f"the catalog of site '{site.name}' is old or unfinished; run `fedward site scan` again")
+        yield connection
+
+
+def is_complete(site: Site) -> bool:
+    """Whether there is a catalog of this version and key, and a whole scan of it has ended."""
+    if not path_of(site).exists():
+        return False
+    with _in_words(), _engine(site).begin() as connection:
+        return _usable(site, connection)
+
+
+def complete(connection: Connection) -> None:
+    """Say that a whole scan has ended."""
+    put(connection, _COMPLETE, "yes")
+
+
+@contextmanager
+def writing(site: Site) -> Iterator[Connection]:
+    """A transaction on the catalog, which `prepare` made."""
+    with _in_words(), _engine(site).begin() as connection:
+        yield connection
+
+
+def prepare(site: Site) -> None:
+    """Make the catalog where it is missing, and anew where it is another version's or another key's."""
+    site.ensure_state()
+    with _in_words():
+        if path_of(site).exists():
+            with _engine(site).begin() as connection:
+                fits = _fits(site, connection)
+            if not fits:
+                _remove(site)
+        with _engine(site).begin() as connection:
+            _metadata.create_all(connection)
+            put(connection, _MADE_BY, _maker(site))
+
+
+def fact(connection: Connection, name: str) -> str | None:
+    """A fact on the whole catalog."""
+    value: str | None = connection.execute(select(facts.c.value).where(facts.c.name == name)).scalar()
+    return value
+
+
+def put(connection: Connection, name: str, value: str) -> None:
+    """Set a fact."""
+    connection.execute(delete(facts).where(facts.c.name == name))
+    connection.execute(insert(facts), {"name": name, "value": value})
+
+
+def _maker(site: Site) -> str:
+    return site.pseudonym("catalog", str(VERSION))
+
+
+def _fits(site: Site, connection: Connection) -> bool:
+    try:
+        return fact(connection, _MADE_BY) == _maker(site)
+    except OperationalError:  # no such table: another version's, or an empty file
+        return False
+
+
+def _usable(site: Site, connection: Connection) -> bool:
+    return _fits(site, connection) and fact(connection, _COMPLETE) is not None
+
+
+def _remove(site: Site) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            path_of(site).with_name(FILE + suffix).unlink()
+
+
+def _engine(site: Site) -> Engine:
+    engine = create_engine(URL.create("sqlite", database=str(path_of(site))), poolclass=NullPool, hide_parameters=True)
+
+    @event.listens_for(engine, "connect")
+    def settings(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {WAIT_MS}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = NORMAL")
+        cursor.close()
+
+    return engine
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """SQLite's errors as sentences; its own words name tables at most."""
+    try:
+        yield
+    except OperationalError as error:
+        raise DataError(f"the catalog in the state folder cannot be used: {error.orig}") from None
+    except DatabaseError:
+        raise DataError(
+            f"the catalog is damaged: delete {FILE} in the state folder and run `fedward site scan` again"
+        ) from None

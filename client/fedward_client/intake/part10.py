@@ -1,0 +1,176 @@
+"""A DICOM file as bytes (PS3.10, PS3.5): is it one, what data set is in it, and are its pixels all there.
+
+Nothing is allocated on a header's word: lengths are compared with the file, and deflated data are measured before use.
+"""
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydicom import dcmread
+from pydicom.dataset import FileDataset
+from pydicom.filereader import read_dataset
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from fedward_client.intake import elements
+from fedward_client.intake.quiet import DICOM_ERRORS
+from fedward_common.errors import UnreadableFile
+
+MAX_INFLATED = 2**31  # bytes of a deflated data set
+
+_PREAMBLE = 128
+_UNDEFINED = 0xFFFFFFFF
+_HEADER = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "Modality",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "PatientID",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+)
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The pixel data in a file: how many bytes are there, and whether they are encapsulated (compressed)."""
+
+    bytes: int
+    encapsulated: bool
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file for reading; what the file system refuses, now or later, is an UnreadableFile."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise UnreadableFile(f"the file system refuses it: {error.strerror}") from error
+
+
+def is_dicom(file: BinaryIO) -> bool:
+    """Whether a file begins as DICOM does: with the prefix (PS3.10 7.1), or bare, with an element of group 2 or 8."""
+    head = file.read(_PREAMBLE + 4)
+    file.seek(0)
+    if not head:
+        raise UnreadableFile("the file is empty")
+    return head[_PREAMBLE:] == b"DICM" or _is_element(head[:8])
+
+
+def _is_element(head: bytes) -> bool:
+    """Whether 8 bytes are the head of a group 2 or group 8 element, in any of the three uncompressed encodings."""
+    if len(head) < 8:
+        return False
+    for order in "<>":
+        group, element, vr, implicit_length = struct.unpack(f"{order}HH2s2x", head) + struct.unpack("<4xI", head)
+        if group in (2, 8) and element < 0x3000 and ((vr.isalpha() and vr.isupper()) or implicit_length < 2**16):
+            return True
+    return False
+
+
+def parse(file: BinaryIO, *, pixels: bool) -> FileDataset:
+    """The data set (without `pixels`, its header), in the transfer syntax that its meta information says or it has."""
+    try:
+        deflated = _inflates(file)
+        file.seek(0)
+        wanted: list[Any] | None = None if pixels else [*_HEADER, *(_PIXELS if deflated else ())]
+        dataset = dcmread(file, stop_before_pixels=not (pixels or deflated), force=True, specific_tags=wanted)
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            dataset.file_meta.TransferSyntaxUID = _syntax_found(dataset)
+    except DICOM_ERRORS:
+        raise UnreadableFile("its header is damaged") from None
+    return dataset
+
+
+def _syntax_found(dataset: FileDataset) -> UID:
+    implicit, little = dataset.original_encoding
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+
+
+def _inflates(file: BinaryIO) -> bool:
+    """Whether the data set is deflated. A kilobyte can inflate to a megabyte, so it is measured, in constant memory."""
+    if file.read(_PREAMBLE + 4)[_PREAMBLE:] != b"DICM":
+        return False
+    meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group != 2)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return False
+    inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while chunk := inflater.unconsumed_tail or file.read(2**16):
+        inflated += len(inflater.decompress(chunk, 2**20))
+        if inflated > MAX_INFLATED:
+            raise UnreadableFile(f"it inflates to more than {MAX_INFLATED} bytes")
+    return True
+
+
+def stored(file: BinaryIO, dataset: FileDataset) -> Stored | None:
+    """The pixel data at which header reading stopped, None where it came to the end of the file."""
+    if syntax(dataset) == DeflatedExplicitVRLittleEndian:
+        return stored_in(dataset) if any(keyword in dataset for keyword in _PIXELS) else None
+    implicit, little = dataset.original_encoding
+    order = "<" if little else ">"
+    head = file.read(8)
+    if len(head) < 8:
+        return None
+    length: int
+    if implicit or not head[4:6].isalpha():
+        (length,) = struct.unpack(f"{order}4xI", head)
+    elif head[4:6] in (b"OB", b"OW", b"OF", b"OD", b"UN"):
+        (length,) = struct.unpack(f"{order}I", file.read(4).ljust(4, b"\0"))
+    else:
+        (length,) = struct.unpack(f"{order}6xH", head)
+    start = file.tell()
+    there = os.fstat(file.fileno()).st_size - start
+    if length != _UNDEFINED:
+        return Stored(min(length, there), encapsulated=False)
+    _check_fragments(file, start, there)
+    return Stored(there, encapsulated=True)
+
+
+def _check_fragments(file: BinaryIO, start: int, there: int) -> None:
+    """Walk the fragments (PS3.5 A.4) from head to head, up to the delimiter or what the decoder has to judge."""
+    at = 0
+    while at + 8 <= there:
+        file.seek(start + at)
+        group, element, length = struct.unpack("<HHI", file.read(8))
+        if (group, element) != (0xFFFE, 0xE000):
+            return
+        at += 8 + length
+    raise UnreadableFile(f"pixel data ends early: {there} of at least {at + 8} bytes")
+
+
+def stored_in(dataset: FileDataset) -> Stored:
+    """The pixel data of a data set in memory."""
+    for keyword in _PIXELS:
+        if keyword in dataset:
+            try:
+                element = dataset[keyword]
+            except DICOM_ERRORS:
+                raise elements.unreadable(keyword) from None
+            length = len(element.value) if isinstance(element.value, bytes) else 0
+            return Stored(length, encapsulated=element.is_undefined_length)
+    raise UnreadableFile("it holds no pixel data")
+
+
+def syntax(dataset: FileDataset) -> UID:
+    """The transfer syntax's UID."""
+    return UID(elements.text(dataset.file_meta, "TransferSyntaxUID"))

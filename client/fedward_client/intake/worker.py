@@ -1,0 +1,122 @@
+"""Compressed pixels are decoded in a process of their own.
+
+The decoders are C and C++; a damaged JPEG or JPEG 2000 stream can abort or hang the process that they run in. Here that
+costs one file: the worker is started anew and the file is unreadable. The worker ends with its parent, leaves no core
+dump (it would hold patients' data), and what the decoders print goes nowhere.
+"""
+
+import atexit
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from fedward_common.errors import UnreadableFile
+
+LIMIT_S = 300.0  # for one file
+
+_lock = threading.Lock()
+_workers: dict[int, "_Worker"] = {}  # by process id: after a fork, the child must not talk to its parent's worker
+
+
+def read_pixels(path: Path, *, voi: bool | None) -> npt.NDArray[np.float32]:
+    """`dicom.read_pixels` in the worker. Raises UnreadableFile, also where the decoder crashes or takes too long."""
+    with _lock:
+        worker = _workers.get(os.getpid())
+        if worker is not None and worker.died():
+            close()
+            worker = None
+        if worker is None:
+            worker = _workers[os.getpid()] = _Worker()
+        try:
+            return worker.ask(path, voi)
+        except (OSError, EOFError, ValueError):  # it died before or in its reply
+            close()
+            raise UnreadableFile("its pixels make the decoder crash, or take it too long") from None
+
+
+@atexit.register
+def close() -> None:
+    """End this process's worker, if there is one."""
+    worker = _workers.pop(os.getpid(), None)
+    if worker is not None:
+        worker.end()
+
+
+class _Worker:
+    def __init__(self) -> None:
+        # -P: no module of the folder that happens to be the current one
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._replies = self._process.stdin, self._process.stdout
+
+    def ask(self, path: Path, voi: bool | None) -> npt.NDArray[np.float32]:
+        """One file's pixels; EOFError, OSError or ValueError where the worker died."""
+        timer = threading.Timer(LIMIT_S, self._process.kill)
+        timer.start()
+        try:
+            self._requests.write(json.dumps([os.fspath(path), voi]).encode() + b"\n")
+            self._requests.flush()
+            reply = json.loads(self._replies.readline())
+            if "reason" in reply:
+                raise UnreadableFile(reply["reason"])
+            pixels = np.empty(reply["shape"], np.float32)
+            if self._replies.readinto(pixels.data.cast("B")) != pixels.nbytes:  # type: ignore[attr-defined]
+                raise EOFError
+            return pixels
+        finally:
+            timer.cancel()
+
+    def died(self) -> bool:
+        return self._process.poll() is not None
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._replies.close()
+        try:
+            self._requests.close()
+        except BrokenPipeError:
+            return  # what was not sent is not missed
+
+
+def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
+    from fedward_client.intake.dicom import decode
+
+    while line := requests.readline():
+        path, voi = json.loads(line)
+        try:
+            pixels = decode(Path(path), voi=voi)
+        except UnreadableFile as error:
+            replies.write(json.dumps({"reason": str(error)}).encode() + b"\n")
+        else:
+            replies.write(json.dumps({"shape": pixels.shape}).encode() + b"\n")
+            replies.write(pixels.data.cast("B"))
+        replies.flush()
+
+
+def _main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; this process ends with its input
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    replies = os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    _serve(sys.stdin.buffer, replies)
+
+
+if __name__ == "__main__":
+    _main()

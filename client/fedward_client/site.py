@@ -1,0 +1,232 @@
+"""A hospital's folder: where its data and labels are, what it keeps to itself, and the key behind every pseudonym.
+
+A folder of DICOM files with a `labels.csv` is a site as it stands. An optional `site.toml` in it changes the defaults:
+
+    [site]     name, state       the name that the hub knows; the folder that Fedward writes to
+    [data]     folder            where the images are
+    [labels]   file, patient, label    the label table, its patient column and its label column
+    [privacy]  min_cell          counts below this never leave
+
+Nothing here reads an image, and nothing here ever replaces a key that is there.
+"""
+
+import contextlib
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import tomllib
+import unicodedata
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedward_common.errors import SettingsError
+
+SETTINGS = "site.toml"
+STATE = ".fedward"
+LABELS = "labels.csv"
+KEY = "site.key"
+KEY_BYTES = 32
+PSEUDONYM_HEX = 32  # 128 bits of the HMAC: no two of a hospital's patients meet by chance
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_Text = Annotated[str, Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class _SiteSection(_Section):
+    name: _Text | None = None
+    state: _Text | None = None
+
+
+class _DataSection(_Section):
+    folder: _Text = "."
+
+
+class _LabelsSection(_Section):
+    file: _Text | None = None
+    patient: _Text = "patient_id"
+    label: _Text = "label"
+
+
+class _PrivacySection(_Section):
+    min_cell: Annotated[int, Field(ge=1)] = 5
+
+
+class _Settings(_Section):
+    site: _SiteSection = _SiteSection()
+    data: _DataSection = _DataSection()
+    labels: _LabelsSection = _LabelsSection()
+    privacy: _PrivacySection = _PrivacySection()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelSettings:
+    """The label table (None where there is none) and the names of its patient column and its label column."""
+
+    file: Path | None = None
+    patient: str = "patient_id"
+    label: str = "label"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """One hospital. Paths are absolute; `state` may not exist yet (see `ensure_state`)."""
+
+    name: str
+    data: Path
+    labels: LabelSettings
+    state: Path
+    min_cell: int = 5
+
+    @classmethod
+    def open(cls, folder: Path, *, state: Path | None = None) -> "Site":
+        """The site of a folder; `state` wins over [site] state. Raises SettingsError in words; writes nothing."""
+        folder = _existing_folder(folder)
+        settings = _read_settings(folder / SETTINGS)
+        data = (folder / settings.data.folder).resolve()
+        if not data.is_dir():
+            raise SettingsError(f"{SETTINGS}: [data] folder is no folder that exists; give the folder of the images")
+        return cls(
+            name=_checked_name(settings.site.name, folder),
+            data=data,
+            labels=_labels(settings.labels, folder),
+            state=(state if state is not None else folder / (settings.site.state or STATE)).absolute(),
+            min_cell=settings.privacy.min_cell,
+        )
+
+    def ensure_state(self) -> Path:
+        """The state folder, made (mode 0700) where it is not there. Raises SettingsError where it cannot be written."""
+        try:
+            self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        if not os.access(self.state, os.W_OK | os.X_OK):
+            raise self._unwritable(PermissionError(None, "Permission denied"))
+        return self.state
+
+    @cached_property
+    def key(self) -> bytes:
+        """32 bytes from the operating system, made at first use and never again: pseudonyms and splits hang on them.
+
+        Raises SettingsError when the key's file cannot be read or written, or is not 32 bytes long.
+        """
+        path = self.ensure_state() / KEY
+        try:
+            if not path.exists():
+                _make_key(path)
+            key = path.read_bytes()
+        except OSError as error:
+            raise self._unwritable(error) from None
+        if len(key) != KEY_BYTES:
+            raise SettingsError(
+                f"{KEY} in the state folder holds {len(key)} bytes instead of {KEY_BYTES}: restore it from a backup, "
+                "for without it every pseudonym and every split changes; it was not touched"
+            )
+        return key
+
+    def pseudonym(self, kind: str, text: str) -> str:
+        """A name for `text` that only this site can make: 32 hex digits of HMAC-SHA256 under the site's key."""
+        # surrogatepass: file names need not be UTF-8, and every name must give bytes of its own
+        message = f"{kind}\x1f{text}".encode("utf-8", "surrogatepass")
+        return hmac.new(self.key, message, hashlib.sha256).hexdigest()[:PSEUDONYM_HEX]
+
+    def _unwritable(self, error: OSError) -> SettingsError:
+        return SettingsError(
+            f"the state folder of site '{self.name}' cannot be used ({error.strerror}); "
+            f"give a folder that can be written to with --state or [site] state in {SETTINGS}"
+        )
+
+
+def site_folders(root: Path) -> list[Path]:
+    """The folders of a folder of sites, by name: every folder in `root` whose name has no leading dot."""
+    root = _existing_folder(root)
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not folders:
+        raise SettingsError(f"the folder {root} holds no hospital's folder; each hospital is one folder in it")
+    return folders
+
+
+def _make_key(path: Path) -> None:
+    """Write a new key under a name of its own and link it to `path`: of two processes at once, one wins for both."""
+    temporary = path.with_name(f"{KEY}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink()
+
+
+def _existing_folder(folder: Path) -> Path:
+    if not folder.exists():
+        raise SettingsError(f"the folder {folder} does not exist; give the folder that holds the hospital's images")
+    if not folder.is_dir():
+        raise SettingsError(f"{folder} is a file; give the folder that holds the hospital's images")
+    return folder.resolve()
+
+
+def _labels(section: _LabelsSection, folder: Path) -> LabelSettings:
+    file = folder / (section.file or LABELS)
+    if section.file is not None and not file.is_file():
+        raise SettingsError(f"{SETTINGS}: [labels] file names no file that exists; give the label table")
+    return LabelSettings(file=file if file.is_file() else None, patient=section.patient, label=section.label)
+
+
+def _checked_name(name: str | None, folder: Path) -> str:
+    name = name if name is not None else _slug(folder.name)
+    if not _NAME.fullmatch(name):
+        raise SettingsError(
+            f"{SETTINGS}: a site's name is 1 to 63 of a-z, 0-9 and '-', and does not begin with '-'; "
+            f"set [site] name (now '{name}')"
+        )
+    return name
+
+
+def _slug(text: str) -> str:
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:63].rstrip("-")
+
+
+def _read_settings(path: Path) -> _Settings:
+    try:
+        return _Settings.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except FileNotFoundError:
+        return _Settings()
+    except OSError as error:
+        raise SettingsError(f"{SETTINGS} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{SETTINGS} is not UTF-8 text; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{SETTINGS} is not TOML: {error}") from None
+    except ValidationError as error:
+        raise SettingsError(_in_words(error)) from None
+
+
+def _in_words(error: ValidationError) -> str:
+    """One sentence on the first thing that is wrong with the settings: the key, and what would be valid."""
+    first: Any = error.errors(include_url=False)[0]
+    section, *rest = (str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{SETTINGS}: {_not_a_setting(section, rest)}"
+    return f"{SETTINGS}: [{section}] {'.'.join(rest)}: {first['msg']}, not {first['input']!r}"
+
+
+def _not_a_setting(section: str, rest: list[str]) -> str:
+    sections = _Settings.model_fields
+    if not rest:
+        return f"[{section}] is not known; known are {', '.join(f'[{name}]' for name in sections)}"
+    keys = type(sections[section].default).model_fields
+    return f"[{section}] {rest[0]} is not a setting; [{section}] takes {', '.join(keys)}"

@@ -1,0 +1,125 @@
+"""Which side of the split a patient is on: train, validation or test. Always by patient, never re-balanced.
+
+Where chance decides, it is a keyed hash of the patient's pseudonym, so a patient's side depends on the site's key, the
+study's seed and the patient alone: patients who come later move nobody. Shares are met approximately, and in every
+label alike, because the hash knows nothing of the label.
+"""
+
+import hashlib
+import hmac
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from fedward_common.errors import DataError
+from fedward_common.study import Split
+
+Side = Literal["train", "validation", "test"]
+SIDES: tuple[Side, Side, Side] = ("train", "validation", "test")
+Shares = tuple[float, float, float]
+
+_WORDS: Mapping[str, Side] = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PatientInfo:
+    """What a split may look at besides the pseudonym: the word in the label table's split column, None without one."""
+
+    column: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Request:
+    patients: Mapping[str, PatientInfo]
+    split: Split
+    seed: int
+    key: bytes
+    site_name: str
+
+
+def side_of(site_key: bytes, seed: int, split: Split, patient: str) -> Side:
+    """The side of one patient (a pseudonym) for kind "hash": a threshold of the keyed hash by cumulative shares."""
+    return _pick(_uniform(site_key, "split", seed, patient), split.shares)
+
+
+def assign(
+    patients: Mapping[str, PatientInfo], *, split: Split, seed: int, key: bytes, site_name: str
+) -> dict[str, Side]:
+    """The side of every patient (pseudonyms) of the site `site_name`, whose secret `key` orders them.
+
+    Raises DataError when the split column is missing or holds other words.
+    """
+    request = _Request(patients=patients, split=split, seed=seed, key=key, site_name=site_name)
+    return _KINDS[split.kind](request)
+
+
+def _by_hash(request: _Request) -> dict[str, Side]:
+    return {patient: side_of(request.key, request.seed, request.split, patient) for patient in request.patients}
+
+
+def _by_column(request: _Request) -> dict[str, Side]:
+    name = request.split.column
+    words = {patient: info.column for patient, info in request.patients.items()}
+    if any(word is None for word in words.values()):
+        raise DataError(f"the label table has no column '{name}', by which the study splits; {_VALID}")
+    sides = {patient: _WORDS.get((word or "").strip().casefold()) for patient, word in words.items()}
+    wrong = sum(side is None for side in sides.values())
+    if wrong:
+        raise DataError(f"the label table's column '{name}' holds other words for {wrong} patient(s); {_VALID}")
+    return {patient: side for patient, side in sides.items() if side is not None}
+
+
+def _leave_one_patient_out(request: _Request) -> dict[str, Side]:
+    sides = _without_test(request)
+    if sides:
+        order = sorted(sides, key=lambda patient: (_uniform(request.key, "fold", request.seed, patient), patient))
+        sides[order[request.split.fold % len(order)]] = "test"
+    return sides
+
+
+def _leave_site_out(request: _Request) -> dict[str, Side]:
+    if request.site_name == request.split.site:
+        return dict.fromkeys(request.patients, "test")
+    return _without_test(request)
+
+
+def _without_test(request: _Request) -> dict[str, Side]:
+    """Train and validation by their shares of what remains without a test side."""
+    train, validation, _ = request.split.shares
+    return {
+        patient: _pick(_uniform(request.key, "split", request.seed, patient), (train, validation, 0.0))
+        for patient in request.patients
+    }
+
+
+_KINDS: Mapping[str, Callable[[_Request], dict[str, Side]]] = {
+    "hash": _by_hash,
+    "column": _by_column,
+    "leave-one-patient-out": _leave_one_patient_out,
+    "leave-site-out": _leave_site_out,
+}
+
+_VALID = "put train, validation or test there for every patient"
+
+
+def _uniform(key: bytes, purpose: str, seed: int, patient: str) -> float:
+    """HMAC-SHA256 as a fraction in [0, 1): its first 53 bits, exact in a float."""
+    digest = hmac.new(key, f"{purpose}\x1f{seed}\x1f{patient}".encode(), hashlib.sha256).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+
+
+def _pick(fraction: float, shares: Shares) -> Side:
+    """The side whose stretch of [0, 1) holds `fraction`; a side with share 0 is never picked, rounding or not."""
+    total = math.fsum(shares)
+    taken = [(side, share) for side, share in zip(SIDES, shares, strict=True) if share > 0]
+    for position, (side, _) in enumerate(taken[:-1], start=1):
+        if fraction * total < math.fsum(share for _, share in taken[:position]):
+            return side
+    return taken[-1][0]

@@ -1,0 +1,61 @@
+"""Augmentation by name, from MONAI's random transforms, drawn from a named stream per image.
+
+Each image of a batch draws its own numbers; the draw depends on the study's seed, the site, the round, the epoch and the
+image's place in it, never on what ran before.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from monai.transforms.compose import Compose
+from monai.transforms.intensity.array import RandAdjustContrast, RandGaussianNoise
+from monai.transforms.spatial.array import RandAffine, RandFlip
+from monai.transforms.transform import RandomizableTransform
+
+DEGREES = np.pi / 180
+
+
+def _flip(dims: int) -> RandomizableTransform:
+    return RandFlip(prob=0.5, spatial_axis=dims - 1)  # left-right: the last axis
+
+
+def _affine(dims: int) -> RandomizableTransform:
+    """Up to 10 degrees, 8 % shift, 10 % zoom; the edge's value fills what comes in."""
+    rotations = (10 * DEGREES,) * (1 if dims == 2 else 3)
+    return RandAffine(
+        prob=0.8,
+        rotate_range=rotations,
+        scale_range=(0.1,) * dims,
+        translate_range=(8.0,) * dims,
+        padding_mode="border",
+        cache_grid=False,
+    )
+
+
+def _contrast(_dims: int) -> RandomizableTransform:
+    return RandAdjustContrast(prob=0.5, gamma=(0.7, 1.4))
+
+
+def _noise(_dims: int) -> RandomizableTransform:
+    return RandGaussianNoise(prob=0.5, std=0.03)
+
+
+_TRANSFORMS = {"flip": _flip, "affine": _affine, "contrast": _contrast, "noise": _noise}
+
+
+class Augmentation:
+    """The study's transforms in the order named; empty names leave a batch as it is."""
+
+    def __init__(self, names: Sequence[str], dims: int) -> None:
+        self._transform = Compose([_TRANSFORMS[name](dims) for name in names]) if names else None
+
+    def __call__(self, batch: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+        """Transform each image of `batch` [n, channels, *size] with the random state of its seed (below 2**32)."""
+        if self._transform is None:
+            return batch
+        images = []
+        for image, seed in zip(batch, seeds, strict=True):
+            self._transform.set_random_state(seed=seed)
+            images.append(torch.as_tensor(self._transform(image)))
+        return torch.stack(images)

@@ -1,0 +1,32 @@
+"""Where the tensors live, and what makes the same data give the same bits there."""
+
+import os
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A torch device with the precision and memory layout that suit it."""
+
+    torch: torch.device
+    amp: bool  # bfloat16 autocast; off on a CPU, where it is slower than float32 on most machines
+
+    def layout(self, dims: int) -> torch.memory_format:
+        """Channels-last on a GPU, where convolutions want it; `dims` is 2 or 3."""
+        if self.torch.type != "cuda":
+            return torch.contiguous_format
+        return torch.channels_last if dims == 2 else torch.channels_last_3d
+
+
+@cache
+def pick_device() -> Device:
+    """The first GPU where there is one that knows bfloat16, else the CPU. Turns on deterministic algorithms."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    if torch.cuda.is_available():
+        return Device(torch.device("cuda"), amp=torch.cuda.is_bf16_supported())
+    return Device(torch.device("cpu"), amp=False)

@@ -1,0 +1,142 @@
+"""A round's local optimisation: from the global model to this site's update. State goes in and comes out.
+
+The optimizer starts anew each round, as in FedAvg (McMahan et al. 2017, arXiv:1602.05629); with `proximal_mu` above 0 the
+loss is FedProx's (Li et al. 2020, arXiv:1812.06127).
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from fedward_client.cache import SiteData
+from fedward_client.training.augment import Augmentation
+from fedward_client.training.device import Device
+from fedward_common.errors import DataError
+from fedward_common.events import Event, Listener
+from fedward_common.streams import stream
+from fedward_common.study import Optimizer, StudySpec
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainResult:
+    """What a round of local training did."""
+
+    loss: float  # mean over the images seen
+    steps: int
+    seconds: float
+
+
+def make_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
+    """The study's optimizer over the model's trainable parameters."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    match spec.name:
+        case "sgd":
+            return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
+        case "adam":
+            return torch.optim.Adam(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
+        case "adamw":
+            return torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
+
+
+def class_weights(labels: Indices, classes: int) -> torch.Tensor:
+    """Inverse class frequency, mean 1 over the images; a class without images weighs nothing."""
+    counts = np.bincount(labels, minlength=classes)
+    present = counts > 0
+    weights = np.divide(len(labels) / present.sum(), counts, where=present, out=np.zeros(classes))
+    return torch.as_tensor(weights, dtype=torch.float32)
+
+
+def train(
+    model: nn.Module,
+    data: SiteData,
+    study: StudySpec,
+    *,
+    site: str,
+    round_number: int,
+    device: Device,
+    listener: Listener,
+    proximal_mu: float = 0.0,
+) -> TrainResult:
+    """Train `model` in place on the site's training images for the study's epochs or steps."""
+    started = time.perf_counter()
+    indices = data.indices("train")
+    if not len(indices):
+        raise DataError("no training image is left at this site: scan the folder again and read its report")
+    spec = study.training
+    dims = len(study.input.size)
+    model.to(device.torch, memory_format=device.layout(dims))
+    model.train()
+    anchor = [p.detach().clone() for p in model.parameters() if p.requires_grad] if proximal_mu else []
+    optimizer = make_optimizer(model, spec.optimizer)
+    weights = class_weights(data.labels[indices], len(study.cohort.labels)) if spec.class_weights else None
+    criterion = nn.CrossEntropyLoss(weight=weights).to(device.torch)
+    augment = Augmentation(spec.augmentation, dims)
+    total = _steps(study, len(indices))
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device.torch)  # stays there: no wait for a GPU each step
+    seen = 0
+    torch.manual_seed(stream(spec.seed, "dropout", site, round_number).integers(2**63))
+    for step, (batch, seeds) in enumerate(_batches(indices, study, site, round_number), start=1):
+        images = augment(torch.from_numpy(np.ascontiguousarray(data.images[batch])), seeds)
+        images = images.to(device.torch, memory_format=device.layout(dims))
+        targets = torch.from_numpy(data.labels[batch]).to(device.torch)
+        with torch.autocast(device.torch.type, dtype=torch.bfloat16, enabled=device.amp):
+            loss = criterion(model(images), targets)
+        if anchor:
+            loss = loss + 0.5 * proximal_mu * _squared_distance(model, anchor)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        loss_sum += loss.detach() * len(batch)
+        seen += len(batch)
+        listener(Event(site=site, stage="train", done=step, total=total, note=f"round {round_number}"))
+    mean_loss = float(loss_sum) / seen
+    if not math.isfinite(mean_loss):
+        raise DataError(
+            "the training loss is not a number: lower [training] optimizer.lr, or look for broken images in the report"
+        )
+    return TrainResult(loss=mean_loss, steps=total, seconds=time.perf_counter() - started)
+
+
+def _squared_distance(model: nn.Module, anchor: list[torch.Tensor]) -> torch.Tensor:
+    trainable = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    return torch.stack([(p - a).pow(2).sum() for p, a in zip(trainable, anchor, strict=True)]).sum()
+
+
+def _batches_per_epoch(study: StudySpec, images: int) -> int:
+    return math.ceil(images / study.training.batch_size)
+
+
+def _steps(study: StudySpec, images: int) -> int:
+    if study.training.local_steps is not None:
+        return study.training.local_steps
+    return (study.training.local_epochs or 1) * _batches_per_epoch(study, images)
+
+
+def _batches(indices: Indices, study: StudySpec, site: str, round_number: int) -> Iterator[tuple[Indices, list[int]]]:
+    """Shuffled batches of image indices, each with a seed an image; epochs repeat until the steps are done.
+
+    Batches are of equal size to within one image: a last batch of a single image would have no batch statistics.
+    """
+    spec = study.training
+    remaining = _steps(study, len(indices))
+    batches = _batches_per_epoch(study, len(indices))
+    epoch = 0
+    while remaining:
+        random = stream(spec.seed, "shuffle", site, round_number, epoch)
+        order = random.permutation(indices)
+        seeds = random.integers(2**32, size=len(indices))
+        taken = min(batches, remaining)
+        for batch, batch_seeds in zip(
+            np.array_split(order, batches)[:taken], np.array_split(seeds, batches)[:taken], strict=True
+        ):
+            yield batch, [int(seed) for seed in batch_seeds]
+        remaining -= taken
+        epoch += 1

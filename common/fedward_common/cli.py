@@ -1,0 +1,241 @@
+"""The `fedward` command: `study`, `model` and `doctor`, beside what other parts add.
+
+A part adds a command through the entry point group `fedward.commands`; its value is a `typer.Typer` (a group) or a
+function (a command). It is imported when it is called, not before: `fedward --help` starts at once, and a machine
+without a part's packages still lists it and says what to install.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from fedward_common import __version__
+from fedward_common.errors import FedwardError, StudyError
+
+_SUMMARIES = {
+    "site": "A hospital's own data: index a folder, report what is in it.",
+    "demo": "Three simulated hospitals train one model together; ends with a report.",
+    "simulate": "Run a study on this machine, its hospitals as virtual sites.",
+}
+_EXTRAS = {"site": "site", "demo": "sim", "simulate": "sim"}
+
+
+class PartCommand(TyperCommand):
+    """Stands for another part's command until it is called, then gives way to it."""
+
+    def __init__(self, entry: EntryPoint) -> None:
+        super().__init__(entry.name, help=_SUMMARIES.get(entry.name, f"From {entry.module.partition('.')[0]}."))
+        self._entry = entry
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """The context of the part's own command."""
+        part = self._entry.load()
+        return _command(self._entry.name, part).make_context(info_name, args, parent=parent, **extra)
+
+
+def _command(name: str, part: Any) -> Any:
+    if isinstance(part, typer.Typer):
+        return typer.main.get_group(part)
+    single = typer.Typer(add_completion=False)
+    single.command(name)(part)
+    return typer.main.get_command(single)
+
+
+class Commands(TyperGroup):
+    """The top of the command tree: finds the parts, and tells a person of a `FedwardError` in one sentence."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for entry in sorted(entry_points(group="fedward.commands"), key=lambda entry: entry.name):
+            if entry.name not in self.commands:
+                self.add_command(PartCommand(entry))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was called."""
+        try:
+            return super().invoke(ctx)
+        except FedwardError as error:
+            _refuse(str(error), error.exit_code)
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get(ctx.invoked_subcommand or "")
+            if extra is None or error.name is None or error.name.startswith("fedward_"):
+                raise
+            command, module = ctx.invoked_subcommand, error.name
+            _refuse(f"`{command}` needs {module}, which is not installed; pip install 'fedward[{extra}]'", 1)
+
+
+def _refuse(message: str, exit_code: int) -> None:
+    typer.echo(f"fedward: {message}", err=True)
+    raise typer.Exit(exit_code)
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    suggest_commands=False,  # click does
+    pretty_exceptions_enable=False,  # its tracebacks would show local variables, which may hold a patient's data
+    help="Train one medical model across hospitals; every patient's data stays in its hospital.",
+    epilog="Example: fedward study show breast-ultrasound",
+)
+study = typer.Typer(
+    no_args_is_help=True,
+    suggest_commands=False,
+    help="Study files: what comes with Fedward, what one will do, whether one is right.",
+)
+model = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Networks that a study can name.")
+app.add_typer(study, name="study", epilog="Example: fedward study check my-study.toml")
+app.add_typer(model, name="model", epilog="Example: fedward model list")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a template.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fedward {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@study.command(epilog="Example: fedward study templates")
+def templates(*, as_json: Json = False) -> None:
+    """List the studies that come with Fedward, to run or to copy."""
+    from fedward_common.study import load, template_names, template_path
+
+    rows = [
+        {"name": name, "title": spec.study.title, "task": spec.study.task, "model": spec.model.name}
+        for name, spec in ((name, load(template_path(name))) for name in template_names())
+    ]
+    _show_rows(rows, as_json)
+
+
+@study.command(epilog="Example: fedward study show breast-ultrasound")
+def show(
+    name: StudyName,
+    *,
+    as_toml: Annotated[bool, typer.Option("--toml", help="Print the study file itself, to copy it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say in words what a study will do, and give its digest."""
+    from fedward_common.study import find, load
+    from fedward_common.study_text import describe
+
+    path = find(name)
+    spec = load(path)
+    if as_toml:
+        typer.echo(path.read_text(encoding="utf-8"), nl=False)
+    elif as_json:
+        typer.echo(json.dumps({"digest": spec.digest, "study": spec.model_dump(mode="json")}, indent=2))
+    else:
+        _show_pairs([*describe(spec), ("Digest", spec.digest)])
+
+
+@study.command(epilog="Example: fedward study check my-study.toml")
+def check(name: StudyName, *, as_json: Json = False) -> None:
+    """Check a study file: OK and its digest, or everything that is wrong with it."""
+    from fedward_common.study import find, load
+
+    path = find(name)
+    try:
+        spec = load(path)
+    except StudyError as error:
+        if not as_json:
+            raise
+        typer.echo(json.dumps({"ok": False, "faults": str(error).splitlines()}, indent=2))
+        raise typer.Exit(error.exit_code) from None
+    if spec.ended(datetime.now(UTC).date()):
+        typer.echo(f"fedward: note: the study's last day was {spec.study.ends}; it cannot be run any more", err=True)
+    found = {"ok": True, "study": spec.study.id, "digest": spec.digest}
+    typer.echo(json.dumps(found, indent=2) if as_json else f"OK: {spec.study.id}, digest {spec.digest}")
+
+
+@model.command("list", epilog="Example: fedward model list")
+def list_models(*, as_json: Json = False) -> None:
+    """List the networks that a study can name under [model]."""
+    from fedward_common import models
+
+    cards = [models.describe(name) for name in models.names()]
+    rows = [
+        {
+            "name": card.name,
+            "title": card.title,
+            "dims": list(card.dims),
+            "min_size": card.min_size,
+            "options": dict(card.options),
+            "batch_norm": card.batch_norm,
+            "paper": card.paper,
+        }
+        for card in cards
+    ]
+    _show_rows(rows, as_json, columns=("name", "title", "dims", "min_size", "options"))
+
+
+@app.command(epilog="Example: fedward doctor")
+def doctor(*, as_json: Json = False) -> None:
+    """Check whether this machine can run Fedward; exits 1 where something must be put right."""
+    from dataclasses import asdict
+
+    from fedward_common.doctor import examine
+
+    findings = list(examine(Path.cwd()))
+    _show_rows([asdict(finding) for finding in findings], as_json)
+    if any(finding.status == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _show_rows(rows: Sequence[dict[str, Any]], as_json: bool, columns: Sequence[str] | None = None) -> None:
+    """All of the rows as JSON, or a table of those columns that a person looks for."""
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = columns or tuple(rows[0])
+    table = Table(*columns)
+    table.columns[0].no_wrap = True
+    for row in rows:
+        table.add_row(*(Text(_cell(row[column])) for column in columns))
+    Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} = {item}" for name, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _show_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    for heading, text in pairs:
+        grid.add_row(Text(heading, style="bold"), Text(text))
+    Console().print(grid)
+
+
+def main() -> None:
+    """The `fedward` console script. Flower's telemetry and update check are off unless the environment asks."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    app(prog_name="fedward")

@@ -1,0 +1,72 @@
+"""One exception tree. Every message is a sentence that tells a person what to do next.
+
+    FedwardError
+    ├── UsageError         the command was called wrongly (exit code 2)
+    ├── StudyError         a study file is wrong: line, key, value, what is valid
+    ├── SettingsError      a site's or a hub's settings are wrong
+    ├── DataError          a site's data cannot serve a study
+    │   └── UnreadableFile   one file cannot be read; it goes to quarantine, the scan goes on
+    ├── ModelError         a model is unknown, or its options are wrong
+    ├── RecordError        what came over the wire is not what was agreed
+    ├── CheckpointError    a checkpoint is torn, or another study's
+    └── RunError           a run cannot go on: quorum missed, worker died
+
+Messages never hold a patient's identifier, nor a path inside a site's data folder.
+"""
+
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "FedwardError",
+    "ModelError",
+    "RecordError",
+    "RunError",
+    "SettingsError",
+    "StudyError",
+    "UnreadableFile",
+    "UsageError",
+]
+
+
+class FedwardError(Exception):
+    """Base of everything that Fedward raises on purpose; `fedward` prints it without a traceback and exits 1."""
+
+    exit_code = 1
+
+
+class UsageError(FedwardError):
+    """The command was called wrongly."""
+
+    exit_code = 2
+
+
+class StudyError(FedwardError):
+    """A study file is wrong."""
+
+
+class SettingsError(FedwardError):
+    """A site's or a hub's settings are wrong."""
+
+
+class DataError(FedwardError):
+    """A site's data cannot serve a study."""
+
+
+class UnreadableFile(DataError):  # noqa: N818 - named for what it is, one file in quarantine
+    """One file cannot be read. Its message says why in words that hold no identifier and no path."""
+
+
+class ModelError(FedwardError):
+    """A model is unknown, or its options are wrong."""
+
+
+class RecordError(FedwardError):
+    """What came over the wire is not what was agreed."""
+
+
+class CheckpointError(FedwardError):
+    """A checkpoint is torn, or belongs to another study."""
+
+
+class RunError(FedwardError):
+    """A run cannot go on."""

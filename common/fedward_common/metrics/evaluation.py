@@ -1,0 +1,201 @@
+"""What leaves a site about one model on one side of the split, and what the hub makes of all sites' together."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from fedward_common.errors import DataError, ModelError, RecordError, RunError, SettingsError
+from fedward_common.metrics.base import Count, Floats, Ints, Record, as_probabilities
+from fedward_common.metrics.figures import SiteFigures, patient_scores, proportions, site_figures
+from fedward_common.metrics.histogram import MergedHistogram, merge
+from fedward_common.metrics.intervals import Estimate
+from fedward_common.metrics.sketch import ScoreSketch
+from fedward_common.study import StudySpec
+
+SUM_TOLERANCE = 0.02  # of a patient's class probabilities, so that half precision passes and logits do not
+LEAST_PROBABILITY = float(np.finfo(np.float32).eps)  # so that one certain mistake does not make the loss infinite
+MAX_LOSS = 16.0  # -log of it, rounded up
+
+Label = Annotated[str, Field(max_length=256)]
+
+
+class Evaluation(Record):
+    """A model's figures on a site's patients of one side of the split, after the site's small-cell rule.
+
+    `sketches` and `figures` are by label, one against the rest: the positive label of a study that has one, else each.
+    `loss` is the mean over patients of the negative log-likelihood (nats). `withheld` says in words what stayed home
+    and why; when there were too few patients altogether, `patients` is 0 and nothing else is there.
+    """
+
+    patients: Count
+    loss: Annotated[float, Field(ge=0.0, le=MAX_LOSS)] | None
+    sketches: dict[Label, ScoreSketch]
+    figures: dict[Label, SiteFigures]
+    withheld: Annotated[str, Field(max_length=2000)] | None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.loss is not None and not self.patients:
+            raise ValueError("a loss over no patients is none")
+        for label, sketch in self.sketches.items():
+            if sketch.total_positives + sketch.total_negatives != self.patients:
+                raise ValueError(f"the sketch of {label!r} does not count the {self.patients} patients")
+        for label, figures in self.figures.items():
+            sketched = self.sketches.get(label)
+            agrees = sketched is None or sketched.total_positives == figures.positives
+            if figures.patients != self.patients or not agrees:
+                raise ValueError(f"the figures of {label!r} are of other patients than the rest")
+        return self
+
+
+def evaluate_scores(
+    probabilities: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    patients: npt.ArrayLike,
+    *,
+    study: StudySpec,
+    thresholds: Mapping[str, float] | None,
+    min_cell: int,
+) -> Evaluation:
+    """The evaluation of `probabilities` [images, classes], of images with `labels` [images] and `patients` [images].
+
+    Classes are in the order of the study's labels; `labels` index them, `patients` are any integers. A patient's score
+    is the mean over that patient's images. `thresholds` are operating points in [0, 1] by label. A count below
+    `min_cell`, of patients in all, with a label or without, never shows. Raises `RunError` for scores that are no
+    probabilities, `ModelError` for a wrong number of classes, `DataError` for a patient with two labels, `RecordError`
+    for a threshold outside [0, 1].
+    """
+    if min_cell < 1:
+        raise SettingsError(f"[privacy] min_cell is {min_cell}; it must be at least 1")
+    people, scores, truth = _by_patient(probabilities, labels, patients, classes=len(study.cohort.labels))
+    if people < min_cell:
+        why = f"fewer than {min_cell} patients on this side of the split, so nothing leaves"
+        return Evaluation(patients=0, loss=None, sketches={}, figures={}, withheld=why)
+    asked = _asked(study)
+    shown = _shown(np.bincount(truth, minlength=len(study.cohort.labels)), asked, min_cell)
+    sketches, figures = {}, {}
+    for index in shown:
+        label, score, positive = study.cohort.labels[index], scores[:, index], truth == index
+        sketch = ScoreSketch.of(score, positive).suppressed(min_cell)
+        own = site_figures(score, positive, threshold=(thresholds or {}).get(label), min_cell=min_cell)
+        if sketch is not None and own is not None:
+            sketches[label], figures[label] = sketch, own
+    hidden = [study.cohort.labels[index] for index in asked if index not in shown]
+    return Evaluation(
+        patients=people,
+        loss=_loss(scores, truth),
+        sketches=sketches,
+        figures=figures,
+        withheld=_withheld(hidden, min_cell) if hidden else None,
+    )
+
+
+def _by_patient(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, patients: npt.ArrayLike, *, classes: int
+) -> tuple[int, Floats, Ints]:
+    """How many patients, their mean probabilities [patients, classes] and their labels [patients]."""
+    truth, index = np.asarray(labels, dtype=np.int64), np.asarray(patients, dtype=np.int64)
+    images = as_probabilities(probabilities)
+    if not images.size and not truth.size:
+        return 0, np.empty((0, classes)), np.empty(0, dtype=np.int64)
+    if images.ndim != 2 or images.shape[1] != classes:
+        raise ModelError(
+            f"the model's scores have shape {images.shape}; the study has {classes} labels, one column each"
+        )
+    if not truth.shape == index.shape == images.shape[:1]:
+        raise RunError(f"{len(images)} scored images need a label and a patient each")
+    if np.abs(images.sum(axis=1) - 1).max() > SUM_TOLERANCE:
+        raise RunError("the probabilities of an image do not add up to 1; apply softmax to the model's output")
+    unique, scores = patient_scores(images, index)
+    _, first, inverse = np.unique(index, return_index=True, return_inverse=True)
+    if truth.min() < 0 or truth.max() >= classes:
+        raise DataError(f"a label is outside the study's {classes} labels; scan the site again")
+    if (truth[first][inverse] != truth).any():
+        raise DataError("images of one patient have different labels; correct the site's label table and scan again")
+    return unique.size, scores, truth[first]
+
+
+def _asked(study: StudySpec) -> list[int]:
+    """Indices of the labels that a study looks at, one against the rest."""
+    return list(range(len(study.cohort.labels))) if study.positive_index is None else [study.positive_index]
+
+
+def _shown(counts: Ints, asked: Sequence[int], min_cell: int) -> list[int]:
+    """Which of the `asked` labels may show, given the patients of each label.
+
+    Each needs `min_cell` patients with it and without it. Where all labels are asked for, the patients of those not
+    shown are the difference to the total: as long as that is a small cell, the smallest label shown is hidden too
+    (complementary suppression; Hundepool et al. 2012, "Statistical Disclosure Control"). That no patient has a label
+    tells of no one.
+    """
+    total = int(counts.sum())
+    shown = [index for index in asked if min_cell <= counts[index] <= total - min_cell]
+    if len(asked) < len(counts):
+        return shown
+    while shown and 0 < total - int(counts[shown].sum()) < min_cell:
+        shown.remove(min(shown, key=lambda index: int(counts[index])))
+    return shown
+
+
+def _withheld(hidden: Sequence[str], min_cell: int) -> str:
+    # It must not tell a label that is small itself from one that is hidden to cover another.
+    return (
+        f"fewer than {min_cell} patients with or without a label: figures of {', '.join(hidden)} stay home, "
+        "so that no small count can be worked out"
+    )[:2000]
+
+
+def _loss(scores: Floats, truth: Ints) -> float:
+    own = scores[np.arange(truth.size), truth]
+    return float(np.mean(-np.log(np.clip(own, LEAST_PROBABILITY, 1.0))))
+
+
+def pooled(evaluations: Iterable[Evaluation], label: str) -> MergedHistogram | None:
+    """The sites' sketches of `label` as one histogram; None unless it holds a positive and a negative."""
+    merged = merge(e.sketches[label] for e in evaluations if label in e.sketches)
+    return merged if merged.total_positives and merged.total_negatives else None
+
+
+def pooled_at(evaluations: Iterable[Evaluation], label: str) -> dict[str, Estimate]:
+    """Exact overall "sensitivity", "specificity" and "precision" of `label` from the sites' own, Wilson intervals.
+
+    Sums of calls over sums of patients, as if all patients were at one site. Empty where no site sent any; without
+    "precision" where no one is called positive. Raises `RecordError` when sites used different thresholds.
+    """
+    sites = [e.figures[label] for e in evaluations if label in e.figures and e.figures[label].threshold is not None]
+    if not sites:
+        return {}
+    if len({site.threshold for site in sites}) > 1:
+        raise RecordError(f"sites report figures of {label!r} at different thresholds; evaluate them again at one")
+    true = sum(round(site.sensitivity.value * site.positives) for site in sites if site.sensitivity)
+    right = sum(round(site.specificity.value * site.negatives) for site in sites if site.specificity)
+    positives, negatives = sum(site.positives for site in sites), sum(site.negatives for site in sites)
+    sensitivity, specificity, precision = proportions(true, positives, negatives - right, negatives)
+    found = {"sensitivity": sensitivity, "specificity": specificity}
+    return found if precision is None else {**found, "precision": precision}
+
+
+def macro_auc(evaluations: Iterable[Evaluation], labels: Iterable[str]) -> float | None:
+    """The mean over `labels` of the merged area under the ROC curve.
+
+    A label that no site may show is left out; None where all are.
+    """
+    held = list(evaluations)
+    merged = [histogram for label in labels if (histogram := pooled(held, label)) is not None]
+    return float(np.mean([histogram.roc_auc() for histogram in merged])) if merged else None
+
+
+def primary_value(evaluations: Iterable[Evaluation], study: StudySpec) -> float | None:
+    """The study's primary metric over all sites: the merged area under the ROC curve, or the mean loss of a patient.
+
+    The area is the positive label's, or the mean over all labels in a study without one (`macro_auc`).
+    None where the small-cell rule kept everything home.
+    """
+    held = list(evaluations)
+    if study.evaluation.primary == "roc_auc":
+        return macro_auc(held, [study.cohort.labels[index] for index in _asked(study)])
+    losses = [(e.loss, e.patients) for e in held if e.loss is not None]
+    return sum(loss * n for loss, n in losses) / sum(n for _, n in losses) if losses else None

@@ -1,0 +1,36 @@
+"""The networks that a study may name: installed parts, never code from the network.
+
+    names()      what there is
+    describe()   one network's card: dimensions, smallest size, options and their defaults
+    check()      whether a network fits a study, before anything is built
+    build()      the network, as a torch module
+    initial_model(), initial_state()   the weights that every run of a study starts from
+
+Importing this package does not import torch; building a network does. A network of your own comes in through
+`register`, or through an entry point of the group `fedward.models` in an installed package:
+
+    [project.entry-points."fedward.models"]
+    my-net = "my_package.fedward:MY_NET"      # an `Architecture`
+
+A name can be taken once: nothing replaces a network that a hospital has approved by name.
+"""
+
+from fedward_common.models.cards import Architecture, Choice, ModelCard, Option, Range
+from fedward_common.models.registry import build, check, describe, names, register
+from fedward_common.models.weights import initial_model, initial_state, parameter_names
+
+__all__ = [
+    "Architecture",
+    "Choice",
+    "ModelCard",
+    "Option",
+    "Range",
+    "build",
+    "check",
+    "describe",
+    "initial_model",
+    "initial_state",
+    "names",
+    "parameter_names",
+    "register",
+]

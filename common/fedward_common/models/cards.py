@@ -1,0 +1,65 @@
+"""What is known of a network without building it: values only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Option = bool | int | float | str | tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers from `low` to `high`, both valid."""
+
+    low: float
+    high: float
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return f"from {self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of a few words."""
+
+    values: tuple[str, ...]
+
+    def __contains__(self, value: object) -> bool:
+        return value in self.values
+
+    def __str__(self) -> str:
+        return " or ".join(f'"{value}"' for value in self.values)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCard:
+    """What a person choosing a network wants to know, and what `check` holds a study against.
+
+    An option has the type of its default; `limits` says which values of that type are valid, all where it is silent.
+    """
+
+    name: str  # lower-case letters, digits and hyphens
+    title: str
+    paper: str
+    dims: tuple[int, ...]  # how many axes an image may have: 2, 3
+    min_size: int  # pixels or voxels that each axis needs at least
+    options: Mapping[str, Option] = field(default_factory=dict)  # name to default
+    limits: Mapping[str, Range | Choice] = field(default_factory=dict)
+    batch_norm: bool = (
+        False  # whether some choice of options gives it batch normalisation, whose statistics are a site's
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """A network's card, and where it is built.
+
+    `builder` is "package.module:function"; it is imported when the network is built, not before, and called as
+    `function(dims=…, size=…, channels=…, classes=…, **options)` with every option filled in. It returns a torch module
+    that takes float32 [n, channels, *size] in [0, 1] and gives logits [n, classes].
+    """
+
+    card: ModelCard
+    builder: str

@@ -1,0 +1,126 @@
+"""Parts that the networks share, in 2-D and 3-D, each with a gradient that is the same bits on a GPU every time.
+
+PyTorch's own MaxPool3d, AvgPool3d, AdaptiveAvgPool and LocalResponseNorm have no deterministic gradient on CUDA and
+refuse to run under `torch.use_deterministic_algorithms` (its documentation lists them); these do the same in steps that
+have one.
+"""
+
+from collections.abc import Callable
+from math import ceil, gcd
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+Pooling = Callable[..., torch.Tensor]  # functional.max_pool2d or functional.avg_pool2d
+
+
+class Centre(nn.Module):
+    """Grey values from [0, 1] to [-1, 1]: weights are drawn for inputs around 0."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Shape unchanged."""
+        return 2.0 * images - 1.0
+
+
+class GlobalMean(nn.Module):
+    """Global average pooling, [n, channels, *size] to [n, channels] (Lin et al. 2014, arXiv:1312.4400)."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """The mean over all places."""
+        return maps.flatten(2).mean(dim=2)
+
+
+class LocalResponseNorm(nn.Module):
+    """Divides each value by what its neighbours in channel order show: b = a / (k + alpha * sum(a^2))^beta.
+
+    Krizhevsky et al. 2012, section 3.3, with their constants; PyTorch's layer divides alpha by the neighbours.
+    """
+
+    def __init__(self, neighbours: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> None:
+        super().__init__()
+        self.neighbours, self.k, self.alpha, self.beta = neighbours, k, alpha, beta
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Shape unchanged."""
+        half = self.neighbours // 2
+        squares = functional.pad(maps.square().flatten(2), (0, 0, half, half))
+        total = squares.unfold(1, self.neighbours, 1).sum(dim=-1).view_as(maps)
+        return maps / (self.k + self.alpha * total) ** self.beta
+
+
+class AdaptiveMean(nn.Module):
+    """Adaptive average pooling to `places` along every axis; maps that have them already pass unchanged."""
+
+    def __init__(self, places: int) -> None:
+        super().__init__()
+        self.places = places
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """[n, channels, *size] to [n, channels, places, …]."""
+        for axis in range(2, maps.dim()):
+            if maps.shape[axis] != self.places:
+                maps = (maps.movedim(axis, -1) @ self._shares(maps.shape[axis]).to(maps)).movedim(-1, axis)
+        return maps
+
+    def _shares(self, length: int) -> torch.Tensor:
+        """[length, places]: how much each input place counts in each output place, as torch's adaptive pooling."""
+        shares = torch.zeros(length, self.places)
+        for place in range(self.places):
+            start, end = place * length // self.places, ceil((place + 1) * length / self.places)
+            shares[start:end, place] = 1.0 / (end - start)
+        return shares
+
+
+class Pool3d(nn.Module):
+    """A 3-D pooling as a 2-D one over (height, width) and then one over depth: the same result for maximum and mean."""
+
+    def __init__(self, pool: Pooling, kernel: int, stride: int, padding: int = 0) -> None:
+        super().__init__()
+        self.pool, self.kernel, self.stride, self.padding = pool, kernel, stride, padding
+
+    def forward(self, volumes: torch.Tensor) -> torch.Tensor:
+        """[n, channels, depth, height, width]."""
+        n, channels = volumes.shape[:2]
+        planes = self.pool(volumes.flatten(0, 1), self.kernel, self.stride, self.padding)
+        height, width = planes.shape[-2:]
+        columns = planes.flatten(2)  # [n * channels, depth, height * width]
+        pooled = self.pool(columns, (self.kernel, 1), (self.stride, 1), (self.padding, 0))
+        return pooled.reshape(n, channels, -1, height, width)
+
+
+def max_pool(dims: int, kernel: int, stride: int, padding: int = 0) -> nn.Module:
+    """Maximum pooling; overlapping where the kernel is larger than the stride."""
+    return (
+        nn.MaxPool2d(kernel, stride, padding) if dims == 2 else Pool3d(functional.max_pool2d, kernel, stride, padding)
+    )
+
+
+def convolution(dims: int, inputs: int, outputs: int, kernel: int, **options: Any) -> nn.Conv2d | nn.Conv3d:
+    """A 2-D or 3-D convolution."""
+    return (nn.Conv2d if dims == 2 else nn.Conv3d)(inputs, outputs, kernel, **options)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation (Wu and He 2018, arXiv:1803.08494) with 8 groups, or fewer where 8 does not divide."""
+    return nn.GroupNorm(gcd(8, channels), channels)
+
+
+def he_normal(model: nn.Module) -> None:
+    """Draw convolutions and hidden layers for rectifiers (He et al. 2015, arXiv:1502.01852); biases start at 0."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def replace(
+    model: nn.Module, kinds: type[nn.Module] | tuple[type[nn.Module], ...], by: Callable[[Any], nn.Module]
+) -> None:
+    """Put `by(part)` in the place of every part of these kinds, at any depth."""
+    for parent in list(model.modules()):
+        for name, part in list(parent.named_children()):
+            if isinstance(part, kinds):
+                setattr(parent, name, by(part))

@@ -1,0 +1,123 @@
+"""Finds a network by name, refuses what cannot work, builds what can. Never imports torch before `build`."""
+
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, cast
+
+from fedward_common.errors import ModelError
+from fedward_common.models.cards import Architecture, ModelCard, Option
+from fedward_common.models.shipped import SHIPPED
+from fedward_common.study_faults import near
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ENTRY_POINTS = "fedward.models"
+
+_registered: dict[str, Architecture] = {each.card.name: each for each in SHIPPED}
+
+
+def names() -> list[str]:
+    """The names of all networks, those of installed plug-ins included, sorted."""
+    return sorted({*_registered, *(point.name for point in entry_points(group=ENTRY_POINTS))})
+
+
+def describe(name: str) -> ModelCard:
+    """The card of a network; `ModelError` where there is none of that name."""
+    return _find(name).card
+
+
+def register(card: ModelCard, builder_path: str) -> None:
+    """Add a network in this process: its card, and "package.module:function" that builds it (see `Architecture`).
+
+    Every process that trains or aggregates must do the same, so an installed entry point is the better way.
+    """
+    if card.name in names():
+        raise ModelError(f'the model name "{card.name}" is taken: choose another one')
+    _registered[card.name] = Architecture(card=card, builder=builder_path)
+
+
+def check(name: str, options: Mapping[str, Option], size: tuple[int, ...], channels: int, classes: int) -> None:
+    """Refuse, with a `ModelError` in one sentence, what `build` could not make or what could not learn."""
+    card = describe(name)
+    for key, value in options.items():
+        _check_option(card, key, value)
+    if len(size) not in card.dims:
+        dims = " or ".join(f"{each}-D" for each in card.dims)
+        raise ModelError(f'model "{name}" takes {dims} images, and the size {_by(size)} is {len(size)}-D')
+    if min(size) < card.min_size:
+        least = _by((card.min_size,) * len(size))
+        raise ModelError(f'model "{name}" needs images of at least {least}, and the size is {_by(size)}')
+    if channels < 1:
+        raise ModelError(f"an image has at least 1 channel, not {channels}")
+    if classes < 2:
+        raise ModelError(f"a model tells at least 2 classes apart, not {classes}")
+
+
+def build(
+    name: str, *, options: Mapping[str, Option], size: tuple[int, ...], channels: int, classes: int
+) -> "nn.Module":
+    """A network with random weights that maps [n, channels, *size] to logits [n, classes]; `ModelError` as `check`."""
+    check(name, options, size, channels, classes)
+    architecture = _find(name)
+    try:
+        builder = EntryPoint(name, architecture.builder, ENTRY_POINTS).load()
+    except (ImportError, AttributeError) as error:
+        raise ModelError(f'model "{name}" cannot be built here: {error}; install what it needs') from error
+    filled = {**architecture.card.options, **options}
+    return cast("nn.Module", builder(dims=len(size), size=size, channels=channels, classes=classes, **filled))
+
+
+def _find(name: str) -> Architecture:
+    points = entry_points(group=ENTRY_POINTS, name=name)
+    if len(points) + (name in _registered) > 1:
+        packages = ", ".join(sorted(point.dist.name if point.dist else point.value for point in points))
+        raise ModelError(f'the model name "{name}" is taken more than once: uninstall or rename that of {packages}')
+    if name in _registered:
+        return _registered[name]
+    for point in points:
+        return _plug_in(point)
+    known = names()
+    raise ModelError(f'there is no model "{name}"; choose one of {", ".join(known)}{near(name, known)}')
+
+
+def _plug_in(point: EntryPoint) -> Architecture:
+    try:
+        found = point.load()
+    except (ImportError, AttributeError) as error:
+        raise ModelError(f"the plug-in {point.value} cannot be imported: {error}; repair or uninstall it") from error
+    if not isinstance(found, Architecture) or found.card.name != point.name:
+        raise ModelError(f'the plug-in {point.value} is no Architecture named "{point.name}": repair or uninstall it')
+    return found
+
+
+def _check_option(card: ModelCard, key: str, value: Option) -> None:
+    if key not in card.options:
+        known = f"it has {', '.join(sorted(card.options))}" if card.options else "it has none"
+        raise ModelError(f'model "{card.name}" has no option "{key}"; {known}{near(key, sorted(card.options))}')
+    default, limits = card.options[key], card.limits.get(key)
+    if not _same_type(value, default):
+        raise ModelError(f'option "{key}" of model "{card.name}" must be {_kind(default)}, not {value!r}')
+    if limits is not None and value not in limits:
+        raise ModelError(f'option "{key}" of model "{card.name}" must be {limits}, not {value!r}')
+
+
+def _same_type(value: Option, default: Option) -> bool:
+    """A whole number may stand for a float; true and false are no numbers."""
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(default)
+
+
+def _kind(default: Option) -> str:
+    return {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        tuple: "a list of whole numbers",
+    }[type(default)]
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return " x ".join(map(str, size))

@@ -1,0 +1,73 @@
+"""The cards of the networks that Fedward brings. Values only: importing this imports no network."""
+
+from fedward_common.models.cards import Architecture, Choice, ModelCard, Range
+
+_DROPOUT = Range(0.0, 0.9)
+
+
+def _monai(name: str, title: str, paper: str) -> Architecture:
+    card = ModelCard(
+        name=name,
+        title=title,
+        paper=paper,
+        dims=(2, 3),
+        min_size=32,  # halved five times
+        options={"norm": "group"},
+        limits={"norm": Choice(("group", "batch"))},
+        batch_norm=True,
+    )
+    return Architecture(card=card, builder=f"fedward_common.models.monai_nets:{name}")
+
+
+def _resnet(depth: int) -> Architecture:
+    paper = "He, Zhang, Ren, Sun: Deep residual learning for image recognition. CVPR 2016, arXiv:1512.03385"
+    return _monai(f"resnet{depth}", f"ResNet-{depth} (MONAI)", paper)
+
+
+def _densenet(depth: int) -> Architecture:
+    paper = (
+        "Huang, Liu, van der Maaten, Weinberger: Densely connected convolutional networks. CVPR 2017, arXiv:1608.06993"
+    )
+    return _monai(f"densenet{depth}", f"DenseNet-{depth} (MONAI)", paper)
+
+
+SHIPPED = (
+    Architecture(
+        card=ModelCard(
+            name="alexnet",
+            title="AlexNet of 2012",
+            paper="Krizhevsky, Sutskever, Hinton: ImageNet classification with deep convolutional networks. NIPS 2012",
+            dims=(2,),
+            min_size=63,  # the third pooling needs 3 places
+            options={"width": 4096, "dropout": 0.5},
+            limits={"width": Range(16, 8192), "dropout": _DROPOUT},
+        ),
+        builder="fedward_common.models.alexnet:build",
+    ),
+    Architecture(
+        card=ModelCard(
+            name="enhanced-alexnet",
+            title="Enhanced AlexNet: group normalisation, global average pooling",
+            paper="after Krizhevsky et al., NIPS 2012; Wu and He, arXiv:1803.08494; Lin et al., arXiv:1312.4400",
+            dims=(2, 3),
+            min_size=16,
+            options={"width": 48, "dropout": 0.3},
+            limits={"width": Range(8, 256), "dropout": _DROPOUT},
+        ),
+        builder="fedward_common.models.enhanced_alexnet:build",
+    ),
+    Architecture(
+        card=ModelCard(
+            name="small-cnn",
+            title="Small network for first trials and small images",
+            paper="none: three strided convolutions and global average pooling",
+            dims=(2, 3),
+            min_size=8,  # the least that a study may ask for
+            options={"width": 16},
+            limits={"width": Range(1, 256)},
+        ),
+        builder="fedward_common.models.small_cnn:build",
+    ),
+    *map(_resnet, (10, 18, 34, 50)),
+    *map(_densenet, (121, 169)),
+)

@@ -1,0 +1,347 @@
+"""The sections and keys of a study, their defaults, and the combinations that cannot work.
+
+Every rule runs wherever a spec is made: from a file, from the wire, from code. `fedward_common.study` reads files.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import date
+from math import isclose
+from typing import Annotated, Any, Literal, Self
+
+import rfc8785
+from packaging.version import InvalidVersion, Version
+from pydantic import Field
+
+from fedward_common import __version__
+from fedward_common.errors import ModelError
+from fedward_common.study_faults import Fault, near
+from fedward_common.study_section import Fingerprint, Fraction, OptionValue, Positive, Rule, Section, Slug, only_with
+from fedward_common.study_strategy import Strategy
+
+SCHEMA_VERSION: Literal[1] = 1
+
+
+class About(Section):
+    """[study]: what this is and who answers for it."""
+
+    id: Slug
+    title: str = ""
+    purpose: str = ""
+    contact: str = ""
+    ends: date | None = None  # the last day on which it may run
+    task: Annotated[
+        Literal["classification"], Field(description='"classification", the one task of this version of Fedward')
+    ]
+
+
+def _labels(labels: tuple[str, ...]) -> Iterator[Fault]:
+    for index, label in enumerate(labels):
+        if not label.strip() or label != label.strip() or not label.isprintable():
+            yield Fault(("labels", index), "must be printable text without spaces around it")
+    for label, count in Counter(labels).items():
+        if count > 1:
+            yield Fault(("labels",), f'holds "{label}" {count} times; name each label once')
+
+
+def _modality(modality: str | None) -> Iterator[Fault]:
+    if modality is not None and not modality.strip():
+        yield Fault(("modality",), 'must be a DICOM modality such as "US"; remove the key to take any')
+
+
+def _positive(positive: str | None, labels: tuple[str, ...]) -> Iterator[Fault]:
+    if positive is not None and positive not in labels:
+        yield Fault(("positive",), f"must be one of the labels: {', '.join(labels)}{near(positive, labels)}")
+    if positive is None and len(labels) == 2:
+        yield Fault(("positive",), f"missing; with two labels, say which of them is looked for: {' or '.join(labels)}")
+
+
+class Cohort(Section):
+    """[cohort]: which patients. Resolved against each site's catalog and frozen at the start of a run."""
+
+    modality: str | None = None  # DICOM Modality (0008,0060), e.g. "US"; None takes any
+    labels: Annotated[tuple[str, ...], Field(min_length=2, max_length=1000)]
+    positive: str | None = None  # the label whose probability is the score; needed with two labels
+    min_patients: Annotated[int, Field(ge=1, le=1_000_000)] = (
+        20  # a site with fewer training patients does not take part
+    )
+
+    rules = (Rule(("labels",), _labels), Rule(("modality",), _modality), Rule(("positive", "labels"), _positive))
+
+
+def _shares(shares: tuple[float, float, float]) -> Iterator[Fault]:
+    if not isclose(sum(shares), 1.0, abs_tol=1e-9):
+        yield Fault(("shares",), f"must add up to 1 (train, validation, test); these add up to {sum(shares):g}")
+    if shares[0] == 0:
+        yield Fault(("shares", 0), "must be above 0: it is the share of training patients")
+
+
+def _left_out(site: str | None, kind: str) -> Iterator[Fault]:
+    if kind == "leave-site-out" and site is None:
+        yield Fault(("site",), 'missing; kind = "leave-site-out" needs the name of the site that is only tested')
+
+
+class Split(Section):
+    """[split]: train, validation and test, always by patient."""
+
+    kind: Literal["hash", "column", "leave-one-patient-out", "leave-site-out"] = "hash"
+    shares: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)  # train, validation, test
+    column: Annotated[str, Field(min_length=1)] = "split"  # of the label table, for "column": train | validation | test
+    fold: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # which patient is tested, for "leave-one-patient-out"
+    site: Slug | None = None  # which site is only tested, for "leave-site-out"
+
+    rules = (
+        Rule(("shares",), _shares),
+        Rule(("site", "kind"), _left_out),
+        only_with("column", "split", "kind", "column"),
+        only_with("fold", 0, "kind", "leave-one-patient-out"),
+        only_with("site", None, "kind", "leave-site-out"),
+    )
+
+
+_PERCENTILES = (1.0, 99.0)
+
+
+def _size(size: tuple[int, ...]) -> Iterator[Fault]:
+    if len(size) not in {2, 3}:
+        yield Fault(("size",), f"must be [height, width] or [depth, height, width], not {len(size)} numbers")
+
+
+def _percentiles(percentiles: tuple[float, float]) -> Iterator[Fault]:
+    if not 0 <= percentiles[0] < percentiles[1] <= 100:
+        yield Fault(("percentiles",), "must be two numbers from 0 to 100, the lower one first")
+
+
+def _window(window: tuple[float, float] | None, intensity: str) -> Iterator[Fault]:
+    if intensity == "window" and window is None:
+        yield Fault(("window",), 'missing; intensity = "window" needs [center, width] in the units of the modality')
+
+
+class Input(Section):
+    """[input]: how an image becomes a tensor."""
+
+    size: Annotated[
+        tuple[Annotated[int, Field(ge=8, le=1024)], ...],  # (height, width) or (depth, height, width)
+        Field(description="[height, width] or [depth, height, width], each a whole number from 8 to 1024"),
+    ] = (128, 128)
+    channels: Literal[1, 3] = 1
+    intensity: Literal["percentile", "zscore", "window"] = "percentile"
+    percentiles: tuple[float, float] = _PERCENTILES  # mapped to 0 and 1, for "percentile"
+    window: tuple[float, Positive] | None = None  # (center, width) in modality units, for "window"
+
+    rules = (
+        Rule(("size",), _size),
+        Rule(("percentiles",), _percentiles),
+        Rule(("window", "intensity"), _window),
+        only_with("percentiles", _PERCENTILES, "intensity", "percentile"),
+        only_with("window", None, "intensity", "window"),
+    )
+
+
+class Model(Section):
+    """[model]: a registered network by name; `fedward model list` shows them."""
+
+    name: str
+    options: dict[
+        str, Annotated[OptionValue, Field(description="true or false, a number, text, or a list of whole numbers")]
+    ] = Field(default={})
+
+
+class Optimizer(Section):
+    """The local optimizer, made anew each round."""
+
+    name: Literal["sgd", "adam", "adamw"] = "adamw"
+    lr: Positive = 3e-4
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9  # sgd only
+
+    rules = (only_with("momentum", 0.9, "name", "sgd"),)
+
+
+def _epochs(given: dict[str, Any]) -> int | None:
+    return 1 if given.get("local_steps") is None else None
+
+
+def _epochs_or_steps(epochs: int | None, steps: int | None) -> Iterator[Fault]:
+    if epochs is not None and steps is not None:
+        yield Fault(("local_steps",), "cannot stand beside local_epochs; keep the one that ends a site's round")
+    if epochs is None and steps is None:
+        yield Fault(("local_epochs",), "missing; a round needs local_epochs or local_steps")
+
+
+def _augmentation(names: tuple[str, ...]) -> Iterator[Fault]:
+    if len(set(names)) < len(names):
+        yield Fault(("augmentation",), "names one augmentation twice; name each once")
+
+
+class Training(Section):
+    """[training]: what a site does in a round."""
+
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = 20
+    local_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None  # instead of epochs: batches a round
+    local_epochs: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+        default_factory=_epochs
+    )  # 1 without local_steps
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
+    optimizer: Optimizer = Optimizer()
+    augmentation: tuple[Literal["flip", "affine", "contrast", "noise"], ...] = ()
+    class_weights: bool = True  # weigh the loss by inverse class frequency at the site
+    seed: Annotated[int, Field(ge=0, lt=2**53)] = 42
+
+    rules = (Rule(("local_epochs", "local_steps"), _epochs_or_steps), Rule(("augmentation",), _augmentation))
+
+
+def _not_yet(key: str) -> Rule:
+    def check(asked: object) -> Iterator[Fault]:
+        if asked not in (False, None):
+            yield Fault((key,), "is not in this version of Fedward: remove the key")
+
+    return Rule((key,), check)
+
+
+class Privacy(Section):
+    """[privacy]: asked for here, enforced by each site. This version enforces none of it, so it refuses to be asked."""
+
+    secure_aggregation: bool = False
+    dp: dict[str, Any] | None = None
+
+    rules = (_not_yet("secure_aggregation"), _not_yet("dp"))
+
+
+class Evaluation(Section):
+    """[evaluation]: what decides."""
+
+    primary: Literal["roc_auc", "loss"] = "roc_auc"
+    operating_point: Annotated[  # chosen on validation data
+        Literal["youden"] | Annotated[dict[Literal["sensitivity"], Fraction], Field(min_length=1)],
+        Field(description='"youden", or { sensitivity = a number from 0 to 1 }'),
+    ] = "youden"
+
+
+class SiteEntry(Section):
+    """One line of the roster."""
+
+    name: Slug
+    fingerprint: Fingerprint | None = None  # SHA-256 of the site's Ed25519 key; None only in simulations
+    role: Literal["train", "evaluate"] = "train"
+
+
+Sites = tuple[SiteEntry, ...]
+
+
+def _min_fedward(min_fedward: str) -> Iterator[Fault]:
+    try:
+        needed = Version(min_fedward)
+    except InvalidVersion:
+        yield Fault(("min_fedward",), f'must be a version such as "{__version__}"')
+        return
+    if needed > Version(__version__):
+        yield Fault(
+            ("min_fedward",), f"needs a newer Fedward: {__version__} is installed; pip install 'fedward>={needed}'"
+        )
+
+
+def _model(model: Model, images: Input, cohort: Cohort) -> Iterator[Fault]:
+    """What the registry refuses: the name, else the options, else the network at this size."""
+    from fedward_common import models  # the registry reads StudySpec
+
+    def refused(options: Mapping[str, OptionValue]) -> str | None:
+        try:
+            models.check(model.name, options, images.size, images.channels, len(cohort.labels))
+        except ModelError as error:
+            return str(error)
+        return None
+
+    if reason := refused(model.options):
+        in_options = model.options and model.name in models.names() and refused({}) is None
+        yield Fault(("model", "options" if in_options else "name"), reason)
+
+
+def _eta_l(strategy: Strategy, training: Training) -> Iterator[Fault]:
+    """Flower takes eta_l and uses it nowhere: sites learn at training.optimizer.lr; a study must not say otherwise."""
+    eta_l, rate = strategy.options.get("eta_l"), training.optimizer.lr
+    if eta_l is not None and eta_l != rate:
+        yield Fault(
+            ("strategy", "options", "eta_l"),
+            f"is the sites' learning rate, and [training] optimizer.lr says {rate:g}; remove eta_l",
+        )
+
+
+def _roster(sites: Sites) -> Iterator[Fault]:
+    first: dict[str, int] = {}
+    for index, site in enumerate(sites):
+        if first.setdefault(site.name, index) != index:
+            yield Fault(
+                ("sites", index, "name"), f"is also the name of item {first[site.name] + 1}; name each site once"
+            )
+
+
+def _quorum(strategy: Strategy, split: Split, sites: Sites) -> Iterator[Fault]:
+    """A roster must be able to reach the quorum: sites that only evaluate do not train."""
+    left_out = split.site if split.kind == "leave-site-out" else None
+    training = sum(site.role == "train" and site.name != left_out for site in sites)
+    if sites and strategy.min_sites > training:
+        yield Fault(
+            ("strategy", "min_sites"), f"must be at most {training}, the number of sites in [[sites]] that train"
+        )
+
+
+def _left_out_site(split: Split, sites: Sites) -> Iterator[Fault]:
+    names = [site.name for site in sites]
+    if split.kind == "leave-site-out" and split.site is not None and names and split.site not in names:
+        yield Fault(("split", "site"), f"must be one of the sites: {', '.join(names)}{near(split.site, names)}")
+
+
+class StudySpec(Section):
+    """A whole study, defaults filled in."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    min_fedward: str = "0.1.0"
+    study: About
+    cohort: Cohort
+    split: Split = Split()
+    input: Input = Input()
+    model: Model
+    training: Training = Training()
+    strategy: Strategy = Strategy()
+    privacy: Privacy = Privacy()
+    evaluation: Evaluation = Evaluation()
+    sites: Sites = ()
+
+    rules = (
+        Rule(("min_fedward",), _min_fedward),
+        Rule(("model", "input", "cohort"), _model),
+        Rule(("strategy", "training"), _eta_l),
+        Rule(("sites",), _roster),
+        Rule(("strategy", "split", "sites"), _quorum),
+        Rule(("split", "sites"), _left_out_site),
+    )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the RFC 8785 JSON of the resolved study."""
+        return hashlib.sha256(self.canonical_json()).hexdigest()
+
+    def canonical_json(self) -> bytes:
+        """RFC 8785 (JCS) JSON of the resolved study, defaults included."""
+        return rfc8785.dumps(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_json(cls, text: bytes | str) -> Self:
+        """Read what `canonical_json` wrote."""
+        return cls.model_validate_json(text)
+
+    @property
+    def positive_index(self) -> int | None:
+        """Index into `cohort.labels` of the positive label, None where there is none (then every class counts)."""
+        return None if self.cohort.positive is None else self.cohort.labels.index(self.cohort.positive)
+
+    def only_evaluates(self, site: str) -> bool:
+        """Whether a site trains nothing here: its role says so, or it is the site left out of the split."""
+        left_out = self.split.kind == "leave-site-out" and self.split.site == site
+        return left_out or any(entry.name == site and entry.role == "evaluate" for entry in self.sites)
+
+    def ended(self, today: date) -> bool:
+        """Whether the study's last day is over; a run must not start then. Reading such a study is no error."""
+        return self.study.ends is not None and today > self.study.ends

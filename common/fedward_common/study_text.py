@@ -1,0 +1,173 @@
+"""What a study will do, in words for a clinician: `describe` gives headings, each with its sentences."""
+
+from collections.abc import Sequence
+
+from fedward_common.study_faults import toml_value
+from fedward_common.study_spec import Cohort, Evaluation, Input, Model, Split, StudySpec, Training
+from fedward_common.study_strategy import Strategy
+
+_AUGMENTATION = {
+    "flip": "mirror images",
+    "affine": "small turns, shifts and zooms",
+    "contrast": "changes of contrast",
+    "noise": "added noise",
+}
+
+_STRATEGIES = {
+    "fedavg": "the mean of the hospitals' models, weighted by their training patients (FedAvg)",
+    "fedprox": "the mean of the hospitals' models, each held close to the last common one (FedProx)",
+    "fedadam": "the last common model moved towards the mean by an Adam step (FedAdam)",
+    "fedyogi": "the last common model moved towards the mean by a Yogi step (FedYogi)",
+}
+
+_PRIMARY = {
+    "roc_auc": "the area under the ROC curve (0.5 is chance, 1 is perfect)",
+    "loss": "the mean negative log-likelihood of a patient's label (lower is better)",
+}
+
+
+def describe(spec: StudySpec) -> list[tuple[str, str]]:
+    """Headings and their text, in the order in which a study is read."""
+    return [
+        ("Question", _question(spec)),
+        ("Patients", _patients(spec.cohort)),
+        ("Split", _split(spec.split)),
+        ("Images", _images(spec.input)),
+        ("Network", _network(spec.model)),
+        ("Training", _training(spec.training)),
+        ("Combination", _combination(spec.strategy)),
+        ("Success", _success(spec.evaluation, spec.cohort)),
+        ("Hospitals", _hospitals(spec)),
+    ]
+
+
+def _question(spec: StudySpec) -> str:
+    about = spec.study
+    parts = [
+        about.title or about.id,
+        about.purpose,
+        f"Contact: {about.contact}" if about.contact else "",
+        f"Last day: {about.ends.isoformat()}" if about.ends else "",
+    ]
+    return _sentences(parts)
+
+
+def _patients(cohort: Cohort) -> str:
+    images = f"{cohort.modality} images" if cohort.modality else "images of any modality"
+    return _sentences(
+        [
+            f"Patients with {images} and one of the labels {_listed(cohort.labels, 'or')}",
+            f"Looked for: {cohort.positive}" if cohort.positive else "Each label is judged against all others",
+            f"A hospital with fewer than {cohort.min_patients} training patients does not take part",
+        ]
+    )
+
+
+def _split(split: Split) -> str:
+    shares = _listed([f"{share:.4g} % {side}" for share, side in zip(_percent(split), _SIDES, strict=True)], "and")
+    words = {
+        "hash": f"By patient, at random by a keyed number: about {shares}",
+        "column": f"By patient, as column '{split.column}' of each hospital's label table says",
+        "leave-one-patient-out": f"One patient of each hospital, number {split.fold}, is tested",
+        "leave-site-out": f"Hospital {split.site} is only tested; in the others, by patient: about {shares}",
+    }
+    return _sentences([words[split.kind], "No patient is both trained on and tested"])
+
+
+_SIDES = ("training", "validation", "test")
+
+
+def _percent(split: Split) -> list[float]:
+    return [100 * share for share in split.shares]
+
+
+def _images(images: Input) -> str:
+    axes = ("height", "width") if len(images.size) == 2 else ("depth", "height", "width")
+    size = " x ".join(str(length) for length in images.size)
+    window = images.window or (0.0, 0.0)
+    words = {
+        "percentile": "grey values from percentile {:g} to percentile {:g} become 0 to 1".format(*images.percentiles),
+        "zscore": "grey values are brought to mean 0 and standard deviation 1",
+        "window": "grey values in the window with center {:g} and width {:g} become 0 to 1".format(*window),
+    }
+    colour = "grey" if images.channels == 1 else "colour"
+    return _sentences([f"Resized to {size} ({' x '.join(axes)}), {colour}; {words[images.intensity]}"])
+
+
+def _network(model: Model) -> str:
+    options = f" with {_settings(model.options)}" if model.options else ""
+    return _sentences([f"{model.name}{options}"])
+
+
+def _training(training: Training) -> str:
+    if training.local_steps is None:
+        epochs = training.local_epochs or 0
+        amount = "one pass" if epochs == 1 else f"{epochs} passes"
+        amount += " over a hospital's training images"
+    else:
+        amount = f"{training.local_steps} batches at a hospital"
+    optimizer = training.optimizer
+    changes = _listed([_AUGMENTATION[name] for name in training.augmentation], "and")
+    return _sentences(
+        [
+            f"{training.rounds} rounds, each of {amount}, {training.batch_size} images a batch",
+            f"Optimizer {optimizer.name}, learning rate {optimizer.lr:g}, weight decay {optimizer.weight_decay:g}",
+            f"Training images are varied by {changes}" if changes else "Training images are not varied",
+            "Rare labels weigh more" if training.class_weights else "All images weigh the same",
+            f"Seed {training.seed}",
+        ]
+    )
+
+
+def _combination(strategy: Strategy) -> str:
+    options = f", {_settings(strategy.options)}" if strategy.options else ""
+    norm = strategy.max_update_norm
+    return _sentences(
+        [
+            f"After each round: {_STRATEGIES[strategy.name]}{options}",
+            f"A round counts when at least {strategy.min_sites} hospitals have answered",
+            f"It waits at most {strategy.round_deadline_s:g} s for them",
+            f"An update with an L2 norm above {norm:g} is refused" if norm is not None else "",
+        ]
+    )
+
+
+def _success(evaluation: Evaluation, cohort: Cohort) -> str:
+    measure = _PRIMARY[evaluation.primary]
+    if evaluation.primary == "roc_auc":
+        measure += f" of {cohort.positive}" if cohort.positive else ", mean over the labels"
+    point = evaluation.operating_point
+    chosen = (
+        "where sensitivity plus specificity is highest (Youden)"
+        if point == "youden"
+        else f"at a sensitivity of {point['sensitivity']:g}"
+    )
+    return _sentences(
+        [
+            f"Decided by {measure}, on test patients",
+            f"The operating point is chosen on validation patients, {chosen}",
+        ]
+    )
+
+
+def _hospitals(spec: StudySpec) -> str:
+    if not spec.sites:
+        return "Those that take part when the study is started."
+    return _sentences([", ".join(f"{site.name}{_ROLES[site.role]}" for site in spec.sites)])
+
+
+_ROLES = {"train": "", "evaluate": " (only tested)"}
+
+
+def _settings(options: object) -> str:
+    return toml_value(options).strip("{}")
+
+
+def _listed(items: Sequence[str], joint: str) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *first, last = items or ("",)
+    return f"{', '.join(first)} {joint} {last}" if first else last
+
+
+def _sentences(parts: Sequence[str]) -> str:
+    return " ".join(part if part.endswith((".", "?", "!")) else f"{part}." for part in parts if part)

@@ -1,0 +1,1 @@
+"""The hub: rounds, aggregation, checkpoints, results."""

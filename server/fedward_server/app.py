@@ -1,0 +1,84 @@
+"""The Flower ServerApp: wiring only.
+
+The run's config names what to run: `study` (the resolved study's JSON file), `run` (its id), `folder` (where its
+checkpoints and run.json go), `store` (the hub's database), `engine`, and `resume`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.app.user_config import UserConfig
+from flwr.serverapp import Grid, ServerApp
+
+from fedward_common.study import StudySpec
+from fedward_server.result import RoundHistory, RunResult
+from fedward_server.rounds import RoundEngine, RunEvent
+from fedward_server.store import RoundRow, SiteRoundRow, Store
+
+app = ServerApp()
+
+
+def serve(grid: Grid, config: UserConfig, listener: Callable[[RunEvent], None]) -> RunResult:
+    """Run a study over a grid and keep its history in the store."""
+    study = StudySpec.from_json(Path(str(config["study"])).read_bytes())
+    folder = Path(str(config["folder"]))
+    folder.mkdir(parents=True, exist_ok=True)
+    run, engine = str(config["run"]), str(config["engine"])
+    with Store.open(Path(str(config["store"]))) as store:
+        store.start_run(run, study.study.id, study.digest, study.canonical_json().decode(), engine)
+        try:
+            result = RoundEngine(
+                grid=grid,
+                study=study,
+                run=run,
+                engine=engine,
+                folder=folder,
+                on_round=lambda row: _record(store, run, row),
+                listener=listener,
+            )(resume=bool(config.get("resume", False)))
+        except BaseException:
+            store.finish_run(run, "failed", None)
+            raise
+        store.finish_run(run, "finished", result.model_sha256)
+    return result
+
+
+def _record(store: Store, run: str, row: RoundHistory) -> None:
+    """A round's history as rows of the store."""
+    store.record_round(
+        RoundRow(
+            run=run,
+            round=row.round,
+            seconds=row.seconds,
+            train_seconds=max(site.train_seconds for site in row.sites.values()),
+            bytes_up=sum(site.bytes_up for site in row.sites.values()),
+            bytes_down=sum(site.bytes_down for site in row.sites.values()),
+            loss=row.train_loss,
+            primary=row.primary,
+        )
+    )
+    accepted = [
+        SiteRoundRow(
+            run=run,
+            round=row.round,
+            site=name,
+            patients=site.patients,
+            seconds=site.seconds,
+            train_seconds=site.train_seconds,
+            bytes_up=site.bytes_up,
+            bytes_down=site.bytes_down,
+            loss=site.train_loss,
+        )
+        for name, site in row.sites.items()
+    ]
+    refused = [
+        SiteRoundRow(run=run, round=row.round, site=name, status="refused", reason=reason)
+        for name, reason in row.refused.items()
+    ]
+    store.record_sites([*accepted, *refused])
+
+
+@app.main()
+def _main(grid: Grid, context: Context) -> None:
+    serve(grid, context.run_config, lambda _event: None)

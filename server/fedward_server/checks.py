@@ -1,0 +1,105 @@
+"""The update gate: what a site sent is fit to be aggregated, or is refused with a reason in words. It changes nothing.
+
+Refused are other arrays than the model's, other shapes or types (byte order included), NaN and Inf, values that could
+overflow a mean, and an update further from the model than the study allows. What a well-formed update *means* is not
+judged here: robust strategies do that.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fedward_server.aggregation import as_tensor
+
+_NAMES_SHOWN = 3
+_NAME_LENGTH = 80
+_BLOCK = 65_536  # elements; two float64 blocks fit the processor's cache
+
+
+class Gate:
+    """What every update of one round is held against."""
+
+    def __init__(self, reference: Mapping[str, npt.NDArray[Any]], *, max_update_norm: float | None) -> None:
+        """Take the arrays that were sent, and the largest L2 norm of update minus reference over all float arrays."""
+        self._reference = reference
+        self._max_update_norm = max_update_norm
+
+    def check(self, site: str, arrays: Mapping[str, npt.NDArray[Any]]) -> str | None:
+        """Why this update of `site` is refused, or None where it may be aggregated."""
+        return (
+            self._wrong_names(site, arrays.keys())
+            or self._wrong_array(site, arrays)
+            or self._not_finite(site, arrays)
+            or self._too_far(site, arrays)
+        )
+
+    def _wrong_names(self, site: str, names: Iterable[str]) -> str | None:
+        if missing := self._reference.keys() - set(names):
+            return f"the update of {site} lacks {_named(missing)}, which the model has"
+        if unknown := set(names) - self._reference.keys():
+            return f"the update of {site} holds {_named(unknown)}, which the model does not have"
+        return None
+
+    def _wrong_array(self, site: str, arrays: Mapping[str, npt.NDArray[Any]]) -> str | None:
+        for name, expected in self._reference.items():
+            array = arrays[name]
+            if array.shape != expected.shape:
+                return f"array '{name}' of {site} has the shape {array.shape}; the model's is {expected.shape}"
+            if array.dtype != expected.dtype:
+                return f"array '{name}' of {site} is {_type(array.dtype)}; the model's is {_type(expected.dtype)}"
+        return None
+
+    def _not_finite(self, site: str, arrays: Mapping[str, npt.NDArray[Any]]) -> str | None:
+        for name in self._floats():
+            if problem := _problem(arrays[name]):
+                return f"array '{name}' of {site} holds {problem}"
+        return None
+
+    def _too_far(self, site: str, arrays: Mapping[str, npt.NDArray[Any]]) -> str | None:
+        bound = self._max_update_norm
+        if bound is None:
+            return None
+        norm = sum(_squared_distance(arrays[name], self._reference[name]) for name in self._floats()) ** 0.5
+        if norm <= bound:
+            return None
+        return f"the update of {site} is {norm:.4g} from the model (L2 norm); the study allows {bound:g}"
+
+    def _floats(self) -> list[str]:
+        return [name for name, array in self._reference.items() if array.dtype.kind == "f"]
+
+
+def _named(names: Iterable[str]) -> str:
+    """Some of the names; those of a site are not trusted to be short or printable."""
+    everything = sorted(names)
+    shown = ", ".join(f"array {name[:_NAME_LENGTH]!r}" for name in everything[:_NAMES_SHOWN])
+    rest = len(everything) - _NAMES_SHOWN
+    return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def _type(dtype: np.dtype[Any]) -> str:
+    return dtype.name if dtype.isnative else f"{dtype.name} with its bytes swapped"
+
+
+def _problem(array: npt.NDArray[Any]) -> str | None:
+    """What keeps a float array from being averaged; told by one pass for the extremes, which NaN carries through."""
+    if array.size == 0:
+        return None
+    low, high = (float(edge) for edge in torch.aminmax(as_tensor(array)))
+    if not np.isfinite((low, high)).all():
+        return "NaN or Inf"
+    limit = float(np.finfo(array.dtype).max) / 2  # the difference of two such values is still finite
+    return f"a value above {limit:.3g}, too large to be averaged" if max(-low, high) > limit else None
+
+
+def _squared_distance(array: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:
+    """Squared L2 distance, summed in float64 over blocks: no copy of the whole array is made."""
+    ours, theirs = array.reshape(-1), reference.reshape(-1)
+    total = 0.0
+    for start in range(0, ours.size, _BLOCK):
+        block = ours[start : start + _BLOCK].astype(np.float64)
+        block -= theirs[start : start + _BLOCK]
+        total += float(block @ block)
+    return total

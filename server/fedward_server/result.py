@@ -1,0 +1,78 @@
+"""What a finished run leaves as `run.json`: its history, its sites, its final figures. No patient's score is in it."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedward_common.metrics import Evaluation
+from fedward_common.records import Prepared
+from fedward_common.study import StudySpec
+
+FILE = "run.json"
+
+Seconds = Annotated[float, Field(ge=0.0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SiteRound(_Record):
+    """One site's part in one round."""
+
+    train_loss: float
+    patients: int
+    train_seconds: Seconds
+    seconds: Seconds
+    bytes_up: int
+    bytes_down: int
+
+
+class RoundHistory(_Record):
+    """One round. `validation_loss` and `primary` score the model that the round made, over all sites that sent sketches."""
+
+    round: int
+    seconds: Seconds
+    train_loss: float
+    sites: dict[str, SiteRound]
+    refused: dict[str, str] = {}  # site: why its reply was left out, or why none came
+    validation_loss: float | None = None
+    primary: float | None = None
+    site_primary: dict[str, float] = {}  # sites whose small-cell rule let a figure out
+
+
+class SiteResult(_Record):
+    """One site at the end of a run: who it was, and the final model on its patients."""
+
+    prepared: Prepared
+    validation: Evaluation | None = None
+    test: Evaluation | None = None
+
+
+class RunResult(_Record):
+    """A finished run."""
+
+    run: str
+    engine: str
+    study: StudySpec
+    sites: dict[str, SiteResult]
+    history: tuple[RoundHistory, ...]
+    thresholds: dict[str, float]  # label: operating point, chosen on validation data
+    model_sha256: str
+    wall_s: Seconds
+
+    def write(self, folder: Path) -> None:
+        """Write `run.json` so that it is whole or not there."""
+        temporary = folder / f"{FILE}.tmp"
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(self.model_dump_json(indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / FILE)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read what `write` wrote."""
+        return cls.model_validate_json((folder / FILE).read_bytes())

@@ -1,0 +1,40 @@
+"""Strategies by the name a study gives them. flwr's own stand here; what flwr lacks gets a file beside this one."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx, FedYogi, Strategy
+
+from fedward_common.study import Strategy as StrategySpec
+
+_STRATEGIES: Mapping[str, type[FedAvg]] = {
+    "fedavg": FedAvg,
+    "fedprox": FedProx,
+    "fedadam": FedAdam,
+    "fedyogi": FedYogi,
+}
+_SENT = "current_arrays"  # what FedOpt sent last; set anew by every configure_train
+
+
+def make_strategy(spec: StrategySpec) -> Strategy:
+    """The flwr strategy of a study. Sampling, waiting and quorum are the round engine's, so it takes every node it sees."""
+    return _STRATEGIES[spec.name](fraction_train=1.0, min_train_nodes=1, min_available_nodes=1, **spec.options)
+
+
+def strategy_state(strategy: Strategy) -> dict[str, np.ndarray]:
+    """What a strategy remembers between rounds (FedAdam's moments, say), as `attribute/array` names."""
+    return {
+        f"{attribute}/{name}": np.asarray(array)
+        for attribute, value in vars(strategy).items()
+        if isinstance(value, dict) and attribute != _SENT
+        for name, array in value.items()
+        if isinstance(array, np.ndarray | np.generic)
+    }
+
+
+def restore_state(strategy: Strategy, state: Mapping[str, np.ndarray]) -> None:
+    """Give a new strategy what `strategy_state` took from the old one."""
+    for key, array in state.items():
+        attribute, name = key.split("/", 1)
+        held = getattr(strategy, attribute) or {}
+        setattr(strategy, attribute, {**held, name: array})

@@ -1,0 +1,1 @@
+"""Hospitals and hub on one machine: phantom hospitals, the embedded engine, baselines, reports."""

@@ -1,0 +1,246 @@
+"""One seed of a study three ways: federated, each hospital alone, and on pooled data, with the same budget and splits.
+
+The federated run may use any engine; the baselines always use the embedded one. All runs go through the same round
+engine and the same handlers: a hospital alone is a roster of one, pooled data are one more hospital, beside which the
+real ones only evaluate.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from safetensors.numpy import save_file
+
+from fedward_client.site import Site
+from fedward_common.errors import RunError, UsageError
+from fedward_common.study import SiteEntry, Strategy, StudySpec, resolved
+from fedward_server.app import serve
+from fedward_server.checkpoints import latest
+from fedward_server.result import FILE, RunResult
+from fedward_server.rounds import RunEvent
+from fedward_simulations.grid import EmbeddedGrid, GridView
+from fedward_simulations.ray_engine import run_on_ray
+from fedward_simulations.sources import POOLED, OpenPooled, OpenSite
+
+log = logging.getLogger(__name__)
+
+RunListener = Callable[[str, RunEvent], None]  # which run ("federated", "local north", …), what happened
+Engine = Literal["embedded", "ray"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """The finished runs of one seed."""
+
+    seed: int
+    folder: Path  # of the federated run
+    wall_s: float
+    federated: RunResult
+    local: Mapping[str, RunResult]
+    pooled: RunResult | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One run to do: the study as that run resolves it, and the hospitals it may ask."""
+
+    title: str
+    folder: Path
+    study: StudySpec
+    hospitals: tuple[str, ...]
+
+
+def simulate_seed(
+    study: StudySpec,
+    folders: Mapping[str, Path],
+    *,
+    out: Path,
+    seed: int,
+    engine: Engine,
+    pooled: bool,
+    workers: int,
+    resume: bool,
+    grid: EmbeddedGrid,
+    listener: RunListener,
+    log_file: Path,
+) -> Comparison:
+    """Run `study` with `seed` over the hospitals of `folders` (by name), and its baselines; all files go below `out`."""
+    started = time.perf_counter()
+    names = sorted(folders)
+    store = out / "store.sqlite"
+
+    def run(job: Job) -> RunResult:
+        return _embedded(job, GridView(grid, job.hospitals), store, resume=resume, listener=listener)
+
+    federated = federated_job(study, names, out, seed)
+    if engine == "ray":
+        result = _ray(federated, folders, store, workers=workers, resume=resume, log_file=log_file, listener=listener)
+    else:
+        result = run(federated)
+    jobs = {name: local_job(study, name, out, seed) for name in _trainers(federated.study)}
+    with ThreadPoolExecutor(len(jobs) + 1) as pool:
+        last = pool.submit(run, pooled_job(study, names, out, seed)) if pooled else None
+        local = {name: pool.submit(run, job) for name, job in jobs.items()}
+        return Comparison(
+            seed=seed,
+            folder=federated.folder,
+            federated=result,
+            local={name: future.result() for name, future in local.items()},
+            pooled=last.result() if last else None,
+            wall_s=time.perf_counter() - started,
+        )
+
+
+def open_hospitals(root: Path, folders: list[Path]) -> dict[str, Path]:
+    """Hospitals by their names; two of one name are refused."""
+    hospitals: dict[str, Path] = {}
+    for folder in folders:
+        name = Site.open(folder).name
+        if name in hospitals:
+            raise UsageError(f"two hospitals in {root} are named '{name}': give one another name in its site.toml")
+        hospitals[name] = folder
+    return hospitals
+
+
+def openers(study: StudySpec, folders: Mapping[str, Path], *, pooled: bool) -> dict[str, OpenSite | OpenPooled]:
+    """What the workers of an `EmbeddedGrid` open. Pooled data are those of the hospitals that train."""
+    if POOLED in folders:
+        raise UsageError(f"a hospital may not be named '{POOLED}'")
+    found: dict[str, OpenSite | OpenPooled] = {name: OpenSite(folder) for name, folder in folders.items()}
+    if pooled:
+        found[POOLED] = OpenPooled(
+            tuple(folders[name] for name in sorted(folders) if not study.only_evaluates(name))
+        )
+    return found
+
+
+# The three kinds of run ----------------------------------------------------------------------------------------------
+
+
+def federated_job(study: StudySpec, names: list[str], out: Path, seed: int) -> Job:
+    """Every hospital takes part; a roster in the study says in which role."""
+    roster = study.sites or tuple(SiteEntry(name=name) for name in names)
+    if absent := sorted({site.name for site in roster} - set(names)):
+        raise UsageError(f"the study's roster names {', '.join(absent)}, whose folder is not there")
+    asked = tuple(site.name for site in roster)
+    return Job(
+        title="federated",
+        folder=out / f"seed-{seed}" / "federated",
+        study=resolved(study, sites=roster, seed=seed),
+        hospitals=asked,
+    )
+
+
+def local_job(study: StudySpec, name: str, out: Path, seed: int) -> Job:
+    """One hospital alone, for as many rounds: plain training, cut into the same pieces. A left-out site evaluates."""
+    alone = study.model_copy(update={"strategy": _plain(study)})
+    left_out = (study.split.site,) if study.split.site else ()
+    asked = (name, *left_out)
+    return Job(
+        title=f"local {name}",
+        folder=out / f"seed-{seed}" / f"local-{name}",
+        study=resolved(alone, sites=tuple(SiteEntry(name=one) for one in asked), seed=seed),
+        hospitals=asked,
+    )
+
+
+def pooled_job(study: StudySpec, names: list[str], out: Path, seed: int) -> Job:
+    """All hospitals' training patients in one place; the hospitals evaluate on their own."""
+    roster = (SiteEntry(name=POOLED), *(SiteEntry(name=name, role="evaluate") for name in names))
+    pooled = study.model_copy(update={"strategy": _plain(study)})
+    return Job(
+        title="pooled data",
+        folder=out / f"seed-{seed}" / "pooled",
+        study=resolved(pooled, sites=roster, seed=seed),
+        hospitals=(POOLED, *names),
+    )
+
+
+def _plain(study: StudySpec) -> Strategy:
+    return Strategy(name="fedavg", min_sites=1, round_deadline_s=study.strategy.round_deadline_s)
+
+
+def _trainers(study: StudySpec) -> list[str]:
+    return sorted(site.name for site in study.sites if not study.only_evaluates(site.name))
+
+
+# Running one ---------------------------------------------------------------------------------------------------------
+
+
+def _run_config(job: Job, store: Path, engine: Engine, *, resume: bool) -> dict[str, str | int | bool]:
+    """The run config of server and client app; the study's file is written here."""
+    if (job.folder / FILE).exists() and not resume:
+        raise UsageError(f"{job.folder} holds a finished run: choose another --out, or give --resume to keep it")
+    job.folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = latest(job.folder, study_digest=job.study.digest)
+    if checkpoint is not None and not resume:
+        raise UsageError(f"{job.folder} holds an unfinished run: give --resume to go on with it, or another --out")
+    study_file = job.folder / "study.json"
+    study_file.write_bytes(job.study.canonical_json())
+    return {
+        "study": str(study_file.absolute()),
+        "folder": str(job.folder.absolute()),
+        "store": str(store.absolute()),
+        "run": checkpoint.run if checkpoint is not None else new_run_id(job.study),
+        "engine": engine,
+        "resume": resume,
+        "threads": 1,
+    }
+
+
+def new_run_id(study: StudySpec) -> str:
+    """A new run's id: the study, the time, and enough chance that two runs of one second differ."""
+    return f"{study.study.id}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
+
+def _finished(job: Job) -> RunResult | None:
+    """The result of a run that ended before, for `--resume`."""
+    if not (job.folder / FILE).exists():
+        return None
+    result = RunResult.read(job.folder)
+    if result.study.digest != job.study.digest:
+        raise UsageError(f"{job.folder} holds a run of another study: choose another --out")
+    return result
+
+
+def _embedded(job: Job, grid: GridView, store: Path, *, resume: bool, listener: RunListener) -> RunResult:
+    if resume and (result := _finished(job)):
+        return result
+    config = _run_config(job, store, "embedded", resume=resume)
+    return serve(grid, config, lambda event: listener(job.title, event))
+
+
+def _ray(
+    job: Job,
+    folders: Mapping[str, Path],
+    store: Path,
+    *,
+    workers: int,
+    resume: bool,
+    log_file: Path,
+    listener: RunListener,
+) -> RunResult:
+    if resume and (result := _finished(job)):
+        return result
+    parents = {folder.parent for folder in folders.values()}
+    if len(parents) != 1:
+        raise RunError("the Ray engine needs all hospitals' folders in one folder")
+    config = {**_run_config(job, store, "ray", resume=resume), "sites": str(parents.pop().absolute())}
+    return run_on_ray(config, sites=len(folders), workers=workers, log_file=log_file, on_wait=lambda: None)
+
+
+def save_model(result: RunResult, folder: Path, path: Path) -> None:
+    """Write a finished run's model as safetensors, with what it is in the file's header."""
+    checkpoint = latest(folder, study_digest=result.study.digest)
+    if checkpoint is None:
+        raise RunError(f"{folder} holds no checkpoint of the finished run")
+    temporary = path.with_name(f".{path.name}.tmp")
+    header = {"study": result.study.study.id, "study_sha256": result.study.digest, "model_sha256": result.model_sha256}
+    save_file(dict(checkpoint.arrays), temporary, metadata={**header, "use": "research use only, not a medical device"})
+    temporary.replace(path)

@@ -1,0 +1,417 @@
+"""The embedded engine: a Flower `Grid` whose nodes are hospitals in worker processes of this machine.
+
+The same ServerApp drives it and the same handlers answer as in a deployment. Arrays pass as anonymous shared memory
+(memfd), so a killed run leaves no file; everything else that crosses a pipe is text and numbers. A worker that dies costs
+its hospital the question in hand, and is replaced. Linux only.
+"""
+
+import ctypes
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import connection, reduction
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedward_client.handlers import Hospital, Source
+from fedward_common.errors import RunError
+from fedward_common.events import Event, Listener, ignore
+from fedward_simulations.shared_arrays import BlockPool, read_block, write_block
+
+log = logging.getLogger(__name__)
+
+WORKER_FAILED = 1001
+PULL_WAIT_S = 0.05
+EVENT_GAP_S = 0.05
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class Opener(Protocol):
+    """Opens a hospital's source inside a worker; must be picklable."""
+
+    def __call__(self) -> Source:
+        """The source."""
+
+
+# Worker --------------------------------------------------------------------------------------------------------------
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process with the one that made it, however that ends (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
+
+
+class _Reporter:
+    """Sends events up the pipe, at most one in 50 ms a stage, the last of a stage always."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._last = 0.0
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        if event.done >= event.total or now - self._last >= EVENT_GAP_S:
+            self._last = now
+            self._pipe.send(("event", event))
+
+
+def _work(pipe: Connection, openers: Mapping[int, Opener], threads: int, log_file: Path | None) -> None:
+    """Answer questions until the pipe closes."""
+    import torch
+
+    from fedward_client.app import answer
+
+    _die_with_parent()
+    if log_file is not None:
+        logging.basicConfig(filename=log_file, level=logging.INFO, format=LOG_FORMAT, encoding="utf-8")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(threads)
+    _identify(0)
+    hospitals: dict[int, Hospital] = {}
+    reporter = _Reporter(pipe)
+    while True:
+        try:
+            node, kind, config, layout = pipe.recv()
+        except EOFError:
+            return
+        arrays = read_block(reduction.recv_handle(pipe), layout) if layout else None
+        content = RecordDict({"config": ConfigRecord(config)})
+        if arrays is not None:
+            content["arrays"] = arrays
+        message = Message(content, node, kind)
+        try:
+            if node not in hospitals:
+                hospitals[node] = Hospital(openers[node](), reporter)
+            _send_reply(pipe, answer(message, hospitals[node]))
+        except Exception as error:  # the process's edge: the hub hears of it, the worker goes on
+            log.exception("a worker failed")
+            pipe.send(("error", WORKER_FAILED, f"{type(error).__name__} at the site; its log says where"))
+        del arrays, content, message  # so that the question's memory can go
+
+
+def _send_reply(pipe: Connection, reply: Message) -> None:
+    if reply.has_error():
+        pipe.send(("error", reply.error.code, reply.error.reason))
+        return
+    configs = {name: dict(record) for name, record in reply.content.config_records.items()}
+    metrics = {name: dict(record) for name, record in reply.content.metric_records.items()}
+    arrays = reply.content.array_records.get("arrays")
+    block, layout = write_block(arrays) if arrays else (-1, [])
+    pipe.send(("answer", configs, metrics, layout))
+    if layout:
+        reduction.send_handle(pipe, block, os.getppid())
+        os.close(block)
+
+
+def _identify(node: int) -> None:
+    """Flower makes messages only in a process that has an identity."""
+    TaskIdentity.task_id = 1
+    TaskIdentity.run_id = 1
+    TaskIdentity.node_id = node
+
+
+# Hub side ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    message: Message | None = None
+    started: float = 0.0
+
+
+@dataclass(slots=True)
+class _Desk:
+    """What is waiting, running and answered; every field is guarded by the grid's condition."""
+
+    waiting: list[Message] = field(default_factory=list)
+    blocks: BlockPool = field(default_factory=BlockPool)
+    answered: dict[str, Message] = field(default_factory=dict)
+    durations: dict[tuple[int, str], float] = field(default_factory=dict)
+    counter: int = 0
+    closed: bool = False
+
+
+class EmbeddedGrid(Grid):
+    """Hospitals by name, answered for by `workers` processes with `threads` threads each.
+
+    Use it as a context manager: leaving it ends every worker. Node ids are 1, 2, … in the order of the names.
+    """
+
+    def __init__(
+        self,
+        openers: Mapping[str, Opener],
+        *,
+        workers: int,
+        threads: int = 1,
+        listener: Listener = ignore,
+        log_file: Path | None = None,
+    ) -> None:
+        if not openers:
+            raise RunError("there is no hospital to simulate")
+        self.nodes = {name: node for node, name in enumerate(sorted(openers), start=1)}
+        self._openers = {self.nodes[name]: opener for name, opener in openers.items()}
+        self._threads = threads
+        self._log_file = log_file
+        self._listener = listener
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["fedward_client.app", "fedward_simulations.grid"])
+        self._change = threading.Condition()
+        self._desk = _Desk()
+        self._run = Run.create_empty(run_id=1)
+        _identify(0)
+        self._wake_read, self._wake_write = connection.Pipe(duplex=False)
+        self._workers = [self._start_worker() for _ in range(max(1, workers))]
+        self._dispatcher = threading.Thread(target=self._dispatch, name="embedded-grid", daemon=True)
+        self._dispatcher.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every worker; a second call does nothing."""
+        with self._change:
+            if self._desk.closed:
+                return
+            self._desk.closed = True
+        self._wake()
+        self._dispatcher.join()
+        for worker in self._workers:
+            worker.pipe.close()
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(timeout=5)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+        self._wake_read.close()
+        self._wake_write.close()
+
+    def worker_pids(self) -> list[int]:
+        """The process ids of the workers, for those who watch them."""
+        with self._change:
+            return [worker.process.pid for worker in self._workers if worker.process.pid is not None]
+
+    # Flower's Grid ---------------------------------------------------------------------------------------------------
+
+    @property
+    def run(self) -> Run:
+        """An empty Flower run: the embedded engine has no SuperLink to register one with."""
+        return self._run
+
+    def set_run(self, run: Run) -> None:
+        """Take a run as the current one."""
+        self._run = run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        """Every hospital's node."""
+        return sorted(self._openers)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Hand messages to the workers; gives their ids."""
+        ids = []
+        with self._change:
+            for message in messages:
+                self._desk.counter += 1
+                message.metadata.__dict__["_message_id"] = f"embedded-{self._desk.counter}"
+                self._desk.waiting.append(message)
+                if arrays := message.content.array_records.get("arrays"):
+                    self._desk.blocks.retain(arrays)
+                ids.append(message.metadata.message_id)
+        self._wake()
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """The replies that are there; waits a moment for the first, so that a caller need not."""
+        wanted = set(message_ids)
+        with self._change:
+            self._change.wait_for(lambda: wanted & self._desk.answered.keys(), timeout=PULL_WAIT_S)
+            return [self._desk.answered.pop(one) for one in wanted & self._desk.answered.keys()]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Push, then pull until every reply is there or `timeout` seconds have passed."""
+        started = time.monotonic()
+        waiting, replies = set(self.push_messages(messages)), []
+        while waiting and (timeout is None or time.monotonic() - started < timeout):
+            for reply in self.pull_messages(waiting):
+                waiting.discard(reply.metadata.reply_to_message_id)
+                replies.append(reply)
+        return replies
+
+    # Dispatching -----------------------------------------------------------------------------------------------------
+
+    def _start_worker(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=_work, args=(theirs, self._openers, self._threads, self._log_file), daemon=True
+        )
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _wake(self) -> None:
+        with suppress(OSError):  # closed meanwhile
+            self._wake_write.send_bytes(b"")
+
+    def _dispatch(self) -> None:
+        """The one thread that talks with the workers."""
+        while True:
+            with self._change:
+                if self._desk.closed:
+                    break
+                tasks = list(self._next_tasks())
+            for worker, message in tasks:
+                self._send(worker, message)
+            ready = connection.wait([self._wake_read, *(worker.pipe for worker in self._workers)])
+            if self._wake_read in ready:
+                self._wake_read.recv_bytes()
+            for place, worker in enumerate(self._workers):
+                if worker.pipe in ready and not self._receive(worker):
+                    self._workers[place] = self._start_worker()
+        self._desk.blocks.close()
+
+    def _next_tasks(self) -> Iterator[tuple[_Worker, Message]]:
+        """Pair free workers with waiting messages: one at a time for a hospital, what took longest last time first."""
+        busy = {w.message.metadata.dst_node_id for w in self._workers if w.message is not None}
+        self._desk.waiting.sort(key=lambda m: -self._desk.durations.get(_cost_key(m), float("inf")))
+        for worker in self._workers:
+            if worker.message is not None:
+                continue
+            free = next((m for m in self._desk.waiting if m.metadata.dst_node_id not in busy), None)
+            if free is None:
+                return
+            self._desk.waiting.remove(free)
+            busy.add(free.metadata.dst_node_id)
+            yield worker, free
+
+    def _send(self, worker: _Worker, message: Message) -> None:
+        worker.message, worker.started = message, time.monotonic()
+        config = dict(message.content.config_records["config"])
+        descriptor, layout = -1, []
+        if arrays := message.content.array_records.get("arrays"):
+            with self._change:
+                descriptor, layout = self._desk.blocks.block(arrays)
+        with suppress(OSError):  # a worker that is gone shows as such when it is read
+            worker.pipe.send((message.metadata.dst_node_id, message.metadata.message_type, config, layout))
+            if layout:
+                reduction.send_handle(worker.pipe, descriptor, worker.process.pid)
+
+    def _receive(self, worker: _Worker) -> bool:
+        """Take one thing from a worker's pipe; False when the worker is gone."""
+        try:
+            kind, *rest = worker.pipe.recv()
+            if kind == "event":
+                self._listener(rest[0])
+                return True
+            reply = self._read_reply(worker, kind, rest)
+            alive = True
+        except (EOFError, OSError):
+            worker.process.join(timeout=5)
+            reply = None if worker.message is None else self._obituary(worker)
+            worker.pipe.close()
+            alive = False
+        if worker.message is not None and reply is not None:
+            self._finish(worker, reply)
+        return alive
+
+    def _read_reply(self, worker: _Worker, kind: str, rest: list[Any]) -> Message:
+        asked = worker.message
+        if asked is None:
+            raise RunError("a worker answered a question that was not asked")
+        if kind == "error":
+            code, reason = rest
+            return Message(Error(code=code, reason=reason), reply_to=asked)
+        configs, metrics, layout = rest
+        content = RecordDict({name: ConfigRecord(record) for name, record in configs.items()})
+        for name, record in metrics.items():
+            content[name] = MetricRecord(record)
+        if layout:
+            content["arrays"] = read_block(reduction.recv_handle(worker.pipe), layout)
+        return Message(content, reply_to=asked)
+
+    @staticmethod
+    def _obituary(worker: _Worker) -> Message:
+        code = worker.process.exitcode
+        why = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        reason = f"its worker process died ({why}): look for 'out of memory' in the system's log, or lower --workers"
+        return Message(Error(code=WORKER_FAILED, reason=reason), reply_to=worker.message)
+
+    def _finish(self, worker: _Worker, reply: Message) -> None:
+        asked, worker.message = worker.message, None
+        if asked is None:
+            return
+        with self._change:
+            if arrays := asked.content.array_records.get("arrays"):
+                self._desk.blocks.release(arrays)
+            self._desk.durations[_cost_key(asked)] = time.monotonic() - worker.started
+            self._desk.answered[asked.metadata.message_id] = reply
+            self._change.notify_all()
+
+
+class GridView(Grid):
+    """An `EmbeddedGrid` with some of its hospitals only: what a baseline's engine sees."""
+
+    def __init__(self, grid: EmbeddedGrid, names: Iterable[str]) -> None:
+        self._grid = grid
+        self._nodes = sorted(grid.nodes[name] for name in names)
+
+    def get_node_ids(self) -> list[int]:
+        """The nodes of the named hospitals."""
+        return list(self._nodes)
+
+    @property
+    def run(self) -> Run:
+        """The grid's run."""
+        return self._grid.run
+
+    def set_run(self, run: Run) -> None:
+        """Take a run as the current one."""
+        self._grid.set_run(run)
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message to a node."""
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """As the grid does."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """As the grid does."""
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """As the grid does."""
+        return self._grid.send_and_receive(messages, timeout=timeout)
+
+
+def _cost_key(message: Message) -> tuple[int, str]:
+    return message.metadata.dst_node_id, message.metadata.message_type

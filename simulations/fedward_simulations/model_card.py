@@ -1,0 +1,216 @@
+# ruff: noqa: RUF001 - what people read is set with typographic quotes, dashes and signs
+"""The model card: what the model is, what it may be used for, how well it did, and what nobody has yet said about it.
+
+Sections after Mitchell et al. 2019, "Model Cards for Model Reporting" (FAT* 2019, arXiv 1810.03993). Beneath, the items
+of CLAIM and TRIPOD+AI by number and topic, in words of ours, answered as far as a run can know; the rest is for the
+study team. The checklists' own text is in their papers and is not repeated here.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+
+from fedward_simulations import wording
+from fedward_simulations.results import Block, Metric, ModelName, Results
+
+TO_FILL_IN = "*for the study team to fill in*"
+_SPECIAL = re.compile(r"([\\`*_\[\]|~])")
+_AT_START = re.compile(r"^(\d+(?=[.)] )|(?=[#+=-]))")  # where a heading or a list would start
+
+Answer = Callable[[Results], str]
+
+
+def render_model_card(results: Results) -> str:
+    """model-card.md."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("fedward_simulations"),
+        autoescape=False,  # noqa: S701 - Markdown, not HTML: `finalize` escapes for both
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
+    return environment.get_template("model-card.md").render(**_context(results))
+
+
+class Markdown(str):
+    """Text that is Markdown already and stays as it is."""
+
+    __slots__ = ()
+
+
+def _finalize(value: object) -> str:
+    return value if isinstance(value, Markdown) else plain(str(value))
+
+
+def plain(text: str) -> str:
+    """Text that no reader of Markdown takes for markup, HTML or a table's edge; on one line."""
+    escaped = _SPECIAL.sub(r"\\\1", " ".join(text.split())).replace("<", "&lt;").replace(">", "&gt;")
+    return _AT_START.sub(r"\1\\", escaped)
+
+
+def _context(results: Results) -> dict[str, Any]:
+    return {
+        "results": results,
+        "study": results.study,
+        "spec": results.study.spec,
+        "headline": wording.headline(results),
+        "verdict": wording.verdict(results),
+        "method": dict(wording.method(results)),
+        "limits": wording.limits(results),
+        "research_use": wording.RESEARCH_USE,
+        "score": wording.score(results),
+        "tested_where": wording.tested_where(results),
+        "table": Markdown(_table(results)),
+        "hospitals": [(report.name, _hospital(results, report.name)) for report in results.site_reports],
+        "checklists": [
+            (name, citation, [(item, topic, _answer(results, key)) for item, topic, key in items])
+            for name, citation, items in _checklists()
+        ],
+    }
+
+
+def _table(results: Results) -> str:
+    models = wording.shown(results)
+    rows = [["Hospital", "Figure", *(wording.MODEL_TITLES[model] for model in models)]]
+    rows.append(["---"] * len(rows[0]))
+    blocks: list[tuple[str, list[Block | None]]] = [
+        (site.name, [site.block(model) for model in models]) for site in results.sites
+    ]
+    blocks.append(("All hospitals together", [getattr(results.overall, model) for model in models]))
+    for name, columns in blocks:
+        for metric in wording.metrics_shown(results):
+            cells = [_cell(block, metric) for block in columns]
+            rows.append([plain(name), wording.METRIC_TITLES[metric], *cells])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(block: Block | None, metric: Metric) -> str:
+    if block is None:
+        return "not trained"
+    return "withheld" if block.roc_auc is None else plain(wording.figure_text(block.figure(metric)))
+
+
+def _hospital(results: Results, name: str) -> str:
+    report = next(report for report in results.site_reports if report.name == name)
+    k = report.min_cell
+    sides = ", ".join(f"{wording.count(many, k)} {side}" for side, many in report.sides.items())
+    scanners = ", ".join(report.scanners) or "scanner not named"
+    images, patients = wording.count(report.images, k), wording.count(report.patients, k)
+    return f"{images} images of {patients} patients ({sides}); {wording.labels_text(report)}; {scanners}"
+
+
+def _checklists() -> list[tuple[str, str, list[tuple[str, str, str]]]]:
+    text = files("fedward_simulations").joinpath("templates", "checklists.json").read_text(encoding="utf-8")
+    return [(entry["name"], entry["citation"], entry["items"]) for entry in json.loads(text)]
+
+
+def _answer(results: Results, key: str) -> Markdown:
+    """The run's answer to a checklist item; an empty key is one that no run can answer."""
+    found = ANSWERS[key](results) if key else ""
+    return Markdown(plain(found) if found else TO_FILL_IN)
+
+
+def _named(results: Results) -> str:
+    labels = " / ".join(results.study.labels)
+    return f"{results.study.title}: federated deep learning, {results.study.task} ({labels})"
+
+
+def _sources(results: Results) -> str:
+    made = ", made up for a demonstration" if results.planted else ""
+    return f"{wording.plural(len(results.sites), 'hospital')}: {', '.join(site.name for site in results.sites)}{made}"
+
+
+def _eligible(results: Results) -> str:
+    cohort = results.study.spec.cohort
+    modality = f"DICOM modality {cohort.modality}" if cohort.modality else "any modality"
+    return f"Images of {modality} from patients labelled {' or '.join(cohort.labels)}"
+
+
+def _flow(results: Results) -> str:
+    return "Counts left out and quarantined, with reasons, are in report.html" if results.site_reports else ""
+
+
+def _missing(_results: Results) -> str:
+    return (
+        "Patients without a label are left out; files that cannot be read are quarantined; both are counted by reason"
+    )
+
+
+def _scanners(results: Results) -> str:
+    return "; ".join(
+        f"{report.name}: {', '.join(report.scanners)}" for report in results.site_reports if report.scanners
+    )
+
+
+def _deidentified(_results: Results) -> str:
+    return "Identifiers become keyed hashes inside the hospital; no image, identifier or patient’s score leaves it"
+
+
+def _size(results: Results) -> str:
+    tested = results.overall.federated.patients
+    total = sum(site.patients for site in results.sites)
+    test = f", {wording.count(tested)} of them tested" if tested is not None else ""
+    return f"{wording.plural(total, 'patient')}{test}; no sample size calculation is part of the run"
+
+
+def _performance(results: Results) -> str:
+    models: list[ModelName] = wording.shown(results)
+    parts = [f"{wording.MODEL_TITLES[model]} {_overall(results, model)}" for model in models]
+    return f"ROC-AUC, all test patients: {'; '.join(parts)}"
+
+
+def _overall(results: Results, model: ModelName) -> str:
+    block: Block = getattr(results.overall, model)
+    return wording.figure_text(block.roc_auc) if block.roc_auc else "withheld"
+
+
+def _imbalance(results: Results) -> str:
+    weighted = results.study.spec.training.class_weights
+    return "Loss weighted by inverse class frequency at each hospital" if weighted else "Nothing was done about it"
+
+
+def _topic(name: str) -> Answer:
+    return lambda results: dict(wording.method(results))[name]
+
+
+ANSWERS: dict[str, Answer] = {
+    "named": _named,
+    "purpose": lambda results: results.study.purpose,
+    "retrospective": lambda _: "Retrospective: images and labels that the hospitals already had",
+    "goal": lambda _: "Model development, with testing on held-out patients of the same hospitals",
+    "sources": _sources,
+    "eligible": _eligible,
+    "missing": _missing,
+    "images": wording.input_text,
+    "scanners": _scanners,
+    "deidentified": _deidentified,
+    "split": wording.split_text,
+    "size": _size,
+    "model": _topic("Model"),
+    "software": lambda results: ", ".join(f"{name} {text}" for name, text in sorted(results.versions.items())),
+    "initial": lambda results: f"Random, from the seed ({', '.join(map(str, results.seeds))}) alone",
+    "training": _topic("Training"),
+    "selection": lambda results: f"The model after round {results.rounds}; no round was picked by its result",
+    "none": lambda _: "None",
+    "metrics": lambda _: "ROC-AUC, sensitivity, specificity, precision, Brier score, calibration curve",
+    "intervals": wording.intervals_text,
+    "tested": wording.tested_where,
+    "heterogeneity": lambda _: (
+        "Every figure is given for each hospital and overall; no effect of a hospital was modelled"
+    ),
+    "flow": _flow,
+    "performance": _performance,
+    "limits": lambda _: "See “Caveats and recommendations”",
+    "use": lambda _: wording.RESEARCH_USE,
+    "protocol": lambda results: f"Study file, digest {results.study.digest}",
+    "artefacts": lambda results: f"model.safetensors (SHA-256 {results.model_sha256}), results.json, report.html",
+    "imbalance": _imbalance,
+    "output": _topic("Score"),
+    "operating_point": wording.operating_point_text,
+    "poor_input": lambda _: "An image that cannot be read is quarantined and not scored",
+}

@@ -1,0 +1,59 @@
+"""Hospitals that exist in memory only: images with a planted signal, for tests and benchmarks of everything above intake."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedward_client.cache import SiteData
+from fedward_common.events import Listener
+from fedward_common.streams import stream
+from fedward_common.study import StudySpec
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPhantom:
+    """Opens a phantom hospital in a worker."""
+
+    name: str
+    patients: int
+    signal: float = 2.0
+    min_cell: int = 5
+
+    def __call__(self) -> "PhantomSource":
+        """The source."""
+        return PhantomSource(self.name, self.patients, self.signal, self.min_cell)
+
+
+@dataclass(frozen=True, slots=True)
+class PhantomSource:
+    """`patients` patients, one image each: unit noise, and for every label stripes of its own width, `signal` high.
+
+    Sides follow the study's shares; labels take turns. The same name gives the same images for the same study.
+    """
+
+    name: str
+    patients: int
+    signal: float
+    min_cell: int
+
+    def load(self, study: StudySpec, run: str, listener: Listener) -> SiteData:  # noqa: ARG002 - a source's signature
+        """The phantom's tensors."""
+        random = stream(0, "phantom", self.name)
+        classes = len(study.cohort.labels)
+        labels = np.arange(self.patients, dtype=np.int64) % classes
+        shape = (self.patients, study.input.channels, *study.input.size)
+        images = random.standard_normal(shape).astype(np.float32)
+        columns = np.arange(study.input.size[-1])
+        for index, label in enumerate(labels):
+            images[index] += self.signal * (columns // (label + 1) % 2)
+        ranks = (np.arange(self.patients) // classes + 0.5) / np.ceil(self.patients / classes)
+        sides = np.searchsorted(np.cumsum(study.split.shares)[:2], ranks).astype(np.int8)
+        return SiteData(
+            images=images,
+            labels=labels,
+            patients=np.arange(self.patients, dtype=np.int64),
+            sides=sides,
+            cohort_digest=hashlib.sha256(self.name.encode()).hexdigest(),
+            unreadable=0,
+        )

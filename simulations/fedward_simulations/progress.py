@@ -1,0 +1,73 @@
+"""Progress on a terminal: a bar a run for its rounds, a bar a hospital for what it does now. Quiet when not a terminal."""
+
+import threading
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from fedward_common.events import Event
+from fedward_server.rounds import RunEvent
+
+_VERBS = {"scan": "reading", "cohort": "choosing patients", "cache": "decoding", "train": "training", "evaluate": "scoring"}
+
+
+class Bars:
+    """Shows runs and hospitals; its two methods are the listeners of round engines and of the grid."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def on_run(self, title: str, event: RunEvent) -> None:
+        """A round engine's event."""
+        match event.kind:
+            case "round":
+                self._show(title, event.round - 1, event.rounds, f"round {event.round}")
+            case "aggregated":
+                self._show(title, event.round, event.rounds, "")
+            case "closing":
+                self._show(title, event.round, event.rounds, "scoring the final model")
+            case "finished":
+                self._show(title, event.rounds, event.rounds, "done")
+                self._say(f"{title}: {event.rounds} rounds done")
+            case "refused" | "left-out":
+                self._console.print(f"{title}: {event.site or 'a site'} is left out: {event.note}", highlight=False)
+
+    def on_site(self, event: Event) -> None:
+        """A hospital's event."""
+        self._show(f"  {event.site}", event.done, event.total, f"{_VERBS[event.stage]} {event.note}".strip())
+
+    def step(self, title: str, done: int, total: int) -> None:
+        """A step of something else, e.g. of writing phantom hospitals."""
+        self._show(title, done, total, "")
+
+    def _show(self, title: str, done: int, total: int, note: str) -> None:
+        with self._lock:
+            if title not in self._tasks:
+                self._tasks[title] = self._progress.add_task(title, total=total, note=note)
+            self._progress.update(self._tasks[title], completed=done, total=total, note=note)
+
+    def _say(self, text: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(text, highlight=False)

@@ -1,0 +1,266 @@
+"""The parts of results.json: figures, blocks of them, hospitals, curves, rounds. Values only.
+
+`fedward_simulations.results` puts them together, and offers them all.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fedward_common.metrics import CalibrationGroup, Estimate, RocCurve, SiteFigures
+from fedward_common.study import StudySpec
+
+ModelName = Literal["local", "federated", "pooled"]
+Metric = Literal["roc_auc", "sensitivity", "specificity", "precision"]
+Side = Literal["train", "validation", "test"]
+
+MODELS: tuple[ModelName, ...] = ("local", "federated", "pooled")
+METRICS: tuple[Metric, ...] = ("roc_auc", "sensitivity", "specificity", "precision")
+
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Part(BaseModel):
+    """Frozen; an unknown key, a wrong type, NaN or infinity is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Figure(Part):
+    """One number in [0, 1] with its 95 % interval; `sd` is over the seeds, None for one seed."""
+
+    value: float
+    low: float
+    high: float
+    sd: float | None = None
+
+    @classmethod
+    def of(cls, estimate: Estimate | None) -> Self | None:
+        """An estimate as a figure."""
+        return None if estimate is None else cls(value=estimate.value, low=estimate.low, high=estimate.high)
+
+
+class Block(Part):
+    """How well one model does on one group of test patients.
+
+    Sensitivity, specificity and precision are at `threshold`, the operating point; None where the study has none or
+    (precision) where nobody was called positive. `withheld` says in words what the small-cell rule kept at home; over
+    several seeds it may stand beside figures that only some seeds gave. Counts are of patients, rounded means over
+    seeds.
+    """
+
+    roc_auc: Figure | None = None
+    sensitivity: Figure | None = None
+    specificity: Figure | None = None
+    precision: Figure | None = None
+    brier: float | None = None
+    threshold: float | None = None
+    patients: Count | None = None
+    positives: Count | None = None
+    negatives: Count | None = None
+    withheld: str | None = None
+
+    @model_validator(mode="after")
+    def _missing_needs_reason(self) -> Self:
+        if self.roc_auc is None and not self.withheld:
+            raise ValueError("a block without roc_auc must say in `withheld` why")
+        return self
+
+    @classmethod
+    def of(cls, figures: SiteFigures) -> Self:
+        """A hospital's figures as a block."""
+        return cls(
+            roc_auc=Figure.of(figures.roc_auc),
+            sensitivity=Figure.of(figures.sensitivity),
+            specificity=Figure.of(figures.specificity),
+            precision=Figure.of(figures.precision),
+            brier=figures.brier,
+            threshold=figures.threshold,
+            patients=figures.patients,
+            positives=figures.positives,
+            negatives=figures.negatives,
+        )
+
+    def figure(self, metric: Metric) -> Figure | None:
+        """The figure of that name."""
+        value: Figure | None = getattr(self, metric)
+        return value
+
+
+class Means(Part):
+    """Means over the `sites` hospitals that have the figure for every model compared: each hospital counts once."""
+
+    sites: Count
+    roc_auc: float | None
+    sensitivity: float | None
+    specificity: float | None
+    precision: float | None
+
+
+class OverallBlock(Block):
+    """All hospitals' test patients taken together, and the mean over hospitals."""
+
+    mean: Means
+
+
+class Compared(Part):
+    """The three ways to a model on all hospitals' test patients; `pooled` is None where data cannot be pooled."""
+
+    local: Block
+    federated: Block
+    pooled: Block | None
+
+
+class Overall(Part):
+    """`Compared` with the means over hospitals."""
+
+    local: OverallBlock
+    federated: OverallBlock
+    pooled: OverallBlock | None
+
+
+class SiteResult(Part):
+    """One hospital: `patients` in the study, and each model on this hospital's test patients."""
+
+    name: str
+    patients: Count
+    local: Block
+    federated: Block
+    pooled: Block | None
+
+    def block(self, model: ModelName) -> Block | None:
+        """The block of that name."""
+        value: Block | None = getattr(self, model)
+        return value
+
+
+class Curve(Part):
+    """A ROC curve from (0, 0) to (1, 1)."""
+
+    fpr: tuple[float, ...]
+    tpr: tuple[float, ...]
+
+    @classmethod
+    def of(cls, curve: RocCurve) -> Self:
+        """The hub's curve without its thresholds."""
+        return cls(fpr=tuple(curve.fpr.tolist()), tpr=tuple(curve.tpr.tolist()))
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        if len(self.fpr) != len(self.tpr) or len(self.fpr) < 2:
+            raise ValueError("a ROC curve needs as many tpr as fpr, at least two")
+        return self
+
+
+class CalibrationPoint(Part):
+    """Patients of like score: the mean score, the observed share of positives, how many they are."""
+
+    predicted: float
+    observed: Figure
+    patients: Annotated[float, Field(ge=0.0)]  # a merged histogram spreads counts, so not always whole
+
+    @classmethod
+    def of(cls, group: CalibrationGroup) -> Self:
+        """The hub's group of patients as a point."""
+        observed = Figure(value=group.observed.value, low=group.observed.low, high=group.observed.high)
+        return cls(predicted=group.predicted, observed=observed, patients=group.patients)
+
+
+class RoundPoint(Part):
+    """One round: the loss in training, then the model that came of it on validation patients."""
+
+    round: Count
+    seconds: Seconds | None = None
+    train_loss: float | None = None
+    validation_loss: float | None = None
+    primary: float | None = None
+    sites: tuple[str, ...] = ()  # who took part
+    missing: dict[str, str] = {}  # who did not, and why
+
+
+class Traffic(Part):
+    """Bytes of one site in one round: sent to the hub, received from it."""
+
+    up: Count
+    down: Count
+
+
+class SeedRun(Part):
+    """Everything that one seed gave."""
+
+    seed: Count
+    model_sha256: Digest
+    wall_s: Seconds
+    seconds_per_round: Seconds
+    training_share: Share | None  # of the rounds' time, how much sites spent in training
+    bytes_per_site_per_round: Traffic
+    sites: tuple[SiteResult, ...]
+    overall: Compared
+    history: tuple[RoundPoint, ...]
+    local_history: dict[str, tuple[RoundPoint, ...]]
+    roc: dict[ModelName, Curve]
+    calibration: dict[ModelName, tuple[CalibrationPoint, ...]]
+
+
+class SiteReport(Part):
+    """What a hospital has and what of it the study uses. A count below the hospital's `min_cell` stays home (None)."""
+
+    name: str
+    min_cell: Annotated[int, Field(ge=1)]
+    images: Count | None  # that could be read
+    patients: Count | None  # that have them
+    labelled: Count | None  # of these patients, with a label of the study
+    labels: dict[str, Count | None]  # patients a label, of those in the study
+    sides: dict[Side, Count | None]  # patients in the study
+    left_out: dict[str, Count | None]  # by reason
+    quarantined: dict[str, Count | None]  # files, by reason
+    scanners: tuple[str, ...]
+    transfer_syntaxes: dict[str, Count | None]  # images
+    modalities: dict[str, Count | None]  # images
+
+
+class StudyInfo(Part):
+    """What was asked: the study in brief, and `spec`, all of it. `digest` is what hospitals approve."""
+
+    id: str
+    title: str
+    purpose: str
+    digest: Digest
+    task: str
+    labels: tuple[str, ...]
+    positive: str | None
+    rounds: Count
+    strategy: str
+    model: str
+    operating_point: str
+    spec: StudySpec
+
+    @classmethod
+    def of(cls, spec: StudySpec) -> Self:
+        """The brief of a study."""
+        point = spec.evaluation.operating_point
+        return cls(
+            id=spec.study.id,
+            title=spec.study.title or spec.study.id,
+            purpose=spec.study.purpose,
+            digest=spec.digest,
+            task=spec.study.task,
+            labels=spec.cohort.labels,
+            positive=spec.cohort.positive,
+            rounds=spec.training.rounds,
+            strategy=spec.strategy.name,
+            model=spec.model.name,
+            operating_point=point if isinstance(point, str) else f"sensitivity {point['sensitivity']:g}",
+            spec=spec,
+        )
+
+
+class Participation(Part):
+    """Rounds that a hospital took part in, over all seeds, and why not in the others."""
+
+    rounds: Count
+    of: Count
+    missed: dict[str, Count]

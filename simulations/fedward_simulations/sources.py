@@ -1,0 +1,63 @@
+"""What a worker process opens: one hospital's folder, or several at once for the pooled baseline."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedward_client.cache import SiteData
+from fedward_client.handlers import SiteSource, Source
+from fedward_common.events import Listener
+from fedward_common.study import StudySpec
+
+POOLED = "pooled-data"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSite:
+    """Opens one hospital."""
+
+    folder: Path
+
+    def __call__(self) -> Source:
+        """The hospital's source."""
+        return SiteSource.open(self.folder)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPooled:
+    """Opens several hospitals as one: what no real federation can do, and what it is compared with."""
+
+    folders: tuple[Path, ...]
+
+    def __call__(self) -> Source:
+        """The pooled source."""
+        return PooledSource(tuple(SiteSource.open(folder) for folder in self.folders))
+
+
+@dataclass(frozen=True, slots=True)
+class PooledSource:
+    """Several hospitals' tensors as one, each patient on the side that the own hospital put them on. Held in memory."""
+
+    members: tuple[SiteSource, ...]
+    name: str = POOLED
+
+    @property
+    def min_cell(self) -> int:
+        """The strictest member's."""
+        return max(member.min_cell for member in self.members)
+
+    def load(self, study: StudySpec, run: str, listener: Listener) -> SiteData:
+        """Every member's tensors, one after the other; patients are numbered through."""
+        parts = [member.load(study, run, listener) for member in self.members]
+        sizes = [int(part.patients.max(initial=-1)) + 1 for part in parts]
+        offsets = np.cumsum([0, *sizes[:-1]])
+        return SiteData(
+            images=np.concatenate([part.images for part in parts]),
+            labels=np.concatenate([part.labels for part in parts]),
+            patients=np.concatenate([part.patients + offset for part, offset in zip(parts, offsets, strict=True)]),
+            sides=np.concatenate([part.sides for part in parts]),
+            cohort_digest=hashlib.sha256("".join(part.cohort_digest for part in parts).encode()).hexdigest(),
+            unreadable=sum(part.unreadable for part in parts),
+        )

@@ -1,0 +1,186 @@
+"""From finished runs to results.json's numbers: which evaluation becomes which block of the table."""
+
+from collections.abc import Iterable, Mapping
+from statistics import fmean
+
+from fedward_common.metrics import Estimate, Evaluation, MergedHistogram, SiteFigures, pooled
+from fedward_common.metrics.figures import proportions
+from fedward_common.streams import stream_seed
+from fedward_common.study import StudySpec
+from fedward_server.result import RoundHistory, RunResult
+from fedward_simulations.compare import Comparison
+from fedward_simulations.results import (
+    Block,
+    CalibrationPoint,
+    Compared,
+    Curve,
+    Figure,
+    ModelName,
+    RoundPoint,
+    SeedRun,
+    SiteResult,
+    Traffic,
+)
+
+NOT_SCORED = "the model was not scored here; the run's log says why"
+NO_LOCAL = "this hospital only evaluates, so it has no model of its own"
+
+Evaluations = Mapping[str, Evaluation]  # by hospital, on its test patients
+
+
+def summarize(comparison: Comparison, *, workers: int) -> SeedRun:
+    """The numbers of one seed; `workers` is how many hospitals trained at a time."""
+    run = comparison.federated
+    names = sorted(run.sites)
+    tests: dict[ModelName, Evaluations] = {
+        "local": {name: e for name, one in comparison.local.items() if (e := one.sites[name].test) is not None},
+        "federated": {name: e for name in names if (e := run.sites[name].test) is not None},
+    }
+    if comparison.pooled is not None:
+        held = comparison.pooled.sites
+        tests["pooled"] = {name: e for name in names if name in held and (e := held[name].test) is not None}
+    merged = {model: _merged(found, run.study) for model, found in tests.items()}
+    return SeedRun(
+        seed=comparison.seed,
+        model_sha256=run.model_sha256,
+        wall_s=comparison.wall_s,
+        seconds_per_round=fmean(row.seconds for row in run.history),
+        training_share=training_share(run.history, workers),
+        bytes_per_site_per_round=traffic(run.history),
+        sites=tuple(_site(name, run, tests) for name in names),
+        overall=Compared(
+            local=_overall(tests["local"], merged["local"], run.study),
+            federated=_overall(tests["federated"], merged["federated"], run.study),
+            pooled=_overall(tests["pooled"], merged["pooled"], run.study) if "pooled" in tests else None,
+        ),
+        history=tuple(_point(row) for row in run.history),
+        local_history={name: tuple(_point(row) for row in one.history) for name, one in comparison.local.items()},
+        roc={model: Curve.of(histogram.roc()) for model, histogram in merged.items() if histogram is not None},
+        calibration={model: _calibration(histogram) for model, histogram in merged.items() if histogram is not None},
+    )
+
+
+def training_share(history: Iterable[RoundHistory], workers: int) -> float:
+    """Of the time that workers had in these rounds, how much went into training. In [0, 1]."""
+    rows = list(history)
+    available = sum(row.seconds * min(workers, len(row.sites)) for row in rows)
+    trained = sum(site.train_seconds for row in rows for site in row.sites.values())
+    return min(1.0, trained / available) if available else 0.0
+
+
+def traffic(history: Iterable[RoundHistory]) -> Traffic:
+    """Mean bytes of one hospital in one round, arrays and text of the messages."""
+    sites = [site for row in history for site in row.sites.values()]
+    return Traffic(up=round(fmean(s.bytes_up for s in sites)), down=round(fmean(s.bytes_down for s in sites)))
+
+
+# Blocks --------------------------------------------------------------------------------------------------------------
+
+
+def _labels(study: StudySpec) -> tuple[str, ...]:
+    """The labels whose figures count: the positive one, else all, averaged."""
+    return study.cohort.labels if study.cohort.positive is None else (study.cohort.positive,)
+
+
+def _site(name: str, run: RunResult, tests: Mapping[ModelName, Evaluations]) -> SiteResult:
+    blocks = {model: _block(found.get(name), run.study) for model, found in tests.items()}
+    if run.study.only_evaluates(name):
+        blocks["local"] = Block(withheld=NO_LOCAL)
+    held = run.sites[name].prepared.patients.values()
+    return SiteResult(
+        name=name,
+        patients=sum(count for count in held if count is not None),
+        local=blocks["local"],
+        federated=blocks["federated"],
+        pooled=blocks.get("pooled"),
+    )
+
+
+def _block(evaluation: Evaluation | None, study: StudySpec) -> Block:
+    if evaluation is None:
+        return Block(withheld=NOT_SCORED)
+    figures = [evaluation.figures[label] for label in _labels(study) if label in evaluation.figures]
+    if not figures:
+        return Block(withheld=evaluation.withheld or NOT_SCORED)
+    single = figures[0] if len(_labels(study)) == 1 else None
+    return Block(
+        roc_auc=_mean_figure([one.roc_auc for one in figures]),
+        sensitivity=_mean_figure([one.sensitivity for one in figures if one.sensitivity]),
+        specificity=_mean_figure([one.specificity for one in figures if one.specificity]),
+        precision=_mean_figure([one.precision for one in figures if one.precision]),
+        brier=fmean(one.brier for one in figures),
+        threshold=single.threshold if single else None,
+        patients=evaluation.patients,
+        positives=single.positives if single else None,
+        negatives=single.negatives if single else None,
+        withheld=evaluation.withheld,
+    )
+
+
+def _mean_figure(estimates: list[Estimate]) -> Figure | None:
+    if not estimates:
+        return None
+    return Figure(
+        value=fmean(one.value for one in estimates),
+        low=fmean(one.low for one in estimates),
+        high=fmean(one.high for one in estimates),
+    )
+
+
+def _merged(evaluations: Evaluations, study: StudySpec) -> MergedHistogram | None:
+    """All hospitals' sketches of the positive label; None where there is no positive label or nothing left home."""
+    if study.cohort.positive is None:
+        return None
+    return pooled([evaluations[name] for name in sorted(evaluations)], study.cohort.positive)
+
+
+def _overall(evaluations: Evaluations, merged: MergedHistogram | None, study: StudySpec) -> Block:
+    """All hospitals' test patients together: the area from merged sketches, the rest from the hospitals' exact figures."""
+    positive = study.cohort.positive
+    if merged is None or positive is None:
+        why = "the study has no positive label" if positive is None else "too few patients for any hospital to show"
+        return Block(withheld=f"no figure over all hospitals: {why}")
+    figures = [e.figures[positive] for _, e in sorted(evaluations.items()) if positive in e.figures]
+    interval = merged.roc_auc_interval(stream_seed(study.training.seed, "overall"))
+    calls = _calls([one for one in figures if one.threshold is not None])
+    points = {one.threshold for one in figures}
+    return Block(
+        roc_auc=_mean_figure([interval]),
+        sensitivity=_mean_figure(calls[:1]),
+        specificity=_mean_figure(calls[1:2]),
+        precision=_mean_figure(calls[2:]),
+        brier=merged.brier(),
+        threshold=points.pop() if len(points) == 1 else None,
+        patients=merged.total_positives + merged.total_negatives,
+        positives=merged.total_positives,
+        negatives=merged.total_negatives,
+    )
+
+
+def _calls(figures: list[SiteFigures]) -> list[Estimate]:
+    """Sensitivity, specificity and (where anyone is called positive) precision over hospitals, each at its own point."""
+    if not figures:
+        return []
+    positives, negatives = sum(one.positives for one in figures), sum(one.negatives for one in figures)
+    true = sum(round(one.sensitivity.value * one.positives) for one in figures if one.sensitivity)
+    right = sum(round(one.specificity.value * one.negatives) for one in figures if one.specificity)
+    return [one for one in proportions(true, positives, negatives - right, negatives) if one is not None]
+
+
+# Curves --------------------------------------------------------------------------------------------------------------
+
+
+def _calibration(histogram: MergedHistogram) -> tuple[CalibrationPoint, ...]:
+    return tuple(CalibrationPoint.of(group) for group in histogram.calibration())
+
+
+def _point(row: RoundHistory) -> RoundPoint:
+    return RoundPoint(
+        round=row.round,
+        seconds=row.seconds,
+        train_loss=row.train_loss,
+        validation_loss=row.validation_loss,
+        primary=row.primary,
+        sites=tuple(sorted(row.sites)),
+        missing=dict(row.refused),
+    )

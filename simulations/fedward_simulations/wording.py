@@ -1,0 +1,323 @@
+# ruff: noqa: RUF001 - what people read is set with typographic quotes, dashes and signs
+"""The words and number formats that the report, the model card and the terminal share. Pure: results in, text out."""
+
+from collections.abc import Mapping
+
+from fedward_simulations.results import METRICS, MODELS, Figure, Metric, ModelName, Results, SiteReport, SiteResult
+
+MODEL_TITLES: dict[ModelName, str] = {"local": "Local only", "federated": "Federated", "pooled": "Pooled data"}
+METRIC_TITLES: dict[Metric, str] = {
+    "roc_auc": "ROC-AUC",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "precision": "Precision",
+}
+RESEARCH_USE = "For research use only. Not a medical device: no decision about a patient may rest on this model."
+UNKNOWN = "not reported"
+
+
+def number(value: float | None) -> str:
+    """Two decimals, as many as these samples can carry."""
+    return "–" if value is None else f"{value:.2f}"
+
+
+def interval(figure: Figure) -> str:
+    """The 95 % interval, e.g. 0.80 to 0.93 with an en dash."""
+    return f"{figure.low:.2f}–{figure.high:.2f}"
+
+
+def figure_text(figure: Figure | None) -> str:
+    """A figure with its interval on one line."""
+    return "–" if figure is None else f"{figure.value:.2f} ({interval(figure)})"
+
+
+def percent(share: float | None) -> str:
+    """A share as a whole percentage."""
+    return UNKNOWN if share is None else f"{100 * share:.0f} %"
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units."""
+    if count < 1000:
+        return f"{count} bytes"
+    value = float(count)
+    for unit in ("kB", "MB", "GB"):
+        value /= 1000
+        if value < 999.5 or unit == "GB":
+            break
+    return f"{value:.{0 if value >= 100 else 1}f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that a person would use."""
+    if seconds < 120:
+        return f"{seconds:.{1 if seconds >= 10 else 2}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 10:
+        return f"{minutes} min {rest} s"
+    return f"{minutes} min" if minutes < 120 else f"{seconds / 3600:.1f} h"
+
+
+def count(value: int | None, min_cell: int | None = None) -> str:
+    """A count, with thin thousands spaces; None is one that the small-cell rule kept home."""
+    if value is None:
+        return UNKNOWN if min_cell is None else f"fewer than {min_cell}"
+    return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def plural(many: int, noun: str) -> str:
+    """A count with its noun."""
+    return f"{count(many)} {noun}{'' if many == 1 else 's'}"
+
+
+def shown(results: Results) -> list[ModelName]:
+    """The models that these results compare; pooled only where data could be pooled."""
+    return [model for model in MODELS if model != "pooled" or results.overall.pooled is not None]
+
+
+def headline(results: Results) -> str:
+    """The result in one sentence."""
+    local, federated = results.overall.local.mean.roc_auc, results.overall.federated.mean.roc_auc
+    if local is None or federated is None:
+        return "No hospital has enough test patients to compare the models: the small-cell rule withholds every figure."
+    others = [f"local-only {number(local)}"]
+    if results.overall.pooled is not None:
+        others.append(f"pooled data {number(results.overall.pooled.mean.roc_auc)}")
+    reached = f"the federated model reached a mean ROC-AUC of {number(federated)}"
+    return f"On the hospitals’ own test patients {reached} ({', '.join(others)})."
+
+
+def verdict(results: Results) -> list[str]:
+    """What the headline does and does not mean, in sentences computed from the numbers."""
+    local, federated = results.overall.local.mean.roc_auc, results.overall.federated.mean.roc_auc
+    if local is None or federated is None:
+        return []
+    sites = [site for site in results.sites if site.local.roc_auc and site.federated.roc_auc]
+    sentences = [_gain(round(federated, 2) - round(local, 2), sites), _overlap(sites), _excluded(results)]
+    return [sentence for sentence in sentences if sentence]
+
+
+def _gain(gain: float, sites: list[SiteResult]) -> str:
+    alone = "the models that each hospital trained alone"
+    if abs(gain) < 0.005:
+        return f"To two decimals that is no different from {alone}: on these data federation did not raise the ROC-AUC."
+    if gain < 0:
+        return f"That is {-gain:.2f} lower than {alone}: on these data federation did not help."
+    better = sum(_of(site, "federated").value > _of(site, "local").value for site in sites)
+    return f"That is {gain:.2f} higher than {alone}; the gain shows at {better} of {plural(len(sites), 'hospital')}."
+
+
+def _overlap(sites: list[SiteResult]) -> str:
+    overlapping = sum(
+        _of(site, "federated").low <= _of(site, "local").high and _of(site, "local").low <= _of(site, "federated").high
+        for site in sites
+    )
+    if not overlapping:
+        return "At no hospital do the 95 % intervals of the two models overlap."
+    where = f"At {overlapping} of {plural(len(sites), 'hospital')}"
+    return (
+        f"{where} the 95 % intervals of the two overlap: these test patients alone do not settle the difference there."
+    )
+
+
+def _excluded(results: Results) -> str:
+    left = len(results.sites) - results.overall.federated.mean.sites
+    if not left:
+        return ""
+    verb, has = ("is", "it lacks") if left == 1 else ("are", "they lack")
+    return f"{plural(left, 'hospital')} {verb} not in these means: {has} figures for some of the models."
+
+
+def _of(site: SiteResult, model: ModelName) -> Figure:
+    block = site.block(model)
+    if block is None or block.roc_auc is None:
+        raise ValueError(f"{site.name} has no ROC-AUC of the {model} model")
+    return block.roc_auc
+
+
+def labels_text(report: SiteReport) -> str:
+    """Patients a label, e.g. 120 benign, 60 malignant."""
+    return ", ".join(f"{count(many, report.min_cell)} {label}" for label, many in report.labels.items())
+
+
+def has_threshold(results: Results) -> bool:
+    """Whether anything was measured at an operating point."""
+    return results.overall.federated.sensitivity is not None
+
+
+def metrics_shown(results: Results) -> list[Metric]:
+    """The metrics that these results hold for at least one block."""
+    blocks = [site.block(model) for site in results.sites for model in MODELS]
+    blocks += [results.overall.local, results.overall.federated, results.overall.pooled]
+    return [metric for metric in METRICS if any(block is not None and block.figure(metric) for block in blocks)]
+
+
+def score(results: Results) -> str:
+    """What the model's score is a probability of."""
+    positive = results.study.positive
+    return f"The probability of “{positive}”" if positive else "The probability of each label"
+
+
+def method(results: Results) -> list[tuple[str, str]]:
+    """The method in words: (topic, text)."""
+    spec = results.study.spec
+    return [
+        ("Model", _model_text(results)),
+        ("Training", _training_text(results)),
+        ("Comparison", _comparison_text(results)),
+        ("Patients", split_text(results)),
+        ("Images", input_text(results)),
+        ("Score", f"{score(results)} for each image; a patient’s score is the mean over that patient’s images."),
+        ("Operating point", operating_point_text(results)),
+        ("Intervals", intervals_text(results)),
+        ("Small cells", small_cells_text(results)),
+        ("Privacy", privacy_text(spec.privacy.secure_aggregation, dp=spec.privacy.dp is not None)),
+    ]
+
+
+def _model_text(results: Results) -> str:
+    model = results.study.spec.model
+    named = _with_options(model.name, model.options)
+    return f"{named}, initial weights from the seed alone, the same at every hospital."
+
+
+def _with_options(name: str, options: Mapping[str, object]) -> str:
+    said = ", ".join(f"{key} = {value}" for key, value in options.items())
+    return f"{name} ({said})" if said else name
+
+
+def _training_text(results: Results) -> str:
+    training, strategy = results.study.spec.training, results.study.spec.strategy
+    local = f"{training.local_steps} batches" if training.local_steps else plural(training.local_epochs or 1, "epoch")
+    rule = _with_options(strategy.name, strategy.options)
+    parts = [
+        f"{plural(results.rounds, 'round')} of {rule}, {local} at each hospital per round",
+        f"batches of {training.batch_size}, {training.optimizer.name} with learning rate {training.optimizer.lr:g}",
+    ]
+    if training.augmentation:
+        parts.append(f"augmentation by {', '.join(training.augmentation)}")
+    if training.class_weights:
+        parts.append("loss weighted by inverse class frequency")
+    return f"{'; '.join(parts)}. A hospital’s update counts by its number of training patients."
+
+
+def _comparison_text(results: Results) -> str:
+    alone = (
+        "Local only: each hospital trains alone, on its own training patients. Federated: one model, trained together."
+    )
+    pooled = " Pooled data: one model trained with all data in one place, possible only where data may be moved."
+    budget = " Every model had the same budget of rounds."
+    return alone + (pooled if results.overall.pooled is not None else "") + budget
+
+
+def split_text(results: Results) -> str:
+    """How patients were split."""
+    split = results.study.spec.split
+    always = "No patient is on two sides."
+    if split.kind == "hash":
+        shares = " / ".join(f"{100 * share:.0f} %" for share in split.shares)
+        return (
+            f"Split by patient into training, validation and test ({shares}) at each hospital, by keyed hash. {always}"
+        )
+    if split.kind == "column":
+        return f"Split by patient, as the column “{split.column}” of each hospital’s label table says. {always}"
+    if split.kind == "leave-site-out":
+        return f"{split.site or 'One hospital'} is only tested; the others train and validate. {always}"
+    return f"One patient at a time is tested (fold {split.fold}); the others train and validate. {always}"
+
+
+def input_text(results: Results) -> str:
+    """How an image becomes the model's input."""
+    size_text = " × ".join(map(str, results.study.spec.input.size))
+    spec = results.study.spec.input
+    if spec.intensity == "percentile":
+        scaling = f"percentiles {spec.percentiles[0]:g} and {spec.percentiles[1]:g} of an image set to 0 and 1"
+    elif spec.intensity == "window" and spec.window is not None:
+        scaling = f"window with centre {spec.window[0]:g} and width {spec.window[1]:g}"
+    else:
+        scaling = "each image set to mean 0 and standard deviation 1"
+    return f"Resampled to {size_text} pixels, {plural(spec.channels, 'channel')}; {scaling}."
+
+
+def operating_point_text(results: Results) -> str:
+    """How the threshold was chosen."""
+    if not has_threshold(results):
+        return "None: the study compares models over all thresholds only."
+    point = results.study.spec.evaluation.operating_point
+    rule = (
+        "the largest sum of sensitivity and specificity (Youden’s index)"
+        if isinstance(point, str)
+        else f"a sensitivity of at least {point['sensitivity']:g}"
+    )
+    return f"Chosen on validation patients for {rule}; test patients played no part in it."
+
+
+def intervals_text(results: Results) -> str:
+    """Where the intervals come from."""
+    several = len(results.seeds) > 1
+    seeds = (
+        f" Figures are means over {len(results.seeds)} seeds, bounds likewise; ± is the standard deviation over seeds."
+    )
+    text = (
+        "All intervals are 95 %. At a hospital: DeLong’s method for the ROC-AUC, Wilson’s score interval for "
+        "sensitivity, specificity and precision. Over all hospitals: bootstrap on the merged score histograms, "
+        "stratified by class, for the ROC-AUC; Wilson’s interval on the summed counts for the rest."
+    )
+    return text + (seeds if several else "")
+
+
+def small_cells_text(results: Results) -> str:
+    """The small-cell rule."""
+    least = sorted({report.min_cell for report in results.site_reports})
+    k = "the hospital’s own minimum" if not least else " or ".join(map(str, least))
+    return (
+        f"No count of fewer than {k} patients leaves a hospital. Scores leave as histograms whose every bin holds at "
+        "least that many positive and as many negative patients, so overall curves are slightly coarser than the "
+        "hospitals’ own."
+    )
+
+
+def privacy_text(secure_aggregation: bool, *, dp: bool) -> str:
+    """Which protections of the updates were on."""
+    aggregation = "on" if secure_aggregation else "off: the hub saw each hospital’s model update"
+    noise = "on" if dp else "off: what a model remembers of its training patients was not bounded"
+    return (
+        f"Images and identifiers stay in the hospital. Secure aggregation {aggregation}. Differential privacy {noise}."
+    )
+
+
+def tested_where(results: Results) -> str:
+    """Whether any hospital was tested that did not train."""
+    spec = results.study.spec
+    outside = {site.name for site in spec.sites if site.role == "evaluate"} | {spec.split.site} - {None}
+    tested = [site.name for site in results.sites if site.name in outside]
+    if not tested:
+        return "Tested on held-out patients of the hospitals that trained; no hospital outside the training was tested."
+    return (
+        f"Tested on held-out patients of the hospitals that trained, and at {', '.join(tested)}, which did not train."
+    )
+
+
+def limits(results: Results) -> list[str]:
+    """What these numbers cannot say."""
+    tested = results.overall.federated.patients
+    found = list(results.data_notes)
+    if results.planted:
+        found.insert(
+            0, "The hospitals are made up for a demonstration; the figures say nothing about any real hospital."
+        )
+    if results.engine != "deployment":
+        found.append("Hospitals and hub ran on one system: times hold no hospital network between them.")
+    if tested is not None:
+        found.append(
+            f"The figures rest on {plural(tested, 'test patient')} in all; the intervals show how little that settles."
+        )
+    if len(results.seeds) == 1:
+        found.append(
+            "One seed: how much the figures change with another split or other initial weights was not measured."
+        )
+    found += [
+        tested_where(results),
+        "The analysis is retrospective; results were not split by age, sex or other groups of patients.",
+    ]
+    return found

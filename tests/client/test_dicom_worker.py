@@ -1,0 +1,108 @@
+"""Compressed pixels are decoded in a process that may die without harm."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.data import get_testdata_file
+
+from fedward_client.intake import dicom, worker
+from fedward_client.intake.dicom import read_pixels
+from fedward_common.errors import UnreadableFile
+
+
+def bundled(name: str) -> Path:
+    path = get_testdata_file(name, download=False)
+    assert isinstance(path, str), name
+    return Path(path)
+
+
+GOOD = bundled("MR_small_jp2klossless.dcm")
+
+
+def children() -> set[int]:
+    """The child processes of this process that live."""
+    path = Path(f"/proc/self/task/{threading.get_native_id()}/children")
+    return {int(pid) for pid in path.read_text().split()}
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_before_or_after() -> Iterator[None]:
+    worker.close()
+    yield
+    worker.close()
+
+
+@pytest.fixture
+def worker_pid() -> int:
+    """A worker that has just decoded a file."""
+    before = children()
+    read_pixels(GOOD)
+    (pid,) = children() - before
+    return pid
+
+
+def test_the_worker_gives_what_decoding_here_gives() -> None:
+    for name in ("MR_small_jp2klossless.dcm", "SC_rgb_jpeg_dcmtk.dcm", "MR_small_jpeg_ls_lossless.dcm"):
+        np.testing.assert_array_equal(read_pixels(bundled(name)), dicom.decode(bundled(name)))
+
+
+def test_it_stays_for_the_next_file(worker_pid: int) -> None:
+    read_pixels(GOOD)
+    assert worker_pid in children()
+
+
+def test_uncompressed_files_need_none() -> None:
+    before = children()
+    read_pixels(bundled("MR_small.dcm"))
+    read_pixels(bundled("MR_small_RLE.dcm"))
+    assert children() == before
+
+
+def test_a_file_that_crashes_the_decoder_costs_that_file_alone(tmp_path: Path) -> None:
+    data = bytearray(bundled("SC_rgb_dcmtk_+eb+cy+s4.dcm").read_bytes())
+    data[1850] = 72  # a JPEG stream of 72-bit samples: GDCM 3.2.6 ends with a segmentation fault
+    path = tmp_path / "a"
+    path.write_bytes(data)
+    for _ in range(2):
+        with pytest.raises(UnreadableFile, match=r"crash|do not decode"):
+            read_pixels(path)
+        assert read_pixels(GOOD).shape == (1, 1, 64, 64)
+
+
+def test_a_worker_that_died_between_files_is_replaced(worker_pid: int) -> None:
+    os.kill(worker_pid, signal.SIGKILL)
+    os.waitid(os.P_PID, worker_pid, os.WEXITED | os.WNOWAIT)
+    assert read_pixels(GOOD).shape == (1, 1, 64, 64)
+    assert worker_pid not in children()
+
+
+def test_a_decoder_that_hangs_is_given_up(worker_pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "LIMIT_S", 0.2)
+    os.kill(worker_pid, signal.SIGSTOP)
+    with pytest.raises(UnreadableFile, match="take it too long"):
+        read_pixels(GOOD)
+    assert worker_pid not in children()
+
+
+def test_it_is_quiet_and_ends_with_its_parent() -> None:
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom fedward_client.intake import worker\n"
+        "worker.read_pixels(Path(sys.argv[1]), voi=None)\n"
+        "print(*Path(f'/proc/self/task/{os.getpid()}/children').read_text().split())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, bundled("JPEG-lossy.dcm")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (pid,) = done.stdout.split()
+    assert done.stderr == "", "GDCM tries 8 bits first and complains on stderr"
+    assert not Path(f"/proc/{pid}").exists()

@@ -1,0 +1,83 @@
+"""A hospital's answers, without Flower and without a network."""
+
+import numpy as np
+import pytest
+
+from fedward_client.handlers import Hospital
+from fedward_common import models
+from fedward_common.errors import RecordError
+from fedward_common.records import Question
+from fedward_common.study import StudySpec
+from fedward_common.testing import tiny_study
+from fedward_simulations.phantoms import PhantomSource
+
+STUDY = tiny_study(training={"local_epochs": 6, "optimizer": {"name": "adamw", "lr": 0.01}})
+
+
+def hospital(patients: int = 80, min_cell: int = 5) -> Hospital:
+    return Hospital(PhantomSource("north", patients, 2.0, min_cell))
+
+
+def question(kind: str, study: StudySpec = STUDY, **more: object) -> Question:
+    return Question.model_validate({"kind": kind, "study": study, "run": "run-1", **more})
+
+
+def arrays(study: StudySpec = STUDY) -> dict[str, np.ndarray]:
+    return dict(models.initial_state(study, study.training.seed))
+
+
+def test_prepare_tells_counts_but_no_small_ones() -> None:
+    prepared = hospital(patients=32).prepare(question("prepare"))
+    assert prepared.patients == {"train": 16, "validation": 8, "test": 8}
+    assert prepared.labels == {"benign": 8, "malignant": 8}
+    few = hospital(patients=32, min_cell=10).prepare(question("prepare"))
+    assert few.patients == {"train": 16, "validation": None, "test": None}
+    assert few.labels == {"benign": None, "malignant": None}
+
+
+def test_train_gives_an_update_and_scores_the_model_as_it_came() -> None:
+    at = hospital()
+    before = arrays()
+    trained, update = at.train(question("train", score_incoming=True), before, round_number=1)
+    assert trained.patients == trained.images == 40
+    assert trained.incoming is not None
+    assert trained.incoming.patients == 20
+    assert update.keys() == before.keys()
+    assert any(not np.array_equal(update[name], before[name]) for name in before)
+    scored = at.evaluate(question("evaluate", side="validation"), before)
+    assert scored.evaluation == trained.incoming
+    after = at.evaluate(question("evaluate", side="test", thresholds={"malignant": 0.5}), update)
+    assert after.evaluation.figures["malignant"].roc_auc.value > 0.9
+    assert after.evaluation.figures["malignant"].threshold == 0.5
+
+
+def test_evaluating_changes_nothing() -> None:
+    at, before = hospital(), arrays()
+    copy = {name: array.copy() for name, array in before.items()}
+    first, _ = at.train(question("train"), before, round_number=1)
+    at.evaluate(question("evaluate"), before)
+    second, _ = at.train(question("train"), before, round_number=1)
+    assert first.train_loss == second.train_loss
+    assert all(np.array_equal(before[name], copy[name]) for name in before)
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape"])
+def test_arrays_that_do_not_fit_are_refused(change: str) -> None:
+    state = arrays()
+    name = next(iter(state))
+    match change:
+        case "missing":
+            del state[name]
+        case "extra":
+            state["odd"] = np.zeros(3, np.float32)
+        case "shape":
+            state[name] = state[name].reshape(-1)
+    with pytest.raises(RecordError, match="odd" if change == "extra" else name.replace(".", r"\.")):
+        hospital().evaluate(question("evaluate"), state)
+
+
+def test_nothing_that_leaves_names_a_patient() -> None:
+    trained, _ = hospital().train(question("train", score_incoming=True), arrays(), round_number=1)
+    assert set(trained.model_dump()) == {
+        "site", "cohort", "patients", "images", "steps", "train_loss", "incoming", "train_seconds", "seconds",
+    }  # fmt: skip

@@ -1,0 +1,120 @@
+"""Which side of the split a patient is on."""
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedward_client.split import SIDES, PatientInfo, Shares, Side, assign, side_of
+from fedward_common.errors import DataError
+from fedward_common.study import Split
+
+KEY = bytes(range(32))
+pseudonyms = st.text("0123456789abcdef", min_size=32, max_size=32)
+keys = st.binary(min_size=32, max_size=32)
+seeds = st.integers(0, 2**53 - 1)
+shares = st.sampled_from([(0.7, 0.1, 0.2), (1.0, 0.0, 0.0), (0.1, 0.2, 0.7), (0.5, 0.5, 0.0), (0.9, 0.0, 0.1)])
+chance = st.sampled_from(["hash", "leave-site-out"])
+
+
+def crowd(count: int) -> dict[str, PatientInfo]:
+    return {hashlib.sha256(str(index).encode()).hexdigest()[:32]: PatientInfo() for index in range(count)}
+
+
+def sides(patients: dict[str, PatientInfo], split: Split, *, seed: int = 42, site: str = "north") -> dict[str, Side]:
+    return assign(patients, split=split, seed=seed, key=KEY, site_name=site)
+
+
+@given(st.sets(pseudonyms), st.sets(pseudonyms), keys, seeds, shares, chance)
+def test_patients_who_come_later_move_nobody(
+    first: set[str], later: set[str], key: bytes, seed: int, parts: Shares, kind: str
+) -> None:
+    split = Split.model_validate({"kind": kind, "shares": parts, "site": "south" if kind == "leave-site-out" else None})
+
+    def assigned(patients: set[str]) -> dict[str, Side]:
+        return assign(dict.fromkeys(patients, PatientInfo()), split=split, seed=seed, key=key, site_name="north")
+
+    before, after = assigned(first), assigned(first | later)
+    assert before == {patient: after[patient] for patient in first}
+    assert after.keys() == first | later
+
+
+@given(pseudonyms, keys, seeds, shares)
+def test_a_side_without_a_share_is_never_picked(patient: str, key: bytes, seed: int, parts: Shares) -> None:
+    assert parts[SIDES.index(side_of(key, seed, Split(shares=parts), patient))] > 0
+
+
+def test_a_known_patient_stays_where_the_formula_puts_it() -> None:
+    # openssl, HMAC of "split\x1f42\x1f000...": b012cdec..., so 0.6878 of the way from 0 to 1
+    assert side_of(KEY, 42, Split(shares=(0.5, 0.25, 0.25)), "0" * 32) == "validation"
+
+
+@pytest.mark.parametrize("label", [0, 1, 2])
+def test_shares_hold_approximately_in_every_label(label: int) -> None:
+    patients = crowd(9000)
+    stratum = list(patients)[label::3]
+    found = sides(patients, Split(shares=(0.7, 0.1, 0.2)))
+    counts = {side: sum(found[patient] == side for patient in stratum) / len(stratum) for side in SIDES}
+    # 4 standard deviations of a share of 0.7 over 3000 patients
+    assert counts == pytest.approx({"train": 0.7, "validation": 0.1, "test": 0.2}, abs=0.034)
+
+
+def test_seed_and_key_each_draw_anew() -> None:
+    patients, split = crowd(200), Split()
+    drawn = sides(patients, split)
+    assert drawn == sides(patients, split)
+    assert drawn != sides(patients, split, seed=43)
+    assert drawn != assign(patients, split=split, seed=42, key=KEY[::-1], site_name="north")
+
+
+def test_column_takes_the_label_tables_words() -> None:
+    words = ["train", " Test", "VALIDATION", "val", "Valid"]
+    patients = {str(index): PatientInfo(word) for index, word in enumerate(words)}
+    expected = ["train", "test", "validation", "validation", "validation"]
+    assert list(sides(patients, Split(kind="column")).values()) == expected
+
+
+def test_column_refuses_other_words_by_count_alone() -> None:
+    patients = {"a": PatientInfo("train"), "b": PatientInfo("Jane Doe"), "c": PatientInfo("")}
+    with pytest.raises(
+        DataError, match=r"'fold_1' holds other words for 2 patient.*train, validation or test"
+    ) as error:
+        sides(patients, Split(kind="column", column="fold_1"))
+    assert "Jane" not in str(error.value)
+
+
+def test_column_refuses_a_table_without_it() -> None:
+    with pytest.raises(DataError, match=r"no column 'fold_1'.*train, validation or test"):
+        sides(crowd(3), Split(kind="column", column="fold_1"))
+
+
+def test_leave_one_patient_out_tests_each_patient_once() -> None:
+    patients = crowd(7)
+    tested = []
+    for fold in range(7):
+        found = sides(patients, Split(kind="leave-one-patient-out", fold=fold))
+        tested += [patient for patient, side in found.items() if side == "test"]
+    assert sorted(tested) == sorted(patients)
+    assert tested != list(patients)
+    again = sides(patients, Split(kind="leave-one-patient-out", fold=7))
+    assert again[tested[0]] == "test"
+
+
+def test_leave_one_patient_out_shares_the_others_between_train_and_validation() -> None:
+    found = sides(crowd(4000), Split(kind="leave-one-patient-out", shares=(0.6, 0.2, 0.2)))
+    counts = {side: list(found.values()).count(side) for side in SIDES}
+    assert counts["test"] == 1
+    assert counts["validation"] == pytest.approx(1000, abs=110)
+
+
+def test_leave_one_patient_out_of_nobody_is_nobody() -> None:
+    assert sides({}, Split(kind="leave-one-patient-out")) == {}
+
+
+def test_leave_site_out_tests_the_whole_site_and_trains_elsewhere() -> None:
+    split = Split(kind="leave-site-out", site="south", shares=(0.6, 0.2, 0.2))
+    assert set(sides(crowd(50), split, site="south").values()) == {"test"}
+    elsewhere = list(sides(crowd(4000), split, site="north").values())
+    assert set(elsewhere) == {"train", "validation"}
+    assert elsewhere.count("train") == pytest.approx(3000, abs=110)

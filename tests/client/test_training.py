@@ -1,0 +1,149 @@
+"""Local training: it learns, it is deterministic, and each option does what its paper says."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedward_client.cache import SiteData
+from fedward_client.training.augment import Augmentation
+from fedward_client.training.device import pick_device
+from fedward_client.training.loop import class_weights, make_optimizer, train
+from fedward_common import models
+from fedward_common.errors import DataError
+from fedward_common.events import Event, ignore
+from fedward_common.study import Optimizer, StudySpec
+from fedward_common.testing import tiny_study
+from fedward_simulations.phantoms import PhantomSource
+
+SOURCE = PhantomSource("north", 64, 2.0, 5)
+
+
+def build(study: StudySpec) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return models.build(study.model.name, options=study.model.options, size=study.input.size, channels=1, classes=2)
+
+
+def data(study: StudySpec) -> SiteData:
+    return SOURCE.load(study, "run-1", ignore)
+
+
+def trained(study: StudySpec, *, round_number: int = 1, proximal_mu: float = 0.0) -> dict[str, torch.Tensor]:
+    model = build(study)
+    train(
+        model,
+        data(study),
+        study,
+        site="north",
+        round_number=round_number,
+        device=pick_device(),
+        listener=ignore,
+        proximal_mu=proximal_mu,
+    )
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("augmentation", [[], ["flip", "affine", "contrast", "noise"]])
+def test_the_same_round_gives_the_same_bits_and_another_round_does_not(augmentation: list[str]) -> None:
+    study = tiny_study(training={"augmentation": augmentation})
+    torch.manual_seed(1)
+    first = trained(study)
+    torch.manual_seed(2)
+    assert same(first, trained(study))
+    assert not same(first, trained(study, round_number=2))
+
+
+def test_the_loss_falls_on_a_planted_signal() -> None:
+    study = tiny_study(training={"local_epochs": 8, "optimizer": {"name": "adamw", "lr": 0.01}})
+    model = build(study)
+    losses = [
+        train(model, data(study), study, site="n", round_number=r, device=pick_device(), listener=ignore).loss
+        for r in (1, 2)
+    ]
+    assert losses[1] < losses[0] < 0.7
+    assert losses[1] < 0.3
+
+
+def test_steps_and_epochs_count_batches() -> None:
+    seen: list[Event] = []
+    for training, steps in (({"local_epochs": 2}, 2 * 4), ({"local_steps": 7}, 7)):
+        study = tiny_study(training={**training, "batch_size": 8})
+        images = len(data(study).indices("train"))
+        assert images == 32
+        result = train(
+            build(study), data(study), study, site="n", round_number=1, device=pick_device(), listener=seen.append
+        )
+        assert result.steps == steps
+        assert (seen[-1].done, seen[-1].total) == (steps, steps)
+
+
+def test_no_batch_holds_a_single_image() -> None:
+    """33 images in batches of 32 would leave one: BatchNorm has no statistics of one image."""
+    study = tiny_study(training={"batch_size": 31})
+    seen: list[int] = []
+    model = build(study)
+    model.register_forward_hook(lambda _module, inputs, _out: seen.append(len(inputs[0])))
+    train(model, data(study), study, site="n", round_number=1, device=pick_device(), listener=ignore)
+    assert seen == [16, 16]
+
+
+def test_fedprox_stays_nearer_to_the_global_model() -> None:
+    study = tiny_study(training={"local_epochs": 4, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.0}})
+    start = build(study).state_dict()
+
+    def distance(state: dict[str, torch.Tensor]) -> float:
+        return float(sum((state[name] - start[name]).pow(2).sum() for name in start))
+
+    assert distance(trained(study, proximal_mu=1.0)) < distance(trained(study))
+
+
+def test_class_weights_by_hand() -> None:
+    labels = np.array([0, 0, 0, 1])
+    assert class_weights(labels, 3).tolist() == pytest.approx([4 / 2 / 3, 4 / 2 / 1, 0.0])
+    assert np.average(class_weights(labels, 3).numpy()[labels]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind"),
+    [
+        (Optimizer(name="sgd", lr=0.1), torch.optim.SGD),
+        (Optimizer(name="adam", lr=0.1), torch.optim.Adam),
+        (Optimizer(name="adamw", lr=0.1, weight_decay=0.3), torch.optim.AdamW),
+    ],
+)
+def test_optimizers_by_name(spec: Optimizer, kind: type[torch.optim.Optimizer]) -> None:
+    optimizer = make_optimizer(nn.Linear(2, 2), spec)
+    assert type(optimizer) is kind
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    assert optimizer.param_groups[0]["weight_decay"] == spec.weight_decay
+
+
+def test_a_loss_that_is_not_a_number_says_what_to_do() -> None:
+    study = tiny_study(training={"local_epochs": 20, "optimizer": {"name": "sgd", "lr": 1e30}})
+    with pytest.raises(DataError, match=r"lower \[training\] optimizer.lr"):
+        trained(study)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (8, 12, 16)])
+def test_augmentation_keeps_shape_and_draws_by_image(size: tuple[int, ...]) -> None:
+    batch = torch.rand(3, 1, *size)
+    augment = Augmentation(["flip", "affine", "contrast", "noise"], len(size))
+    one, two = augment(batch, [1, 2, 3]), augment(batch, [1, 2, 3])
+    assert one.shape == batch.shape
+    assert torch.equal(one, two)
+    assert torch.equal(augment(batch[:1], [1])[0], one[0])
+    assert not torch.equal(augment(batch, [4, 5, 6]), one)
+    assert torch.isfinite(one).all()
+
+
+def test_flip_is_left_right() -> None:
+    image = torch.arange(6, dtype=torch.float32).reshape(1, 1, 2, 3)
+    flipped = [Augmentation(["flip"], 2)(image, [seed])[0, 0].tolist() for seed in range(20)]
+    assert [[0, 1, 2], [3, 4, 5]] in flipped
+    assert [[2, 1, 0], [5, 4, 3]] in flipped
+    assert len({str(one) for one in flipped}) == 2

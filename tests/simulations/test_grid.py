@@ -1,0 +1,169 @@
+"""The embedded engine with real worker processes: same bits however many, replaced when killed, gone when closed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, Message, MessageType
+
+from fedward_common import models
+from fedward_common.errors import RunError
+from fedward_common.events import Event
+from fedward_common.records import Question, question_record, to_array_record
+from fedward_common.study import StudySpec
+from fedward_common.testing import tiny_study
+from fedward_server.result import RunResult
+from fedward_server.rounds import RoundEngine
+from fedward_simulations.grid import EmbeddedGrid, GridView
+from fedward_simulations.phantoms import OpenPhantom
+from fedward_simulations.shared_arrays import BlockPool, read_block, write_block
+
+STUDY = tiny_study(
+    training={"rounds": 3, "optimizer": {"name": "adamw", "lr": 0.01}}, strategy={"min_sites": 2, "round_deadline_s": 60.0}
+)
+SITES = {"a": OpenPhantom("a", 60), "b": OpenPhantom("b", 40), "c": OpenPhantom("c", 80)}
+LIMIT_S = 60.0
+
+
+def run(grid: EmbeddedGrid | GridView, folder: Path) -> RunResult:
+    folder.mkdir(exist_ok=True)
+    return RoundEngine(
+        grid=grid,
+        study=STUDY,
+        run="run-1",
+        engine="embedded",
+        folder=folder,
+        on_round=lambda row: None,
+        listener=lambda event: None,
+    )()
+
+
+def train_message(study: StudySpec, node: int = 1) -> Message:
+    arrays = to_array_record(models.initial_state(study, study.training.seed))
+    content = question_record(Question(kind="train", study=study, run="run-1"), arrays)
+    content.config_records["config"]["server-round"] = 1
+    return Message(content, node, MessageType.TRAIN)
+
+
+def reply_to(grid: EmbeddedGrid, message: Message) -> Message:
+    (reply,) = grid.send_and_receive([message], timeout=LIMIT_S)
+    return reply
+
+
+def test_it_learns_a_planted_signal_and_the_bits_do_not_depend_on_the_workers(tmp_path: Path) -> None:
+    events: list[Event] = []
+    with EmbeddedGrid(SITES, workers=3, listener=events.append) as grid:
+        first = run(grid, tmp_path / "three")
+    with EmbeddedGrid(SITES, workers=1) as grid:
+        second = run(grid, tmp_path / "one")
+    assert first.model_sha256 == second.model_sha256
+    assert first.history[-1].primary is not None
+    assert first.history[-1].primary > 0.9
+    stages = {(event.site, event.stage) for event in events}
+    assert stages >= {(site, stage) for site in SITES for stage in ("train", "evaluate")}
+    assert all(0 <= event.done <= event.total for event in events)
+
+
+def test_a_view_shows_its_hospitals_only(tmp_path: Path) -> None:
+    with EmbeddedGrid(SITES, workers=2) as grid:
+        result = run(GridView(grid, ["c", "a"]), tmp_path)
+    assert set(result.sites) == {"a", "c"}
+
+
+def test_a_killed_worker_costs_one_question_and_is_replaced() -> None:
+    events: list[Event] = []
+    endless = tiny_study(training={"local_steps": 1_000_000})
+    with EmbeddedGrid({"a": OpenPhantom("a", 60)}, workers=1, listener=events.append) as grid:
+        ids = grid.push_messages([train_message(endless)])
+        started = time.monotonic()
+        while not any(event.stage == "train" for event in events):
+            assert time.monotonic() - started < LIMIT_S
+            time.sleep(0.01)
+        (victim,) = grid.worker_pids()
+        os.kill(victim, signal.SIGKILL)
+        replies: list[Message] = []
+        while not replies and time.monotonic() - started < LIMIT_S:
+            replies = grid.pull_messages(ids)
+        assert "signal 9" in (replies[0].error.reason or "")
+        assert reply_to(grid, train_message(STUDY)).has_content()
+        assert grid.worker_pids() != [victim]
+
+
+def test_a_refusal_comes_back_in_words() -> None:
+    with EmbeddedGrid({"a": OpenPhantom("a", 60)}, workers=1) as grid:
+        message = train_message(STUDY)
+        arrays = ArrayRecord({**message.content.array_records["arrays"], **to_array_record({"odd": np.zeros(1)})})
+        message.content["arrays"] = arrays
+        reply = reply_to(grid, message)
+    assert "odd" in (reply.error.reason or "")
+
+
+def test_closing_leaves_no_worker_and_no_descriptor(tmp_path: Path) -> None:
+    with EmbeddedGrid(SITES, workers=1) as grid:  # the fork server itself stays: it is multiprocessing's
+        run(grid, tmp_path / "warm")
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - listed, not walked
+    with EmbeddedGrid(SITES, workers=2) as grid:
+        pids = grid.worker_pids()
+        run(grid, tmp_path / "counted")
+    assert all(not Path(f"/proc/{pid}").exists() for pid in pids)
+    assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
+    grid.close()
+
+
+def test_a_killed_run_leaves_no_process(tmp_path: Path) -> None:
+    script = (
+        "from fedward_simulations.grid import EmbeddedGrid\n"
+        "from fedward_simulations.phantoms import OpenPhantom\n"
+        "import time\n"
+        "if __name__ == '__main__':\n"
+        "    grid = EmbeddedGrid({'a': OpenPhantom('a', 20)}, workers=2)\n"
+        "    print(*grid.worker_pids(), flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    file = tmp_path / "killed.py"
+    file.write_text(script)
+    parent = subprocess.Popen([sys.executable, str(file)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pids = [int(word) for word in parent.stdout.readline().split()]
+    assert len(pids) == 2
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while any(_runs(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(_runs(pid) for pid in pids)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_no_hospital_is_refused() -> None:
+    with pytest.raises(RunError, match="no hospital"):
+        EmbeddedGrid({}, workers=1)
+
+
+def test_shared_blocks_hold_what_was_written_and_go_with_their_last_user() -> None:
+    arrays = {"w": np.arange(5, dtype=np.float32), "empty": np.zeros((0, 3), np.float32), "n": np.asarray(3, np.int64)}
+    record = to_array_record(arrays)
+    back = read_block(*write_block(record))
+    assert {name: array.numpy().tolist() for name, array in back.items()} == {n: a.tolist() for n, a in arrays.items()}
+    pool = BlockPool()
+    pool.retain(record)
+    pool.retain(record)
+    descriptor, _ = pool.block(record)
+    assert pool.block(record)[0] == descriptor
+    pool.release(record)
+    os.fstat(descriptor)
+    pool.release(record)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
