@@ -1,8 +1,8 @@
 """The Flower ClientApp: wiring only.
 
-It runs under the embedded engine, under Flower's Ray simulation and under the stock `flower-supernode`. Which hospital it
-answers for stands in the node's config: `site = "/path/of/the/site"`, or, in a simulation, `partition-id`, which picks
-from the run's `sites` folder.
+It runs under the embedded engine, under Flower's Ray simulation and under the stock `flower-supernode`. Which hospital
+it answers for stands in the node's config: `site = "/path/of/the/site"`, or, in a simulation, `partition-id`, which
+picks from the run's `sites` folder.
 """
 
 import logging
@@ -10,7 +10,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from flwr.app import Context, Error, Message
+from flwr.app import ArrayRecord, Context, Error, Message
 from flwr.clientapp import ClientApp
 
 from fedward_client.handlers import Hospital, SiteSource
@@ -46,14 +46,14 @@ def answer(message: Message, at: Hospital) -> Message:
         question, config = read_question(message.content)
         if question.kind == "prepare":
             return Message(answer_record(at.prepare(question)), reply_to=message)
-        arrays = from_array_record(message.content["arrays"])
+        arrays = from_array_record(message.content.array_records.get("arrays", ArrayRecord()))
         if question.kind == "evaluate":
             return Message(answer_record(at.evaluate(question, arrays)), reply_to=message)
         trained, update = at.train(
             question,
             arrays,
-            round_number=int(config["server-round"]),
-            proximal_mu=float(config.get("proximal-mu", 0.0)),
+            round_number=int(config.get("server-round", 1)),
+            proximal_mu=config.get("proximal-mu", 0.0),
         )
         return Message(answer_record(trained, to_array_record(update)), reply_to=message)
     except FedwardError as error:

@@ -50,7 +50,7 @@ def predict(
     listener: Listener,
 ) -> npt.NDArray[np.float64]:
     """Class probabilities [len(indices), classes] of the images at `indices`, in that order."""
-    model.to(device.torch, memory_format=device.layout(dims))
+    device.place(model, dims)
     model.eval()
     parts = []
     with torch.inference_mode(), torch.autocast(device.torch.type, dtype=torch.bfloat16, enabled=device.amp):

@@ -192,10 +192,10 @@ def load_state(model: nn.Module, arrays: Arrays) -> None:
             array = arrays[name]
             if tuple(tensor.shape) != array.shape:
                 raise RecordError(f"array '{name}' has shape {array.shape}, the network wants {tuple(tensor.shape)}")
-            # torch warns of read-only memory although nothing here writes to it; a copy per array is the cost of one
+            # torch warns of read-only memory although nothing here writes to it
             tensor.copy_(torch.from_numpy(array if array.flags.writeable else array.copy()))
 
 
 def state_arrays(model: nn.Module) -> dict[str, np.ndarray]:
-    """A network's parameters and buffers as arrays on the CPU, in their order; copies, for the network is used again."""
+    """A network's parameters and buffers as arrays on the CPU, in order; copies, for the network is used again."""
     return {name: tensor.detach().cpu().clone().numpy() for name, tensor in model.state_dict().items()}

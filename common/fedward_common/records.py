@@ -1,8 +1,8 @@
 """What travels between hub and site: questions, answers and arrays, as Flower records. Nothing else does.
 
-A question holds the whole study as data, so a site can check what it is asked against what it approved. An answer is one
-JSON object of known keys beside raw typed arrays (`.npy` buffers, never pickle). Everything is checked on reading: keys,
-types, sizes, dtypes; what does not fit is a `RecordError` in words.
+A question holds the whole study as data, so a site can check what it is asked against what it approved. An answer is
+one JSON object of known keys beside raw typed arrays (`.npy` buffers, never pickle). Everything is checked on reading:
+keys, types, sizes, dtypes; what does not fit is a `RecordError` in words.
 
 The layout also suits Flower's stock strategies: "arrays", "config" and "metrics" with "num-examples".
 """
@@ -10,7 +10,7 @@ The layout also suits Flower's stock strategies: "arrays", "config" and "metrics
 import hashlib
 import io
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from fedward_common.errors import RecordError
 from fedward_common.metrics import Evaluation
 from fedward_common.study import Slug, StudySpec
 
-Arrays = Mapping[str, npt.NDArray[np.generic]]
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 DTYPES = frozenset({"float16", "float32", "float64", "uint8", "int32", "int64"})
 MAX_JSON_BYTES = 4 * 2**20
@@ -93,14 +93,15 @@ def question_record(question: Question, arrays: ArrayRecord | None, config: Conf
     return content
 
 
-def read_question(content: RecordDict) -> tuple[Question, ConfigRecord]:
-    """The question in a message and the strategy's config beside it."""
+def read_question(content: RecordDict) -> tuple[Question, dict[str, float]]:
+    """The question in a message, and the numbers that the strategy put beside it, e.g. "server-round"."""
     try:
         config = content.config_records["config"]
         text = config["fedward"]
     except KeyError as error:
         raise RecordError(f"the message holds no Fedward question: {error} is missing") from None
-    return _parse(Question, text, "question"), config
+    numbers = {key: value for key, value in config.items() if isinstance(value, int | float)}
+    return _parse(Question, text, "question"), numbers
 
 
 def answer_record(answer: Prepared | Trained | Evaluated, arrays: ArrayRecord | None = None) -> RecordDict:
@@ -143,27 +144,29 @@ def to_array_record(arrays: Arrays) -> ArrayRecord:
     return ArrayRecord({name: _to_array(np.asarray(array)) for name, array in arrays.items()})
 
 
-def _to_array(array: npt.NDArray[np.generic]) -> Array:
+def _to_array(array: npt.NDArray[Any]) -> Array:
     """One copy instead of the two that `Array(ndarray)` makes through its buffer."""
     if str(array.dtype) not in DTYPES:
         raise RecordError(f"arrays of {array.dtype} do not travel; these do: {', '.join(sorted(DTYPES))}")
     array = np.ascontiguousarray(array).reshape(array.shape)
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    data = b"".join((header.getvalue(), memoryview(array.reshape(-1)).cast("B") if array.size else b""))
+    data = b"".join((header.getvalue(), _bytes(array)))
     return Array(str(array.dtype), array.shape, "numpy.ndarray", data)
 
 
-def from_array_record(record: ArrayRecord) -> dict[str, npt.NDArray[np.generic]]:
+def from_array_record(record: ArrayRecord) -> dict[str, npt.NDArray[Any]]:
     """The arrays of a record as read-only views of its buffers: no copy."""
     return {name: _from_array(name, array) for name, array in record.items()}
 
 
-def _from_array(name: str, array: Array) -> npt.NDArray[np.generic]:
+def _from_array(name: str, array: Array) -> npt.NDArray[Any]:
     if len(name) > MAX_NAME:
         raise RecordError(f"an array's name is {len(name)} characters long; at most {MAX_NAME} are taken")
     if array.stype != "numpy.ndarray" or array.dtype not in DTYPES:
-        raise RecordError(f"array '{name}' is {array.stype} of {array.dtype}; raw buffers of {sorted(DTYPES)} are taken")
+        raise RecordError(
+            f"array '{name}' is {array.stype} of {array.dtype}; raw buffers of {sorted(DTYPES)} are taken"
+        )
     view = memoryview(array.data)
     head = io.BytesIO(view[:4096])
     try:
@@ -176,6 +179,11 @@ def _from_array(name: str, array: Array) -> npt.NDArray[np.generic]:
     if dtype != np.dtype(array.dtype) or shape != tuple(array.shape) or fortran or len(view) - head.tell() != length:
         raise RecordError(f"array '{name}' is not what it says: {array.dtype} {tuple(array.shape)}")
     return np.frombuffer(view, dtype=dtype, offset=head.tell()).reshape(shape)
+
+
+def _bytes(array: npt.NDArray[Any]) -> memoryview:
+    """The bytes of a contiguous array, without a copy."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 def array_bytes(record: ArrayRecord) -> int:
@@ -197,5 +205,5 @@ def model_sha256(arrays: Arrays) -> str:
         array = np.ascontiguousarray(arrays[name])
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
         digest.update(f"{name}\0{array.dtype.name}\0{','.join(map(str, arrays[name].shape))}\0".encode())
-        digest.update(memoryview(array.reshape(-1)).cast("B") if array.size else b"")
+        digest.update(_bytes(array))
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Asking sites and waiting for them: one deadline, adaptive polling, and a reason in words for each reply that is missing."""
+"""Asking sites and waiting for them: one deadline, adaptive polling, a reason in words for each missing reply."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping

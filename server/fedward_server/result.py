@@ -31,7 +31,7 @@ class SiteRound(_Record):
 
 
 class RoundHistory(_Record):
-    """One round. `validation_loss` and `primary` score the model that the round made, over all sites that sent sketches."""
+    """One round. `validation_loss` and `primary` score the model that it made, over all sites that sent sketches."""
 
     round: int
     seconds: Seconds

@@ -1,9 +1,9 @@
-"""The round engine: asks sites, checks what comes back, and steers any flwr Strategy through rounds until a run is done.
+"""The round engine: asks sites, checks what comes back, and steers any flwr Strategy through a run's rounds.
 
-Sampling, waiting, quorum and refusals are decided here, on the roster of sites; a strategy sees only a façade of the grid
-whose nodes are the sites of this round, in the order of their names. Updates are added in that order whatever the order of
-arrival, so the bits depend on who took part and on nothing else. After each round the state is on disk; `resume` goes on
-from there.
+Sampling, waiting, quorum and refusals are decided here, on the roster of sites; a strategy sees only a façade of the
+grid whose nodes are the sites of this round, in the order of their names. Updates are added in that order whatever the
+order of arrival, so the bits depend on who took part and on nothing else. After each round the state is on disk;
+`resume` goes on from there.
 
 A round's model is scored on validation patients in the next round's trip. Two trips close a run: the last model on
 validation patients, from which the operating point is fixed, then on test patients at that point.
@@ -52,11 +52,14 @@ State = dict[str, npt.NDArray[Any]]
 PREPARE_DEADLINE_S = 24 * 3600.0  # the first scan and cache of a large site take long
 
 
+EventKind = Literal["prepared", "left-out", "round", "answered", "refused", "aggregated", "closing", "finished"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunEvent:
     """Something that a person at the hub would want to see."""
 
-    kind: Literal["prepared", "left-out", "round", "answered", "refused", "aggregated", "closing", "finished"]
+    kind: EventKind
     run: str
     round: int
     rounds: int
@@ -86,28 +89,32 @@ class RosterGrid(Grid):
         return list(self._node_ids)
 
     @property
-    def run(self) -> Any:  # noqa: ANN401 - flwr's own internal Run
+    def run(self) -> Any:
         """The run that the strategy works for."""
         return self._grid.run
 
-    def set_run(self, run: Any) -> None:  # noqa: ANN401
+    def set_run(self, run: Any) -> None:
         """Refused."""
-        raise RunError("a strategy may not change the run")
+        del run
+        raise RunError("a strategy may not change the run: the round engine owns it")
 
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:  # noqa: ANN401
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
         """A message for the engine to send."""
         return self._grid.create_message(*args, **kwargs)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Refused."""
+        del messages
         raise RunError("a strategy may not send: the round engine does")
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Refused."""
+        del message_ids
         raise RunError("a strategy may not receive: the round engine does")
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Refused."""
+        del messages, timeout
         raise RunError("a strategy may not send: the round engine does")
 
 
@@ -162,7 +169,7 @@ class RoundEngine:
     run: str
     engine: str
     folder: Path  # of this run: checkpoints and run.json
-    on_round: Callable[[RoundHistory], None]  # called when a round is on disk
+    on_round: Callable[[RoundHistory], None]  # called when a round is on disk, and again when its model was scored
     listener: Callable[[RunEvent], None]
 
     _state: State = field(default_factory=dict, init=False, repr=False)
@@ -193,17 +200,12 @@ class RoundEngine:
         messages = [
             Message(question_record(question, None), node, MessageType.QUERY) for node in self.grid.get_node_ids()
         ]
-        roster = {site.name for site in self.study.sites}
         found: dict[str, Participant] = {}
         problems: list[str] = []
         for reply in replies(self.grid, messages, deadline_s=PREPARE_DEADLINE_S):
             try:
                 prepared = read_reply(reply, Prepared)
-                _check_version(prepared)
-                if prepared.site in found:
-                    raise RecordError(f"two nodes say that they are {prepared.site}")
-                if roster and prepared.site not in roster:
-                    raise RecordError(f"{prepared.site} is not on the study's roster")
+                self._check_prepared(prepared, found)
             except RecordError as error:
                 problems.append(str(error))
                 self._tell("left-out", 0, note=str(error))
@@ -219,6 +221,14 @@ class RoundEngine:
                 + ("; ".join(problems) or "start more sites, or lower [strategy] min_sites")
             )
         return sites
+
+    def _check_prepared(self, prepared: Prepared, found: Mapping[str, Participant]) -> None:
+        """Raise unless this site may take part."""
+        _check_version(prepared)
+        if prepared.site in found:
+            raise RecordError(f"two nodes say that they are {prepared.site}")
+        if self.study.sites and prepared.site not in {site.name for site in self.study.sites}:
+            raise RecordError(f"{prepared.site} is not on the study's roster")
 
     # Rounds ----------------------------------------------------------------------------------------------------------
 
@@ -281,7 +291,6 @@ class RoundEngine:
                 arrays = from_array_record(record)
                 self._admit(site, trained, arrays, gate)
             except RecordError as error:
-                log.warning("round %d: %s is left out: %s", number, site.name, error)
                 updates.refuse(site.name, str(error))
                 self._tell("refused", number, site=site.name, note=str(error))
                 continue
@@ -342,6 +351,7 @@ class RoundEngine:
                 "site_primary": {site: value for site, value in figures.items() if value is not None},
             }
         )
+        self.on_round(self._history[number - 1])
 
     def _save(self, number: int, strategy: Strategy, updates: _Updates) -> None:
         save(
@@ -399,9 +409,10 @@ class RoundEngine:
         for reply in replies(self.grid, messages, deadline_s=self.study.strategy.round_deadline_s):
             site = by_node[reply.metadata.src_node_id]
             try:
-                evaluations[site.name] = read_reply(reply, Evaluated).evaluation
+                evaluated = read_reply(reply, Evaluated)
+                _check_scores(site, evaluated, thresholds or {})
+                evaluations[site.name] = evaluated.evaluation
             except RecordError as error:
-                log.warning("%s did not score the final model: %s", site.name, error)
                 self._tell("refused", self.study.training.rounds, site=site.name, note=str(error))
         return evaluations
 
@@ -412,7 +423,9 @@ class RoundEngine:
         rule = self.study.evaluation.operating_point
         return {label: histogram.threshold(rule) for label, histogram in merged.items() if histogram is not None}
 
-    def _tell(self, kind: Any, number: int, *, site: str = "", note: str = "") -> None:  # noqa: ANN401
+    def _tell(self, kind: EventKind, number: int, *, site: str = "", note: str = "") -> None:
+        words = " ".join(word for word in (kind, site, note) if word)
+        log.info("%s, round %d of %d: %s", self.run, number, self.study.training.rounds, words)
         self.listener(
             RunEvent(kind=kind, run=self.run, round=number, rounds=self.study.training.rounds, site=site, note=note)
         )
@@ -421,6 +434,15 @@ class RoundEngine:
 def _primary_of_site(evaluation: Evaluation) -> float | None:
     values = [figures.roc_auc.value for figures in evaluation.figures.values()]
     return float(np.mean(values)) if values else None
+
+
+def _check_scores(site: Participant, evaluated: Evaluated, thresholds: Mapping[str, float]) -> None:
+    """Raise unless the scores are this site's, about its frozen cohort, at the operating points asked for."""
+    if evaluated.site != site.name or evaluated.cohort != site.prepared.cohort:
+        raise RecordError(f"{site.name}'s node sent scores of {evaluated.site} on another cohort than it froze")
+    for label, figures in evaluated.evaluation.figures.items():
+        if figures.threshold != thresholds.get(label):
+            raise RecordError(f"{site.name} scored {label!r} at another operating point than it was asked to")
 
 
 def _check_version(prepared: Prepared) -> None:

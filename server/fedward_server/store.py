@@ -46,7 +46,7 @@ class RunRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundRow:
-    """One round over all sites. `loss` and `primary` score the model that it made; None until that is known."""
+    """One round over all sites. `loss` is of training; `primary` scores the model that it made, None until known."""
 
     run: str
     round: int

@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-Workers = Annotated[int, typer.Option(min=1, help="Hospitals that train at a time; each uses one core.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Hospitals that train at a time, one core each; all cores if not given.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run in --out stopped.")]
 Json = Annotated[bool, typer.Option("--json", help="Print results.json to stdout when done.")]
 
@@ -21,8 +23,8 @@ class EngineName(StrEnum):
     RAY = "ray"
 
 
-def default_workers() -> int:
-    """One worker a core that this process may use."""
+def cores() -> int:
+    """The cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -31,7 +33,7 @@ def demo(
         "demo-output"
     ),
     seeds: Annotated[int, typer.Option(min=1, max=20, help="How many seeds; three tell luck from gain.")] = 1,
-    workers: Workers = default_workers(),
+    workers: Workers = None,
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
@@ -45,12 +47,12 @@ def demo(
 
     console = Console(stderr=True)
     with Bars(console) as bars:
-        results = run_demo(out, seeds=seeds, workers=workers, resume=resume, bars=bars)
+        results = run_demo(out, seeds=seeds, workers=workers or cores(), resume=resume, bars=bars)
     print_table(results, console)
     _finish(out, console, as_json=as_json)
 
 
-def simulate(
+def simulate(  # noqa: PLR0917 - typer reads options from parameters
     study: Annotated[str, typer.Argument(help="A study's TOML file, or the name of a template.")],
     data: Annotated[
         Path, typer.Option(help="A folder of hospitals: one folder each, with DICOM files and a labels.csv.")
@@ -62,7 +64,7 @@ def simulate(
         EngineName.EMBEDDED
     ),
     pooled: Annotated[bool, typer.Option(help="Also train on pooled data, for comparison.")] = True,
-    workers: Workers = default_workers(),
+    workers: Workers = None,
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
@@ -87,7 +89,7 @@ def simulate(
         seeds=range(first, first + seeds),
         engine=engine.value,
         pooled=pooled,
-        workers=workers,
+        workers=workers or cores(),
         resume=resume,
     )
     with Bars(console) as bars:

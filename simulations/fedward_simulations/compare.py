@@ -70,7 +70,7 @@ def simulate_seed(
     listener: RunListener,
     log_file: Path,
 ) -> Comparison:
-    """Run `study` with `seed` over the hospitals of `folders` (by name), and its baselines; all files go below `out`."""
+    """Run `study` with `seed` over the hospitals of `folders` (by name), and its baselines; files go below `out`."""
     started = time.perf_counter()
     names = sorted(folders)
     store = out / "store.sqlite"
@@ -114,9 +114,7 @@ def openers(study: StudySpec, folders: Mapping[str, Path], *, pooled: bool) -> d
         raise UsageError(f"a hospital may not be named '{POOLED}'")
     found: dict[str, OpenSite | OpenPooled] = {name: OpenSite(folder) for name, folder in folders.items()}
     if pooled:
-        found[POOLED] = OpenPooled(
-            tuple(folders[name] for name in sorted(folders) if not study.only_evaluates(name))
-        )
+        found[POOLED] = OpenPooled(tuple(folders[name] for name in sorted(folders) if not study.only_evaluates(name)))
     return found
 
 
@@ -173,7 +171,7 @@ def _trainers(study: StudySpec) -> list[str]:
 # Running one ---------------------------------------------------------------------------------------------------------
 
 
-def _run_config(job: Job, store: Path, engine: Engine, *, resume: bool) -> dict[str, str | int | bool]:
+def _run_config(job: Job, store: Path, engine: Engine, *, resume: bool) -> dict[str, bool | float | int | str]:
     """The run config of server and client app; the study's file is written here."""
     if (job.folder / FILE).exists() and not resume:
         raise UsageError(f"{job.folder} holds a finished run: choose another --out, or give --resume to keep it")
@@ -226,13 +224,22 @@ def _ray(
     log_file: Path,
     listener: RunListener,
 ) -> RunResult:
+    def waiting() -> None:
+        done = latest_round(job)
+        listener(job.title, RunEvent(kind="aggregated", run=job.title, round=done, rounds=job.study.training.rounds))
+
     if resume and (result := _finished(job)):
         return result
     parents = {folder.parent for folder in folders.values()}
     if len(parents) != 1:
         raise RunError("the Ray engine needs all hospitals' folders in one folder")
     config = {**_run_config(job, store, "ray", resume=resume), "sites": str(parents.pop().absolute())}
-    return run_on_ray(config, sites=len(folders), workers=workers, log_file=log_file, on_wait=lambda: None)
+    return run_on_ray(config, sites=len(folders), workers=workers, log_file=log_file, on_wait=waiting)
+
+
+def latest_round(job: Job) -> int:
+    """The last round whose checkpoint is on disk; 0 before the first."""
+    return max((int(path.stem.removeprefix("round-")) for path in job.folder.glob("round-*.json")), default=0)
 
 
 def save_model(result: RunResult, folder: Path, path: Path) -> None:

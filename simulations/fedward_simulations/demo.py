@@ -20,18 +20,20 @@ STUDY = "breast-ultrasound"
 MARK = ".fedward-demo"
 FIRST_SEED = 42
 
-NOTES = (
-    "The images are those of the public BUSI set (Al-Dhabyani et al. 2020), from one hospital, at 128 x 128 pixels; the "
-    "three hospitals, their scanners, patients and labels' tables are planted.",
-    "BUSI has no patient ids. Images that are near-duplicates of one another got one planted patient, so that no copy of "
-    "a training image is tested on; other images of one real patient may still be on both sides of the split, which "
-    "makes every figure look better than it would be.",
-    "Callipers and text are burned into many images; a network can learn from them where a radiologist measured.",
+PLANTED = (
+    "The images are those of the public BUSI set (Al-Dhabyani et al. 2020), from one hospital, at 128 x 128 pixels; "
+    "the three hospitals, their scanners, patients and label tables are planted."
 )
+NEAR_DUPLICATES = (
+    "BUSI has no patient ids. Images that are near-duplicates of one another got one planted patient, so that no copy "
+    "of a training image is tested on; other images of one real patient may still be on both sides of the split, "
+    "which makes every figure look better than it would be."
+)
+BURNED_IN = "Callipers and text are burned into many images; a network can learn from them what a radiologist marked."
 
 
 def demo(out: Path, *, seeds: int, workers: int, resume: bool, bars: Bars) -> Results:
-    """Plant the hospitals and run the study with `seeds` seeds; everything stands in `out`, replacing an earlier demo."""
+    """Plant the hospitals and run the study with `seeds` seeds; `out` then holds it all, instead of an earlier demo."""
     _clear(out, resume=resume)
     hospitals = out / "hospitals"
     if not hospitals.exists():
@@ -44,7 +46,7 @@ def demo(out: Path, *, seeds: int, workers: int, resume: bool, bars: Bars) -> Re
         workers=workers,
         resume=resume,
         planted=True,
-        data_notes=NOTES,
+        data_notes=(PLANTED, NEAR_DUPLICATES, BURNED_IN),
     )(bars)
 
 

@@ -1,8 +1,8 @@
 """The embedded engine: a Flower `Grid` whose nodes are hospitals in worker processes of this machine.
 
 The same ServerApp drives it and the same handlers answer as in a deployment. Arrays pass as anonymous shared memory
-(memfd), so a killed run leaves no file; everything else that crosses a pipe is text and numbers. A worker that dies costs
-its hospital the question in hand, and is replaced. Linux only.
+(memfd), so a killed run leaves no file; everything else that crosses a pipe is text and numbers. A worker that dies
+costs its hospital the question in hand, and is replaced. Linux only.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedward_client.handlers import Hospital, Source
 from fedward_common.errors import RunError
 from fedward_common.events import Event, Listener, ignore
-from fedward_simulations.shared_arrays import BlockPool, read_block, write_block
+from fedward_simulations.shared_arrays import BlockPool, Layout, read_block, write_block
 
 log = logging.getLogger(__name__)
 
@@ -313,7 +313,7 @@ class EmbeddedGrid(Grid):
     def _send(self, worker: _Worker, message: Message) -> None:
         worker.message, worker.started = message, time.monotonic()
         config = dict(message.content.config_records["config"])
-        descriptor, layout = -1, []
+        descriptor, layout = -1, Layout()
         if arrays := message.content.array_records.get("arrays"):
             with self._change:
                 descriptor, layout = self._desk.blocks.block(arrays)
@@ -329,11 +329,11 @@ class EmbeddedGrid(Grid):
             if kind == "event":
                 self._listener(rest[0])
                 return True
-            reply = self._read_reply(worker, kind, rest)
+            reply: Message | None = self._read_reply(worker, kind, rest)
             alive = True
         except (EOFError, OSError):
             worker.process.join(timeout=5)
-            reply = None if worker.message is None else self._obituary(worker)
+            reply = None if worker.message is None else _obituary(worker.process.exitcode, worker.message)
             worker.pipe.close()
             alive = False
         if worker.message is not None and reply is not None:
@@ -355,13 +355,6 @@ class EmbeddedGrid(Grid):
             content["arrays"] = read_block(reduction.recv_handle(worker.pipe), layout)
         return Message(content, reply_to=asked)
 
-    @staticmethod
-    def _obituary(worker: _Worker) -> Message:
-        code = worker.process.exitcode
-        why = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        reason = f"its worker process died ({why}): look for 'out of memory' in the system's log, or lower --workers"
-        return Message(Error(code=WORKER_FAILED, reason=reason), reply_to=worker.message)
-
     def _finish(self, worker: _Worker, reply: Message) -> None:
         asked, worker.message = worker.message, None
         if asked is None:
@@ -372,6 +365,13 @@ class EmbeddedGrid(Grid):
             self._desk.durations[_cost_key(asked)] = time.monotonic() - worker.started
             self._desk.answered[asked.metadata.message_id] = reply
             self._change.notify_all()
+
+
+def _obituary(code: int | None, asked: Message) -> Message:
+    """The reply to what a worker was doing when it died."""
+    why = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+    reason = f"its worker process died ({why}): look for 'out of memory' in the system's log, or lower --workers"
+    return Message(Error(code=WORKER_FAILED, reason=reason), reply_to=asked)
 
 
 class GridView(Grid):

@@ -1,4 +1,4 @@
-"""Hospitals that exist in memory only: images with a planted signal, for tests and benchmarks of everything above intake."""
+"""Hospitals in memory only: images with a planted signal, for tests and benchmarks of everything above intake."""
 
 import hashlib
 from dataclasses import dataclass

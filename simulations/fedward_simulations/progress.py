@@ -1,4 +1,4 @@
-"""Progress on a terminal: a bar a run for its rounds, a bar a hospital for what it does now. Quiet when not a terminal."""
+"""Progress on a terminal: a bar a run for its rounds, a bar a hospital for what it does now; else a line a run."""
 
 import threading
 from types import TracebackType
@@ -10,7 +10,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from fedward_common.events import Event
 from fedward_server.rounds import RunEvent
 
-_VERBS = {"scan": "reading", "cohort": "choosing patients", "cache": "decoding", "train": "training", "evaluate": "scoring"}
+_VERBS = {
+    "scan": "reading",
+    "cohort": "choosing patients",
+    "cache": "decoding",
+    "train": "training",
+    "evaluate": "scoring",
+}
 
 
 class Bars:

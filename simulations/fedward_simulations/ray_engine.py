@@ -1,7 +1,7 @@
 """The Ray engine: the same study through Flower's own simulation runtime, on this machine or a Ray cluster.
 
-A private `flower-superlink --simulation` is started on a free loopback port; the bundle handed to it holds a pyproject.toml
-and a README, no code: server and hospitals run what is installed. Everything is ended with the run.
+A private `flower-superlink --simulation` is started on a free loopback port; the bundle handed to it holds a
+pyproject.toml and a README, no code: server and hospitals run what is installed. Everything is ended with the run.
 """
 
 import json
@@ -49,10 +49,21 @@ clientapp = "fedward_client.app:app"
 {config}
 """
 
-RunConfig = Mapping[str, str | int | bool]
+_CONNECTIONS = """\
+[superlink]
+default = "{name}"
+
+[superlink.{name}]
+address = "127.0.0.1:{port}"
+insecure = true
+"""
+
+RunConfig = Mapping[str, bool | float | int | str]
 
 
-def run_on_ray(config: RunConfig, *, sites: int, workers: int, log_file: Path, on_wait: Callable[[], None]) -> RunResult:
+def run_on_ray(
+    config: RunConfig, *, sites: int, workers: int, log_file: Path, on_wait: Callable[[], None]
+) -> RunResult:
     """Run a study on Flower's simulation runtime with `sites` virtual nodes, `workers` of them at a time.
 
     `config` is the run config of server and client app; `on_wait` is called a few times a second.
@@ -95,17 +106,14 @@ def _superlink(home: Path, log_file: Path) -> Iterator[Callable[..., Any]]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
     }
-    (home / "config.toml").write_text(
-        f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
-        encoding="utf-8",
-    )
+    (home / "config.toml").write_text(_CONNECTIONS.format(name=CONNECTION, port=port), encoding="utf-8")
     command = [
         str(programs / "flower-superlink"),
         *("--insecure", "--simulation", "--isolation", "subprocess", "--disable-runtime-dependency-installation"),
         *("--host", "127.0.0.1", "--port", str(port)),
     ]
 
-    def flwr(*arguments: str) -> Any:
+    def flwr(*arguments: str) -> Any:  # the JSON of any of its commands
         done = subprocess.run(
             [str(programs / "flwr"), *arguments, "--format", "json"],
             env=environment,

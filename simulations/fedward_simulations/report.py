@@ -1,4 +1,4 @@
-# ruff: noqa: RUF001 - what people read is set with typographic quotes, dashes and signs
+
 """The report of a run: one offline page for clinicians, the model card beside it, a table for the terminal.
 
 The page loads nothing, needs no script and forbids both in its own policy. Every word that comes from a study or a site

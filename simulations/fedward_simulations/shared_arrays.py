@@ -1,4 +1,4 @@
-"""Arrays between processes of one machine: anonymous shared memory (memfd), so that nothing is left when one is killed."""
+"""Arrays between processes of one machine: anonymous shared memory (memfd), so that a killed one leaves nothing."""
 
 import mmap
 import os

@@ -89,7 +89,7 @@ class Simulation:
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Send the log records of Fedward's packages to a file, and Flower's warnings with them; nothing to the terminal."""
+    """Send the log records of Fedward's packages to a file, and Flower's warnings; nothing to the terminal."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(LOG_FORMAT))

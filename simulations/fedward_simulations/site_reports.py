@@ -14,6 +14,7 @@ def site_report(site: Site, run: RunResult) -> SiteReport:
     """The report of one hospital on the cohort that it froze for `run`."""
     with Catalog.open(site) as catalog:
         counts = catalog.counts()
+        scanners = sorted({f"{row.manufacturer} {row.device}".strip() for row in catalog.images()})
     cohort = freeze(site, run.study, run.run)
 
     def told(count: int) -> int | None:
@@ -33,7 +34,7 @@ def site_report(site: Site, run: RunResult) -> SiteReport:
         sides={side: told(cohort.patients(side)) for side in SIDES},
         left_out=all_told(cohort.left_out),
         quarantined=all_told(counts.quarantine),
-        scanners=tuple(f"{maker} {device}".strip() for maker, device in zip(counts.manufacturers, counts.devices)),
+        scanners=tuple(scanners),
         transfer_syntaxes=all_told(counts.transfer_syntaxes),
         modalities=all_told(counts.modalities),
     )

@@ -135,7 +135,7 @@ def _merged(evaluations: Evaluations, study: StudySpec) -> MergedHistogram | Non
 
 
 def _overall(evaluations: Evaluations, merged: MergedHistogram | None, study: StudySpec) -> Block:
-    """All hospitals' test patients together: the area from merged sketches, the rest from the hospitals' exact figures."""
+    """All hospitals' test patients together: the area from merged sketches, the rest from their exact figures."""
     positive = study.cohort.positive
     if merged is None or positive is None:
         why = "the study has no positive label" if positive is None else "too few patients for any hospital to show"
@@ -158,7 +158,7 @@ def _overall(evaluations: Evaluations, merged: MergedHistogram | None, study: St
 
 
 def _calls(figures: list[SiteFigures]) -> list[Estimate]:
-    """Sensitivity, specificity and (where anyone is called positive) precision over hospitals, each at its own point."""
+    """Sensitivity, specificity and (where anyone is called positive) precision, each hospital at its own point."""
     if not figures:
         return []
     positives, negatives = sum(one.positives for one in figures), sum(one.negatives for one in figures)

@@ -1,4 +1,4 @@
-# ruff: noqa: RUF001 - what people read is set with typographic quotes, dashes and signs
+
 """The words and number formats that the report, the model card and the terminal share. Pure: results in, text out."""
 
 from collections.abc import Mapping

@@ -260,7 +260,7 @@ def test_what_leaves_holds_no_small_cell(counts: list[int], k: int) -> None:
         return
     assert found.patients == sum(counts)
     for label, sketch in found.sketches.items():
-        assert min(sketch.positives + sketch.negatives) >= k
+        assert min(sketch.positives.counts + sketch.negatives.counts) >= k
         assert min(found.figures[label].positives, found.figures[label].negatives) >= k
     hidden = found.patients - sum(sketch.total_positives for sketch in found.sketches.values())
     assert hidden == 0 or hidden >= k
@@ -381,8 +381,9 @@ FIGURES = "figures__malignant__"
         ({"withheld": "x" * 2001}, "at most 2000"),
         ({"sketches": {"x" * 257: {}}}, "at most 256"),
         ({"sketches": [1]}, "should be an object"),
-        ({"sketches__malignant__edges": [0, 1025]}, "less than or equal to 1024"),
-        ({"sketches__malignant__positives": [-5]}, "greater than or equal to 0"),
+        ({"sketches__malignant__positives__edges": [0, 1025]}, "less than or equal to 1024"),
+        ({"sketches__malignant__positives__counts": [-5]}, "greater than or equal to 0"),
+        ({"sketches__malignant__negatives__sd": math.inf}, "finite number"),
         ({"names": ["DOE^JANE"]}, "Extra inputs"),
     ],
 )
@@ -472,10 +473,19 @@ def test_pooled_at_without_thresholds_or_sites_is_empty() -> None:
     assert pooled_at([], "malignant") == {}
 
 
-def test_pooled_at_refuses_to_mix_thresholds() -> None:
-    sites = [site(60, 0, thresholds={"malignant": 0.4}), site(60, 1, thresholds={"malignant": 0.5})]
-    with pytest.raises(RecordError, match="different thresholds"):
-        pooled_at(sites, "malignant")
+def test_pooled_at_counts_each_site_at_its_own_threshold() -> None:
+    points = [(60, 0, 0.4), (90, 1, 0.7)]
+    sites = [site(n, seed, thresholds={"malignant": threshold}) for n, seed, threshold in points]
+    tables = []
+    for n, seed, threshold in points:
+        scores, labels = one_image_each(n, seed)
+        tables.append(confusion_matrix(labels, scores >= threshold))
+    (tn, fp), (fn, tp) = sum(tables)
+    assert pooled_at(sites, "malignant") == {
+        "sensitivity": wilson_interval(tp, tp + fn),
+        "specificity": wilson_interval(tn, tn + fp),
+        "precision": wilson_interval(tp, tp + fp),
+    }
 
 
 def test_the_primary_value_is_the_merged_area_of_the_positive_label() -> None:

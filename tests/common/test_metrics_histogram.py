@@ -1,6 +1,7 @@
 """What the hub reads off merged histograms, against scikit-learn on the scores that it never sees."""
 
 import time
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from sklearn.metrics import (  # type: ignore[import-untyped]
 )
 
 from fedward_common.errors import RunError, StudyError
-from fedward_common.metrics import SCORE_EDGES, MergedHistogram, ScoreSketch, merge, wilson_interval
+from fedward_common.metrics import SCORE_EDGES, ClassSketch, MergedHistogram, ScoreSketch, merge, wilson_interval
 
 Scores = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -92,14 +93,42 @@ def test_the_resolution_is_enough_for_a_thousand_patients() -> None:
     assert histogram.brier() == pytest.approx(brier_score_loss(labels, scores), abs=5e-4)
 
 
-def test_sketches_of_many_sites_give_the_area_of_all_their_patients() -> None:
-    sites = [patients(120, seed) for seed in range(8)]
-    merged = merge(coarse for site in sites if (coarse := ScoreSketch.of(*site).suppressed(5)) is not None)
-    scores, labels = np.concatenate([s for s, _ in sites]), np.concatenate([y for _, y in sites])
-    exact = roc_auc_score(labels, scores)
-    assert merged.total_positives == labels.sum()
-    assert merged.roc_auc() == pytest.approx(exact, abs=0.05)
-    assert abs(merged.roc_auc() - exact) <= merged.auc_uncertainty()
+def hospitals(shape: str, n: int, seed: int) -> list[tuple[Scores, Labels]]:
+    """Three hospitals of `n` patients, a third of them positive, each with another shift of its scores."""
+    rng = np.random.default_rng([seed, n])
+    labels = (np.arange(n) % 3 == 0).astype(np.int64)
+    found = []
+    for shift in (-0.5, 0.0, 0.5):
+        if shape == "binormal":
+            logits = rng.normal(2.4 * labels - 1.2 + shift)
+        elif shape == "skewed":
+            logits = np.where(labels, 3 - rng.gamma(1.5, 1.5, n), rng.gamma(1.5, 1.2, n) - 4) + shift
+        else:  # overconfident: nearly all at either end, some of either class at the wrong one
+            logits = np.where(rng.random(n) < np.where(labels, 0.95, 0.03), 7, -7) + rng.normal(scale=3, size=n) + shift
+        found.append((1 / (1 + np.exp(-logits)), labels))
+    return found
+
+
+@pytest.mark.parametrize("shape", ["binormal", "skewed", "overconfident"])
+@pytest.mark.parametrize(("n", "area", "point"), [(30, 0.02, 0.08), (60, 0.015, 0.05), (130, 0.01, 0.03)])
+def test_suppressed_sketches_give_the_area_and_the_point_of_all_patients(
+    shape: str, n: int, area: float, point: float
+) -> None:
+    """Root mean squares over draws, against the exact pooled area and the best sensitivity + specificity there is."""
+    areas, points = [], []
+    for seed in range(20):
+        sites = hospitals(shape, n, seed)
+        sketches = [ScoreSketch.of(*site).suppressed(5) for site in sites]
+        merged = merge(sketch for sketch in sketches if sketch is not None)
+        assert merged.total_positives + merged.total_negatives == 3 * n
+        scores, labels = np.concatenate([s for s, _ in sites]), np.concatenate([y for _, y in sites])
+        fpr, tpr, _ = roc_curve(labels, scores)
+        calls = scores >= merged.threshold("youden")
+        areas.append(merged.roc_auc() - roc_auc_score(labels, scores))
+        points.append((tpr - fpr).max() - (calls[labels == 1].mean() - calls[labels == 0].mean()))
+        assert abs(areas[-1]) <= 2 * merged.auc_uncertainty()
+    assert np.sqrt(np.mean(np.square(areas))) <= area
+    assert np.sqrt(np.mean(np.square(points))) <= point
 
 
 def test_merged_area_is_not_the_mean_of_sites_areas() -> None:
@@ -109,21 +138,30 @@ def test_merged_area_is_not_the_mean_of_sites_areas() -> None:
     assert merge([low, high]).roc_auc() == 0.75  # the negative at 0.8 is above the positive at 0.2
 
 
+def halves(cut: int, below: int, above: int) -> ClassSketch:
+    return ClassSketch(edges=(0, cut, 1024), counts=(below, above), mean=0.0, sd=1.0)
+
+
 def test_auc_uncertainty_by_hand() -> None:
-    one_bin = merge([ScoreSketch(edges=(0, 1024), positives=(3,), negatives=(2,))])
+    single = [ClassSketch(edges=(0, 1024), counts=(n,), mean=0.0, sd=1.0) for n in (3, 2)]
+    one_bin = merge([ScoreSketch(positives=single[0], negatives=single[1])])
     assert one_bin.roc_auc() == pytest.approx(0.5)
     assert one_bin.auc_uncertainty() == 0.5
     # Bins [0, 512) and [512, 1024): 1 + 3 positives, 2 + 2 negatives; 1 x 2 and 3 x 2 of 16 pairs share a bin.
-    two_bins = merge([ScoreSketch(edges=(0, 512, 1024), positives=(1, 3), negatives=(2, 2))])
+    two_bins = merge([ScoreSketch(positives=halves(512, 1, 3), negatives=halves(512, 2, 2))])
     assert two_bins.auc_uncertainty() == pytest.approx((1 * 2 + 3 * 2) / 16 / 2)
-    # Bins of two sites that overlap in part are unknown too, bins that only touch are not.
-    overlapping = merge(
-        [
-            ScoreSketch(edges=(0, 512, 1024), positives=(1, 0), negatives=(0, 0)),
-            ScoreSketch(edges=(0, 511, 512, 1024), positives=(0, 0, 0), negatives=(0, 1, 1)),
-        ]
-    )
+    # Bins of the classes that overlap in part are unknown too, bins that only touch are not.
+    negatives = ClassSketch(edges=(0, 511, 512, 1024), counts=(0, 1, 1), mean=0.0, sd=1.0)
+    overlapping = merge([ScoreSketch(positives=halves(512, 1, 0), negatives=negatives)])
     assert overlapping.auc_uncertainty() == pytest.approx(1 / 2 / 2)
+
+
+def test_one_bin_a_class_gives_the_binormal_area_and_point() -> None:
+    """A = Phi((m1 - m0) / sqrt(s1^2 + s0^2)); with equal spreads Youden's point is halfway between the means."""
+    positives, negatives = (ClassSketch(edges=(0, 1024), counts=(9,), mean=mean, sd=1.0) for mean in (1.5, -0.5))
+    merged = merge([ScoreSketch(positives=positives, negatives=negatives)])
+    assert merged.roc_auc() == pytest.approx(NormalDist().cdf(2 / 2**0.5), abs=0.002)
+    assert merged.threshold("youden") == pytest.approx(1 / (1 + np.exp(-0.5)), abs=0.01)
 
 
 # Interval ------------------------------------------------------------------------------------------------------------
@@ -266,6 +304,18 @@ def test_calibration_groups_hold_every_patient_in_rising_order(data: list[tuple[
     assert sum(g.patients * g.observed.value for g in groups) == pytest.approx(sum(y for _, y in data))
     assert [g.predicted for g in groups] == sorted(g.predicted for g in groups)
     assert 0 <= histogram.brier() <= 1
+
+
+@pytest.mark.parametrize("n", [10, 60, 400])
+def test_calibration_of_suppressed_sketches_has_no_sliver_of_a_group(n: int) -> None:
+    scores, labels = patients(n, 12)
+    crowded = np.where(np.arange(n) % 2 == 0, 0.25, scores)
+    coarse = ScoreSketch.of(crowded, labels).suppressed(2)
+    assert coarse is not None
+    groups = merge([coarse]).calibration()
+    assert len(groups) > 1
+    assert min(group.patients for group in groups) >= 0.5
+    assert sum(group.patients for group in groups) == pytest.approx(n, rel=0.02)
 
 
 # Nothing there -------------------------------------------------------------------------------------------------------

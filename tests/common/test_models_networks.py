@@ -1,6 +1,6 @@
 """The networks: shapes, gradients, precision, parameter counts known from elsewhere, torch's own layers as oracle."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pytest
@@ -14,9 +14,21 @@ from fedward_common import models
 from fedward_common.models import Option
 from fedward_common.models.layers import AdaptiveMean, LocalResponseNorm, Pool3d
 
+SLOW = {("densenet169", 2), ("densenet169", 3), ("resnet34", 3), ("resnet50", 3)}  # more of their smaller kin's layers
 CASES = [
-    pytest.param(name, dims, id=f"{name}-{dims}d") for name in models.names() for dims in models.describe(name).dims
+    pytest.param(name, dims, id=f"{name}-{dims}d", marks=[pytest.mark.long] if (name, dims) in SLOW else [])
+    for name in models.names()
+    for dims in models.describe(name).dims
 ]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small networks wait for each other's threads longer than they compute, above all beside other tests."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def built(
@@ -51,10 +63,9 @@ def without_gradient(model: nn.Module, images: torch.Tensor) -> list[str]:
 
 
 @pytest.mark.parametrize(("name", "dims"), CASES)
-@pytest.mark.parametrize("channels", [1, 3])
-def test_smallest_and_uneven_sizes_give_logits(name: str, dims: int, channels: int) -> None:
+def test_smallest_and_uneven_sizes_give_logits(name: str, dims: int) -> None:
     least = models.describe(name).min_size
-    for size in [(least,) * dims, (least + 5,) * (dims - 1) + (least + 2,)]:
+    for channels, size in [(1, (least,) * dims), (3, (least + 5,) * (dims - 1) + (least + 2,))]:
         model, images = built(name, size, small(name), channels=channels)
         model.eval()
         with torch.no_grad():
@@ -75,10 +86,16 @@ def test_gradient_reaches_every_parameter_under_batch_normalisation(name: str) -
     assert without_gradient(*built(name, (64, 64), {"norm": "batch"})) == []
 
 
+def size_without_2x2x2_maps(name: str, dims: int) -> tuple[int, ...]:
+    """On a CPU, torch 2.13's bfloat16 conv3d leaves parts of the weight gradient unwritten for maps of 2 x 2 x 2."""
+    if name.startswith("densenet"):
+        return (48,) * dims
+    return (72,) * dims if name == "alexnet" or name.startswith("resnet") else (40,) * dims
+
+
 @pytest.mark.parametrize(("name", "dims"), CASES)
 def test_bfloat16_autocast_is_finite(name: str, dims: int) -> None:
-    size = (72,) * dims if name == "alexnet" else (40,) * dims
-    model, images = built(name, size, small(name))
+    model, images = built(name, size_without_2x2x2_maps(name, dims), small(name))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = functional.cross_entropy(model(images), torch.tensor([0, 1]))
     torch.autograd.backward(loss)
@@ -122,7 +139,9 @@ def test_alexnet_needs_no_adaptive_pooling_at_its_own_sizes() -> None:
 
 def test_enhanced_alexnet_is_small_enough_to_send() -> None:
     model, _ = built("enhanced-alexnet", (128, 128), classes=2)
-    assert 500_000 < parameters(model) < 1_500_000
+    convolutions = 11**2 * 32 + 5**2 * 32 * 64 + 3**2 * (64 * 128 + 2 * 128 * 128)
+    norms = 2 * (32 + 64 + 3 * 128)
+    assert parameters(model) == convolutions + norms + 256 * 2 + 2 == 425_186
 
 
 def test_options_reach_the_network() -> None:
@@ -137,12 +156,9 @@ def test_options_reach_the_network() -> None:
     assert not any(isinstance(each, nn.GroupNorm) for each in batch.modules())
 
 
-@pytest.mark.parametrize("name", models.names())
-@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(("name", "dims"), CASES)
 def test_no_layer_lacks_a_deterministic_gradient_on_a_gpu(name: str, dims: int) -> None:
     """The layers that torch.use_deterministic_algorithms refuses on CUDA; adaptive pooling to one place is a mean."""
-    if dims not in models.describe(name).dims:
-        pytest.skip("no such dimension")
     model, _ = built(name, (72,) * dims, small(name))
     refused = nn.MaxPool3d | nn.AvgPool3d | nn.AdaptiveMaxPool2d | nn.LocalResponseNorm
     assert [each for each in model.modules() if isinstance(each, refused)] == []

@@ -75,7 +75,7 @@ def test_large_weights_and_values_do_not_overflow() -> None:
 
 
 def test_counters_take_the_largest() -> None:
-    counts = [{"seen": np.array(n, np.int64), "small": np.array([n, -n], np.int32)} for n in (3, 11, 5)]
+    counts: list[Update] = [{"seen": np.array(n, np.int64), "small": np.array([n, -n], np.int32)} for n in (3, 11, 5)]
     found = mean_of(*[(count, 10) for count in counts])
     assert found["seen"] == 11
     assert found["seen"].dtype == np.int64

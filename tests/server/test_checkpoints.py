@@ -147,13 +147,13 @@ def test_all_torn(tmp_path: Path) -> None:
     for number in (1, 2):
         save(tmp_path, checkpoint(number))
         flip(tmp_path / f"round-00000{number}.safetensors")
-    with pytest.raises(CheckpointError, match="every checkpoint in .* is torn .round 2: .* round 1: .* a new run"):
+    with pytest.raises(CheckpointError, match=r"every checkpoint in .* is torn .round 2: .* round 1: .* a new run"):
         latest(tmp_path, study_digest=STUDY)
 
 
 def test_another_study(tmp_path: Path) -> None:
     save(tmp_path, checkpoint(1, study="b" * 64))
-    with pytest.raises(CheckpointError, match="another study .digest bbbbbbbbbbbb…, not aaaaaaaaaaaa"):
+    with pytest.raises(CheckpointError, match=r"another study .digest bbbbbbbbbbbb…, not aaaaaaaaaaaa"):
         latest(tmp_path, study_digest=STUDY)
 
 
@@ -167,7 +167,7 @@ def test_a_newer_format(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match="round 1 cannot be written to .*/file: .*; put that right, then resume"):
+    with pytest.raises(CheckpointError, match=r"round 1 cannot be written to .*/file: .*; put that right, then resume"):
         save(tmp_path / "file", checkpoint(1))
 
 

@@ -1,4 +1,4 @@
-"""The round engine on a grid in memory: real strategies, real records, real checkpoints; only training is a function."""
+"""The round engine on a grid in memory: real strategies, records and checkpoints; only training is a function."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -66,7 +66,10 @@ def start(study: StudySpec) -> Mapping[str, np.ndarray[Any, Any]]:
 
 def test_fedavg_weighs_by_training_patients(tmp_path: Path) -> None:
     study = tiny_study(training={"rounds": 1})
-    sites = {1: FakeSite(name="a", patients=30, update=shift(1.0)), 2: FakeSite(name="b", patients=10, update=shift(3.0))}
+    sites = {
+        1: FakeSite(name="a", patients=30, update=shift(1.0)),
+        2: FakeSite(name="b", patients=10, update=shift(3.0)),
+    }
     result = engine(sites, study, tmp_path)()
     for name, array in final_arrays(tmp_path, study).items():
         expected = start(study)[name] + (30 * 1.0 + 10 * 3.0) / 40 if array.dtype.kind == "f" else start(study)[name]
@@ -77,7 +80,9 @@ def test_fedavg_weighs_by_training_patients(tmp_path: Path) -> None:
 
 def test_bits_do_not_depend_on_the_order_of_nodes(tmp_path: Path) -> None:
     study = tiny_study(training={"rounds": 3})
-    a, b, c = (FakeSite(name=n, patients=p, update=shift(s)) for n, p, s in [("a", 31, 0.1), ("b", 17, 0.7), ("c", 9, 1.3)])
+    a, b, c = (
+        FakeSite(name=n, patients=p, update=shift(s)) for n, p, s in [("a", 31, 0.1), ("b", 17, 0.7), ("c", 9, 1.3)]
+    )
     one = engine({1: a, 2: b, 3: c}, study, tmp_path / "one")()
     two = engine({1: c, 2: a, 3: b}, study, tmp_path / "two")()
     assert one.model_sha256 == two.model_sha256
@@ -103,9 +108,7 @@ def test_every_round_has_its_validation_figures(tmp_path: Path) -> None:
         ("fedyogi", {"eta": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 0.001}, None),
     ],
 )
-def test_flwr_strategies_by_name(
-    tmp_path: Path, name: str, options: dict[str, float], client: float | None
-) -> None:
+def test_flwr_strategies_by_name(tmp_path: Path, name: str, options: dict[str, float], client: float | None) -> None:
     seen: list[ConfigRecord] = []
 
     class Listening(FakeSite):
@@ -115,7 +118,9 @@ def test_flwr_strategies_by_name(
             return super().__call__(message)
 
     study = tiny_study(training={"rounds": 2}, strategy={"name": name, "options": options})
-    result = engine({1: Listening(name="a", update=shift(0.5)), 2: FakeSite(name="b", update=shift(0.5))}, study, tmp_path)()
+    result = engine(
+        {1: Listening(name="a", update=shift(0.5)), 2: FakeSite(name="b", update=shift(0.5))}, study, tmp_path
+    )()
     assert len(result.history) == 2
     assert [config.get("proximal-mu") for config in seen] == [client, client]
     moved = final_arrays(tmp_path, study)
@@ -196,7 +201,9 @@ def test_a_silent_site_costs_the_deadline_and_is_named(tmp_path: Path) -> None:
     site = FakeSite(name="mute")
     study = tiny_study(training={"rounds": 1}, strategy={"round_deadline_s": 0.2})
     result = engine(
-        {1: lambda m: None if m.metadata.message_type == "train" else site(m), 2: FakeSite(name="loud")}, study, tmp_path
+        {1: lambda m: None if m.metadata.message_type == "train" else site(m), 2: FakeSite(name="loud")},
+        study,
+        tmp_path,
     )()
     assert "sent nothing for 0.2 s" in result.history[0].refused["mute"]
 
@@ -286,7 +293,11 @@ def test_a_strategy_cannot_talk_past_the_engine() -> None:
 
 
 def test_arrays_survive_the_trip() -> None:
-    arrays = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.asarray(7, np.int64), "e": np.zeros((0, 2), np.float32)}
+    arrays: dict[str, np.ndarray[Any, Any]] = {
+        "w": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "n": np.asarray(7, np.int64),
+        "e": np.zeros((0, 2), np.float32),
+    }
     back = from_array_record(to_array_record(arrays))
     assert list(back) == list(arrays)
     for name, array in arrays.items():

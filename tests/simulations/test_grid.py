@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ from fedward_simulations.phantoms import OpenPhantom
 from fedward_simulations.shared_arrays import BlockPool, read_block, write_block
 
 STUDY = tiny_study(
-    training={"rounds": 3, "optimizer": {"name": "adamw", "lr": 0.01}}, strategy={"min_sites": 2, "round_deadline_s": 60.0}
+    training={"rounds": 3, "optimizer": {"name": "adamw", "lr": 0.01}},
+    strategy={"min_sites": 2, "round_deadline_s": 60.0},
 )
 SITES = {"a": OpenPhantom("a", 60), "b": OpenPhantom("b", 40), "c": OpenPhantom("c", 80)}
 LIMIT_S = 60.0
@@ -153,7 +155,11 @@ def test_no_hospital_is_refused() -> None:
 
 
 def test_shared_blocks_hold_what_was_written_and_go_with_their_last_user() -> None:
-    arrays = {"w": np.arange(5, dtype=np.float32), "empty": np.zeros((0, 3), np.float32), "n": np.asarray(3, np.int64)}
+    arrays: dict[str, np.ndarray[Any, Any]] = {
+        "w": np.arange(5, dtype=np.float32),
+        "empty": np.zeros((0, 3), np.float32),
+        "n": np.asarray(3, np.int64),
+    }
     record = to_array_record(arrays)
     back = read_block(*write_block(record))
     assert {name: array.numpy().tolist() for name, array in back.items()} == {n: a.tolist() for n, a in arrays.items()}

@@ -1,4 +1,4 @@
-# ruff: noqa: RUF001 - what people read is set with typographic quotes, dashes and signs
+
 import itertools
 import re
 from html.parser import HTMLParser

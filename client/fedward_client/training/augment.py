@@ -1,7 +1,7 @@
 """Augmentation by name, from MONAI's random transforms, drawn from a named stream per image.
 
-Each image of a batch draws its own numbers; the draw depends on the study's seed, the site, the round, the epoch and the
-image's place in it, never on what ran before.
+Each image of a batch draws its own numbers; the draw depends on the study's seed, the site, the round, the epoch and
+the image's place in it, never on what ran before.
 """
 
 from collections.abc import Sequence

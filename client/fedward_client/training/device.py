@@ -3,8 +3,10 @@
 import os
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
+from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +16,16 @@ class Device:
     torch: torch.device
     amp: bool  # bfloat16 autocast; off on a CPU, where it is slower than float32 on most machines
 
-    def layout(self, dims: int) -> torch.memory_format:
-        """Channels-last on a GPU, where convolutions want it; `dims` is 2 or 3."""
+    def layout(self, dims: int) -> Any:
+        """A torch memory format: channels-last on a GPU, where convolutions want it; `dims` is 2 or 3."""
         if self.torch.type != "cuda":
             return torch.contiguous_format
         return torch.channels_last if dims == 2 else torch.channels_last_3d
+
+    def place(self, model: nn.Module, dims: int) -> None:
+        """Move a network here, in this layout."""
+        model.to(device=self.torch)
+        model.to(memory_format=self.layout(dims))  # type: ignore[call-overload]  # torch's stubs lack this overload
 
 
 @cache

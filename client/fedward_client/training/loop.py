@@ -1,7 +1,7 @@
 """A round's local optimisation: from the global model to this site's update. State goes in and comes out.
 
-The optimizer starts anew each round, as in FedAvg (McMahan et al. 2017, arXiv:1602.05629); with `proximal_mu` above 0 the
-loss is FedProx's (Li et al. 2020, arXiv:1812.06127).
+The optimizer starts anew each round, as in FedAvg (McMahan et al. 2017, arXiv:1602.05629); with `proximal_mu` above 0
+the loss is FedProx's (Li et al. 2020, arXiv:1812.06127).
 """
 
 import math
@@ -72,7 +72,7 @@ def train(
         raise DataError("no training image is left at this site: scan the folder again and read its report")
     spec = study.training
     dims = len(study.input.size)
-    model.to(device.torch, memory_format=device.layout(dims))
+    device.place(model, dims)
     model.train()
     anchor = [p.detach().clone() for p in model.parameters() if p.requires_grad] if proximal_mu else []
     optimizer = make_optimizer(model, spec.optimizer)

@@ -1,9 +1,9 @@
 """Mergeable sketches of scores, and the clinician's numbers with their intervals.
 
 A patient's score never leaves a site. What leaves is an `Evaluation`: per label a histogram of scores whose small cells
-are merged away (`ScoreSketch`) and finished figures (`SiteFigures`). The hub merges the histograms of all sites and
-reads the overall curve, figures and bootstrap intervals off them (`MergedHistogram`). Only NumPy and pydantic are used;
-every class that travels checks itself on reading.
+are merged away (`ScoreSketch`) and finished figures (`SiteFigures`). The hub spreads the histograms of all sites over
+one grid and reads the overall curve, figures and bootstrap intervals off it (`MergedHistogram`). Only NumPy and
+pydantic are used; every class that travels checks itself on reading.
 """
 
 from fedward_common.metrics.evaluation import (
@@ -24,11 +24,12 @@ from fedward_common.metrics.histogram import (
     merge,
 )
 from fedward_common.metrics.intervals import Estimate, auc_score_interval, delong_interval, wilson_interval
-from fedward_common.metrics.sketch import SCORE_EDGES, ScoreSketch
+from fedward_common.metrics.sketch import SCORE_EDGES, ClassSketch, ScoreSketch
 
 __all__ = [
     "SCORE_EDGES",
     "CalibrationGroup",
+    "ClassSketch",
     "Estimate",
     "Evaluation",
     "MergedHistogram",

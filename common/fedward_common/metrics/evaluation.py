@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from fedward_common.errors import DataError, ModelError, RecordError, RunError, SettingsError
+from fedward_common.errors import DataError, ModelError, RunError, SettingsError
 from fedward_common.metrics.base import Count, Floats, Ints, Record, as_probabilities
 from fedward_common.metrics.figures import SiteFigures, patient_scores, proportions, site_figures
 from fedward_common.metrics.histogram import MergedHistogram, merge
@@ -162,14 +162,12 @@ def pooled(evaluations: Iterable[Evaluation], label: str) -> MergedHistogram | N
 def pooled_at(evaluations: Iterable[Evaluation], label: str) -> dict[str, Estimate]:
     """Exact overall "sensitivity", "specificity" and "precision" of `label` from the sites' own, Wilson intervals.
 
-    Sums of calls over sums of patients, as if all patients were at one site. Empty where no site sent any; without
-    "precision" where no one is called positive. Raises `RecordError` when sites used different thresholds.
+    Each site at its own operating point: sums of calls over sums of patients, whether or not the thresholds are one.
+    Empty where no site sent any; without "precision" where no one is called positive.
     """
     sites = [e.figures[label] for e in evaluations if label in e.figures and e.figures[label].threshold is not None]
     if not sites:
         return {}
-    if len({site.threshold for site in sites}) > 1:
-        raise RecordError(f"sites report figures of {label!r} at different thresholds; evaluate them again at one")
     true = sum(round(site.sensitivity.value * site.positives) for site in sites if site.sensitivity)
     right = sum(round(site.specificity.value * site.negatives) for site in sites if site.specificity)
     positives, negatives = sum(site.positives for site in sites), sum(site.negatives for site in sites)

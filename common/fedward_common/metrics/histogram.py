@@ -16,7 +16,8 @@ from fedward_common.metrics.intervals import (
     fraction_estimate,
     wilson_interval,
 )
-from fedward_common.metrics.sketch import BINS, SCORE_EDGES, ScoreSketch
+from fedward_common.metrics.sketch import BINS, SCORE_EDGES, ClassSketch, ScoreSketch
+from fedward_common.metrics.spread import spread
 from fedward_common.streams import stream
 
 OperatingRule = Literal["youden"] | Mapping[Literal["sensitivity"], float]
@@ -57,8 +58,8 @@ class CalibrationGroup(NamedTuple):
 class MergedHistogram:
     """Sketches of several sites on the base grid; made by `merge`.
 
-    Within a sketch's bin its patients are taken to be spread evenly over the base bins, so counts are fractions while
-    the totals are exact. Figures that need a positive and a negative raise `RunError` where there is none.
+    Where in a sketch's bins its patients are is what `spread` makes of it, so counts are fractions while the totals are
+    exact. Figures that need a positive and a negative raise `RunError` where there is none.
     """
 
     sketches: tuple[ScoreSketch, ...]
@@ -66,20 +67,12 @@ class MergedHistogram:
     @cached_property
     def positives(self) -> Floats:
         """Patients with the label in each base bin [1024]."""
-        return self._spread([sketch.positives for sketch in self.sketches])
+        return _total([sketch.positives for sketch in self.sketches])
 
     @cached_property
     def negatives(self) -> Floats:
         """Patients without the label in each base bin [1024]."""
-        return self._spread([sketch.negatives for sketch in self.sketches])
-
-    def _spread(self, counts: list[tuple[int, ...]]) -> Floats:
-        total = np.zeros(BINS)
-        for sketch, count in zip(self.sketches, counts, strict=True):
-            widths = np.diff(sketch.edges)
-            total += np.repeat(np.asarray(count, dtype=np.float64) / widths, widths)
-        total.setflags(write=False)
-        return total
+        return _total([sketch.negatives for sketch in self.sketches])
 
     @property
     def total_positives(self) -> int:
@@ -132,20 +125,14 @@ class MergedHistogram:
     def auc_uncertainty(self) -> float:
         """Half the width of the areas that some order of patients within their bins could give, in [0, 0.5].
 
-        What the histogram's coarseness hides, beside the sampling error that `roc_auc_interval` gives.
+        What bins alone leave open, however likely the order that `spread` finds; beside the sampling error that
+        `roc_auc_interval` gives.
         """
         self._need_both_classes()
-        least = np.sum(self._at_edge("positives", 0) * np.cumsum(self._at_edge("negatives", 1)))
-        most = np.sum(self._at_edge("positives", 1)[1:] * np.cumsum(self._at_edge("negatives", 0))[:-1])
+        positives, negatives = ([getattr(one, side) for one in self.sketches] for side in ("positives", "negatives"))
+        least = np.sum(_at_edge(positives, 0) * np.cumsum(_at_edge(negatives, 1)))
+        most = np.sum(_at_edge(positives, 1)[1:] * np.cumsum(_at_edge(negatives, 0))[:-1])
         return float(most - least) / (2.0 * self.total_positives * self.total_negatives)
-
-    def _at_edge(self, side: Literal["positives", "negatives"], upper: Literal[0, 1]) -> Floats:
-        """Counts [1025], each bin's patients moved to its lower (0) or upper (1) edge."""
-        moved = np.zeros(BINS + 1)
-        for sketch in self.sketches:
-            edges = sketch.edges[1:] if upper else sketch.edges[:-1]
-            moved += np.bincount(edges, weights=getattr(sketch, side), minlength=BINS + 1)
-        return moved
 
     # Operating points ------------------------------------------------------------------------------------------------
 
@@ -193,10 +180,12 @@ class MergedHistogram:
         """Predicted against observed in up to `bins` groups of like size in rising order of score ("deciles of risk").
 
         Hosmer & Lemeshow (1980), Communications in Statistics A9:1043-1069. A base bin goes whole into one group, so
-        groups are fewer where many patients share a score.
+        groups are fewer where many patients share a score. There are no more groups than patients, and none of less
+        than half a patient, which a spread can leave between two crowded scores.
         """
         self._need_patients()
         counts = self.positives + self.negatives
+        bins = min(bins, self.total_positives + self.total_negatives)
         rank = (np.cumsum(counts) - counts / 2) / counts.sum()
         group = np.minimum((rank * bins).astype(np.int64), bins - 1)
         patients, with_label, scores = (
@@ -206,7 +195,7 @@ class MergedHistogram:
         return tuple(
             CalibrationGroup(float(score / n), wilson_interval(min(float(y), float(n)), float(n)), float(n))
             for n, y, score in zip(patients, with_label, scores, strict=True)
-            if n > 0
+            if n >= 0.5
         )
 
     def _need_patients(self) -> None:
@@ -222,9 +211,22 @@ class MergedHistogram:
 
 def merge(sketches: Iterable[ScoreSketch]) -> MergedHistogram:
     """All sites' sketches as one histogram: the same bits in whatever order they come."""
-    return MergedHistogram(
-        tuple(sorted(sketches, key=lambda sketch: (sketch.edges, sketch.positives, sketch.negatives)))
-    )
+    return MergedHistogram(tuple(sorted(sketches, key=ScoreSketch.model_dump_json)))
+
+
+def _total(sketches: list[ClassSketch]) -> Floats:
+    total = np.sum([np.zeros(BINS), *map(spread, sketches)], axis=0)
+    total.setflags(write=False)
+    return np.asarray(total, dtype=np.float64)
+
+
+def _at_edge(sketches: list[ClassSketch], upper: Literal[0, 1]) -> Floats:
+    """Counts [1025], each bin's patients moved to its lower (0) or upper (1) edge."""
+    moved = np.zeros(BINS + 1)
+    for sketch in sketches:
+        edges = sketch.edges[1:] if upper else sketch.edges[:-1]
+        moved += np.bincount(edges, weights=sketch.counts, minlength=BINS + 1)
+    return moved
 
 
 def _areas(positives: Floats | Ints, negatives: Floats | Ints) -> Floats:

@@ -1,4 +1,4 @@
-"""A histogram of scores that may leave a site: each bin holds at least k patients with the label and k without."""
+"""A histogram of scores that may leave a site: each class in bins of its own that hold at least k of its patients."""
 
 from itertools import pairwise
 from typing import Annotated, Self
@@ -24,21 +24,33 @@ SCORE_EDGES: Floats = _edges()
 """The base grid [1025] over [0, 1], even in the logit, the same at every site. Bin i is [edge i, edge i + 1)."""
 
 
+LOGITS: Floats = np.clip(
+    (np.arange(BINS) - (BINS - 1) / 2) * (2 * LOGIT_RANGE / (BINS - 2)),
+    -LOGIT_RANGE,
+    LOGIT_RANGE,
+)
+"""The logit [1024] at the middle of each base bin; the two outermost bins, open ones, stand at their finite edge."""
+
+MOMENT_DIGITS = 2  # of a logit: less than a base bin is wide, and no more than the spread needs
+
+
 def base_bins(scores: Floats) -> Ints:
     """The base bin, 0 to 1023, of each score in [0, 1]; the last bin holds 1.0 too."""
     return np.minimum(np.searchsorted(SCORE_EDGES, scores, side="right") - 1, BINS - 1).astype(np.int64)
 
 
-class ScoreSketch(Record):
-    """How many patients with a label (positives) and without (negatives) scored in each bin.
+class ClassSketch(Record):
+    """How many patients of one class scored in each bin, and the mean and standard deviation of their scores' logits.
 
-    `edges` are indices into `SCORE_EDGES`, rising from 0 to 1024; `positives` and `negatives` hold one count a bin
-    between two edges. Read from the wire, anything else is refused with a `pydantic.ValidationError`.
+    `edges` are indices into `SCORE_EDGES`, rising from 0 to 1024; `counts` holds one count a bin between two edges. The
+    moments are of the middles of base bins (`LOGITS`), rounded; 0 where there is no patient. Read from the wire,
+    anything else is refused with a `pydantic.ValidationError`.
     """
 
     edges: Annotated[tuple[Annotated[int, Field(ge=0, le=BINS)], ...], Field(min_length=2, max_length=BINS + 1)]
-    positives: Annotated[tuple[Count, ...], Field(min_length=1, max_length=BINS)]
-    negatives: Annotated[tuple[Count, ...], Field(min_length=1, max_length=BINS)]
+    counts: Annotated[tuple[Count, ...], Field(min_length=1, max_length=BINS)]
+    mean: Annotated[float, Field(ge=-LOGIT_RANGE, le=LOGIT_RANGE)]
+    sd: Annotated[float, Field(ge=0.0, le=LOGIT_RANGE)]
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -46,64 +58,90 @@ class ScoreSketch(Record):
             raise ValueError(f"edges go from 0 to {BINS}, not from {self.edges[0]} to {self.edges[-1]}")
         if any(left >= right for left, right in pairwise(self.edges)):
             raise ValueError("edges must rise from one to the next")
-        if not len(self.positives) == len(self.negatives) == len(self.edges) - 1:
+        if len(self.counts) != len(self.edges) - 1:
             raise ValueError(
-                f"{len(self.edges)} edges make {len(self.edges) - 1} bins, but there are {len(self.positives)} counts "
-                f"of positives and {len(self.negatives)} of negatives"
+                f"{len(self.edges)} edges make {len(self.edges) - 1} bins, but there are {len(self.counts)} counts"
             )
         return self
 
     @classmethod
-    def of(cls, scores: npt.ArrayLike, labels: npt.ArrayLike) -> Self:
-        """The exact histogram on the base grid of `scores` [n] in [0, 1] with `labels` [n] of 0 and 1. Stays home."""
-        positives, negatives = (
-            tuple(np.bincount(base_bins(part), minlength=BINS).tolist()) for part in as_classes(scores, labels)
+    def of(cls, scores: Floats) -> Self:
+        """The exact histogram on the base grid of one class's `scores` [n] in [0, 1]. Stays home."""
+        bins = base_bins(scores)
+        logits = LOGITS[bins] if bins.size else np.zeros(1)
+        return cls(
+            edges=tuple(range(BINS + 1)),
+            counts=tuple(np.bincount(bins, minlength=BINS).tolist()),
+            mean=round(float(logits.mean()), MOMENT_DIGITS),
+            sd=round(float(logits.std()), MOMENT_DIGITS),
         )
-        return cls(edges=tuple(range(BINS + 1)), positives=positives, negatives=negatives)
 
     @property
-    def total_positives(self) -> int:
-        """Patients with the label."""
-        return sum(self.positives)
-
-    @property
-    def total_negatives(self) -> int:
-        """Patients without it."""
-        return sum(self.negatives)
+    def total(self) -> int:
+        """Patients of the class."""
+        return sum(self.counts)
 
     def suppressed(self, k: int) -> Self | None:
-        """Neighbouring bins merged until each holds at least `k` positives and `k` negatives; None where none can.
+        """Neighbouring bins merged until each holds at least `k` patients; None for fewer than `k` in all.
 
         Closing a bin as soon as it is full, left to right, keeps the most bins; what is left over joins the last. A `k`
         below 1 counts as 1.
         """
         k = max(k, 1)
-        if min(self.total_positives, self.total_negatives) < k:
+        if self.total < k:
             return None
         cuts = self._cuts(k)
-        starts = [0, *(cut for cut, _ in cuts)]
         return type(self)(
-            edges=(0, *(edge for _, edge in cuts), BINS),
-            positives=tuple(np.add.reduceat(self.positives, starts).tolist()),
-            negatives=tuple(np.add.reduceat(self.negatives, starts).tolist()),
+            edges=(0, *(self._gap_middle(cut) for cut in cuts), BINS),
+            counts=tuple(np.add.reduceat(self.counts, [0, *cuts]).tolist()),
+            mean=self.mean,
+            sd=self.sd,
         )
 
-    def _cuts(self, k: int) -> list[tuple[int, int]]:
-        """Where the bins of `suppressed` part: (first own bin of the right-hand one, edge on the base grid)."""
+    def _cuts(self, k: int) -> list[int]:
+        """Where the bins of `suppressed` part: the first own bin of each but the leftmost."""
         cuts = []
-        positives = negatives = 0
-        left_positives, left_negatives = self.total_positives, self.total_negatives
-        for index, (more_positives, more_negatives) in enumerate(zip(self.positives, self.negatives, strict=True)):
-            positives, negatives = positives + more_positives, negatives + more_negatives
-            left_positives, left_negatives = left_positives - more_positives, left_negatives - more_negatives
-            if min(left_positives, left_negatives) < k:
+        inside, left = 0, self.total
+        for end, count in enumerate(self.counts, start=1):
+            inside, left = inside + count, left - count
+            if left < k:
                 break  # the rest could not fill a bin of its own
-            if min(positives, negatives) >= k:
-                cuts.append((index + 1, self._gap_middle(index + 1)))
-                positives = negatives = 0
+            if inside >= k:
+                cuts.append(end)
+                inside = 0
         return cuts
 
     def _gap_middle(self, start: int) -> int:
         """The edge halfway through the empty bins from `start` on: one right after a patient would tell that score."""
-        end = next(i for i in range(start, len(self.positives)) if self.positives[i] or self.negatives[i])
+        end = next(i for i in range(start, len(self.counts)) if self.counts[i])
         return self.edges[(start + end) // 2]
+
+
+class ScoreSketch(Record):
+    """The scores of the patients with a label (positives) and without (negatives), each class in bins of its own."""
+
+    positives: ClassSketch
+    negatives: ClassSketch
+
+    @classmethod
+    def of(cls, scores: npt.ArrayLike, labels: npt.ArrayLike) -> Self:
+        """The exact histograms on the base grid of `scores` [n] in [0, 1] with `labels` [n] of 0 and 1. Stays home."""
+        positives, negatives = map(ClassSketch.of, as_classes(scores, labels))
+        return cls(positives=positives, negatives=negatives)
+
+    @property
+    def total_positives(self) -> int:
+        """Patients with the label."""
+        return self.positives.total
+
+    @property
+    def total_negatives(self) -> int:
+        """Patients without it."""
+        return self.negatives.total
+
+    def suppressed(self, k: int) -> Self | None:
+        """Each class in bins of at least `k` of its patients; None where a class has fewer."""
+        positives, negatives = self.positives.suppressed(k), self.negatives.suppressed(k)
+        if positives is None or negatives is None:
+            return None
+        return type(self)(positives=positives, negatives=negatives)

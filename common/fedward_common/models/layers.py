@@ -32,6 +32,15 @@ class GlobalMean(nn.Module):
         return maps.flatten(2).mean(dim=2)
 
 
+class GlobalMeanMax(nn.Module):
+    """Global average and maximum pooling side by side, [n, channels, *size] to [n, 2 * channels]."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """The means over all places, then the maxima."""
+        places = maps.flatten(2)
+        return torch.cat([places.mean(dim=2), places.amax(dim=2)], dim=1)
+
+
 class LocalResponseNorm(nn.Module):
     """Divides each value by what its neighbours in channel order show: b = a / (k + alpha * sum(a^2))^beta.
 
@@ -107,13 +116,16 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(gcd(8, channels), channels)
 
 
-def he_normal(model: nn.Module) -> None:
-    """Draw convolutions and hidden layers for rectifiers (He et al. 2015, arXiv:1502.01852); biases start at 0."""
-    for module in model.modules():
+def he_normal(model: nn.Sequential) -> None:
+    """Draw layers for rectifiers (He et al. 2015, arXiv:1502.01852); the last small, so that no class is favoured."""
+    for module in model:
         if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    last = model[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.normal_(last.weight, std=0.01)
 
 
 def replace(

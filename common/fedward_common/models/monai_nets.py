@@ -10,7 +10,7 @@ cuts the gradient, its first convolution has stride 1, and 3-D pooling has no de
 """
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 from torch.nn import functional
@@ -65,10 +65,9 @@ def _adapted(network: nn.Module, norm: str) -> nn.Module:
     return network
 
 
-def _pool_3d(pool: Pooling, part: nn.MaxPool3d | nn.AvgPool3d) -> nn.Module:
-    kernel, stride, padding = part.kernel_size, part.stride, part.padding
-    assert isinstance(kernel, int) and isinstance(stride, int) and isinstance(padding, int), "MONAI's are cubes"  # noqa: PT018
-    return Pool3d(pool, kernel, stride, padding)
+def _pool_3d(pool: Pooling, part: Any) -> nn.Module:
+    """For an nn.MaxPool3d or nn.AvgPool3d, whose kernels may be of three lengths by type; MONAI's are cubes."""
+    return Pool3d(pool, part.kernel_size, part.stride, part.padding)
 
 
 resnet10 = partial(_resnet, "basic", (1, 1, 1, 1))

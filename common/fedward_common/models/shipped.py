@@ -47,11 +47,11 @@ SHIPPED = (
     Architecture(
         card=ModelCard(
             name="enhanced-alexnet",
-            title="Enhanced AlexNet: group normalisation, global average pooling",
+            title="Enhanced AlexNet: group normalisation, global pooling",
             paper="after Krizhevsky et al., NIPS 2012; Wu and He, arXiv:1803.08494; Lin et al., arXiv:1312.4400",
             dims=(2, 3),
             min_size=16,
-            options={"width": 48, "dropout": 0.3},
+            options={"width": 32, "dropout": 0.3},
             limits={"width": Range(8, 256), "dropout": _DROPOUT},
         ),
         builder="fedward_common.models.enhanced_alexnet:build",

@@ -1,13 +1,13 @@
 """Strategies by the name a study gives them. flwr's own stand here; what flwr lacks gets a file beside this one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx, FedYogi, Strategy
 
 from fedward_common.study import Strategy as StrategySpec
 
-_STRATEGIES: Mapping[str, type[FedAvg]] = {
+_STRATEGIES: Mapping[str, Callable[..., Strategy]] = {
     "fedavg": FedAvg,
     "fedprox": FedProx,
     "fedadam": FedAdam,
@@ -17,7 +17,7 @@ _SENT = "current_arrays"  # what FedOpt sent last; set anew by every configure_t
 
 
 def make_strategy(spec: StrategySpec) -> Strategy:
-    """The flwr strategy of a study. Sampling, waiting and quorum are the round engine's, so it takes every node it sees."""
+    """The flwr strategy of a study; it takes every node it sees, for choosing them is the round engine's."""
     return _STRATEGIES[spec.name](fraction_train=1.0, min_train_nodes=1, min_available_nodes=1, **spec.options)
 
 

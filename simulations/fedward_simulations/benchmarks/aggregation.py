@@ -11,10 +11,10 @@ from fedward_server.aggregation import StreamingMean
 from fedward_simulations.benchmarks import Figure, fastest
 
 SITES = 10
-PARAMETERS = 25_000_000  # a ResNet-50's, in as many arrays as it has
-ARRAYS = 160
+PARAMETERS = 25_000_000  # about a ResNet-50's
+ARRAYS = (1, 160)  # the bare arithmetic, and a ResNet-50's number of arrays
 PATIENTS = 100
-REPEATS = 7
+REPEATS = 15
 
 
 def run() -> Iterator[Figure]:
@@ -22,15 +22,16 @@ def run() -> Iterator[Figure]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield measure(SITES, PARAMETERS)
+        for arrays in ARRAYS:
+            yield measure(sites=SITES, parameters=PARAMETERS, arrays=arrays)
     finally:
         torch.set_num_threads(threads)
 
 
-def measure(sites: int, parameters: int) -> Figure:
-    """Seconds for the mean of `sites` updates of `parameters` float32 values, the mean's own buffers included."""
+def measure(*, sites: int, parameters: int, arrays: int) -> Figure:
+    """Seconds for the mean of `sites` updates of `parameters` float32 values, making the mean's buffer included."""
     flat = [torch.from_numpy(_values(site, parameters)) for site in range(sites)]
-    updates = [_split(one.numpy()) for one in flat]
+    updates = [_split(one.numpy(), arrays) for one in flat]
     total = torch.zeros(parameters)
 
     def mean() -> None:
@@ -49,7 +50,7 @@ def measure(sites: int, parameters: int) -> Figure:
         setting={
             "sites": sites,
             "parameters": parameters,
-            "arrays": len(updates[0]),
+            "arrays": arrays,
             "dtype": "float32",
             "threads": torch.get_num_threads(),
         },
@@ -64,8 +65,8 @@ def _values(site: int, parameters: int) -> npt.NDArray[np.float32]:
     return np.random.default_rng(site).standard_normal(parameters, dtype=np.float32)
 
 
-def _split(flat: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+def _split(flat: npt.NDArray[Any], arrays: int) -> dict[str, npt.NDArray[Any]]:
     """The values as a model's arrays, read-only as those of a received message are."""
     flat = flat.view()
     flat.flags.writeable = False
-    return {f"layer{index}.weight": part for index, part in enumerate(np.array_split(flat, ARRAYS))}
+    return {f"layer{index}.weight": part for index, part in enumerate(np.array_split(flat, arrays))}

@@ -1,0 +1,213 @@
+"""`fedward simulate` as a person calls it: planted hospitals with real DICOM in, results, report and model out."""
+
+import json
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from fedward_common.records import model_sha256
+from fedward_simulations.hospitals import PlantedHospital, plant
+from fedward_simulations.results import Results
+
+STUDY = """
+[study]
+id = "tiny-ultrasound"
+task = "classification"
+[cohort]
+modality = "US"
+labels = ["benign", "malignant"]
+positive = "malignant"
+min_patients = 5
+[split]
+shares = [0.5, 0.25, 0.25]
+[input]
+size = [32, 32]
+[model]
+name = "small-cnn"
+[training]
+rounds = 2
+batch_size = 16
+augmentation = ["flip"]
+optimizer = { name = "adamw", lr = 0.003 }
+[strategy]
+min_sites = 3
+"""
+PATIENTS = 60
+
+
+def fedward(*arguments: str | Path, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    command = [str(Path(sys.executable).with_name("fedward")), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=500)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> list[PlantedHospital]:
+    return plant(tmp_path_factory.mktemp("planted") / "hospitals", limit=PATIENTS)
+
+
+@pytest.fixture(scope="module")
+def work(planted: list[PlantedHospital]) -> Path:
+    """The folder that holds study.toml and hospitals/."""
+    folder = planted[0].folder.parent.parent
+    (folder / "study.toml").write_text(STUDY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(work: Path) -> "subprocess.CompletedProcess[str]":
+    return fedward("simulate", "study.toml", "--data", "hospitals", "--out", "one", "--seed", "7", "--json", cwd=work)
+
+
+def test_it_writes_what_scripts_rely_on(done: "subprocess.CompletedProcess[str]", work: Path) -> None:
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    assert results == json.loads((work / "one" / "results.json").read_text())
+    assert results["seeds"] == [7]
+    assert results["engine"] == "embedded"
+    assert [site["name"] for site in results["sites"]] == ["harbour", "north", "valley"]
+    for site in results["sites"]:
+        for model in ("local", "federated", "pooled"):
+            figure = site[model]["roc_auc"]
+            assert figure is None or 0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1
+    assert results["bytes_per_site_per_round"]["up"] > 0
+    assert results["rounds"] == 2
+    arrays = load_file(work / "one" / "model.safetensors")
+    assert model_sha256(arrays) == results["model_sha256"]
+    assert {path.name for path in (work / "one").iterdir()} >= {"report.html", "model-card.md", "logs", "store.sqlite"}
+    assert not [path for path in (work / "one").rglob("*") if path.suffix == ".tmp"]
+
+
+def test_faults_are_counted_not_hidden(
+    done: "subprocess.CompletedProcess[str]", work: Path, planted: list[PlantedHospital]
+) -> None:
+    assert done.returncode == 0
+    reports = {report.name: report for report in Results.read(work / "one" / "results.json").site_reports}
+    for hospital in planted:
+        report = fedward("site", "report", hospital.folder, "--json", cwd=work)
+        counts = json.loads(report.stdout)["counts"]
+        assert sum(counts["quarantine"].values()) + counts["labels_without_images"] >= 2
+        assert counts["patients_without_label"] >= hospital.faults.patients_without_label
+        assert reports[hospital.name].images is not None
+
+
+def test_the_same_study_on_the_same_data_gives_the_same_bits(
+    done: "subprocess.CompletedProcess[str]", work: Path
+) -> None:
+    again = fedward(
+        *("simulate", "study.toml", "--data", "hospitals", "--out", "two", "--seed", "7", "--no-pooled"),
+        *("--workers", "1", "--json"),
+        cwd=work,
+    )
+    assert again.returncode == 0, again.stderr
+    one, two = json.loads(done.stdout), json.loads(again.stdout)
+    assert one["model_sha256"] == two["model_sha256"]
+    assert [site["federated"] for site in one["sites"]] == [site["federated"] for site in two["sites"]]
+    assert all(site["pooled"] is None for site in two["sites"])
+
+
+def test_the_ray_engine_gives_the_same_bits(done: "subprocess.CompletedProcess[str]", work: Path) -> None:
+    ray = fedward(
+        *("simulate", "study.toml", "--data", "hospitals", "--out", "ray", "--seed", "7", "--engine", "ray"),
+        *("--no-pooled", "--json"),
+        cwd=work,
+    )
+    assert ray.returncode == 0, ray.stderr
+    results = json.loads(ray.stdout)
+    assert results["engine"] == "ray"
+    assert results["model_sha256"] == json.loads(done.stdout)["model_sha256"]
+
+
+def test_a_finished_run_is_not_overwritten_and_resume_keeps_it(
+    done: "subprocess.CompletedProcess[str]", work: Path
+) -> None:
+    arguments = ("simulate", "study.toml", "--data", "hospitals", "--out", "one", "--seed", "7")
+    refused = fedward(*arguments, cwd=work)
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    kept = fedward(*arguments, "--resume", "--json", cwd=work)
+    assert kept.returncode == 0, kept.stderr
+    assert json.loads(kept.stdout)["model_sha256"] == json.loads(done.stdout)["model_sha256"]
+    other = work / "other.toml"
+    other.write_text(STUDY.replace("lr = 0.003", "lr = 0.004"))
+    foreign = fedward("simulate", "other.toml", *arguments[2:], "--resume", cwd=work)
+    assert foreign.returncode == 2
+    assert "another study" in foreign.stderr
+
+
+def test_planted_identifiers_are_in_nothing_that_was_written(
+    done: "subprocess.CompletedProcess[str]", work: Path, planted: list[PlantedHospital]
+) -> None:
+    identifiers = frozenset().union(*(hospital.identifiers for hospital in planted))
+    exports = {hospital.folder / "export" for hospital in planted}
+    searched = 0
+    for path in _written(work, exports):
+        found = _found(path, identifiers)
+        assert not found, f"{path.relative_to(work)} holds {sorted(found)[:3]}"
+        searched += 1
+    assert searched > 30
+    assert not _in_text(done.stdout + done.stderr, identifiers)
+    export = next(iter(exports))
+    assert any(_found(path, identifiers) for path in export.rglob("*") if path.is_file())  # the search can find
+
+
+def _written(work: Path, exports: set[Path]) -> Iterator[Path]:
+    """Every file but the hospitals' own: their exports, label tables and settings."""
+    for path in work.rglob("*"):
+        own = any(path.is_relative_to(export) for export in exports) or path.name in ("labels.csv", "site.toml")
+        if path.is_file() and not own:
+            yield path
+
+
+def _found(path: Path, identifiers: frozenset[str]) -> set[str]:
+    data = path.read_bytes()
+    return _in_text(f"{path.name} {data.decode('utf-8', 'ignore')} {data.decode('latin-1')}", identifiers)
+
+
+def _in_text(text: str, identifiers: frozenset[str]) -> set[str]:
+    """Identifiers in a text; those of digits as whole words, since long numbers hold short ones by chance."""
+    words = set(re.findall(r"[0-9A-Za-z.^-]+", text))
+    words |= {word.strip(".-") for word in words}
+    return {one for one in identifiers if (one in words if one[0].isdigit() else one in text)}
+
+
+def test_the_store_holds_every_round(done: "subprocess.CompletedProcess[str]", work: Path) -> None:
+    assert done.returncode == 0
+    with sqlite3.connect(work / "one" / "store.sqlite") as store:
+        rounds = store.execute("select count(*) from rounds").fetchone()[0]
+        statuses = {row[0] for row in store.execute("select status from runs")}
+    assert rounds == 2 * 5  # federated, three alone, pooled
+    assert statuses == {"finished"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--data", "nowhere"), "does not exist"),
+        (("--data", "empty"), "holds no hospital"),
+    ],
+)
+def test_wrong_folders(work: Path, arguments: tuple[str, ...], words: str) -> None:
+    (work / "empty").mkdir(exist_ok=True)
+    refused = fedward("simulate", "study.toml", *arguments, "--out", "never", cwd=work)
+    assert refused.returncode in (1, 2)
+    assert words in " ".join(refused.stderr.split())
+    assert not (work / "never").exists()
+
+
+def test_a_hospital_without_labels_is_named(work: Path, planted: list[PlantedHospital]) -> None:
+    hospitals = work / "unlabelled"
+    shutil.copytree(planted[0].folder.parent, hospitals)
+    (hospitals / "north" / "site.toml").unlink()
+    (hospitals / "north" / "labels.csv").unlink()
+    refused = fedward("simulate", "study.toml", "--data", "unlabelled", "--out", "never-2", cwd=work)
+    assert refused.returncode == 1
+    assert "no patient has a label" in " ".join(refused.stderr.split())
+    assert "Traceback" not in refused.stderr
