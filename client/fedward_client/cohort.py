@@ -19,6 +19,7 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedward_client.catalog import Catalog, ImageRow, is_scanned, scan
+from fedward_client.intake.labels import SPLIT, read_labels
 from fedward_client.site import Site
 from fedward_client.split import PatientInfo, Side, assign
 from fedward_common.errors import DataError, RunError
@@ -138,6 +139,8 @@ def _from_catalog(site: Site, study: StudySpec, listener: Listener) -> Cohort:
         scan(site, listener)
     with Catalog.open(site) as catalog:
         images, table = catalog.images(None), catalog.labels()
+    if study.split.kind == "column" and study.split.column != SPLIT:  # the catalog keeps one column to split by
+        table = read_labels(site, split=study.split.column).rows
     if not images:
         raise DataError(f"{site.name}: no readable image is in the catalog; `fedward site report` says what was found")
     if not table:

@@ -204,6 +204,7 @@ class EmbeddedGrid(Grid):
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
+            worker.process.close()
         self._wake_read.close()
         self._wake_write.close()
 

@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from io import BytesIO, StringIO
 from pathlib import Path
 
-import gdcm  # type: ignore[import-untyped]  # python-gdcm has no types
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.encaps import encapsulate
-from pydicom.uid import UID, RLELossless, UltrasoundImageStorage
+from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless, RLELossless, UltrasoundImageStorage
 
 from fedward_common.errors import UsageError
 from fedward_common.streams import stream
@@ -32,6 +30,8 @@ from fedward_simulations.plans import EXPORT, Plan, Shot, Style, make_plans, mak
 
 Progress = Callable[[int, int], None]
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+_ENCODERS = {RLELossless: "pydicom", JPEG2000Lossless: "pylibjpeg", JPEGLSLossless: "pyjpegls"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,35 +164,12 @@ def _pixels(style: Style, shot: Shot) -> Pixels:
 
 
 def _set_pixels(dataset: Dataset, pixels: Pixels, syntax: UID) -> None:
-    if syntax == RLELossless:
-        dataset.compress(syntax, pixels, encoding_plugin="pydicom", generate_instance_uid=False)
-    elif syntax.is_encapsulated:
-        dataset.PixelData = encapsulate([_compressed(pixels, dataset.BitsStored, syntax)])
-        dataset["PixelData"].VR = "OB"
+    if syntax.is_encapsulated:
+        # named, so that another encoder that happens to be installed does not change the bytes
+        dataset.compress(syntax, pixels, encoding_plugin=_ENCODERS[syntax], generate_instance_uid=False)
     else:
         dataset.PixelData = pixels.tobytes()
         dataset["PixelData"].VR = "OW" if pixels.itemsize == 2 or syntax.is_implicit_VR else "OB"
-
-
-def _compressed(pixels: Pixels, bits: int, syntax: UID) -> bytes:
-    """One grey frame [rows, columns] as a JPEG family's bit stream, by GDCM."""
-    writer = gdcm.ImageWriter()  # owns the image: one made by itself is freed too early
-    image = writer.GetImage()
-    image.SetNumberOfDimensions(2)
-    image.SetDimensions((pixels.shape[1], pixels.shape[0], 1))
-    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
-    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.ExplicitVRLittleEndian))
-    image.SetPixelFormat(gdcm.PixelFormat(1, 8 * pixels.itemsize, bits, bits - 1, 0))
-    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    element.SetByteStringValue(pixels.tobytes())
-    image.SetDataElement(element)
-    change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(str.__str__(syntax))))
-    change.SetInput(image)
-    if not change.Change():
-        raise RuntimeError(f"GDCM could not write {syntax.name}")
-    text: str = change.GetOutput().GetDataElement().GetSequenceOfFragments().GetFragment(0).GetByteValue().GetBuffer()
-    return text.encode("utf-8", "surrogateescape")
 
 
 def _finish(plan: Plan) -> PlantedHospital:

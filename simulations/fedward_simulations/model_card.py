@@ -1,4 +1,3 @@
-
 """The model card: what the model is, what it may be used for, how well it did, and what nobody has yet said about it.
 
 Sections after Mitchell et al. 2019, "Model Cards for Model Reporting" (FAT* 2019, arXiv 1810.03993). Beneath, the items

@@ -1,6 +1,7 @@
 """Who goes to which planted hospital: unequal sizes, unequal share of one label, always whole patients."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,9 @@ def partition(
         wanted = weights * tilts if label == positive else room
         counts = _apportion(len(by_label[label]), wanted, room)
         room -= counts
-        for part, cut in zip(parts, np.split(np.array(by_label[label]), np.cumsum(counts)[:-1]), strict=True):
-            part[label] = cut.tolist()
+        ids = iter(by_label[label])
+        for part, count in zip(parts, counts, strict=True):
+            part[label] = list(islice(ids, int(count)))
     return [_mixed(part) for part in parts]
 
 

@@ -1,4 +1,3 @@
-
 """The report's figures as inline SVG: text stays text, the same results give the same bytes, nothing is fetched.
 
 Colours come from the palette of Okabe and Ito (2008), which colour-blind readers can tell apart; line styles and

@@ -1,4 +1,3 @@
-
 """The report of a run: one offline page for clinicians, the model card beside it, a table for the terminal.
 
 The page loads nothing, needs no script and forbids both in its own policy. Every word that comes from a study or a site

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Mapping
 from statistics import fmean
 
-from fedward_common.metrics import Estimate, Evaluation, MergedHistogram, SiteFigures, pooled
-from fedward_common.metrics.figures import proportions
+from fedward_common.metrics import Estimate, Evaluation, MergedHistogram, pooled, pooled_at
 from fedward_common.streams import stream_seed
 from fedward_common.study import StudySpec
 from fedward_server.result import RoundHistory, RunResult
@@ -140,31 +139,20 @@ def _overall(evaluations: Evaluations, merged: MergedHistogram | None, study: St
     if merged is None or positive is None:
         why = "the study has no positive label" if positive is None else "too few patients for any hospital to show"
         return Block(withheld=f"no figure over all hospitals: {why}")
-    figures = [e.figures[positive] for _, e in sorted(evaluations.items()) if positive in e.figures]
     interval = merged.roc_auc_interval(stream_seed(study.training.seed, "overall"))
-    calls = _calls([one for one in figures if one.threshold is not None])
-    points = {one.threshold for one in figures}
+    calls = pooled_at(evaluations.values(), positive)
+    points = {e.figures[positive].threshold for e in evaluations.values() if positive in e.figures}
     return Block(
-        roc_auc=_mean_figure([interval]),
-        sensitivity=_mean_figure(calls[:1]),
-        specificity=_mean_figure(calls[1:2]),
-        precision=_mean_figure(calls[2:]),
+        roc_auc=Figure.of(interval),
+        sensitivity=Figure.of(calls.get("sensitivity")),
+        specificity=Figure.of(calls.get("specificity")),
+        precision=Figure.of(calls.get("precision")),
         brier=merged.brier(),
         threshold=points.pop() if len(points) == 1 else None,
         patients=merged.total_positives + merged.total_negatives,
         positives=merged.total_positives,
         negatives=merged.total_negatives,
     )
-
-
-def _calls(figures: list[SiteFigures]) -> list[Estimate]:
-    """Sensitivity, specificity and (where anyone is called positive) precision, each hospital at its own point."""
-    if not figures:
-        return []
-    positives, negatives = sum(one.positives for one in figures), sum(one.negatives for one in figures)
-    true = sum(round(one.sensitivity.value * one.positives) for one in figures if one.sensitivity)
-    right = sum(round(one.specificity.value * one.negatives) for one in figures if one.specificity)
-    return [one for one in proportions(true, positives, negatives - right, negatives) if one is not None]
 
 
 # Curves --------------------------------------------------------------------------------------------------------------

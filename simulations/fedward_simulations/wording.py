@@ -1,4 +1,3 @@
-
 """The words and number formats that the report, the model card and the terminal share. Pure: results in, text out."""
 
 from collections.abc import Mapping
@@ -271,9 +270,9 @@ def small_cells_text(results: Results) -> str:
     least = sorted({report.min_cell for report in results.site_reports})
     k = "the hospital’s own minimum" if not least else " or ".join(map(str, least))
     return (
-        f"No count of fewer than {k} patients leaves a hospital. Scores leave as histograms whose every bin holds at "
-        "least that many positive and as many negative patients, so overall curves are slightly coarser than the "
-        "hospitals’ own."
+        f"No count of fewer than {k} patients leaves a hospital. Scores leave as histograms, one a "
+        "class, whose every bin holds at least that many patients, with the class’s mean and spread. Overall curves "
+        "are drawn from these and are in part modelled; each hospital’s own figures are exact."
     )
 
 

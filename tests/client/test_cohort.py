@@ -178,11 +178,12 @@ def test_a_side_that_cannot_be_evaluated_is_logged(site_folder: Folder, every_lo
     assert "validation" not in every_log.text
 
 
-def test_the_label_tables_column_splits(site_folder: Folder) -> None:
+@pytest.mark.parametrize("column", ["split", "fold 1"])
+def test_the_label_tables_column_splits(site_folder: Folder, column: str) -> None:
     words = dict(zip(LABELS, ["train", "Train", "val", "test"] * 6, strict=True))
     words["PID-001"] = words["PID-005"] = "train"
-    site = Site.open(site_folder(LABELS, columns={"split": words}))
-    cohort = freeze(site, spec(split={"kind": "column"}), "run-1")
+    site = Site.open(site_folder(LABELS, columns={column: words}))
+    cohort = freeze(site, spec(split={"kind": "column", "column": column}), "run-1")
     sides = {item.patient: item.side for item in cohort.items}
     for patient, word in words.items():
         assert sides[site.pseudonym("patient", patient)][:3] == word.casefold()[:3]

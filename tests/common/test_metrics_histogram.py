@@ -306,16 +306,17 @@ def test_calibration_groups_hold_every_patient_in_rising_order(data: list[tuple[
     assert 0 <= histogram.brier() <= 1
 
 
-@pytest.mark.parametrize("n", [10, 60, 400])
-def test_calibration_of_suppressed_sketches_has_no_sliver_of_a_group(n: int) -> None:
-    scores, labels = patients(n, 12)
-    crowded = np.where(np.arange(n) % 2 == 0, 0.25, scores)
-    coarse = ScoreSketch.of(crowded, labels).suppressed(2)
-    assert coarse is not None
-    groups = merge([coarse]).calibration()
-    assert len(groups) > 1
-    assert min(group.patients for group in groups) >= 0.5
-    assert sum(group.patients for group in groups) == pytest.approx(n, rel=0.02)
+def test_calibration_has_no_sliver_of_a_group_between_crowded_scores() -> None:
+    # The lone patient between is at ranks 301 to 302 of 1004: a fifth of it falls in the third tenth, to 301.2.
+    ends = ClassSketch(edges=(0, 1, 1023, 1024), counts=(301, 1, 702), mean=4.8, sd=11.0)
+    nobody = ClassSketch(edges=(0, 1024), counts=(0,), mean=0.0, sd=0.0)
+    groups = merge([ScoreSketch(positives=ends, negatives=nobody)]).calibration()
+    assert [group.patients for group in groups] == pytest.approx([301, 0.8, 702], abs=0.1)
+
+
+def test_calibration_has_no_more_groups_than_patients() -> None:
+    two = ClassSketch(edges=(0, 1024), counts=(1,), mean=0.0, sd=2.0)
+    assert len(merge([ScoreSketch(positives=two, negatives=two)]).calibration()) == 2
 
 
 # Nothing there -------------------------------------------------------------------------------------------------------

@@ -25,7 +25,6 @@ SYNTAXES = {
     "valley": {
         "Deflated Explicit VR Little Endian",
         "JPEG-LS Lossless Image Compression",
-        "JPEG Lossless, Non-Hierarchical, First-Order Prediction (Process 14 [Selection Value 1])",
     },
 }
 

@@ -1,4 +1,3 @@
-
 import itertools
 import re
 from html.parser import HTMLParser

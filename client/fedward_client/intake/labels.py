@@ -1,7 +1,7 @@
 """The label table: a CSV file with a column of patient ids and a column of labels, as spreadsheets write it.
 
-Only the label and a column named "split" are taken, under the patient's pseudonym: names and birth dates that a table
-may hold as well are read past. Ids are compared as text, exactly but for white space around them: "007" is not "7".
+Only the label and one column to split by ("split", or what a study names) are taken, under the patient's pseudonym:
+names and birth dates that a table may hold as well are read past. Ids are compared as text, exactly but for white space around them: "007" is not "7".
 """
 
 import csv
@@ -27,8 +27,8 @@ class LabelTable:
     misaligned: int = 0  # rows with more cells than the header: which cell is which is not known
 
 
-def read_labels(site: Site) -> LabelTable:
-    """The label table of a site, an empty one where it has none.
+def read_labels(site: Site, *, split: str = SPLIT) -> LabelTable:
+    """The label table of a site, an empty one where it has none; `split` is the column that a study splits by.
 
     Raises DataError when the table cannot be read, is empty, or lacks a column.
     """
@@ -36,7 +36,7 @@ def read_labels(site: Site) -> LabelTable:
         return LabelTable(rows={})
     header, rows = _rows(_text(site), {site.labels.patient, site.labels.label})
     patient, label = _position(header, site.labels.patient, site), _position(header, site.labels.label, site)
-    kept = {header[label]: label, **({SPLIT: _position(header, SPLIT, site)} if SPLIT in header else {})}
+    kept = {header[label]: label, **({split: _position(header, split, site)} if split in header else {})}
     return _table(site, rows, len(header), patient, kept)
 
 
