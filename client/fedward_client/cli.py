@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedward_client.site import Site
-from fedward_common.errors import UsageError
+from fedward_common.errors import DataError, UsageError
 from fedward_common.events import Event, Listener
 
 if TYPE_CHECKING:
@@ -38,12 +38,19 @@ def site() -> None:
 
 @app.command()
 def scan(folder: Folder, state: State = None, as_json: AsJson = False) -> None:
-    """Read the headers of new and changed images and the label table, then say what was found."""
+    """Read the headers of new and changed images and the label table, then say what was found.
+
+    Example: fedward site scan /srv/hospital
+    """
     from fedward_client import catalog
 
     opened = Site.open(folder, state=state)
     with _progress() as listener:
         report = catalog.scan(opened, listener)
+    if not report.counts.files:
+        raise DataError(
+            f"the data folder of site {opened.name} holds no files: put the hospital's images there, then scan again"
+        )
     if as_json:
         print(json.dumps({"site": opened.name, **asdict(report)}))
         return
@@ -63,7 +70,10 @@ def report(
         bool, typer.Option("--show-paths", help="Also list the files in quarantine. For this terminal only.")
     ] = False,
 ) -> None:
-    """Say what the last scan found, without reading anything again."""
+    """Say what the last scan found, without reading anything again.
+
+    Example: fedward site report /srv/hospital --show-paths
+    """
     from fedward_client.catalog import Catalog
 
     if as_json and show_paths:
@@ -100,9 +110,6 @@ def _progress() -> Iterator[Listener]:
 
 
 def _show(site: Site, counts: "Counts") -> None:
-    if not counts.files:
-        print(f"The data folder of site {site.name} holds no files: put the hospital's images there, then scan again.")
-        return
     table = Table("", "", "count", title=f"Site {site.name}", title_justify="left")
     table.columns[2].justify = "right"
     for name, value in asdict(counts).items():

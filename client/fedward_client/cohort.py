@@ -29,6 +29,7 @@ from fedward_common.study import StudySpec
 _log = logging.getLogger(__name__)
 
 OTHER_MODALITY = "images of another modality"
+SINGLE_SLICES = "images of a single slice, which this version does not stack into volumes"
 UNLABELLED = "patients without a label, or with two that differ"
 OTHER_LABEL = "patients with another label"
 NO_IMAGES = "labelled patients without images"
@@ -154,7 +155,7 @@ def resolve(images: Sequence[ImageRow], table: Mapping[str, Mapping[str, str]], 
     Raises DataError when the study splits by a column that does not serve.
     """
     left_out: Counter[str] = Counter()
-    rows = _of_modality(images, study.cohort.modality, left_out)
+    rows = _of_shape(_of_modality(images, study.cohort.modality, left_out), len(study.input.size), left_out)
     imaged = {row.patient for row in rows}
     labels = _labels(imaged, table, site.labels.label, study.cohort.labels, left_out)
     left_out[NO_IMAGES] += len(table.keys() - {row.patient for row in images})
@@ -182,6 +183,13 @@ def _of_modality(images: Iterable[ImageRow], modality: str | None, left_out: Cou
     images = list(images)
     rows = [row for row in images if modality in (None, row.modality)]
     left_out[OTHER_MODALITY] += len(images) - len(rows)
+    return rows
+
+
+def _of_shape(images: list[ImageRow], dims: int, left_out: Counter[str]) -> list[ImageRow]:
+    """A study of volumes takes multi-frame images only."""
+    rows = [row for row in images if dims == 2 or row.frames > 1]
+    left_out[SINGLE_SLICES] += len(images) - len(rows)
     return rows
 
 

@@ -273,7 +273,7 @@ def test_nothing_told_or_written_names_a_patient(site: Site, every_log: pytest.L
 
 
 def test_a_cache_larger_than_the_disk_is_refused_before_it_starts(site_folder: Folder) -> None:
-    site = Site.open(site_folder(LABELS, images=1, shape=(8, 8)))
+    site = Site.open(site_folder(LABELS, images=1, shape=(2, 8, 8)))
     study = spec(input={"size": (1024, 1024, 1024), "channels": 3})  # 12 GiB an image
     if shutil.disk_usage(site.data).free > 16 * 3 * 2**32:
         pytest.skip("this disk would take it")

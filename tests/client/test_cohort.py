@@ -237,3 +237,9 @@ def test_progress_is_told_and_nothing_told_or_written_names_a_patient(
     written = text.encode() + b"".join(path.read_bytes() for path in (site.state / "runs").rglob("*.json"))
     assert b"PID-" not in written
     assert str(site.data).encode() not in written
+
+
+def test_single_slices_are_no_volumes(site_folder: Folder) -> None:
+    site = Site.open(site_folder(LABELS))
+    with pytest.raises(DataError, match="48 images of a single slice"):
+        freeze(site, spec(input={"size": (8, 16, 16)}), "run-1")

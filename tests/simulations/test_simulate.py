@@ -1,11 +1,14 @@
 """`fedward simulate` as a person calls it: planted hospitals with real DICOM in, results, report and model out."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,6 +145,39 @@ def test_a_finished_run_is_not_overwritten_and_resume_keeps_it(
     foreign = fedward("simulate", "other.toml", *arguments[2:], "--resume", cwd=work)
     assert foreign.returncode == 2
     assert "another study" in foreign.stderr
+
+
+def test_ctrl_c_leaves_no_process_and_resume_ends_with_the_same_bits(
+    done: "subprocess.CompletedProcess[str]", work: Path
+) -> None:
+    command = [str(Path(sys.executable).with_name("fedward")), "simulate", "study.toml", "--data", "hospitals"]
+    arguments = ("--out", "broken", "--seed", "7", "--no-pooled")
+    running = subprocess.Popen([*command, *arguments], cwd=work, stderr=subprocess.PIPE, start_new_session=True)
+    first = work / "broken" / "seed-7" / "federated" / "round-000001.json"
+    deadline = time.monotonic() + 300
+    while not first.exists():
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(running.pid, signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert b"Traceback" not in errors
+    assert not [path for path in Path("/proc").glob("[0-9]*") if _session(path) == running.pid]
+    assert not [path for path in (work / "broken").rglob("*") if "tmp" in path.suffix]
+    assert not (work / "broken" / "results.json").exists()
+    resumed = fedward("simulate", "study.toml", "--data", "hospitals", *arguments, "--resume", "--json", cwd=work)
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout)["model_sha256"] == json.loads(done.stdout)["model_sha256"]
+
+
+def _session(process: Path) -> int | None:
+    """The session that a process of /proc belongs to, None where it is gone or a zombie."""
+    try:
+        fields = (process / "stat").read_text().rsplit(")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] == "Z" else int(fields[3])
 
 
 def test_planted_identifiers_are_in_nothing_that_was_written(

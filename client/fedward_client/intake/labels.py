@@ -1,7 +1,8 @@
 """The label table: a CSV file with a column of patient ids and a column of labels, as spreadsheets write it.
 
 Only the label and one column to split by ("split", or what a study names) are taken, under the patient's pseudonym:
-names and birth dates that a table may hold as well are read past. Ids are compared as text, exactly but for white space around them: "007" is not "7".
+names and birth dates that a table may hold as well are read past. Ids are compared as text, exactly but for white space
+around them: "007" is not "7".
 """
 
 import csv
