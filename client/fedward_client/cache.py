@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fedward_client.catalog import paths
+from fedward_client.catalog import paths, quarantine
 from fedward_client.cohort import Cohort, CohortItem, freeze, require, sync_folder, write_durably
 from fedward_client.harmonize import Recipe, recipe
 from fedward_client.intake.dicom import read_pixels
@@ -211,20 +211,31 @@ def _check_free(job: _Job) -> None:
 def _full(job: _Job) -> DataError:
     free = shutil.disk_usage(job.root).free
     return DataError(
-        f"{job.site.name}: the cache needs {job.bytes_needed} bytes, the disk of the state folder has {free} free; "
+        f"{job.site.name}: the cache needs {_mib(job.bytes_needed)}, the disk of the state folder has {_mib(free)}; "
         "make room, or put the state folder on another disk"
     )
+
+
+def _mib(size: int) -> str:
+    """Whole MiB: to the byte, it would tell how many images there are."""
+    return f"{-(-size // 2**20)} MiB"
 
 
 def _fill(job: _Job, path: Path) -> _Index:
     """Write one row a readable image. Plain writes: on a full disk they fail, a memory map would kill the process."""
     where = paths(job.site)
     outcome: dict[_Outcome, list[str]] = {"images": [], "unreadable": [], "gone": []}
+    reasons: dict[str, str] = {}
     with path.open("wb") as file:
         _write_header(file, len(job.cohort.items), job.recipe)
         for done, item in enumerate(job.cohort.items):
             job.tell(done)
-            outcome[_write_row(file, _path(item, where), job.recipe)].append(item.image)
+            try:
+                outcome[_write_row(file, _path(item, where), job.recipe)].append(item.image)
+            except UnreadableFile as error:
+                outcome["unreadable"].append(item.image)
+                reasons[item.image] = str(error)
+        quarantine(job.site, reasons)
         if not outcome["images"]:
             raise DataError(f"{job.site.name}: none of the cohort's images can be read now; check the data folder")
         file.seek(0)
@@ -255,13 +266,10 @@ def _path(item: CohortItem, where: Mapping[str, Path]) -> Path | None:
 
 
 def _write_row(file: BinaryIO, path: Path | None, recipe: Recipe) -> _Outcome:
-    """Harmonise one image to the end of `file`; says which list of the index it belongs to."""
+    """Harmonise one image to the end of `file`; says which list of the index it belongs to. Raises UnreadableFile."""
     if path is None:
         return "gone"
-    try:
-        image = recipe.apply(read_pixels(path, voi=recipe.voi))
-    except UnreadableFile:
-        return "unreadable"
+    image = recipe.apply(read_pixels(path, voi=recipe.voi))
     file.write(image.astype("<f4", copy=False).data)
     return "images"
 

@@ -6,12 +6,12 @@ and hashing (`paths`). The catalog is derived data: it can be deleted at any tim
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, Connection, and_, func, select
+from sqlalchemy import ColumnElement, Connection, and_, func, select, update
 
 from fedward_client.intake import index, scanning
 from fedward_client.intake.walk import file_key, walk
@@ -178,6 +178,15 @@ def scan(site: Site, listener: Listener = ignore) -> ScanReport:
     return ScanReport(
         counts=counts, read=done.read, unchanged=done.unchanged, removed=done.removed, seconds=done.seconds
     )
+
+
+def quarantine(site: Site, reasons: Mapping[str, str]) -> None:
+    """Put images that turned out unreadable when they were decoded into quarantine: file pseudonym, reason in words."""
+    if reasons:
+        with index.writing(site) as connection:
+            for key, reason in reasons.items():
+                entry = update(index.files).where(index.files.c.key == key)
+                connection.execute(entry.values(kind="quarantine", reason=reason))
 
 
 def paths(site: Site) -> dict[str, Path]:

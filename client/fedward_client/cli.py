@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MOST_KINDS = 12  # of a kind of thing, in the table; --json has all
 
-app = typer.Typer(help="A hospital's own data: what is there, and what can be used.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(help="The hospital's folder: images, labels.csv, and site.toml where needed.")]
 State = Annotated[
@@ -33,7 +33,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.callback()
 def site() -> None:
-    """A hospital's own data: what is there, and what can be used."""
+    """A hospital's own data: what is there, and what can be used.
+
+    Example: fedward site scan /srv/hospital
+    """
 
 
 @app.command()

@@ -101,7 +101,7 @@ def freeze(site: Site, study: StudySpec, run: str, listener: Listener = ignore) 
     listener(Event(site=site.name, stage="cohort", done=0, total=1))
     cohort = _read(path, study, run)
     if cohort is None:
-        cohort = _from_catalog(site, study, listener)
+        cohort = from_catalog(site, study, listener)
         require(cohort, study, site)
         frozen = _Frozen(study=study.digest, digest=cohort.digest, cohort=cohort)
         write_durably(path, frozen.model_dump_json().encode())
@@ -135,11 +135,14 @@ def _read(path: Path, study: StudySpec, run: str) -> Cohort | None:
     return frozen.cohort
 
 
-def _from_catalog(site: Site, study: StudySpec, listener: Listener) -> Cohort:
+def from_catalog(site: Site, study: StudySpec, listener: Listener = ignore) -> Cohort:
+    """The cohort as it would be now; scans first without a catalog. Raises DataError without images or labels."""
     if not is_scanned(site):
         scan(site, listener)
     with Catalog.open(site) as catalog:
         images, table = catalog.images(None), catalog.labels()
+    if study.split.kind == "column" and study.split.column == site.labels.patient:
+        raise DataError(f"{site.name}: the study splits by the column of patient ids; name another [split] column")
     if study.split.kind == "column" and study.split.column != SPLIT:  # the catalog keeps one column to split by
         table = read_labels(site, split=study.split.column).rows
     if not images:
@@ -223,11 +226,12 @@ def _index(word: str, labels: Sequence[str]) -> int | None:
 def require(cohort: Cohort, study: StudySpec, site: Site) -> None:
     """Raise DataError where a cohort is too small to train on; log what cannot be evaluated on it.
 
-    A site that only evaluates needs no training patient, but one to test on. Counts below the site's k are not told.
+    A site that only evaluates needs no training patient. One that trains needs as many as the study asks for, and never
+    fewer than the site's k, for their number travels with the update. Counts below k are not told.
     """
     if study.only_evaluates(site.name):
-        if not cohort.patients("test"):
-            raise DataError(f"{site.name} has no patient to test on{_told(cohort, site)}")
+        if not cohort.items:
+            raise DataError(f"{site.name} has no patient of this study{_told(cohort, site)}")
     else:
         _require_training(cohort, study, site)
     for side in ("validation", "test"):
@@ -238,10 +242,11 @@ def require(cohort: Cohort, study: StudySpec, site: Site) -> None:
 
 
 def _require_training(cohort: Cohort, study: StudySpec, site: Site) -> None:
-    patients, needed = cohort.patients("train"), study.cohort.min_patients
+    patients, needed = cohort.patients("train"), max(study.cohort.min_patients, site.min_cell)
     if patients < needed:
+        who = "the study" if needed == study.cohort.min_patients else "the site's own rule ([privacy] min_cell)"
         raise DataError(
-            f"{site.name} has {_few(patients, site)} training patients, the study asks for at least {needed}"
+            f"{site.name} has {_few(patients, site)} training patients, {who} asks for at least {needed}"
             f"{_told(cohort, site)}"
         )
     missing = [label for label, count in cohort.label_counts("train").items() if not count]

@@ -4,6 +4,7 @@
 baseline, several sites' at once.
 """
 
+import json
 import time
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,15 +17,16 @@ from torch import nn
 
 from fedward_client import cache
 from fedward_client.cache import SiteData
+from fedward_client.cohort import run_folder, write_durably
 from fedward_client.evaluation import evaluate
 from fedward_client.site import Site
 from fedward_client.split import SIDES, Side
 from fedward_client.training.device import pick_device
 from fedward_client.training.loop import train
 from fedward_common import __version__, models
-from fedward_common.errors import RecordError
+from fedward_common.errors import DataError, RecordError
 from fedward_common.events import Listener, ignore
-from fedward_common.metrics import Evaluation
+from fedward_common.metrics import Evaluation, told, told_total
 from fedward_common.records import Arrays, Evaluated, Prepared, Question, Trained
 from fedward_common.study import StudySpec
 
@@ -42,6 +44,9 @@ class Source(Protocol):
 
     def load(self, study: StudySpec, run: str, listener: Listener) -> SiteData:
         """The run's frozen cohort as tensors."""
+
+    def once(self, run: str, name: str, value: str) -> str:
+        """Remember `value` under `name` for a run, unless something is remembered already; gives what is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,15 @@ class SiteSource:
         """The run's frozen cohort as tensors, from the cache where they are there already."""
         return cache.load(self.site, study, run, listener)
 
+    def once(self, run: str, name: str, value: str) -> str:
+        """Remembered in the site's state, for as long as the run is."""
+        path = run_folder(self.site, run) / "once.json"
+        held: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
+        if name not in held:
+            held[name] = value
+            write_durably(path, json.dumps(held).encode())
+        return held[name]
+
 
 @dataclass(slots=True)
 class Hospital:
@@ -83,16 +97,20 @@ class Hospital:
         started = time.perf_counter()
         data = self._load(question)
         study = question.study
-        train_labels = data.labels[data.indices("train")]
+        trained = data.indices("train")
+        sides: dict[Side, int] = {side: len(np.unique(data.patients[data.indices(side)])) for side in SIDES}
+        labels = {
+            label: len(np.unique(data.patients[trained][data.labels[trained] == index]))
+            for index, label in enumerate(study.cohort.labels)
+        }
+        shown = told(sides, self.source.min_cell, known=["train"])  # training patients are the update's weight
         return Prepared(
             site=self.source.name,
             fedward=__version__,
             cohort=data.cohort_digest,
-            patients={side: self._count(len(np.unique(data.patients[data.indices(side)]))) for side in SIDES},
-            labels={
-                label: self._count(len(np.unique(data.patients[data.indices("train")][train_labels == index])))
-                for index, label in enumerate(study.cohort.labels)
-            },
+            total=told_total(sides, shown, self.source.min_cell),
+            patients=shown,
+            labels=told(labels, self.source.min_cell),
             seconds=time.perf_counter() - started,
         )
 
@@ -133,6 +151,7 @@ class Hospital:
         """Score a model on the asked side of the split."""
         started = time.perf_counter()
         data = self._load(question)
+        self._fix_operating_points(question)
         model = network(question.study.canonical_json())
         load_state(model, arrays)
         evaluation = self._evaluate(model, data, question, question.side, question.thresholds)
@@ -158,8 +177,16 @@ class Hospital:
             listener=self.listener,
         )
 
-    def _count(self, count: int) -> int | None:
-        return count if count >= self.source.min_cell else None
+    def _fix_operating_points(self, question: Question) -> None:
+        """A run gets figures at one set of operating points: those of many would add up to single patients' scores."""
+        if question.thresholds is None:
+            return
+        points = json.dumps(question.thresholds, sort_keys=True)
+        if self.source.once(question.run, f"operating points, {question.side}", points) != points:
+            raise DataError(
+                f"{self.source.name} has scored this run's {question.side} patients at other operating points already; "
+                "a run gets one set of them"
+            )
 
     def _load(self, question: Question) -> SiteData:
         key = (question.study.digest, question.run)

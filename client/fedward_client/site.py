@@ -4,12 +4,13 @@ A folder of DICOM files with a `labels.csv` is a site as it stands. An optional 
 
     [site]     name, state       the name that the hub knows; the folder that Fedward writes to
     [data]     folder            where the images are
-    [labels]   file, patient, label    the label table, its patient column and its label column
+    [labels]   file, patient, label, encoding    the label table, its patient and label columns, e.g. gb18030
     [privacy]  min_cell          counts below this never leave
 
 Nothing here reads an image, and nothing here ever replaces a key that is there.
 """
 
+import codecs
 import contextlib
 import hashlib
 import hmac
@@ -55,6 +56,7 @@ class _LabelsSection(_Section):
     file: _Text | None = None
     patient: _Text = "patient_id"
     label: _Text = "label"
+    encoding: _Text = "utf-8"
 
 
 class _PrivacySection(_Section):
@@ -70,11 +72,12 @@ class _Settings(_Section):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelSettings:
-    """The label table (None where there is none) and the names of its patient column and its label column."""
+    """The label table (None where there is none), the names of its patient and its label column, its encoding."""
 
     file: Path | None = None
     patient: str = "patient_id"
     label: str = "label"
+    encoding: str = "utf-8"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +112,8 @@ class Site:
             self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise self._unwritable(error) from None
+        with contextlib.suppress(PermissionError):  # somebody else's folder: then it is theirs to protect
+            self.state.chmod(0o700)  # nobody else on this machine may read what the hospital keeps
         if not os.access(self.state, os.W_OK | os.X_OK):
             raise self._unwritable(PermissionError(None, "Permission denied"))
         return self.state
@@ -123,6 +128,8 @@ class Site:
         try:
             if not path.exists():
                 _make_key(path)
+            with contextlib.suppress(PermissionError):
+                path.chmod(0o600)
             key = path.read_bytes()
         except OSError as error:
             raise self._unwritable(error) from None
@@ -182,7 +189,18 @@ def _labels(section: _LabelsSection, folder: Path) -> LabelSettings:
     file = folder / (section.file or LABELS)
     if section.file is not None and not file.is_file():
         raise SettingsError(f"{SETTINGS}: [labels] file names no file that exists; give the label table")
-    return LabelSettings(file=file if file.is_file() else None, patient=section.patient, label=section.label)
+    try:
+        codecs.lookup(section.encoding)
+    except LookupError:
+        raise SettingsError(
+            f"{SETTINGS}: [labels] encoding '{section.encoding}' is not known; common are utf-8, gb18030, cp1252"
+        ) from None
+    return LabelSettings(
+        file=file if file.is_file() else None,
+        patient=section.patient,
+        label=section.label,
+        encoding=section.encoding,
+    )
 
 
 def _checked_name(name: str | None, folder: Path) -> str:

@@ -68,11 +68,12 @@ def _by_column(request: _Request) -> dict[str, Side]:
     name = request.split.column
     words = {patient: info.column for patient, info in request.patients.items()}
     if any(word is None for word in words.values()):
-        raise DataError(f"the label table has no column '{name}', by which the study splits; {_VALID}")
+        raise DataError(
+            f"{request.site_name}: the label table has no column '{name}', by which the study splits; {_VALID}"
+        )
     sides = {patient: _WORDS.get((word or "").strip().casefold()) for patient, word in words.items()}
-    wrong = sum(side is None for side in sides.values())
-    if wrong:
-        raise DataError(f"the label table's column '{name}' holds other words for {wrong} patient(s); {_VALID}")
+    if None in sides.values():
+        raise DataError(f"{request.site_name}: the label table's column '{name}' holds other words too; {_VALID}")
     return {patient: side for patient, side in sides.items() if side is not None}
 
 

@@ -166,7 +166,7 @@ def check(name: StudyName, *, as_json: Json = False) -> None:
 
 @model.command("list", epilog="Example: fedward model list")
 def list_models(*, as_json: Json = False) -> None:
-    """List the networks that a study can name under [model]."""
+    """List the networks that a study can name as its model."""
     from fedward_common import models
 
     cards = [models.describe(name) for name in models.names()]

@@ -8,27 +8,47 @@ The layout also suits Flower's stock strategies: "arrays", "config" and "metrics
 """
 
 import hashlib
-import io
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from fedward_common import npy
 from fedward_common.errors import RecordError
 from fedward_common.metrics import Evaluation
 from fedward_common.study import Slug, StudySpec
+from fedward_common.study_spec import MAX_LABEL, MAX_LABELS
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
-DTYPES = frozenset({"float16", "float32", "float64", "uint8", "int32", "int64"})
 MAX_JSON_BYTES = 4 * 2**20
+MAX_ARRAYS = 100_000
 MAX_NAME = 256
+MAX_COUNT = 10**9  # patients, images, steps: sums over sites and rounds stay exact in float64 and fit 64 bits
+MAX_LOSS = 1e9
+MAX_SECONDS = 1e9
+MAX_REASON = 500  # characters of a text that somebody else wrote, where people read it
+MAX_FAULTS = 1000
+_SHOWN = 40  # characters of a name that is refused
 
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0.0)]
+
+def _few_labels(evaluation: Evaluation) -> Evaluation:
+    if max(len(evaluation.sketches), len(evaluation.figures)) > MAX_LABELS:
+        raise ValueError(f"figures of more than {MAX_LABELS} labels")
+    return evaluation
+
+
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Some = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Seconds = Annotated[float, Field(ge=0.0, le=MAX_SECONDS)]
+Loss = Annotated[float, Field(ge=-MAX_LOSS, le=MAX_LOSS)]
+_Value = TypeVar("_Value")
+ByLabel = Annotated[dict[Annotated[str, Field(max_length=MAX_LABEL)], _Value], Field(max_length=MAX_LABELS)]
+Scores = Annotated[Evaluation, AfterValidator(_few_labels)]
+Version = Annotated[str, Field(pattern=r"^[0-9A-Za-z.+!_-]{1,64}$")]
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -45,17 +65,18 @@ class Question(_Record):
     run: RunId
     score_incoming: bool = False  # train: also score the model as it came, on validation patients
     side: Literal["validation", "test"] = "validation"  # evaluate: on whom
-    thresholds: dict[str, float] | None = None  # evaluate: a label's operating point
+    thresholds: ByLabel[float] | None = None  # evaluate: a label's operating point
 
 
 class Prepared(_Record):
-    """A site is ready: its cohort is frozen, its tensors are cached. Counts below the site's k stay home (None)."""
+    """A site is ready: its cohort is frozen, its tensors are cached. Counts that the small-cell rule keeps are None."""
 
     site: Slug
-    fedward: str
+    fedward: Version
     cohort: Digest
+    total: Count | None  # patients on any side
     patients: dict[Literal["train", "validation", "test"], Count | None]
-    labels: dict[str, Count | None]  # training patients a label
+    labels: ByLabel[Count | None]  # training patients a label
     seconds: Seconds
 
 
@@ -64,11 +85,11 @@ class Trained(_Record):
 
     site: Slug
     cohort: Digest
-    patients: Annotated[int, Field(ge=1)]  # the weight of this update
-    images: Annotated[int, Field(ge=1)]
-    steps: Annotated[int, Field(ge=1)]
-    train_loss: float
-    incoming: Evaluation | None  # of the model as it came, on validation patients
+    patients: Some  # the weight of this update
+    images: Some
+    steps: Some
+    train_loss: Loss
+    incoming: Scores | None  # of the model as it came, on validation patients
     train_seconds: Seconds
     seconds: Seconds
 
@@ -78,7 +99,7 @@ class Evaluated(_Record):
 
     site: Slug
     cohort: Digest
-    evaluation: Evaluation
+    evaluation: Scores
     seconds: Seconds
 
 
@@ -94,14 +115,30 @@ def question_record(question: Question, arrays: ArrayRecord | None, config: Conf
 
 
 def read_question(content: RecordDict) -> tuple[Question, dict[str, float]]:
-    """The question in a message, and the numbers that the strategy put beside it, e.g. "server-round"."""
+    """The question in a message, and the numbers that the strategy put beside it.
+
+    For training these are held against the study: "server-round" is one of its rounds, and "proximal-mu" (FedProx's,
+    0 where it is missing) is the study's own. `RecordError` otherwise.
+    """
     try:
         config = content.config_records["config"]
         text = config["fedward"]
     except KeyError as error:
         raise RecordError(f"the message holds no Fedward question: {error} is missing") from None
-    numbers = {key: value for key, value in config.items() if isinstance(value, int | float)}
-    return _parse(Question, text, "question"), numbers
+    question = _parse(Question, text, "question")
+    numbers = {key: v for key, v in config.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    if question.kind == "train":
+        _check_steering(question.study, numbers)
+    return question, numbers
+
+
+def _check_steering(study: StudySpec, numbers: Mapping[str, float]) -> None:
+    """Raise unless the hub steers training as the study says: the approved study binds the hub too."""
+    number = numbers.get("server-round")
+    if not isinstance(number, int) or not 1 <= number <= study.training.rounds:
+        raise RecordError(f"the hub asks for a round that is none of the study's 1 to {study.training.rounds}")
+    if numbers.get("proximal-mu", 0.0) != study.strategy.options.get("proximal_mu", 0.0):
+        raise RecordError("the hub asks for another proximal_mu than the study says")
 
 
 def answer_record(answer: Prepared | Trained | Evaluated, arrays: ArrayRecord | None = None) -> RecordDict:
@@ -134,9 +171,23 @@ def _parse(kind: type[_Parsed], text: object, what: str) -> _Parsed:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RecordError(f"the {what} does not fit a {kind.__name__}: {where}: {first['msg']}") from None
+        raise RecordError(f"the {what} does not fit a {kind.__name__}: {_first_fault(error)}") from None
+    except UnicodeEncodeError:
+        raise RecordError(f"the {what} is no Unicode text") from None
+
+
+def _first_fault(error: ValidationError) -> str:
+    if error.error_count() > MAX_FAULTS:  # a million of them take seconds to list
+        return f"{error.error_count()} of its values are wrong"
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{printable(where, MAX_NAME)}: {printable(first['msg'], MAX_NAME)}" if where else printable(first["msg"])
+
+
+def printable(text: str, limit: int = MAX_REASON) -> str:
+    """A text that somebody else wrote as one line of at most `limit` characters; what cannot be printed is escaped."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: limit + 1])
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
 
 
 def to_array_record(arrays: Arrays) -> ArrayRecord:
@@ -145,45 +196,39 @@ def to_array_record(arrays: Arrays) -> ArrayRecord:
 
 
 def _to_array(array: npt.NDArray[Any]) -> Array:
-    """One copy instead of the two that `Array(ndarray)` makes through its buffer."""
-    if str(array.dtype) not in DTYPES:
-        raise RecordError(f"arrays of {array.dtype} do not travel; these do: {', '.join(sorted(DTYPES))}")
-    array = np.ascontiguousarray(array).reshape(array.shape)
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    data = b"".join((header.getvalue(), _bytes(array)))
-    return Array(str(array.dtype), array.shape, "numpy.ndarray", data)
+    return Array(str(array.dtype), array.shape, "numpy.ndarray", npy.dump(array))
 
 
 def from_array_record(record: ArrayRecord) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a record as read-only views of its buffers: no copy."""
+    """The arrays of a record as read-only views of its buffers: no copy. `RecordError` names an array that is none."""
+    if len(record) > MAX_ARRAYS:
+        raise RecordError(f"the message holds {len(record)} arrays; at most {MAX_ARRAYS} are taken")
     return {name: _from_array(name, array) for name, array in record.items()}
 
 
 def _from_array(name: str, array: Array) -> npt.NDArray[Any]:
     if len(name) > MAX_NAME:
         raise RecordError(f"an array's name is {len(name)} characters long; at most {MAX_NAME} are taken")
-    if array.stype != "numpy.ndarray" or array.dtype not in DTYPES:
+    shown = _cut(name)
+    if not name.isprintable():
+        raise RecordError(f"an array's name cannot be printed: {shown}")
+    if array.stype != "numpy.ndarray" or array.dtype not in npy.DTYPES:
         raise RecordError(
-            f"array '{name}' is {array.stype} of {array.dtype}; raw buffers of {sorted(DTYPES)} are taken"
+            f"array {shown} is {_cut(array.stype)} of {_cut(array.dtype)}; "
+            f"raw buffers of {', '.join(sorted(npy.DTYPES))} are taken"
         )
-    view = memoryview(array.data)
-    head = io.BytesIO(view[:4096])
     try:
-        if np.lib.format.read_magic(head) != (1, 0):
-            raise RecordError(f"array '{name}' is in a version of .npy that does not travel")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
-    except ValueError as error:
-        raise RecordError(f"array '{name}' is no .npy buffer: {error}") from None
-    length = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if dtype != np.dtype(array.dtype) or shape != tuple(array.shape) or fortran or len(view) - head.tell() != length:
-        raise RecordError(f"array '{name}' is not what it says: {array.dtype} {tuple(array.shape)}")
-    return np.frombuffer(view, dtype=dtype, offset=head.tell()).reshape(shape)
+        view = npy.load(array.data, array.dtype)
+    except RecordError as error:
+        raise RecordError(f"array {shown} {error}") from None
+    if view.shape != tuple(array.shape):
+        raise RecordError(f"array {shown} is not what it says: its buffer has the shape {view.shape}")
+    return view
 
 
-def _bytes(array: npt.NDArray[Any]) -> memoryview:
-    """The bytes of a contiguous array, without a copy."""
-    return array.reshape(-1).view(np.uint8).data
+def _cut(text: str) -> str:
+    """The beginning of a text from the wire, quoted and printable."""
+    return repr(text[:_SHOWN]) + ("…" if len(text) > _SHOWN else "")
 
 
 def array_bytes(record: ArrayRecord) -> int:
@@ -205,5 +250,5 @@ def model_sha256(arrays: Arrays) -> str:
         array = np.ascontiguousarray(arrays[name])
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
         digest.update(f"{name}\0{array.dtype.name}\0{','.join(map(str, arrays[name].shape))}\0".encode())
-        digest.update(_bytes(array))
+        digest.update(npy.raw(array))
     return digest.hexdigest()

@@ -22,6 +22,8 @@ from fedward_common.study_strategy import Strategy
 
 SCHEMA_VERSION: Literal[1] = 1
 
+MAX_LABELS, MAX_LABEL = 1000, 256  # labels, and the characters of one; a site's answers are held to the same
+
 
 class About(Section):
     """[study]: what this is and who answers for it."""
@@ -40,6 +42,8 @@ def _labels(labels: tuple[str, ...]) -> Iterator[Fault]:
     for index, label in enumerate(labels):
         if not label.strip() or label != label.strip() or not label.isprintable():
             yield Fault(("labels", index), "must be printable text without spaces around it")
+        if len(label) > MAX_LABEL:
+            yield Fault(("labels", index), f"must be at most {MAX_LABEL} characters long, not {len(label)}")
     for label, count in Counter(labels).items():
         if count > 1:
             yield Fault(("labels",), f'holds "{label}" {count} times; name each label once')
@@ -61,7 +65,7 @@ class Cohort(Section):
     """[cohort]: which patients. Resolved against each site's catalog and frozen at the start of a run."""
 
     modality: str | None = None  # DICOM Modality (0008,0060), e.g. "US"; None takes any
-    labels: Annotated[tuple[str, ...], Field(min_length=2, max_length=1000)]
+    labels: Annotated[tuple[str, ...], Field(min_length=2, max_length=MAX_LABELS)]
     positive: str | None = None  # the label whose probability is the score; needed with two labels
     min_patients: Annotated[int, Field(ge=1, le=1_000_000)] = (
         20  # a site with fewer training patients does not take part

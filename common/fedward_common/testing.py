@@ -84,6 +84,7 @@ class FakeSite:
             site=self.name,
             fedward=self.fedward,
             cohort=self._digest,
+            total=3 * self.patients,
             patients={"train": self.patients, "validation": self.patients, "test": self.patients},
             labels=dict.fromkeys(study.cohort.labels, self.patients),
             seconds=0.1,

@@ -4,6 +4,7 @@ The run's config names what to run: `study` (the resolved study's JSON file), `r
 checkpoints and run.json go), `store` (the hub's database), `engine`, and `resume`.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def serve(grid: Grid, config: UserConfig, listener: Callable[[RunEvent], None]) 
                 run=run,
                 engine=engine,
                 folder=folder,
+                deadline_s=math.inf if engine == "embedded" else None,  # there, nobody is late but in the queue
                 on_round=lambda row: _record(store, run, row),
                 listener=listener,
             )(resume=bool(config.get("resume", False)))

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 from flwr.app import Message
 
 from fedward_common.errors import RecordError
-from fedward_common.records import Evaluated, Prepared, Trained, read_answer
+from fedward_common.records import Evaluated, Prepared, Trained, printable, read_answer
 
 Answer = TypeVar("Answer", Prepared, Trained, Evaluated)
 
@@ -40,9 +40,13 @@ def replies(carrier: Carrier, messages: Iterable[Message], *, deadline_s: float)
 
 
 def read_reply(reply: Message, kind: type[Answer]) -> Answer:
-    """The answer in a reply; a site's refusal or a reply of another shape is a `RecordError` in words."""
+    """The answer in a reply; a site's refusal or a reply of another shape is a `RecordError` in words.
+
+    A site's words come in here and nowhere else: from here on they are one short line that a terminal can show.
+    """
     if reply.has_error():
-        raise RecordError(reply.error.reason or f"the site failed without a reason (code {reply.error.code})")
+        reason = printable(reply.error.reason or "")
+        raise RecordError(reason or f"the site failed without a reason (code {reply.error.code})")
     return read_answer(reply.content, kind)
 
 

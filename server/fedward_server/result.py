@@ -59,6 +59,7 @@ class RunResult(_Record):
     study: StudySpec
     sites: dict[str, SiteResult]
     history: tuple[RoundHistory, ...]
+    left_out: tuple[str, ...]  # why a site did not take part, a sentence each
     thresholds: dict[str, float]  # label: operating point, chosen on validation data
     model_sha256: str
     wall_s: Seconds

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -48,6 +49,10 @@ from fedward_server.strategies import make_strategy, restore_state, strategy_sta
 log = logging.getLogger(__name__)
 
 State = dict[str, npt.NDArray[Any]]
+
+# flwr's strategies read arrays through numpy's .npy parser, and so through Python's ast, which in CPython 3.11 fails
+# when several threads are in it: the engines of one process take turns
+_FLOWER = Lock()
 
 PREPARE_DEADLINE_S = 24 * 3600.0  # the first scan and cache of a large site take long
 
@@ -169,12 +174,14 @@ class RoundEngine:
     run: str
     engine: str
     folder: Path  # of this run: checkpoints and run.json
+    deadline_s: float | None = None  # instead of the study's; infinite where hospitals share one machine's cores
     on_round: Callable[[RoundHistory], None]  # called when a round is on disk, and again when its model was scored
     listener: Callable[[RunEvent], None]
 
     _state: State = field(default_factory=dict, init=False, repr=False)
     _history: list[RoundHistory] = field(default_factory=list, init=False, repr=False)
     _sites: list[Participant] = field(default_factory=list, init=False, repr=False)
+    _left_out: list[str] = field(default_factory=list, init=False, repr=False)
 
     def __call__(self, *, resume: bool = False) -> RunResult:
         """Run the study to its end; with `resume`, from the last checkpoint in the folder."""
@@ -201,13 +208,12 @@ class RoundEngine:
             Message(question_record(question, None), node, MessageType.QUERY) for node in self.grid.get_node_ids()
         ]
         found: dict[str, Participant] = {}
-        problems: list[str] = []
         for reply in replies(self.grid, messages, deadline_s=PREPARE_DEADLINE_S):
             try:
                 prepared = read_reply(reply, Prepared)
                 self._check_prepared(prepared, found)
             except RecordError as error:
-                problems.append(str(error))
+                self._left_out.append(str(error))
                 self._tell("left-out", 0, note=str(error))
                 continue
             trains = not self.study.only_evaluates(prepared.site)
@@ -218,7 +224,7 @@ class RoundEngine:
         if trainers < self.study.strategy.min_sites:
             raise RunError(
                 f"{trainers} sites are ready to train, the study asks for at least {self.study.strategy.min_sites}: "
-                + ("; ".join(problems) or "start more sites, or lower [strategy] min_sites")
+                + ("; ".join(self._left_out) or "start more sites, or lower [strategy] min_sites")
             )
         return sites
 
@@ -263,7 +269,8 @@ class RoundEngine:
         everything = to_array_record(self._state)
         sent = ArrayRecord({name: array for name, array in everything.items() if name in parameters})
         question = Question(kind="train", study=self.study, run=self.run, score_incoming=number > 1)
-        messages = list(strategy.configure_train(number, sent, ConfigRecord(), RosterGrid(trainers, self.grid)))
+        with _FLOWER:
+            messages = list(strategy.configure_train(number, sent, ConfigRecord(), RosterGrid(trainers, self.grid)))
         for message in messages:
             config = message.content.config_records["config"]
             arrays = message.content.array_records["arrays"]
@@ -282,7 +289,7 @@ class RoundEngine:
         updates = _Updates(order=sorted(site.name for site in asked))
         gate = Gate(self._state, max_update_norm=self.study.strategy.max_update_norm)
         rows: dict[str, SiteRound] = {}
-        deadline_s = self.study.strategy.round_deadline_s
+        deadline_s = self._deadline_s
         for reply in replies(self.grid, messages, deadline_s=deadline_s):
             site = by_node[reply.metadata.src_node_id]
             try:
@@ -314,6 +321,8 @@ class RoundEngine:
             raise RecordError(f"{site.name}'s node answered as {trained.site}")
         if trained.cohort != site.prepared.cohort:
             raise RecordError("its cohort changed during the run: finish or stop this run, then start a new one")
+        if trained.patients != site.prepared.patients["train"]:
+            raise RecordError("it says another number of training patients than when its cohort was frozen")
         if reason := gate.check(site.name, arrays):
             raise RecordError(reason)
 
@@ -328,7 +337,8 @@ class RoundEngine:
                 "metrics": MetricRecord({"num-examples": updates.patients, "train-loss": updates.train_loss}),
             }
         )
-        arrays, _ = strategy.aggregate_train(number, [Message(content, reply_to=asked)])
+        with _FLOWER:
+            arrays, _ = strategy.aggregate_train(number, [Message(content, reply_to=asked)])
         if arrays is None:
             raise RunError(f"strategy {self.study.strategy.name} made no model in round {number}")
         learned = from_array_record(arrays)
@@ -388,6 +398,7 @@ class RoundEngine:
                 for site in self._sites
             },
             history=tuple(self._history),
+            left_out=tuple(sorted(self._left_out)),
             thresholds=thresholds,
             model_sha256=model_sha256(self._state),
             wall_s=time.perf_counter() - started,
@@ -406,7 +417,7 @@ class RoundEngine:
             Message(question_record(question, arrays), site.node_id, MessageType.EVALUATE) for site in self._sites
         ]
         evaluations: dict[str, Evaluation] = {}
-        for reply in replies(self.grid, messages, deadline_s=self.study.strategy.round_deadline_s):
+        for reply in replies(self.grid, messages, deadline_s=self._deadline_s):
             site = by_node[reply.metadata.src_node_id]
             try:
                 evaluated = read_reply(reply, Evaluated)
@@ -422,6 +433,10 @@ class RoundEngine:
         merged = {label: pooled(evaluations, label) for label in labels}
         rule = self.study.evaluation.operating_point
         return {label: histogram.threshold(rule) for label, histogram in merged.items() if histogram is not None}
+
+    @property
+    def _deadline_s(self) -> float:
+        return self.study.strategy.round_deadline_s if self.deadline_s is None else self.deadline_s
 
     def _tell(self, kind: EventKind, number: int, *, site: str = "", note: str = "") -> None:
         words = " ".join(word for word in (kind, site, note) if word)

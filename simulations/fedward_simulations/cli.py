@@ -1,9 +1,13 @@
 """`fedward demo` and `fedward simulate`. Everything heavy is imported when a command runs, not when it is listed."""
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -46,7 +50,7 @@ def demo(
     from fedward_simulations.report import print_table
 
     console = Console(stderr=True)
-    with Bars(console) as bars:
+    with _interruptible(console), Bars(console) as bars:
         results = run_demo(out, seeds=seeds, workers=workers or cores(), resume=resume, bars=bars)
     print_table(results, console)
     _finish(out, console, as_json=as_json)
@@ -92,10 +96,26 @@ def simulate(  # noqa: PLR0917 - typer reads options from parameters
         workers=workers or cores(),
         resume=resume,
     )
-    with Bars(console) as bars:
+    with _interruptible(console), Bars(console) as bars:
         results = simulation(bars)
     print_table(results, console)
     _finish(out, console, as_json=as_json)
+
+
+@contextmanager
+def _interruptible(console: Console) -> Iterator[None]:
+    """Let a polite kill or a closed terminal end the command as Ctrl-C does, and say how to go on."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("Interrupted. The same command with --resume goes on after the last finished round.")
+        raise
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _finish(out: Path, console: Console, *, as_json: bool) -> None:

@@ -24,6 +24,7 @@ from fedward_server.app import serve
 from fedward_server.checkpoints import latest
 from fedward_server.result import FILE, RunResult
 from fedward_server.rounds import RunEvent
+from fedward_server.store import Store
 from fedward_simulations.grid import EmbeddedGrid, GridView
 from fedward_simulations.ray_engine import run_on_ray
 from fedward_simulations.sources import POOLED, OpenPooled, OpenSite
@@ -44,6 +45,7 @@ class Comparison:
     federated: RunResult
     local: Mapping[str, RunResult]
     pooled: RunResult | None
+    failed: Mapping[str, str]  # baselines that could not be run, and why: by hospital, or `POOLED`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +53,7 @@ class Job:
     """One run to do: the study as that run resolves it, and the hospitals it may ask."""
 
     title: str
+    hospital: str  # whose data train: one hospital's, `POOLED`, or "" for the federation
     folder: Path
     study: StudySpec
     hospitals: tuple[str, ...]
@@ -83,18 +86,45 @@ def simulate_seed(
         result = _ray(federated, folders, store, workers=workers, resume=resume, log_file=log_file, listener=listener)
     else:
         result = run(federated)
-    jobs = {name: local_job(study, name, out, seed) for name in _trainers(federated.study)}
-    with ThreadPoolExecutor(len(jobs) + 1) as pool:
-        last = pool.submit(run, pooled_job(study, names, out, seed)) if pooled else None
-        local = {name: pool.submit(run, job) for name, job in jobs.items()}
-        return Comparison(
-            seed=seed,
-            folder=federated.folder,
-            federated=result,
-            local={name: future.result() for name, future in local.items()},
-            pooled=last.result() if last else None,
-            wall_s=time.perf_counter() - started,
-        )
+    took_part = sorted(result.sites)
+    jobs = [local_job(study, name, took_part, out, seed) for name in took_part if not study.only_evaluates(name)]
+    if pooled:
+        jobs = [pooled_job(study, took_part, len(jobs), out, seed), *jobs]  # the longest first
+    local, pooled_result, failed = {}, None, {}
+    for job, outcome in zip(jobs, _side_by_side(run, jobs, grid), strict=True):
+        if isinstance(outcome, RunError):
+            failed[job.hospital] = str(outcome)
+        elif job.hospital == POOLED:
+            pooled_result = outcome
+        else:
+            local[job.hospital] = outcome
+    return Comparison(
+        seed=seed,
+        folder=federated.folder,
+        federated=result,
+        local=local,
+        pooled=pooled_result,
+        failed=failed,
+        wall_s=time.perf_counter() - started,
+    )
+
+
+def _side_by_side(run: Callable[[Job], RunResult], jobs: list[Job], grid: EmbeddedGrid) -> list[RunResult | RunError]:
+    """The jobs' results in their order; a job that could not be run gives its error, anything else ends them all."""
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        futures = [pool.submit(_caught, run, job) for job in jobs]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            grid.close()  # so that the other threads' engines end too, and this one need not wait for their runs
+            raise
+
+
+def _caught(run: Callable[[Job], RunResult], job: Job) -> RunResult | RunError:
+    try:
+        return run(job)
+    except RunError as error:
+        return error
 
 
 def open_hospitals(root: Path, folders: list[Path]) -> dict[str, Path]:
@@ -123,49 +153,58 @@ def openers(study: StudySpec, folders: Mapping[str, Path], *, pooled: bool) -> d
 
 def federated_job(study: StudySpec, names: list[str], out: Path, seed: int) -> Job:
     """Every hospital takes part; a roster in the study says in which role."""
+    if not study.sites and len(names) < study.strategy.min_sites:
+        raise UsageError(
+            f"{len(names)} hospital folders were found, the study asks for at least {study.strategy.min_sites}: "
+            "add hospitals, or lower [strategy] min_sites"
+        )
     roster = study.sites or tuple(SiteEntry(name=name) for name in names)
     if absent := sorted({site.name for site in roster} - set(names)):
         raise UsageError(f"the study's roster names {', '.join(absent)}, whose folder is not there")
-    asked = tuple(site.name for site in roster)
     return Job(
         title="federated",
+        hospital="",
         folder=out / f"seed-{seed}" / "federated",
         study=resolved(study, sites=roster, seed=seed),
-        hospitals=asked,
+        hospitals=tuple(site.name for site in roster),
     )
 
 
-def local_job(study: StudySpec, name: str, out: Path, seed: int) -> Job:
-    """One hospital alone, for as many rounds: plain training, cut into the same pieces. A left-out site evaluates."""
-    alone = study.model_copy(update={"strategy": _plain(study)})
-    left_out = (study.split.site,) if study.split.site else ()
-    asked = (name, *left_out)
+def local_job(study: StudySpec, name: str, names: list[str], out: Path, seed: int) -> Job:
+    """One hospital alone, for as many rounds: plain training, cut into the same pieces.
+
+    Hospitals of `names` that only evaluate score this model too.
+    """
+    others = [other for other in names if study.only_evaluates(other)]
+    roster = (SiteEntry(name=name), *(SiteEntry(name=other, role="evaluate") for other in others))
     return Job(
         title=f"local {name}",
+        hospital=name,
         folder=out / f"seed-{seed}" / f"local-{name}",
-        study=resolved(alone, sites=tuple(SiteEntry(name=one) for one in asked), seed=seed),
-        hospitals=asked,
+        study=resolved(study.model_copy(update={"strategy": _plain(study)}), sites=roster, seed=seed),
+        hospitals=(name, *others),
     )
 
 
-def pooled_job(study: StudySpec, names: list[str], out: Path, seed: int) -> Job:
-    """All hospitals' training patients in one place; the hospitals evaluate on their own."""
+def pooled_job(study: StudySpec, names: list[str], trained: int, out: Path, seed: int) -> Job:
+    """Training patients of the hospitals in one place; as many batches as `trained` hospitals saw together."""
     roster = (SiteEntry(name=POOLED), *(SiteEntry(name=name, role="evaluate") for name in names))
-    pooled = study.model_copy(update={"strategy": _plain(study)})
+    training = study.training
+    if training.local_steps is not None:
+        training = training.model_copy(update={"local_steps": training.local_steps * trained})
     return Job(
         title="pooled data",
+        hospital=POOLED,
         folder=out / f"seed-{seed}" / "pooled",
-        study=resolved(pooled, sites=roster, seed=seed),
+        study=resolved(
+            study.model_copy(update={"strategy": _plain(study), "training": training}), sites=roster, seed=seed
+        ),
         hospitals=(POOLED, *names),
     )
 
 
 def _plain(study: StudySpec) -> Strategy:
     return Strategy(name="fedavg", min_sites=1, round_deadline_s=study.strategy.round_deadline_s)
-
-
-def _trainers(study: StudySpec) -> list[str]:
-    return sorted(site.name for site in study.sites if not study.only_evaluates(site.name))
 
 
 # Running one ---------------------------------------------------------------------------------------------------------
@@ -197,18 +236,20 @@ def new_run_id(study: StudySpec) -> str:
     return f"{study.study.id}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
-def _finished(job: Job) -> RunResult | None:
+def _finished(job: Job, store: Path) -> RunResult | None:
     """The result of a run that ended before, for `--resume`."""
     if not (job.folder / FILE).exists():
         return None
     result = RunResult.read(job.folder)
     if result.study.digest != job.study.digest:
         raise UsageError(f"{job.folder} holds a run of another study: choose another --out")
+    with Store.open(store) as opened:  # in case the run was killed between its last file and this line
+        opened.finish_run(result.run, "finished", result.model_sha256)
     return result
 
 
 def _embedded(job: Job, grid: GridView, store: Path, *, resume: bool, listener: RunListener) -> RunResult:
-    if resume and (result := _finished(job)):
+    if resume and (result := _finished(job, store)):
         return result
     config = _run_config(job, store, "embedded", resume=resume)
     return serve(grid, config, lambda event: listener(job.title, event))
@@ -228,7 +269,7 @@ def _ray(
         done = latest_round(job)
         listener(job.title, RunEvent(kind="aggregated", run=job.title, round=done, rounds=job.study.training.rounds))
 
-    if resume and (result := _finished(job)):
+    if resume and (result := _finished(job, store)):
         return result
     parents = {folder.parent for folder in folders.values()}
     if len(parents) != 1:
@@ -250,4 +291,5 @@ def save_model(result: RunResult, folder: Path, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     header = {"study": result.study.study.id, "study_sha256": result.study.digest, "model_sha256": result.model_sha256}
     save_file(dict(checkpoint.arrays), temporary, metadata={**header, "use": "research use only, not a medical device"})
+    temporary.chmod(0o644)
     temporary.replace(path)

@@ -14,7 +14,7 @@ from fedward_simulations.compare import open_hospitals
 from fedward_simulations.hospitals import plant
 from fedward_simulations.progress import Bars
 from fedward_simulations.results import Results
-from fedward_simulations.simulate import Simulation
+from fedward_simulations.simulate import LOCK, Simulation, claimed
 
 STUDY = "breast-ultrasound"
 MARK = ".fedward-demo"
@@ -64,11 +64,14 @@ def demo_seeds(count: int) -> Sequence[int]:
 
 
 def _clear(out: Path, *, resume: bool) -> None:
-    """Make room, but never where something else than a demo stands."""
-    if out.exists() and any(out.iterdir()):
-        if not (out / MARK).exists():
-            raise UsageError(f"{out} holds something that is no demo of Fedward: choose another --out")
+    """Make room, but never where something else than a demo stands, nor where one runs."""
+    if out.is_dir() and any(path.name != LOCK for path in out.iterdir()) and not (out / MARK).exists():
+        raise UsageError(f"{out} holds something that is no demo of Fedward: choose another --out")
+    with claimed(out):
         if not resume:
-            shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MARK).touch()
+            for path in out.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != LOCK:
+                    path.unlink()
+        (out / MARK).touch()

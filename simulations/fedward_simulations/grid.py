@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -79,6 +80,7 @@ def _work(pipe: Connection, openers: Mapping[int, Opener], threads: int, log_fil
     if log_file is not None:
         logging.basicConfig(filename=log_file, level=logging.INFO, format=LOG_FORMAT, encoding="utf-8")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that half-written files are removed
     torch.set_num_threads(threads)
     _identify(0)
     hospitals: dict[int, Hospital] = {}
@@ -145,6 +147,7 @@ class _Desk:
     durations: dict[tuple[int, str], float] = field(default_factory=dict)
     counter: int = 0
     closed: bool = False
+    failure: Exception | None = None  # what ended the dispatcher
 
 
 class EmbeddedGrid(Grid):
@@ -194,6 +197,7 @@ class EmbeddedGrid(Grid):
             if self._desk.closed:
                 return
             self._desk.closed = True
+            self._change.notify_all()
         self._wake()
         self._dispatcher.join()
         for worker in self._workers:
@@ -238,6 +242,7 @@ class EmbeddedGrid(Grid):
         """Hand messages to the workers; gives their ids."""
         ids = []
         with self._change:
+            self._check_open()
             for message in messages:
                 self._desk.counter += 1
                 message.metadata.__dict__["_message_id"] = f"embedded-{self._desk.counter}"
@@ -253,6 +258,7 @@ class EmbeddedGrid(Grid):
         wanted = set(message_ids)
         with self._change:
             self._change.wait_for(lambda: wanted & self._desk.answered.keys(), timeout=PULL_WAIT_S)
+            self._check_open()
             return [self._desk.answered.pop(one) for one in wanted & self._desk.answered.keys()]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
@@ -264,6 +270,12 @@ class EmbeddedGrid(Grid):
                 waiting.discard(reply.metadata.reply_to_message_id)
                 replies.append(reply)
         return replies
+
+    def _check_open(self) -> None:
+        if self._desk.failure is not None:
+            raise RunError("the embedded engine failed; the log says where") from self._desk.failure
+        if self._desk.closed:
+            raise RunError("the simulation was stopped")
 
     # Dispatching -----------------------------------------------------------------------------------------------------
 
@@ -281,11 +293,21 @@ class EmbeddedGrid(Grid):
             self._wake_write.send_bytes(b"")
 
     def _dispatch(self) -> None:
-        """The one thread that talks with the workers."""
+        """The one thread that talks with the workers. Whatever ends it ends every wait too."""
+        try:
+            self._serve()
+        except Exception as error:  # a thread's edge: those who wait raise it
+            log.exception("the embedded engine failed")
+            with self._change:
+                self._desk.failure = error
+                self._change.notify_all()
+        self._desk.blocks.close()
+
+    def _serve(self) -> None:
         while True:
             with self._change:
                 if self._desk.closed:
-                    break
+                    return
                 tasks = list(self._next_tasks())
             for worker, message in tasks:
                 self._send(worker, message)
@@ -295,7 +317,6 @@ class EmbeddedGrid(Grid):
             for place, worker in enumerate(self._workers):
                 if worker.pipe in ready and not self._receive(worker):
                     self._workers[place] = self._start_worker()
-        self._desk.blocks.close()
 
     def _next_tasks(self) -> Iterator[tuple[_Worker, Message]]:
         """Pair free workers with waiting messages: one at a time for a hospital, what took longest last time first."""
@@ -316,8 +337,12 @@ class EmbeddedGrid(Grid):
         config = dict(message.content.config_records["config"])
         descriptor, layout = -1, Layout()
         if arrays := message.content.array_records.get("arrays"):
-            with self._change:
-                descriptor, layout = self._desk.blocks.block(arrays)
+            try:
+                with self._change:
+                    descriptor, layout = self._desk.blocks.block(arrays)
+            except RunError as error:
+                self._finish(worker, Message(Error(code=WORKER_FAILED, reason=str(error)), reply_to=message))
+                return
         with suppress(OSError):  # a worker that is gone shows as such when it is read
             worker.pipe.send((message.metadata.dst_node_id, message.metadata.message_type, config, layout))
             if layout:

@@ -37,6 +37,10 @@ class PhantomSource:
     signal: float
     min_cell: int
 
+    def once(self, run: str, name: str, value: str) -> str:  # noqa: ARG002 - a source's signature
+        """Nothing is remembered: a phantom has no patients to protect."""
+        return value
+
     def load(self, study: StudySpec, run: str, listener: Listener) -> SiteData:  # noqa: ARG002 - a source's signature
         """The phantom's tensors."""
         random = stream(0, "phantom", self.name)

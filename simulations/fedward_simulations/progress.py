@@ -29,7 +29,7 @@ class Bars:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
@@ -58,7 +58,9 @@ class Bars:
                 self._show(title, event.rounds, event.rounds, "done")
                 self._say(f"{title}: {event.rounds} rounds done")
             case "refused" | "left-out":
-                self._console.print(f"{title}: {event.site or 'a site'} is left out: {event.note}", highlight=False)
+                self._console.print(
+                    f"{title}: {event.site or 'a site'} is left out: {event.note}", highlight=False, markup=False
+                )
 
     def on_site(self, event: Event) -> None:
         """A hospital's event."""

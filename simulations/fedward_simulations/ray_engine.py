@@ -73,7 +73,9 @@ def run_on_ray(
     (folder / FILE).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="fedward-ray-") as scratch, _superlink(Path(scratch), log_file) as flwr:
         bundle = write_bundle(Path(scratch) / "bundle", config)
-        federation = f"num-supernodes={sites} client-resources-num-cpus=1 init-args-num-cpus={workers}"
+        federation = f"num-supernodes={sites} client-resources-num-cpus=1"
+        if "RAY_ADDRESS" not in os.environ:  # a cluster that is there already knows its size
+            federation += f" init-args-num-cpus={workers}"
         run_id = flwr("run", str(bundle), CONNECTION, "--federation-config", federation)["run-id"]
         while not (folder / FILE).exists():
             status = flwr("list", CONNECTION, "--run-id", run_id)["runs"][0]["status"]

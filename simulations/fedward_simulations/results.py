@@ -212,13 +212,13 @@ def _mean_site(sites: Sequence[SiteResult]) -> SiteResult:
     return SiteResult(
         name=sites[0].name,
         patients=round(fmean(site.patients for site in sites)),
-        local=_mean_block([site.local for site in sites]),
-        federated=_mean_block([site.federated for site in sites]),
-        pooled=_mean_block(pooled) if pooled else None,
+        local=mean_block([site.local for site in sites]),
+        federated=mean_block([site.federated for site in sites]),
+        pooled=mean_block(pooled) if pooled else None,
     )
 
 
-def _mean_block(blocks: Sequence[Block]) -> Block:
+def mean_block(blocks: Sequence[Block]) -> Block:
     """The mean over seeds; a figure that some seeds withheld is the mean over the others."""
     return Block(
         **{metric: _mean_figure([block.figure(metric) for block in blocks]) for metric in METRICS},
@@ -267,7 +267,7 @@ def _overall(seeds: Sequence[Compared], sites: Sequence[SiteResult]) -> Overall:
     means = _means(sites)
 
     def block(blocks: Sequence[Block], model: ModelName) -> OverallBlock:
-        return OverallBlock(**{**dict(_mean_block(blocks)), "mean": means(model)})
+        return OverallBlock(**{**dict(mean_block(blocks)), "mean": means(model)})
 
     return Overall(
         local=block([seed.local for seed in seeds], "local"),

@@ -1,5 +1,6 @@
 """A whole simulation: scan the hospitals, run every seed three ways, write results, report, model and card."""
 
+import fcntl
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from fedward_simulations.results import Results, StudyInfo, combine
 from fedward_simulations.site_reports import site_report
 from fedward_simulations.summary import summarize
 
+LOCK = ".lock"
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -44,7 +46,7 @@ class Simulation:
         if self.study.ended(datetime.now(UTC).date()):
             raise UsageError(f"the study ended on {self.study.study.ends}; a later [study] ends makes it another study")
         logs = self.out / "logs"
-        with log_to(logs / "fedward.log"):
+        with claimed(self.out), log_to(logs / "fedward.log"):
             for _, folder in sorted(self.folders.items()):
                 scan(Site.open(folder), bars.on_site)
             hospitals = openers(self.study, self.folders, pooled=self.pooled)
@@ -78,13 +80,29 @@ class Simulation:
             created=datetime.now(UTC),
             wall_s=time.perf_counter() - started,
             planted=self.planted,
-            data_notes=self.data_notes,
+            data_notes=[*self.data_notes, *(f"Not in the run: {reason}." for reason in first.left_out)],
             site_reports=[site_report(Site.open(folder), first) for _, folder in sorted(self.folders.items())],
         )
         save_model(first, comparisons[0].folder, self.out / "model.safetensors")
         write_report(results, self.out)
         results.write(self.out / "results.json")  # last: where it stands, everything else does
         return results
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Make the folder `out` and hold it: raises UsageError where that cannot be, or another command works in it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / LOCK).open("w")
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written to ({error.strerror}): choose another --out") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"another command is at work in {out}: wait for it, or choose another --out") from None
+        yield
 
 
 @contextmanager

@@ -1,40 +1,64 @@
 """What each hospital has and what of it the study used, as far as its small-cell rule lets it be told."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 from fedward_client.catalog import Catalog
-from fedward_client.cohort import freeze
+from fedward_client.cohort import Cohort, freeze, from_catalog
 from fedward_client.site import Site
-from fedward_client.split import SIDES
+from fedward_client.split import SIDES, Side
+from fedward_common.errors import DataError
+from fedward_common.metrics import told, told_total
 from fedward_server.result import RunResult
 from fedward_simulations.results import SiteReport
 
 
 def site_report(site: Site, run: RunResult) -> SiteReport:
-    """The report of one hospital on the cohort that it froze for `run`."""
+    """The report of one hospital on the cohort that it froze for `run`, or would have had it been large enough."""
     with Catalog.open(site) as catalog:
         counts = catalog.counts()
-        scanners = sorted({f"{row.manufacturer} {row.device}".strip() for row in catalog.images()})
-    cohort = freeze(site, run.study, run.run)
+        scanners = Counter(f"{row.manufacturer} {row.device}".strip() for row in catalog.images())
+    cohort = _cohort(site, run)
+    sides: dict[Side, int] = {side: cohort.patients(side) for side in SIDES} if cohort else {}
+    shown = told(sides, site.min_cell, known=["train"])
+    labels = told(_labels(cohort), site.min_cell) if told_total(sides, shown, site.min_cell) is not None else {}
 
-    def told(count: int) -> int | None:
-        return count if count >= site.min_cell else None
+    def shy(count: int, *parts: int) -> int | None:
+        """A count that stays home where it is small, or where a part of it that is small could be worked out."""
+        return count if count >= site.min_cell and not any(0 < part < site.min_cell for part in parts) else None
 
-    def all_told(named: Mapping[str, int]) -> dict[str, int | None]:
-        return {name: told(count) for name, count in sorted(named.items())}
+    def all_shy(named: Mapping[str, int]) -> dict[str, int | None]:
+        return {name: shy(count) for name, count in sorted(named.items())}
 
-    labels = {item.patient: run.study.cohort.labels[item.label] for item in cohort.items}
     return SiteReport(
         name=site.name,
         min_cell=site.min_cell,
-        images=told(counts.images),
-        patients=told(counts.patients),
-        labelled=told(counts.labelled_patients),
-        labels={label: told(sum(one == label for one in labels.values())) for label in run.study.cohort.labels},
-        sides={side: told(cohort.patients(side)) for side in SIDES},
-        left_out=all_told(cohort.left_out),
-        quarantined=all_told(counts.quarantine),
-        scanners=tuple(scanners),
-        transfer_syntaxes=all_told(counts.transfer_syntaxes),
-        modalities=all_told(counts.modalities),
+        images=shy(counts.images),
+        patients=shy(counts.patients, counts.patients_without_label),
+        labelled=shy(counts.labelled_patients),
+        labels=labels,
+        sides=shown,
+        left_out=all_shy(cohort.left_out if cohort else {}),
+        quarantined=all_shy(counts.quarantine),
+        scanners=tuple(sorted(name for name, images in scanners.items() if images >= site.min_cell)),
+        transfer_syntaxes=all_shy(counts.transfer_syntaxes),
+        modalities=all_shy(counts.modalities),
     )
+
+
+def _cohort(site: Site, run: RunResult) -> Cohort | None:
+    """The hospital's cohort of the run; None where its data serve no study."""
+    try:
+        if site.name in run.sites:
+            return freeze(site, run.study, run.run)
+        return from_catalog(site, run.study)
+    except DataError:
+        return None
+
+
+def _labels(cohort: Cohort | None) -> dict[str, int]:
+    """Patients a label, on all sides."""
+    if cohort is None:
+        return {}
+    patients = {item.patient: cohort.labels[item.label] for item in cohort.items}
+    return {label: sum(one == label for one in patients.values()) for label in cohort.labels}

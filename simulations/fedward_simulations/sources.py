@@ -48,9 +48,14 @@ class PooledSource:
         """The strictest member's."""
         return max(member.min_cell for member in self.members)
 
+    def once(self, run: str, name: str, value: str) -> str:
+        """As the first member remembers."""
+        return self.members[0].once(run, f"pooled {name}", value)
+
     def load(self, study: StudySpec, run: str, listener: Listener) -> SiteData:
-        """Every member's tensors, one after the other; patients are numbered through."""
-        parts = [member.load(study, run, listener) for member in self.members]
+        """The tensors of the members on the study's roster, one after the other; patients are numbered through."""
+        taking_part = {site.name for site in study.sites}
+        parts = [member.load(study, run, listener) for member in self.members if member.name in taking_part]
         sizes = [int(part.patients.max(initial=-1)) + 1 for part in parts]
         offsets = np.cumsum([0, *sizes[:-1]])
         return SiteData(

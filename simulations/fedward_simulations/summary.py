@@ -6,7 +6,7 @@ from statistics import fmean
 from fedward_common.metrics import Estimate, Evaluation, MergedHistogram, pooled, pooled_at
 from fedward_common.streams import stream_seed
 from fedward_common.study import StudySpec
-from fedward_server.result import RoundHistory, RunResult
+from fedward_server.result import RoundHistory
 from fedward_simulations.compare import Comparison
 from fedward_simulations.results import (
     Block,
@@ -19,10 +19,11 @@ from fedward_simulations.results import (
     SeedRun,
     SiteResult,
     Traffic,
+    mean_block,
 )
 
 NOT_SCORED = "the model was not scored here; the run's log says why"
-NO_LOCAL = "this hospital only evaluates, so it has no model of its own"
+MIXED = "each hospital has a model of its own, whose scores cannot be ranked against another's"
 
 Evaluations = Mapping[str, Evaluation]  # by hospital, on its test patients
 
@@ -39,6 +40,7 @@ def summarize(comparison: Comparison, *, workers: int) -> SeedRun:
         held = comparison.pooled.sites
         tests["pooled"] = {name: e for name in names if name in held and (e := held[name].test) is not None}
     merged = {model: _merged(found, run.study) for model, found in tests.items()}
+    single = {model: histogram for model, histogram in merged.items() if histogram is not None and model != "local"}
     return SeedRun(
         seed=comparison.seed,
         model_sha256=run.model_sha256,
@@ -46,16 +48,16 @@ def summarize(comparison: Comparison, *, workers: int) -> SeedRun:
         seconds_per_round=fmean(row.seconds for row in run.history),
         training_share=training_share(run.history, workers),
         bytes_per_site_per_round=traffic(run.history),
-        sites=tuple(_site(name, run, tests) for name in names),
+        sites=tuple(_site(name, comparison, tests) for name in names),
         overall=Compared(
-            local=_overall(tests["local"], merged["local"], run.study),
+            local=_without_ranking(_overall(tests["local"], merged["local"], run.study)),
             federated=_overall(tests["federated"], merged["federated"], run.study),
             pooled=_overall(tests["pooled"], merged["pooled"], run.study) if "pooled" in tests else None,
         ),
         history=tuple(_point(row) for row in run.history),
         local_history={name: tuple(_point(row) for row in one.history) for name, one in comparison.local.items()},
-        roc={model: Curve.of(histogram.roc()) for model, histogram in merged.items() if histogram is not None},
-        calibration={model: _calibration(histogram) for model, histogram in merged.items() if histogram is not None},
+        roc={model: Curve.of(histogram.roc()) for model, histogram in single.items()},
+        calibration={model: _calibration(histogram) for model, histogram in single.items()},
     )
 
 
@@ -81,18 +83,26 @@ def _labels(study: StudySpec) -> tuple[str, ...]:
     return study.cohort.labels if study.cohort.positive is None else (study.cohort.positive,)
 
 
-def _site(name: str, run: RunResult, tests: Mapping[ModelName, Evaluations]) -> SiteResult:
+def _site(name: str, comparison: Comparison, tests: Mapping[ModelName, Evaluations]) -> SiteResult:
+    run = comparison.federated
     blocks = {model: _block(found.get(name), run.study) for model, found in tests.items()}
+    if name in comparison.failed:
+        blocks["local"] = Block(withheld=comparison.failed[name])
     if run.study.only_evaluates(name):
-        blocks["local"] = Block(withheld=NO_LOCAL)
-    held = run.sites[name].prepared.patients.values()
+        blocks["local"] = _visited(name, comparison)
     return SiteResult(
         name=name,
-        patients=sum(count for count in held if count is not None),
+        patients=run.sites[name].prepared.total or 0,
         local=blocks["local"],
         federated=blocks["federated"],
         pooled=blocks.get("pooled"),
     )
+
+
+def _visited(name: str, comparison: Comparison) -> Block:
+    """A hospital that trains nothing: the mean of what the other hospitals' own models do there."""
+    visits = [e for _, one in sorted(comparison.local.items()) if (e := one.sites[name].test) is not None]
+    return mean_block([_block(e, comparison.federated.study) for e in visits]) if visits else Block(withheld=NOT_SCORED)
 
 
 def _block(evaluation: Evaluation | None, study: StudySpec) -> Block:
@@ -131,6 +141,11 @@ def _merged(evaluations: Evaluations, study: StudySpec) -> MergedHistogram | Non
     if study.cohort.positive is None:
         return None
     return pooled([evaluations[name] for name in sorted(evaluations)], study.cohort.positive)
+
+
+def _without_ranking(block: Block) -> Block:
+    """The block of several models together: their calls can be counted, their scores not ranked."""
+    return block.model_copy(update={"roc_auc": None, "brier": None, "withheld": block.withheld or MIXED})
 
 
 def _overall(evaluations: Evaluations, merged: MergedHistogram | None, study: StudySpec) -> Block:

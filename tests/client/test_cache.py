@@ -278,7 +278,7 @@ def test_a_cache_larger_than_the_disk_is_refused_before_it_starts(site_folder: F
     if shutil.disk_usage(site.data).free > 16 * 3 * 2**32:
         pytest.skip("this disk would take it")
     events: list[Event] = []
-    with pytest.raises(DataError, match=r"needs 206158\d+ bytes, the disk of the state folder has \d+ free"):
+    with pytest.raises(DataError, match=r"needs 19\d{4} MiB, the disk of the state folder has \d+ MiB"):
         load(site, study, "run-1", events.append)
     assert decoded(events) == 0
 
@@ -325,6 +325,6 @@ def test_a_disk_that_fills_up_is_told_and_nothing_is_left_lying(site_folder: Fol
         check=True,
     )
     message, left, images = done.stdout.decode().splitlines()
-    assert message.startswith("north: the cache needs 8392704 bytes, the disk of the state folder has ")
+    assert message.startswith("north: the cache needs 9 MiB, the disk of the state folder has ")
     assert left == "['.lock']"
     assert images == "32"

@@ -347,16 +347,16 @@ def test_files_too_short_to_be_dicom(tmp_path: Path, size: int) -> None:
         ({"Rows": None}, "no rows"),
         ({"Columns": None}, "no columns"),
         ({"Rows": 0}, "no rows"),
-        ({"Rows": 7}, "pixel data ends early: 48 of 56 bytes"),
-        ({"NumberOfFrames": "2"}, "pixel data ends early: 48 of 96 bytes"),
-        ({"BitsAllocated": 16}, "pixel data ends early: 48 of 96 bytes"),
+        ({"Rows": 7}, "the pixel data ends early"),
+        ({"NumberOfFrames": "2"}, "the pixel data ends early"),
+        ({"BitsAllocated": 16}, "the pixel data ends early"),
         ({"BitsAllocated": None}, "no bitsallocated"),
         ({"Rows": 60_000, "Columns": 60_000}, "1 frames of 60000 x 60000 pixels are more than can be read at once"),
         ({"PhotometricInterpretation": None}, "photometric interpretation is missing"),
         ({"PhotometricInterpretation": "JANE DOE"}, "photometric interpretation is missing or not one"),
         ({"SamplesPerPixel": 3}, "3 samples per pixel do not go with photometric interpretation MONOCHROME2"),
         ({"PixelData": None}, "the file ends before the pixel data"),
-        ({"PixelData": b""}, "pixel data ends early: 0 of 48 bytes"),
+        ({"PixelData": b""}, "the pixel data ends early"),
     ],
 )
 def test_images_that_cannot_be_used(tmp_path: Path, write_dicom: Write, tags: dict[str, Any], words: str) -> None:
@@ -386,19 +386,19 @@ def test_a_file_cut_anywhere_is_told_from_a_whole_one(tmp_path: Path, write_dico
     end_of_meta = data.index(b"\x08\x00\x16\x00UI")
     for size in range(end_of_meta + 40, len(data)):
         path.write_bytes(data[:size])
-        assert refusal(path).startswith(("the file ends", "pixel data ends", "its header is damaged")), size
+        assert refusal(path).startswith(("the file ends", "the pixel data ends", "its header is damaged")), size
 
 
 def test_a_cut_compressed_file(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(bundled("MR_small_RLE.dcm").read_bytes()[:-2000])
-    assert refusal(path).startswith("pixel data ends early: ")
+    assert refusal(path) == "the pixel data ends early"
 
 
 def test_absurd_sizes_cost_no_memory(tmp_path: Path, write_dicom: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_dicom(tmp_path / "a", patient_id="A", array=RAMP, Rows=20_000, Columns=20_000)
     monkeypatch.setattr(np, "empty", pytest.fail)  # what holds decoded pixels must not be asked for
-    assert refusal(path) == f"pixel data ends early: 48 of {20_000**2} bytes"
+    assert refusal(path) == "the pixel data ends early"
     with pytest.raises(UnreadableFile, match="ends early"):
         read_pixels(path)
 

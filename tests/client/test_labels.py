@@ -6,7 +6,7 @@ import pytest
 
 from fedward_client.intake.labels import LabelTable, read_labels
 from fedward_client.site import Site
-from fedward_common.errors import DataError
+from fedward_common.errors import DataError, SettingsError
 
 
 def read(folder: Path, content: bytes | str) -> tuple[Site, LabelTable]:
@@ -28,7 +28,6 @@ def by_patient(site: Site, table: LabelTable, *patients: str) -> list[dict[str, 
         "patient_id;label;note\n007;benign;a,b,c,d\nMüller;malignant;\n",
         "label\tpatient_id\nbenign\t007\nmalignant\tMüller",
         '"patient_id","label"\n" 007 ","benign"\n\n"Müller"," malignant"\n,\n',
-        "patient_id,label\n007,benign\nMüller,malignant\n".encode("latin-1"),
     ],
 )
 def test_dialects_and_encodings(tmp_path: Path, content: bytes | str) -> None:
@@ -114,3 +113,18 @@ def test_a_table_that_went_away(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").unlink()
     with pytest.raises(DataError, match="cannot be read: No such file"):
         read_labels(site)
+
+
+@pytest.mark.parametrize(("encoding", "patient", "label"), [("gb18030", "李雷", "恶性"), ("cp1252", "Müller", "bénin")])
+def test_an_encoding_is_named_or_refused(tmp_path: Path, encoding: str, patient: str, label: str) -> None:
+    folder = tmp_path / "north"
+    folder.mkdir()
+    (folder / "labels.csv").write_bytes(f"patient_id,label\n{patient},{label}\n".encode(encoding))
+    with pytest.raises(DataError, match=r"not utf-8 text: save it as UTF-8.*gb18030"):
+        read_labels(Site.open(folder))
+    (folder / "site.toml").write_text(f'[labels]\nencoding = "{encoding}"\n')
+    site = Site.open(folder)
+    assert read_labels(site).rows == {site.pseudonym("patient", patient): {"label": label}}
+    (folder / "site.toml").write_text('[labels]\nencoding = "klingon"\n')
+    with pytest.raises(SettingsError, match="klingon"):
+        Site.open(folder)

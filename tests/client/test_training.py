@@ -132,7 +132,7 @@ def test_a_loss_that_is_not_a_number_says_what_to_do() -> None:
 @pytest.mark.parametrize("size", [(16, 16), (8, 12, 16)])
 def test_augmentation_keeps_shape_and_draws_by_image(size: tuple[int, ...]) -> None:
     batch = torch.rand(3, 1, *size)
-    augment = Augmentation(["flip", "affine", "contrast", "noise"], len(size))
+    augment = Augmentation(["flip", "affine", "contrast", "noise"], size)
     one, two = augment(batch, [1, 2, 3]), augment(batch, [1, 2, 3])
     assert one.shape == batch.shape
     assert torch.equal(one, two)
@@ -143,7 +143,7 @@ def test_augmentation_keeps_shape_and_draws_by_image(size: tuple[int, ...]) -> N
 
 def test_flip_is_left_right() -> None:
     image = torch.arange(6, dtype=torch.float32).reshape(1, 1, 2, 3)
-    flipped = [Augmentation(["flip"], 2)(image, [seed])[0, 0].tolist() for seed in range(20)]
+    flipped = [Augmentation(["flip"], (2, 3))(image, [seed])[0, 0].tolist() for seed in range(20)]
     assert [[0, 1, 2], [3, 4, 5]] in flipped
     assert [[2, 1, 0], [5, 4, 3]] in flipped
     assert len({str(one) for one in flipped}) == 2

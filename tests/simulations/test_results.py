@@ -19,8 +19,8 @@ from fedward_simulations.results import (
     Figure,
     Results,
     SeedRun,
-    _mean_block,
     combine,
+    mean_block,
     package_versions,
     write_atomic,
 )
@@ -191,7 +191,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=6))
 def test_the_mean_lies_within_the_seeds(values: list[float]) -> None:
     blocks = [Block(roc_auc=Figure(value=value, low=value, high=value)) for value in values]
-    mean = _mean_block(blocks).roc_auc
+    mean = mean_block(blocks).roc_auc
     assert mean is not None
     assert min(values) - 1e-12 <= mean.value <= max(values) + 1e-12
     assert mean.low == mean.value == mean.high

@@ -192,7 +192,7 @@ def _check_size(dataset: FileDataset, header: Header, stored: part10.Stored, *, 
     allocated = _positive(dataset, "BitsAllocated")
     needed = math.ceil(header.rows * header.columns * header.frames * samples * allocated / 8)
     if stored.bytes < needed:
-        raise UnreadableFile(f"pixel data ends early: {stored.bytes} of {needed} bytes")
+        raise UnreadableFile("the pixel data ends early")
 
 
 def _decoded(dataset: FileDataset, header: Header) -> npt.NDArray[Any]:

@@ -73,10 +73,14 @@ def _text(site: Site) -> str:
         data = site.labels.file.read_bytes()
     except OSError as error:
         raise DataError(f"the label table cannot be read: {error.strerror}") from None
+    encoding = site.labels.encoding
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError:
-        return data.decode("latin-1")
+        raise DataError(
+            f"the label table is not {encoding} text: save it as UTF-8, or name its encoding under [labels] encoding "
+            "in site.toml (Excel writes gb18030 in China, cp1252 in western Europe)"
+        ) from None
 
 
 def _rows(text: str, wanted: set[str]) -> tuple[list[str], Iterator[list[str]]]:

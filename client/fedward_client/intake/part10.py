@@ -155,7 +155,7 @@ def _check_fragments(file: BinaryIO, start: int, there: int) -> None:
         if (group, element) != (0xFFFE, 0xE000):
             return
         at += 8 + length
-    raise UnreadableFile(f"pixel data ends early: {there} of at least {at + 8} bytes")
+    raise UnreadableFile("the pixel data ends early")
 
 
 def stored_in(dataset: FileDataset) -> Stored:

@@ -16,28 +16,28 @@ from monai.transforms.transform import RandomizableTransform
 DEGREES = np.pi / 180
 
 
-def _flip(dims: int) -> RandomizableTransform:
-    return RandFlip(prob=0.5, spatial_axis=dims - 1)  # left-right: the last axis
+def _flip(size: tuple[int, ...]) -> RandomizableTransform:
+    return RandFlip(prob=0.5, spatial_axis=len(size) - 1)  # left-right: the last axis
 
 
-def _affine(dims: int) -> RandomizableTransform:
-    """Up to 10 degrees, 8 % shift, 10 % zoom; the edge's value fills what comes in."""
-    rotations = (10 * DEGREES,) * (1 if dims == 2 else 3)
+def _affine(size: tuple[int, ...]) -> RandomizableTransform:
+    """Up to 10 degrees, 6 % shift, 10 % zoom; the edge's value fills what comes in."""
+    rotations = (10 * DEGREES,) * (1 if len(size) == 2 else 3)
     return RandAffine(
         prob=0.8,
         rotate_range=rotations,
-        scale_range=(0.1,) * dims,
-        translate_range=(8.0,) * dims,
+        scale_range=(0.1,) * len(size),
+        translate_range=tuple(0.06 * length for length in size),
         padding_mode="border",
         cache_grid=False,
     )
 
 
-def _contrast(_dims: int) -> RandomizableTransform:
+def _contrast(_size: tuple[int, ...]) -> RandomizableTransform:
     return RandAdjustContrast(prob=0.5, gamma=(0.7, 1.4))
 
 
-def _noise(_dims: int) -> RandomizableTransform:
+def _noise(_size: tuple[int, ...]) -> RandomizableTransform:
     return RandGaussianNoise(prob=0.5, std=0.03)
 
 
@@ -47,8 +47,8 @@ _TRANSFORMS = {"flip": _flip, "affine": _affine, "contrast": _contrast, "noise":
 class Augmentation:
     """The study's transforms in the order named; empty names leave a batch as it is."""
 
-    def __init__(self, names: Sequence[str], dims: int) -> None:
-        self._transform = Compose([_TRANSFORMS[name](dims) for name in names]) if names else None
+    def __init__(self, names: Sequence[str], size: tuple[int, ...]) -> None:
+        self._transform = Compose([_TRANSFORMS[name](size) for name in names]) if names else None
 
     def __call__(self, batch: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
         """Transform each image of `batch` [n, channels, *size] with the random state of its seed (below 2**32)."""

@@ -78,7 +78,7 @@ def train(
     optimizer = make_optimizer(model, spec.optimizer)
     weights = class_weights(data.labels[indices], len(study.cohort.labels)) if spec.class_weights else None
     criterion = nn.CrossEntropyLoss(weight=weights).to(device.torch)
-    augment = Augmentation(spec.augmentation, dims)
+    augment = Augmentation(spec.augmentation, study.input.size)
     total = _steps(study, len(indices))
     loss_sum = torch.zeros((), dtype=torch.float64, device=device.torch)  # stays there: no wait for a GPU each step
     seen = 0

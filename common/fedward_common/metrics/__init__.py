@@ -6,6 +6,7 @@ one grid and reads the overall curve, figures and bootstrap intervals off it (`M
 pydantic are used; every class that travels checks itself on reading.
 """
 
+from fedward_common.metrics.cells import told, told_total
 from fedward_common.metrics.evaluation import (
     Evaluation,
     evaluate_scores,
@@ -48,5 +49,7 @@ __all__ = [
     "pooled_at",
     "primary_value",
     "site_figures",
+    "told",
+    "told_total",
     "wilson_interval",
 ]

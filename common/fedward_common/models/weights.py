@@ -1,5 +1,6 @@
 """The weights that a run starts from: a function of the study and a seed, whatever ran before in the process."""
 
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from fedward_common.study_spec import StudySpec
 
 State = dict[str, npt.NDArray[np.generic]]
+
+_drawing = Lock()
 
 
 def initial_state(study: "StudySpec", seed: int) -> State:
@@ -35,7 +38,8 @@ def parameter_names(model: "nn.Module") -> frozenset[str]:
 def _initial(study: "StudySpec", seed: int) -> "nn.Module":
     import torch
 
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    # torch's generator is the process's: runs in threads beside this one must not draw from it meanwhile
+    with _drawing, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(stream_seed(seed, "init"))
         return build(
             study.model.name,

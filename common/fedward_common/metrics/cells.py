@@ -1,0 +1,30 @@
+"""The small-cell rule for tables of counts."""
+
+from collections.abc import Collection, Mapping
+from typing import TypeVar
+
+Key = TypeVar("Key", bound=str)
+
+
+def told(counts: Mapping[Key, int], k: int, *, known: Collection[str] = ()) -> dict[Key, int | None]:
+    """The counts that may be told beside their total; None for those that stay home.
+
+    Counts of 1 to k - 1 stay home. Where that hides one count only, or fewer than k patients altogether, they would be
+    the difference to the total: then the smallest that is left stays home too (complementary suppression; Hundepool et
+    al. 2012, "Statistical Disclosure Control", ch. 4). A zero is told: it is nobody's. `known` are told in any case.
+    """
+    hidden = {key for key, count in counts.items() if 0 < count < k and key not in known}
+    while hidden and (len(hidden) == 1 or sum(counts[key] for key in hidden) < k):
+        rest = [key for key, count in counts.items() if key not in hidden and key not in known and count]
+        if not rest:
+            break
+        hidden.add(min(rest, key=lambda key: counts[key]))
+    return {key: None if key in hidden else count for key, count in counts.items()}
+
+
+def told_total(counts: Mapping[Key, int], shown: Mapping[Key, int | None], k: int) -> int | None:
+    """The total that may be told beside `shown`, None where it would give a hidden count away or is itself below k."""
+    total = sum(counts.values())
+    hidden = [counts[key] for key, count in shown.items() if count is None]
+    covered = not hidden or (len(hidden) > 1 and sum(hidden) >= k)
+    return total if covered and total >= k else None
