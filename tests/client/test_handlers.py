@@ -1,11 +1,14 @@
 """A hospital's answers, without Flower and without a network."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from fedward_client.handlers import Hospital
+from fedward_client.handlers import Hospital, SiteSource
 from fedward_common import models
-from fedward_common.errors import RecordError
+from fedward_common.errors import DataError, RecordError
 from fedward_common.records import Question
 from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
@@ -59,6 +62,18 @@ def test_evaluating_changes_nothing() -> None:
     second, _ = at.train(question("train"), before, round_number=1)
     assert first.train_loss == second.train_loss
     assert all(np.array_equal(before[name], copy[name]) for name in before)
+
+
+def test_a_run_gets_figures_at_one_set_of_operating_points(site_folder: Callable[..., Path]) -> None:
+    labels = {f"PID-{number:03}": "malignant" if number % 2 else "benign" for number in range(60)}
+    folder = site_folder(labels, shape=(16, 16))
+    for at in (Hospital(SiteSource.open(folder)), Hospital(SiteSource.open(folder))):  # also after a restart
+        first = at.evaluate(question("evaluate", side="test", thresholds={"malignant": 0.5}), arrays())
+        assert first == at.evaluate(
+            question("evaluate", side="test", thresholds={"malignant": 0.5}), arrays()
+        ).model_copy(update={"seconds": first.seconds})
+        with pytest.raises(DataError, match="one set of them"):
+            at.evaluate(question("evaluate", side="test", thresholds={"malignant": 0.6}), arrays())
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape"])

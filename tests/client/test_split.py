@@ -77,9 +77,7 @@ def test_column_takes_the_label_tables_words() -> None:
 
 def test_column_refuses_other_words_by_count_alone() -> None:
     patients = {"a": PatientInfo("train"), "b": PatientInfo("Jane Doe"), "c": PatientInfo("")}
-    with pytest.raises(
-        DataError, match=r"'fold_1' holds other words too.*train, validation or test"
-    ) as error:
+    with pytest.raises(DataError, match=r"'fold_1' holds other words too.*train, validation or test") as error:
         sides(patients, Split(kind="column", column="fold_1"))
     assert "Jane" not in str(error.value)
 

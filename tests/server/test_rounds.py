@@ -1,6 +1,7 @@
 """The round engine on a grid in memory: real strategies, records and checkpoints; only training is a function."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,24 @@ def test_a_cohort_that_changes_is_left_out(tmp_path: Path) -> None:
     assert "cohort changed" in result.history[0].refused["moving"]
 
 
+def test_a_site_cannot_choose_its_weight(tmp_path: Path) -> None:
+    site = FakeSite(name="heavy")
+
+    def heavy(message: Message) -> Message | None:
+        if message.metadata.message_type == "train":
+            return _with_patients(site(message), message, 10**8)
+        return site(message)
+
+    result = engine({1: heavy, 2: FakeSite(name="fair")}, tiny_study(), tmp_path)()
+    assert "another number of training patients" in result.history[0].refused["heavy"]
+
+
+def _with_patients(reply: Message | None, asked: Message, patients: int) -> Message:
+    assert reply is not None
+    trained = read_answer(reply.content, TrainedAnswer).model_copy(update={"patients": patients})
+    return Message(answer_record(trained, reply.content.array_records["arrays"]), reply_to=asked)
+
+
 def test_a_silent_site_costs_the_deadline_and_is_named(tmp_path: Path) -> None:
     site = FakeSite(name="mute")
     study = tiny_study(training={"rounds": 1}, strategy={"round_deadline_s": 0.2})
@@ -303,3 +322,10 @@ def test_arrays_survive_the_trip() -> None:
     for name, array in arrays.items():
         np.testing.assert_array_equal(back[name], array)
         assert back[name].dtype == array.dtype
+
+
+def test_runs_in_threads_start_from_the_same_weights() -> None:
+    study = tiny_study(model={"name": "enhanced-alexnet"})
+    with ThreadPoolExecutor(8) as pool:
+        digests = set(pool.map(lambda _: model_sha256(models.initial_model(study)[0]), range(32)))
+    assert digests == {model_sha256(models.initial_state(study, study.training.seed))}

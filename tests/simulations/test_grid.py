@@ -1,5 +1,6 @@
 """The embedded engine with real worker processes: same bits however many, replaced when killed, gone when closed."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -108,11 +109,13 @@ def test_a_refusal_comes_back_in_words() -> None:
 def test_closing_leaves_no_worker_and_no_descriptor(tmp_path: Path) -> None:
     with EmbeddedGrid(SITES, workers=1) as grid:  # the fork server itself stays: it is multiprocessing's
         run(grid, tmp_path / "warm")
+    gc.collect()  # a mapped reply holds a descriptor until it goes
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - listed, not walked
     with EmbeddedGrid(SITES, workers=2) as grid:
         pids = grid.worker_pids()
         run(grid, tmp_path / "counted")
     assert all(not Path(f"/proc/{pid}").exists() for pid in pids)
+    gc.collect()
     assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
     grid.close()
 
@@ -173,3 +176,22 @@ def test_shared_blocks_hold_what_was_written_and_go_with_their_last_user() -> No
     pool.release(record)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
+
+
+def test_a_closed_grid_ends_every_wait() -> None:
+    grid = EmbeddedGrid({"a": OpenPhantom("a", 60)}, workers=1)
+    grid.close()
+    with pytest.raises(RunError, match="stopped"):
+        grid.push_messages([train_message(STUDY)])
+    with pytest.raises(RunError, match="stopped"):
+        grid.pull_messages(["embedded-1"])
+
+
+def test_a_listener_that_fails_ends_the_wait_with_its_error() -> None:
+    def broken(_event: Event) -> None:
+        raise ZeroDivisionError
+
+    with EmbeddedGrid({"a": OpenPhantom("a", 60)}, workers=1, listener=broken) as grid:
+        with pytest.raises(RunError, match="log says where") as caught:
+            grid.send_and_receive([train_message(STUDY)], timeout=LIMIT_S)
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from fedward_common.records import model_sha256
 from fedward_simulations.hospitals import PlantedHospital, plant
 from fedward_simulations.results import Results
+from fedward_simulations.simulate import claimed
 
 STUDY = """
 [study]
@@ -240,6 +241,35 @@ def test_wrong_folders(work: Path, arguments: tuple[str, ...], words: str) -> No
     assert refused.returncode in (1, 2)
     assert words in " ".join(refused.stderr.split())
     assert not (work / "never").exists()
+
+
+def test_a_hospital_too_small_is_left_out_and_the_report_says_so(work: Path, planted: list[PlantedHospital]) -> None:
+    hospitals = work / "small"
+    shutil.copytree(planted[0].folder.parent, hospitals)
+    table = hospitals / "valley" / "labels.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:5]))
+    (work / "two.toml").write_text(STUDY.replace("min_sites = 3", "min_sites = 2"))
+    done = fedward("simulate", "two.toml", "--data", "small", "--out", "two-of-three", "--json", cwd=work)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    assert [site["name"] for site in results["sites"]] == ["harbour", "north"]
+    assert any("valley has fewer than 5 training patients" in note for note in results["data_notes"])
+    assert {report["name"] for report in results["site_reports"]} == {"harbour", "north", "valley"}
+    pooled = json.loads((work / "two-of-three" / "seed-42" / "pooled" / "run.json").read_text())
+    assert pooled["history"][0]["sites"]["pooled-data"]["patients"] == sum(
+        site["prepared"]["patients"]["train"] for name, site in pooled["sites"].items() if name != "pooled-data"
+    )
+
+
+def test_two_commands_in_one_folder_are_refused(work: Path) -> None:
+    with claimed(work / "busy"):
+        refused = fedward("simulate", "study.toml", "--data", "hospitals", "--out", "busy", cwd=work)
+    assert refused.returncode == 2
+    assert "another command is at work" in " ".join(refused.stderr.split())
+    (work / "file").touch()
+    refused = fedward("simulate", "study.toml", "--data", "hospitals", "--out", "file", cwd=work)
+    assert refused.returncode == 2
+    assert "choose another --out" in " ".join(refused.stderr.split())
 
 
 def test_a_hospital_without_labels_is_named(work: Path, planted: list[PlantedHospital]) -> None:
