@@ -24,12 +24,13 @@ from fedward_client.site import Site
 from fedward_client.split import PatientInfo, Side, assign
 from fedward_common.errors import DataError, RunError
 from fedward_common.events import Event, Listener, ignore
-from fedward_common.study import StudySpec
+from fedward_common.study import Input, StudySpec
 
 _log = logging.getLogger(__name__)
 
 OTHER_MODALITY = "images of another modality"
 SINGLE_SLICES = "images of a single slice, which this version does not stack into volumes"
+COLOUR = "colour images, which have no units that a window could be in"
 UNLABELLED = "patients without a label, or with two that differ"
 OTHER_LABEL = "patients with another label"
 NO_IMAGES = "labelled patients without images"
@@ -158,7 +159,7 @@ def resolve(images: Sequence[ImageRow], table: Mapping[str, Mapping[str, str]], 
     Raises DataError when the study splits by a column that does not serve.
     """
     left_out: Counter[str] = Counter()
-    rows = _of_shape(_of_modality(images, study.cohort.modality, left_out), len(study.input.size), left_out)
+    rows = _of_input(_of_modality(images, study.cohort.modality, left_out), study.input, left_out)
     imaged = {row.patient for row in rows}
     labels = _labels(imaged, table, site.labels.label, study.cohort.labels, left_out)
     left_out[NO_IMAGES] += len(table.keys() - {row.patient for row in images})
@@ -189,10 +190,12 @@ def _of_modality(images: Iterable[ImageRow], modality: str | None, left_out: Cou
     return rows
 
 
-def _of_shape(images: list[ImageRow], dims: int, left_out: Counter[str]) -> list[ImageRow]:
-    """A study of volumes takes multi-frame images only."""
-    rows = [row for row in images if dims == 2 or row.frames > 1]
-    left_out[SINGLE_SLICES] += len(images) - len(rows)
+def _of_input(images: list[ImageRow], spec: Input, left_out: Counter[str]) -> list[ImageRow]:
+    """A study of volumes takes multi-frame images only, one that windows takes images in modality units only."""
+    volumes = [row for row in images if len(spec.size) == 2 or row.frames > 1]
+    rows = [row for row in volumes if spec.intensity != "window" or row.channels == 1]
+    left_out[SINGLE_SLICES] += len(images) - len(volumes)
+    left_out[COLOUR] += len(volumes) - len(rows)
     return rows
 
 

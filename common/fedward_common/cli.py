@@ -230,7 +230,7 @@ def _show_pairs(pairs: Sequence[tuple[str, str]]) -> None:
 
     grid = Table.grid(padding=(0, 2))
     for heading, text in pairs:
-        grid.add_row(Text(heading, style="bold"), Text(text))
+        grid.add_row(Text(heading, style="bold"), Text(text, overflow="fold"))
     Console().print(grid)
 
 

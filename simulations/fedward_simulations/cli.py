@@ -77,6 +77,7 @@ def simulate(  # noqa: PLR0917 - typer reads options from parameters
     Example: fedward simulate breast-ultrasound --data hospitals --out result --seed 7
     """
     from fedward_client.site import site_folders
+    from fedward_common.errors import UsageError
     from fedward_common.study import find, load
     from fedward_simulations.compare import open_hospitals
     from fedward_simulations.progress import Bars
@@ -84,6 +85,8 @@ def simulate(  # noqa: PLR0917 - typer reads options from parameters
     from fedward_simulations.simulate import Simulation
 
     spec = load(find(study))
+    if out.resolve().is_relative_to(data.resolve()):
+        raise UsageError(f"{out} is in {data}, where it would count as a hospital next time: choose another --out")
     first = spec.training.seed if seed is None else seed
     console = Console(stderr=True)
     simulation = Simulation(

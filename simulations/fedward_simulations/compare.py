@@ -18,7 +18,7 @@ from typing import Literal
 from safetensors.numpy import save_file
 
 from fedward_client.site import Site
-from fedward_common.errors import RunError, UsageError
+from fedward_common.errors import RunError, SettingsError, UsageError
 from fedward_common.study import SiteEntry, Strategy, StudySpec, resolved
 from fedward_server.app import serve
 from fedward_server.checkpoints import latest
@@ -128,13 +128,22 @@ def _caught(run: Callable[[Job], RunResult], job: Job) -> RunResult | RunError:
 
 
 def open_hospitals(root: Path, folders: list[Path]) -> dict[str, Path]:
-    """Hospitals by their names; two of one name are refused."""
+    """Hospitals by their names; two that share a name, a data folder or a state folder are refused."""
     hospitals: dict[str, Path] = {}
+    taken: dict[str | Path, str] = {}
     for folder in folders:
-        name = Site.open(folder).name
-        if name in hospitals:
-            raise UsageError(f"two hospitals in {root} are named '{name}': give one another name in its site.toml")
-        hospitals[name] = folder
+        try:
+            site = Site.open(folder)
+        except SettingsError as error:
+            raise SettingsError(f"{folder.name}: {error}") from None
+        for thing in (site.name, site.data, site.state.resolve()):
+            if thing in taken:
+                what = f"the name '{site.name}'" if thing == site.name else "a data or state folder"
+                raise UsageError(
+                    f"{taken[thing]} and {folder.name} in {root} share {what}: give each its own in its site.toml"
+                )
+            taken[thing] = folder.name
+        hospitals[site.name] = folder
     return hospitals
 
 
@@ -160,7 +169,7 @@ def federated_job(study: StudySpec, names: list[str], out: Path, seed: int) -> J
         )
     roster = study.sites or tuple(SiteEntry(name=name) for name in names)
     if absent := sorted({site.name for site in roster} - set(names)):
-        raise UsageError(f"the study's roster names {', '.join(absent)}, whose folder is not there")
+        raise UsageError(f"the study's roster names {', '.join(absent)}, whose folder is not there or cannot be used")
     return Job(
         title="federated",
         hospital="",
@@ -212,12 +221,8 @@ def _plain(study: StudySpec) -> Strategy:
 
 def _run_config(job: Job, store: Path, engine: Engine, *, resume: bool) -> dict[str, bool | float | int | str]:
     """The run config of server and client app; the study's file is written here."""
-    if (job.folder / FILE).exists() and not resume:
-        raise UsageError(f"{job.folder} holds a finished run: choose another --out, or give --resume to keep it")
     job.folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = latest(job.folder, study_digest=job.study.digest)
-    if checkpoint is not None and not resume:
-        raise UsageError(f"{job.folder} holds an unfinished run: give --resume to go on with it, or another --out")
+    checkpoint = latest(job.folder, study_digest=job.study.digest) if resume else None
     study_file = job.folder / "study.json"
     study_file.write_bytes(job.study.canonical_json())
     return {

@@ -56,11 +56,10 @@ class Bars:
                 self._show(title, event.round, event.rounds, "scoring the final model")
             case "finished":
                 self._show(title, event.rounds, event.rounds, "done")
-                self._say(f"{title}: {event.rounds} rounds done")
+                if not self._console.is_terminal:
+                    self.say(f"{title}: {event.rounds} rounds done")
             case "refused" | "left-out":
-                self._console.print(
-                    f"{title}: {event.site or 'a site'} is left out: {event.note}", highlight=False, markup=False
-                )
+                self.say(f"{title}: {event.site or 'a site'} is left out: {event.note}")
 
     def on_site(self, event: Event) -> None:
         """A hospital's event."""
@@ -76,6 +75,6 @@ class Bars:
                 self._tasks[title] = self._progress.add_task(title, total=total, note=note)
             self._progress.update(self._tasks[title], completed=done, total=total, note=note)
 
-    def _say(self, text: str) -> None:
-        if not self._console.is_terminal:
-            self._console.print(text, highlight=False)
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)

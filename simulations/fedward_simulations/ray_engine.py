@@ -49,6 +49,16 @@ clientapp = "fedward_client.app:app"
 {config}
 """
 
+# ends what the SuperLink's session started when this process is gone, however it went: then its pipe closes
+_WATCHDOG = """
+import contextlib, os, signal, sys, time
+sys.stdin.read()
+for number in (signal.SIGTERM, signal.SIGKILL):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(int(sys.argv[1]), number)
+        time.sleep(5)
+"""
+
 _CONNECTIONS = """\
 [superlink]
 default = "{name}"
@@ -133,11 +143,15 @@ def _superlink(home: Path, log_file: Path) -> Iterator[Callable[..., Any]]:
         superlink = subprocess.Popen(
             command, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
         )
+    watchdog = subprocess.Popen(
+        [sys.executable, "-c", _WATCHDOG, str(superlink.pid)], stdin=subprocess.PIPE, start_new_session=True
+    )
     try:
         _wait_for(superlink, port, log_file)
         yield flwr
     finally:
         _end_group(superlink)
+        watchdog.communicate()
         shutil.rmtree(home / "bundle", ignore_errors=True)
 
 

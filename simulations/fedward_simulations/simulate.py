@@ -5,13 +5,13 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from fedward_client.catalog import scan
 from fedward_client.site import Site
-from fedward_common.errors import UsageError
+from fedward_common.errors import DataError, SettingsError, UsageError
 from fedward_common.study import StudySpec
 from fedward_simulations.compare import Comparison, Engine, openers, save_model, simulate_seed
 from fedward_simulations.grid import EmbeddedGrid
@@ -47,14 +47,38 @@ class Simulation:
             raise UsageError(f"the study ended on {self.study.study.ends}; a later [study] ends makes it another study")
         logs = self.out / "logs"
         with claimed(self.out), log_to(logs / "fedward.log"):
-            for _, folder in sorted(self.folders.items()):
-                scan(Site.open(folder), bars.on_site)
-            hospitals = openers(self.study, self.folders, pooled=self.pooled)
+            self._check_room()
+            ready = self._scanned(bars)
+            hospitals = openers(ready.study, ready.folders, pooled=ready.pooled)
             with EmbeddedGrid(
                 hospitals, workers=self.workers, listener=bars.on_site, log_file=logs / "workers.log"
             ) as grid:
-                comparisons = [self._compare(seed, grid, bars, logs) for seed in self.seeds]
-            return self._write(comparisons, started)
+                comparisons = [ready._compare(seed, grid, bars, logs) for seed in self.seeds]
+            return ready._write(comparisons, started)
+
+    def _check_room(self) -> None:
+        """Refuse to mix runs: what stands in `out` may only be gone on with, and only by the same seeds."""
+        there = {int(path.name.removeprefix("seed-")) for path in self.out.glob("seed-*")}
+        if there and not self.resume:
+            raise UsageError(f"{self.out} holds a run: give --resume to go on with it, or another --out")
+        if there - set(self.seeds):
+            seeds = ", ".join(map(str, sorted(there)))
+            raise UsageError(f"{self.out} holds a run with seeds {seeds}: resume it with these, or give another --out")
+
+    def _scanned(self, bars: Bars) -> "Simulation":
+        """The simulation with the hospitals of its roster that can be scanned; the others' reasons become notes."""
+        roster = {site.name for site in self.study.sites} or self.folders.keys()
+        usable, notes = {}, list(self.data_notes)
+        for name, folder in sorted(self.folders.items()):
+            if name not in roster:
+                continue
+            try:
+                scan(Site.open(folder), bars.on_site)
+                usable[name] = folder
+            except (DataError, SettingsError) as error:
+                bars.say(f"{name} is left out: {error}")
+                notes.append(f"Not in the run: {name}: {error}.")
+        return replace(self, folders=usable, data_notes=notes)
 
     def _compare(self, seed: int, grid: EmbeddedGrid, bars: Bars, logs: Path) -> Comparison:
         return simulate_seed(

@@ -23,6 +23,8 @@ from fedward_simulations.results import (
 )
 
 NOT_SCORED = "the model was not scored here; the run's log says why"
+TOO_CLOSE = "the scores lie too close together for histograms to tell them apart"
+MOST_TIES = 0.02  # half of it, 0.01, is what ties can hide of the area under the ROC curve
 MIXED = "each hospital has a model of its own, whose scores cannot be ranked against another's"
 
 Evaluations = Mapping[str, Evaluation]  # by hospital, on its test patients
@@ -108,26 +110,26 @@ def _visited(name: str, comparison: Comparison) -> Block:
 def _block(evaluation: Evaluation | None, study: StudySpec) -> Block:
     if evaluation is None:
         return Block(withheld=NOT_SCORED)
-    figures = [evaluation.figures[label] for label in _labels(study) if label in evaluation.figures]
-    if not figures:
+    labels = _labels(study)
+    figures = [evaluation.figures[label] for label in labels if label in evaluation.figures]
+    if len(figures) < len(labels):  # a mean over some labels cannot stand beside a mean over all
         return Block(withheld=evaluation.withheld or NOT_SCORED)
-    single = figures[0] if len(_labels(study)) == 1 else None
+    if len(labels) == 1:
+        return Block.of(figures[0])
     return Block(
         roc_auc=_mean_figure([one.roc_auc for one in figures]),
-        sensitivity=_mean_figure([one.sensitivity for one in figures if one.sensitivity]),
-        specificity=_mean_figure([one.specificity for one in figures if one.specificity]),
-        precision=_mean_figure([one.precision for one in figures if one.precision]),
+        sensitivity=_mean_figure([one.sensitivity for one in figures]),
+        specificity=_mean_figure([one.specificity for one in figures]),
+        precision=_mean_figure([one.precision for one in figures]),
         brier=fmean(one.brier for one in figures),
-        threshold=single.threshold if single else None,
         patients=evaluation.patients,
-        positives=single.positives if single else None,
-        negatives=single.negatives if single else None,
-        withheld=evaluation.withheld,
     )
 
 
-def _mean_figure(estimates: list[Estimate]) -> Figure | None:
-    if not estimates:
+def _mean_figure(given: list[Estimate | None]) -> Figure | None:
+    """The mean over labels; None where one of them has none."""
+    estimates = [one for one in given if one is not None]
+    if len(estimates) < len(given):
         return None
     return Figure(
         value=fmean(one.value for one in estimates),
@@ -154,7 +156,10 @@ def _overall(evaluations: Evaluations, merged: MergedHistogram | None, study: St
     if merged is None or positive is None:
         why = "the study has no positive label" if positive is None else "too few patients for any hospital to show"
         return Block(withheld=f"no figure over all hospitals: {why}")
-    interval = merged.roc_auc_interval(stream_seed(study.training.seed, "overall"))
+    if len(evaluations) == 1:  # then all together is that hospital, exactly
+        return _block(next(iter(evaluations.values())), study)
+    close = merged.tied() > MOST_TIES
+    interval = None if close else merged.roc_auc_interval(stream_seed(study.training.seed, "overall"))
     calls = pooled_at(evaluations.values(), positive)
     points = {e.figures[positive].threshold for e in evaluations.values() if positive in e.figures}
     return Block(
@@ -163,6 +168,7 @@ def _overall(evaluations: Evaluations, merged: MergedHistogram | None, study: St
         specificity=Figure.of(calls.get("specificity")),
         precision=Figure.of(calls.get("precision")),
         brier=merged.brier(),
+        withheld=TOO_CLOSE if close else None,
         threshold=points.pop() if len(points) == 1 else None,
         patients=merged.total_positives + merged.total_negatives,
         positives=merged.total_positives,

@@ -341,3 +341,10 @@ def test_without_patients_there_is_no_calibration() -> None:
         with pytest.raises(RunError, match="no patient"):
             figure()
     assert merge([ScoreSketch.of([0.5, 0.5], [1, 1])]).brier() == pytest.approx(0.25, abs=0.006)
+
+
+def test_scores_that_the_grid_cannot_tell_apart_are_ties() -> None:
+    apart = merge([ScoreSketch.of([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1])])
+    assert apart.tied() == 0
+    close = merge([ScoreSketch.of([0.5, 0.5, 0.5, 0.9], [0, 0, 1, 1])])
+    assert close.tied() == 0.5

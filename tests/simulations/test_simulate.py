@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from fedward_common.errors import SettingsError, UsageError
 from fedward_common.records import model_sha256
+from fedward_simulations.compare import open_hospitals
 from fedward_simulations.hospitals import PlantedHospital, plant
 from fedward_simulations.results import Results
 from fedward_simulations.simulate import claimed
@@ -248,17 +250,47 @@ def test_a_hospital_too_small_is_left_out_and_the_report_says_so(work: Path, pla
     shutil.copytree(planted[0].folder.parent, hospitals)
     table = hospitals / "valley" / "labels.csv"
     table.write_text("".join(table.read_text().splitlines(keepends=True)[:5]))
+    shutil.copytree(hospitals / "valley" / "export", hospitals / "west" / "export")
+    (hospitals / "west" / "labels.csv").write_text("id,result\n1,benign\n")
     (work / "two.toml").write_text(STUDY.replace("min_sites = 3", "min_sites = 2"))
     done = fedward("simulate", "two.toml", "--data", "small", "--out", "two-of-three", "--json", cwd=work)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
     assert [site["name"] for site in results["sites"]] == ["harbour", "north"]
     assert any("valley has fewer than 5 training patients" in note for note in results["data_notes"])
+    assert any(note.startswith("Not in the run: west: the first row of the label") for note in results["data_notes"])
     assert {report["name"] for report in results["site_reports"]} == {"harbour", "north", "valley"}
     pooled = json.loads((work / "two-of-three" / "seed-42" / "pooled" / "run.json").read_text())
     assert pooled["history"][0]["sites"]["pooled-data"]["patients"] == sum(
         site["prepared"]["patients"]["train"] for name, site in pooled["sites"].items() if name != "pooled-data"
     )
+
+
+def test_hospitals_that_share_what_each_must_have_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "site.toml").write_text(f'[site]\nstate = "{tmp_path / "state"}"\n')
+    with pytest.raises(UsageError, match=r"a and b in .* share a data or state folder"):
+        open_hospitals(tmp_path, [tmp_path / "a", tmp_path / "b"])
+    (tmp_path / "b" / "site.toml").write_text('[site]\nname = "a"\n')
+    with pytest.raises(UsageError, match="share the name 'a'"):
+        open_hospitals(tmp_path, [tmp_path / "a", tmp_path / "b"])
+    (tmp_path / "b" / "site.toml").write_text("[data]\nfolder = 'nowhere'\n")
+    with pytest.raises(SettingsError, match=r"b: site.toml: \[data\] folder"):
+        open_hospitals(tmp_path, [tmp_path / "a", tmp_path / "b"])
+
+
+def test_another_seed_does_not_overwrite_a_run(done: "subprocess.CompletedProcess[str]", work: Path) -> None:
+    before = (work / "one" / "results.json").read_bytes()
+    for more in ((), ("--resume",)):
+        refused = fedward(
+            *("simulate", "study.toml", "--data", "hospitals", "--out", "one", "--seed", "8", *more), cwd=work
+        )
+        assert refused.returncode == 2
+        assert "holds a run" in " ".join(refused.stderr.split())
+    inside = fedward("simulate", "study.toml", "--data", "hospitals", "--out", "hospitals/result", cwd=work)
+    assert inside.returncode == 2
+    assert (work / "one" / "results.json").read_bytes() == before
 
 
 def test_two_commands_in_one_folder_are_refused(work: Path) -> None:

@@ -122,6 +122,11 @@ class MergedHistogram:
         low, high = np.quantile(areas, [(1 - level) / 2, (1 + level) / 2])
         return fraction_estimate(auc, low, high)
 
+    def tied(self) -> float:
+        """The share of pairs of a positive and a negative that fall into one base bin, where no order is known."""
+        self._need_both_classes()
+        return float(self.positives @ self.negatives / (self.positives.sum() * self.negatives.sum()))
+
     def auc_uncertainty(self) -> float:
         """Half the width of the areas that some order of patients within their bins could give, in [0, 0.5].
 
