@@ -198,14 +198,7 @@ class Hospital:
 @lru_cache(maxsize=1)  # a large network stays warm between rounds, and there is one of it in a process
 def network(study_json: bytes) -> nn.Module:
     """The network of a study (its canonical JSON), weights to be loaded."""
-    study = StudySpec.from_json(study_json)
-    return models.build(
-        study.model.name,
-        options=study.model.options,
-        size=study.input.size,
-        channels=study.input.channels,
-        classes=len(study.cohort.labels),
-    )
+    return models.network(StudySpec.from_json(study_json))
 
 
 def load_state(model: nn.Module, arrays: Arrays) -> None:

@@ -17,8 +17,9 @@ from fedward_common.records import Trained as TrainedAnswer
 from fedward_common.study import SiteEntry, StudySpec
 from fedward_common.testing import Answerer, FakeGrid, FakeSite, tiny_study
 from fedward_server.checkpoints import latest
+from fedward_server.facade import RosterGrid
 from fedward_server.result import RoundHistory, RunResult
-from fedward_server.rounds import RosterGrid, RoundEngine, RunEvent
+from fedward_server.rounds import RoundEngine, RunEvent
 
 
 def shift(amount: float) -> Callable[[Arrays], Arrays]:

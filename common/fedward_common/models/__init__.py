@@ -17,7 +17,7 @@ A name can be taken once: nothing replaces a network that a hospital has approve
 
 from fedward_common.models.cards import Architecture, Choice, ModelCard, Option, Range
 from fedward_common.models.registry import build, check, describe, names, register
-from fedward_common.models.weights import initial_model, initial_state, parameter_names
+from fedward_common.models.weights import initial_model, initial_state, network, parameter_names
 
 __all__ = [
     "Architecture",
@@ -31,6 +31,7 @@ __all__ = [
     "initial_model",
     "initial_state",
     "names",
+    "network",
     "parameter_names",
     "register",
 ]

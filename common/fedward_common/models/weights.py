@@ -19,6 +19,17 @@ State = dict[str, npt.NDArray[np.generic]]
 _drawing = Lock()
 
 
+def network(study: "StudySpec") -> "nn.Module":
+    """The network that a study names, for its input and its labels; weights are drawn from torch's generator."""
+    return build(
+        study.model.name,
+        options=study.model.options,
+        size=study.input.size,
+        channels=study.input.channels,
+        classes=len(study.cohort.labels),
+    )
+
+
 def initial_state(study: "StudySpec", seed: int) -> State:
     """The study's network before training, in the order of its state_dict, drawn from the stream "init" of `seed`."""
     return _state(_initial(study, seed))
@@ -41,13 +52,7 @@ def _initial(study: "StudySpec", seed: int) -> "nn.Module":
     # torch's generator is the process's: runs in threads beside this one must not draw from it meanwhile
     with _drawing, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(stream_seed(seed, "init"))
-        return build(
-            study.model.name,
-            options=study.model.options,
-            size=study.input.size,
-            channels=study.input.channels,
-            classes=len(study.cohort.labels),
-        )
+        return network(study)
 
 
 def _state(model: "nn.Module") -> State:

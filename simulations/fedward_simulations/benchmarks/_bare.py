@@ -8,21 +8,9 @@ import torch
 from torch import nn
 
 from fedward_client.cache import SiteData
-from fedward_common import models
 from fedward_common.study import StudySpec
 
 State = Mapping[str, torch.Tensor]
-
-
-def network(study: StudySpec) -> nn.Module:
-    """The study's network."""
-    return models.build(
-        study.model.name,
-        options=study.model.options,
-        size=study.input.size,
-        channels=study.input.channels,
-        classes=len(study.cohort.labels),
-    )
 
 
 def train(model: nn.Module, data: SiteData, study: StudySpec) -> None:

@@ -10,7 +10,7 @@ from fedward_common.events import ignore
 from fedward_common.records import Question
 from fedward_common.testing import tiny_study
 from fedward_simulations.benchmarks import Figure, fastest
-from fedward_simulations.benchmarks._bare import network, train
+from fedward_simulations.benchmarks._bare import train
 from fedward_simulations.phantoms import PhantomSource
 
 PATIENTS = 320
@@ -36,7 +36,7 @@ def _measure() -> Figure:
     source = PhantomSource("north", PATIENTS, 1.0, 5)
     hospital, question = Hospital(source), Question(kind="train", study=STUDY, run="bench")
     arrays = models.initial_state(STUDY, 1)
-    data, model = source.load(STUDY, "bench", ignore), network(STUDY)
+    data, model = source.load(STUDY, "bench", ignore), models.network(STUDY)
     value, reference = fastest(
         [lambda: hospital.train(question, arrays, round_number=1), lambda: train(model, data, STUDY)], repeats=REPEATS
     )

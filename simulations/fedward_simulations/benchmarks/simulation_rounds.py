@@ -13,7 +13,7 @@ from fedward_common.events import ignore
 from fedward_common.testing import tiny_study
 from fedward_server.rounds import RoundEngine
 from fedward_simulations.benchmarks import Figure
-from fedward_simulations.benchmarks._bare import federated_round, network
+from fedward_simulations.benchmarks._bare import federated_round
 from fedward_simulations.grid import EmbeddedGrid
 from fedward_simulations.phantoms import OpenPhantom
 
@@ -63,7 +63,7 @@ def _bare(hospitals: list[OpenPhantom]) -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     sites = [one().load(STUDY, "bench", ignore) for one in hospitals]
-    model = network(STUDY)
+    model = models.network(STUDY)
     state = {name: torch.as_tensor(array) for name, array in models.initial_state(STUDY, 1).items()}
     seconds = []
     for _ in range(ROUNDS):
