@@ -1,6 +1,7 @@
 """`python -m fedward_simulations.benchmarks`: one JSON line a figure on stdout, everything else on stderr."""
 
 import json
+import logging
 from typing import Annotated
 
 import typer
@@ -19,6 +20,7 @@ def main(
     except UsageError as error:
         typer.echo(f"benchmarks: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
+    logging.getLogger("flwr").setLevel(logging.WARNING)  # its strategies report every round
     for name, figures in running:
         typer.echo(f"benchmarks: {name} …", err=True)
         for figure in figures:
