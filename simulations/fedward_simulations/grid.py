@@ -88,7 +88,7 @@ def _work(pipe: Connection, openers: Mapping[int, Opener], threads: int, log_fil
     while True:
         try:
             node, kind, config, layout = pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):  # the parent is gone
             return
         arrays = read_block(reduction.recv_handle(pipe), layout) if layout else None
         content = RecordDict({"config": ConfigRecord(config)})

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -28,7 +27,6 @@ from fedward_server.result import FILE, RunResult
 log = logging.getLogger(__name__)
 
 START_LIMIT_S = 60.0
-STOP_LIMIT_S = 10.0
 POLL_S = 0.2
 CONNECTION = "fedward"
 
@@ -47,16 +45,6 @@ clientapp = "fedward_client.app:app"
 
 [tool.flwr.app.config]
 {config}
-"""
-
-# ends what the SuperLink's session started when this process is gone, however it went: then its pipe closes
-_WATCHDOG = """
-import contextlib, os, signal, sys, time
-sys.stdin.read()
-for number in (signal.SIGTERM, signal.SIGKILL):
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(int(sys.argv[1]), number)
-        time.sleep(5)
 """
 
 _CONNECTIONS = """\
@@ -144,14 +132,16 @@ def _superlink(home: Path, log_file: Path) -> Iterator[Callable[..., Any]]:
             command, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
         )
     watchdog = subprocess.Popen(
-        [sys.executable, "-c", _WATCHDOG, str(superlink.pid)], stdin=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-m", "fedward_simulations.marked", f"FLWR_HOME={home}"],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         _wait_for(superlink, port, log_file)
         yield flwr
     finally:
-        _end_group(superlink)
-        watchdog.communicate()
+        watchdog.communicate()  # closes its input: it ends what this run started, as it would had this process died
+        superlink.wait()
         shutil.rmtree(home / "bundle", ignore_errors=True)
 
 
@@ -166,19 +156,6 @@ def _wait_for(superlink: subprocess.Popen[bytes], port: int, log_file: Path) -> 
         except httpx.HTTPError:
             time.sleep(POLL_S)
     raise RunError(f"flower-superlink did not answer within {START_LIMIT_S:g} s; see {log_file}")
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process and what it started in its session: asked first, killed after a while."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            return
-        try:
-            process.wait(STOP_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            continue
 
 
 def _free_port() -> int:
