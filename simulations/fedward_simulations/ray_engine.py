@@ -5,9 +5,7 @@ pyproject.toml and a README, no code: server and hospitals run what is installed
 """
 
 import json
-import logging
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -23,8 +21,6 @@ import httpx
 from fedward_common import __version__
 from fedward_common.errors import RunError
 from fedward_server.result import FILE, RunResult
-
-log = logging.getLogger(__name__)
 
 START_LIMIT_S = 60.0
 POLL_S = 0.2
@@ -142,7 +138,6 @@ def _superlink(home: Path, log_file: Path) -> Iterator[Callable[..., Any]]:
     finally:
         watchdog.communicate()  # closes its input: it ends what this run started, as it would had this process died
         superlink.wait()
-        shutil.rmtree(home / "bundle", ignore_errors=True)
 
 
 def _wait_for(superlink: subprocess.Popen[bytes], port: int, log_file: Path) -> None:
