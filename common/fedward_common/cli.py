@@ -1,30 +1,38 @@
-"""The `fedward` command: `study`, `model` and `doctor`, beside what other parts add.
+"""The `fedward` command: `study`, `model`, `audit` and `doctor`, beside what other parts add.
 
 A part adds a command through the entry point group `fedward.commands`; its value is a `typer.Typer` (a group) or a
 function (a command). It is imported when it is called, not before: `fedward --help` starts at once, and a machine
-without a part's packages still lists it and says what to install.
+without a part's packages still lists it and says what to install. The group `fedward.commands.study` adds to `study`.
 """
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from fedward_common import __version__
-from fedward_common.errors import FedwardError, StudyError
+from fedward_common.errors import FedwardError, StudyError, UsageError
+
+if TYPE_CHECKING:
+    from fedward_common.doctor import Finding
 
 _SUMMARIES = {
     "site": "A hospital's own data: index a folder, report what is in it.",
     "demo": "Three simulated hospitals train one model together; ends with a report.",
     "simulate": "Run a study on this machine, its hospitals as virtual sites.",
+    "hub": "A hub: the sites that it knows, and the server that they connect to.",
+    "start": "Run a study on the hospitals that are enrolled at a hub.",
+    "stop": "Stop a run of a study.",
+    "status": "List a hub's runs, or say how one stands.",
+    "resume": "Let a run that failed or was stopped go on.",
 }
-_EXTRAS = {"site": "site", "demo": "sim", "simulate": "sim"}
+_EXTRAS = {"site": "site", "demo": "sim", "simulate": "sim", "hub": "hub", "study": "hub"}
 
 
 class PartCommand(TyperCommand):
@@ -48,14 +56,22 @@ def _command(name: str, part: Any) -> Any:
     return typer.main.get_command(single)
 
 
-class Commands(TyperGroup):
-    """The top of the command tree: finds the parts, and tells a person of a `FedwardError` in one sentence."""
+class OpenGroup(TyperGroup):
+    """A group of commands to which other parts add."""
+
+    entry_points = "fedward.commands.study"
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        for entry in sorted(entry_points(group="fedward.commands"), key=lambda entry: entry.name):
+        for entry in sorted(entry_points(group=self.entry_points), key=lambda entry: entry.name):
             if entry.name not in self.commands:
                 self.add_command(PartCommand(entry))
+
+
+class Commands(OpenGroup):
+    """The top of the command tree: finds the parts, and tells a person of a `FedwardError` in one sentence."""
+
+    entry_points = "fedward.commands"
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was called."""
@@ -85,13 +101,16 @@ app = typer.Typer(
     epilog="Example: fedward study show breast-ultrasound",
 )
 study = typer.Typer(
+    cls=OpenGroup,
     no_args_is_help=True,
     suggest_commands=False,
-    help="Study files: what comes with Fedward, what one will do, whether one is right.",
+    help="Studies: what comes with Fedward, what one will do, whether one is right; and their runs on real hospitals.",
 )
 model = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Networks that a study can name.")
+audit = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Audit logs: whether one was changed.")
 app.add_typer(study, name="study", epilog="Example: fedward study check my-study.toml")
 app.add_typer(model, name="model", epilog="Example: fedward model list")
+app.add_typer(audit, name="audit", epilog="Example: fedward audit verify north")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a template.")]
@@ -185,17 +204,75 @@ def list_models(*, as_json: Json = False) -> None:
     _show_rows(rows, as_json, columns=("name", "title", "dims", "min_size", "options"))
 
 
+@audit.command(epilog="Example: fedward audit verify north")
+def verify(
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="A log, or the folder of a site or a hub.")],
+    *,
+    fingerprint: Annotated[
+        str | None, typer.Option(metavar="HEX", help="Fail unless the log is signed by the key with this fingerprint.")
+    ] = None,
+    last: Annotated[
+        str | None, typer.Option(metavar="HASH", help="Fail unless an entry with this hash, noted before, is there.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check every entry of a log, and give the last one's hash: note it, it alone shows later that none was cut off."""
+    from dataclasses import asdict
+
+    from fedward_common.audit import find, survey
+
+    found = asdict(survey(find(log), fingerprint=fingerprint, noted=last))
+    if as_json:
+        typer.echo(json.dumps({"ok": True, **found}, indent=2))
+    else:
+        _show_pairs([("OK", "every entry is whole, in its place, and signed by the holder's key")])
+        _show_pairs([(name.capitalize(), str(value)) for name, value in found.items()])
+
+
 @app.command(epilog="Example: fedward doctor")
-def doctor(*, as_json: Json = False) -> None:
+def doctor(
+    *,
+    site: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also check a hospital's folder and its way to the hub.")
+    ] = None,
+    hub: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also check a hub's folder and its server.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Check whether this machine can run Fedward; exits 1 where something must be put right."""
     from dataclasses import asdict
 
-    from fedward_common.doctor import examine
+    from rich.console import Console
 
-    findings = list(examine(Path.cwd()))
+    if site is not None and hub is not None:
+        raise UsageError("--site and --hub check two different machines: give one of them")
+    findings = []
+    with Console(stderr=True).status("Checking …") as status:  # a firewall that drops packets takes its time
+        for finding in _findings({"site": site, "hub": hub}):
+            findings.append(finding)
+            status.update(f"Checked: {finding.name}")
     _show_rows([asdict(finding) for finding in findings], as_json)
     if any(finding.status == "fail" for finding in findings):
         raise typer.Exit(1)
+
+
+def _findings(folders: Mapping[str, Path | None]) -> Iterator["Finding"]:
+    """What every machine is checked for, then a part's own checks of its folder (entry points `fedward.doctor`)."""
+    from fedward_common.doctor import Finding, examine
+
+    yield from examine(Path.cwd())
+    for part, folder in folders.items():
+        if folder is None:
+            continue
+        [entry] = entry_points(group="fedward.doctor", name=part)
+        try:
+            yield from entry.load()(folder)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("fedward_"):
+                raise
+            advice = f"pip install 'fedward[{part}]', then ask again"
+            yield Finding(name=f"the {part}", status="fail", found=f"{error.name} is missing", advice=advice)
 
 
 def _show_rows(rows: Sequence[dict[str, Any]], as_json: bool, columns: Sequence[str] | None = None) -> None:

@@ -18,6 +18,8 @@ from typing import Literal
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from fedward_common.errors import FedwardError
+
 Status = Literal["ok", "warn", "fail"]
 
 MIB = 2**20
@@ -33,6 +35,13 @@ class Finding:
     status: Status
     found: str
     advice: str = ""
+
+    @classmethod
+    def refused(cls, name: str, error: FedwardError) -> "Finding":
+        """A check that an error of ours ended; its sentence says what to do behind its last colon."""
+        found, colon, advice = str(error).rpartition(": ")
+        found, advice = (found, advice) if colon else (advice, "put that right, then ask again")
+        return cls(name=name, status="fail", found=found, advice=advice)
 
 
 Check = Callable[[Path], Finding]  # the folder that Fedward will write to
@@ -116,14 +125,14 @@ def accelerator(_folder: Path) -> Finding:
     return Finding(name="training device", status="ok", found=f"CPU only, {threads}")
 
 
-def disk(folder: Path) -> Finding:
+def disk(folder: Path, *, name: str = "disk", where: str = "the current folder") -> Finding:
     """Whether there is room for caches, checkpoints and results."""
     free = shutil.disk_usage(folder).free
-    found = f"{free / GIB:.1f} GiB free in the current folder"
+    found = f"{free / GIB:.1f} GiB free in {where}"
     if free >= 5 * GIB:
-        return Finding(name="disk", status="ok", found=found)
+        return Finding(name=name, status="ok", found=found)
     advice = "free at least 5 GiB: caches of images, checkpoints and results are written here"
-    return Finding(name="disk", status="warn" if free >= GIB // 2 else "fail", found=found, advice=advice)
+    return Finding(name=name, status="warn" if free >= GIB // 2 else "fail", found=found, advice=advice)
 
 
 def shared_memory(_folder: Path) -> Finding:

@@ -9,16 +9,22 @@
     ├── ModelError         a model is unknown, or its options are wrong
     ├── RecordError        what came over the wire is not what was agreed
     ├── CheckpointError    a checkpoint is torn, or another study's
-    └── RunError           a run cannot go on: quorum missed, worker died
+    ├── RunError           a run cannot go on: quorum missed, worker died
+    ├── AuditError         an audit log was changed, or cannot be written
+    ├── PolicyError        a site's policy or approval does not let something leave
+    └── LinkError          the hub cannot be reached, or does not accept this site
 
 Messages never hold a patient's identifier, nor a path inside a site's data folder.
 """
 
 __all__ = [
+    "AuditError",
     "CheckpointError",
     "DataError",
     "FedwardError",
+    "LinkError",
     "ModelError",
+    "PolicyError",
     "RecordError",
     "RunError",
     "SettingsError",
@@ -70,3 +76,15 @@ class CheckpointError(FedwardError):
 
 class RunError(FedwardError):
     """A run cannot go on."""
+
+
+class AuditError(FedwardError):
+    """An audit log was changed, or cannot be written."""
+
+
+class PolicyError(FedwardError):
+    """A site's policy or its steward's approval does not let something leave."""
+
+
+class LinkError(FedwardError):
+    """The hub cannot be reached, or does not accept this site."""

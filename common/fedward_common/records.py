@@ -17,6 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from fedward_common import npy
+from fedward_common.array_blocks import pieces, view
 from fedward_common.errors import RecordError
 from fedward_common.metrics import Evaluation
 from fedward_common.study import Slug, StudySpec
@@ -32,6 +33,8 @@ MAX_LOSS = 1e9
 MAX_SECONDS = 1e9
 MAX_REASON = 500  # characters of a text that somebody else wrote, where people read it
 MAX_FAULTS = 1000
+WAITS = "waits for approval"  # how a refusal begins that the site's steward can lift: the hub asks again
+_BLOCK = "fedward.block"  # the one array's name and type where arrays travel packed
 _SHOWN = 40  # characters of a name that is refused
 
 
@@ -115,13 +118,17 @@ def question_record(question: Question, arrays: ArrayRecord | None, config: Conf
 
 
 def read_question(content: RecordDict) -> tuple[Question, dict[str, float]]:
-    """The question in a message, and the numbers that the strategy put beside it.
+    """The question in a message, and the numbers beside it: see `read_config`."""
+    return read_config(content.config_records.get("config", {}))
+
+
+def read_config(config: Mapping[str, object]) -> tuple[Question, dict[str, float]]:
+    """The question in a message's config, and the numbers that the strategy put beside it.
 
     For training these are held against the study: "server-round" is one of its rounds, and "proximal-mu" (FedProx's,
     0 where it is missing) is the study's own. `RecordError` otherwise.
     """
     try:
-        config = content.config_records["config"]
         text = config["fedward"]
     except KeyError as error:
         raise RecordError(f"the message holds no Fedward question: {error} is missing") from None
@@ -229,6 +236,33 @@ def _from_array(name: str, array: Array) -> npt.NDArray[Any]:
 def _cut(text: str) -> str:
     """The beginning of a text from the wire, quoted and printable."""
     return repr(text[:_SHOWN]) + ("…" if len(text) > _SHOWN else "")
+
+
+def packed(record: ArrayRecord) -> ArrayRecord:
+    """A record of one array, which is the block of all of them: so many arrays travel as one object."""
+    return wrapped(b"".join(pieces(record)))
+
+
+def wrapped(block: bytes | memoryview) -> ArrayRecord:
+    """A block of arrays as the record in which it travels."""
+    array = Array("uint8", (len(block),), _BLOCK, b"")
+    array.data = block  # type: ignore[assignment]  # flwr reads any buffer
+    record = ArrayRecord()
+    record[_BLOCK] = array
+    return record
+
+
+def block_of(record: ArrayRecord) -> memoryview | None:
+    """The block that travels in a record, None where its arrays travel one by one."""
+    if list(record) != [_BLOCK] or record[_BLOCK].stype != _BLOCK:
+        return None
+    return memoryview(record[_BLOCK].data)
+
+
+def unpacked(record: ArrayRecord) -> ArrayRecord:
+    """The arrays of a record, packed or not, as views. `RecordError` for a block that is none."""
+    block = block_of(record)
+    return record if block is None else view(block)
 
 
 def array_bytes(record: ArrayRecord) -> int:
