@@ -2,28 +2,75 @@
 
 It runs under the embedded engine, under Flower's Ray simulation and under the stock `flower-supernode`. Which hospital
 it answers for stands in the node's config: `site = "/path/of/the/site"`, or, in a simulation, `partition-id`, which
-picks from the run's `sites` folder.
+picks from the run's `sites` folder. A hospital's own folder has its own policy; simulations let everything leave.
 """
 
-import logging
 import os
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from flwr.app import ArrayRecord, Context, Error, Message
 from flwr.clientapp import ClientApp
 
+from fedward_client.desk import Desk, Reply, guarded
 from fedward_client.handlers import Hospital, SiteSource
-from fedward_client.site import site_folders
+from fedward_client.member import Member
+from fedward_client.outbox import Outbox
+from fedward_client.policy import unsafe_everything
+from fedward_client.site import Site, site_folders
 from fedward_common.errors import FedwardError, SettingsError
-from fedward_common.records import answer_record, from_array_record, read_question, to_array_record
+from fedward_common.records import answer_record, block_of, from_array_record, packed, to_array_record, unpacked
 
 REFUSED = 1000  # Flower's error code is free above its own
-SETTINGS_UNUSABLE = "the site's settings cannot be used; its log says why"
 
-log = logging.getLogger(__name__)
 app = ClientApp()
+
+
+def simulated(hospital: Hospital) -> Desk:
+    """The desk of a hospital in a simulation: what its outbox lets through goes to this machine only."""
+    return Desk(hospital, Outbox(hospital.source.name, unsafe_everything()))
+
+
+@lru_cache(maxsize=1)  # warm between rounds; a process answers for one hospital at a time
+def _desk(folder: Path, *, simulation: bool) -> Desk:
+    if simulation:
+        return simulated(Hospital(SiteSource.open(folder)))
+    member = Member.open(Site.open(folder))
+    outbox = member.outbox(spool=False)
+    return Desk(Hospital(SiteSource(member.site), outbox.tell), outbox, member.ledger)
+
+
+def answer(message: Message, at: Desk) -> Message:
+    """A hospital's answer to a message; a refusal or a failure travels as a Flower error with its reason."""
+    return _message(message, _reply(message, at))
+
+
+def _reply(message: Message, at: Desk) -> Reply:
+    content = message.content
+
+    def arrays() -> dict[str, np.ndarray]:
+        return from_array_record(unpacked(content.array_records.get("arrays", ArrayRecord())))
+
+    return at.answer(dict(content.config_records.get("config", {})), arrays)
+
+
+def _message(asked: Message, reply: Reply) -> Message:
+    if reply.answer is None:
+        return Message(Error(code=REFUSED, reason=reply.refusal), reply_to=asked)
+    arrays = to_array_record(reply.arrays) if reply.arrays else None
+    if arrays is not None and block_of(asked.content.array_records["arrays"]) is not None:
+        arrays = packed(arrays)  # as it was asked
+    return Message(answer_record(reply.answer, arrays), reply_to=asked)
+
+
+def _opened(context: Context) -> Desk:
+    """The desk that this node is, its threads set; any refusal is a `SettingsError`, for it may name a folder."""
+    use_threads(context)
+    try:
+        return _desk(site_of(context), simulation="site" not in context.node_config)
+    except FedwardError as error:
+        raise SettingsError(str(error)) from error
 
 
 def site_of(context: Context) -> Path:
@@ -34,58 +81,6 @@ def site_of(context: Context) -> Path:
         folders = site_folders(Path(str(context.run_config["sites"])))
         return folders[int(context.node_config["partition-id"])]
     raise SettingsError("this node has no site: give it one, e.g. --node-config 'site=\"/srv/fedward/site\"'")
-
-
-@lru_cache(maxsize=1)  # warm between rounds; a process answers for one hospital at a time
-def hospital(folder: Path) -> Hospital:
-    """The hospital of a folder."""
-    return Hospital(SiteSource.open(folder))
-
-
-def answer(message: Message, at: Hospital) -> Message:
-    """A hospital's answer to a message; a refusal or a failure travels as a Flower error with its reason."""
-    return _guarded(message, lambda: at)
-
-
-def _guarded(message: Message, opened: Callable[[], Hospital]) -> Message:
-    """The site's edge: nothing is raised past it, for Flower sends an exception's own text, paths and all, to the hub.
-
-    The text of a `FedwardError` travels, except a `SettingsError`'s: settings are folders of this machine.
-    """
-    try:
-        return _answered(message, opened())
-    except SettingsError:
-        log.exception("the site's settings cannot be used")
-        reason = SETTINGS_UNUSABLE
-    except FedwardError as error:
-        log.warning("refused: %s", error)
-        reason = str(error)
-    except Exception as error:
-        log.exception("the site failed to answer")
-        reason = f"{type(error).__name__} at the site; its log says where"
-    return Message(Error(code=REFUSED, reason=reason), reply_to=message)
-
-
-def _answered(message: Message, at: Hospital) -> Message:
-    question, config = read_question(message.content)
-    if question.kind == "prepare":
-        return Message(answer_record(at.prepare(question)), reply_to=message)
-    arrays = from_array_record(message.content.array_records.get("arrays", ArrayRecord()))
-    if question.kind == "evaluate":
-        return Message(answer_record(at.evaluate(question, arrays)), reply_to=message)
-    trained, update = at.train(
-        question, arrays, round_number=int(config["server-round"]), proximal_mu=config.get("proximal-mu", 0.0)
-    )
-    return Message(answer_record(trained, to_array_record(update)), reply_to=message)
-
-
-def _opened(context: Context) -> Hospital:
-    """The hospital that this node is, its threads set; any refusal is a `SettingsError`, for it may name a folder."""
-    use_threads(context)
-    try:
-        return hospital(site_of(context))
-    except FedwardError as error:
-        raise SettingsError(str(error)) from error
 
 
 def use_threads(context: Context) -> None:
@@ -101,4 +96,4 @@ def use_threads(context: Context) -> None:
 @app.train()
 @app.evaluate()
 def _answer(message: Message, context: Context) -> Message:
-    return _guarded(message, lambda: _opened(context))
+    return _message(message, guarded(lambda: _reply(message, _opened(context))))

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from fedward_client.cli_member import COMMANDS
 from fedward_client.site import Site
 from fedward_common.errors import DataError, UsageError
 from fedward_common.events import Event, Listener
@@ -90,6 +91,10 @@ def report(
     _show(opened, counts)
     if show_paths:
         _show_paths(opened, quarantine)
+
+
+for command in COMMANDS:
+    app.command()(command)
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from torch import nn
 
 from fedward_client import cache
 from fedward_client.cache import SiteData
-from fedward_client.cohort import run_folder, write_durably
 from fedward_client.evaluation import evaluate
+from fedward_client.ledger import Ledger
 from fedward_client.site import Site
 from fedward_client.split import SIDES, Side
 from fedward_client.training.device import pick_device
@@ -75,13 +75,9 @@ class SiteSource:
         return cache.load(self.site, study, run, listener)
 
     def once(self, run: str, name: str, value: str) -> str:
-        """Remembered in the site's state, for as long as the run is."""
-        path = run_folder(self.site, run) / "once.json"
-        held: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
-        if name not in held:
-            held[name] = value
-            write_durably(path, json.dumps(held).encode())
-        return held[name]
+        """Remembered in the site's ledger."""
+        with Ledger.open(self.site.ensure_state()) as ledger:
+            return ledger.once(run, name, value)
 
 
 @dataclass(slots=True)

@@ -6,6 +6,8 @@ A folder of DICOM files with a `labels.csv` is a site as it stands. An optional 
     [data]     folder            where the images are
     [labels]   file, patient, label, encoding    the label table, its patient and label columns, e.g. gb18030
     [privacy]  min_cell          counts below this never leave
+    [policy]   outputs, max_update_norm     what may leave at all; with nothing named, nothing does
+    [limits]   threads, spool_mib           processor threads for training; the size of the spool
 
 Nothing here reads an image, and nothing here ever replaces a key that is there.
 """
@@ -22,7 +24,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -33,6 +35,8 @@ STATE = ".fedward"
 LABELS = "labels.csv"
 KEY = "site.key"
 KEY_BYTES = 32
+LINK = "link"
+SPOOL = "spool"
 PSEUDONYM_HEX = 32  # 128 bits of the HMAC: no two of a hospital's patients meet by chance
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -63,11 +67,26 @@ class _PrivacySection(_Section):
     min_cell: Annotated[int, Field(ge=1)] = 5
 
 
+Output = Literal["counts", "update", "evaluation"]
+
+
+class _PolicySection(_Section):
+    outputs: Annotated[tuple[Output, ...], Field(strict=False)] = ()  # TOML has lists, no tuples
+    max_update_norm: Annotated[float, Field(gt=0.0)] | None = None
+
+
+class _LimitsSection(_Section):
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    spool_mib: Annotated[int, Field(ge=1)] = 4096
+
+
 class _Settings(_Section):
     site: _SiteSection = _SiteSection()
     data: _DataSection = _DataSection()
     labels: _LabelsSection = _LabelsSection()
     privacy: _PrivacySection = _PrivacySection()
+    policy: _PolicySection = _PolicySection()
+    limits: _LimitsSection = _LimitsSection()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,10 +104,15 @@ class Site:
     """One hospital. Paths are absolute; `state` may not exist yet (see `ensure_state`)."""
 
     name: str
+    folder: Path
     data: Path
     labels: LabelSettings
     state: Path
     min_cell: int = 5
+    outputs: frozenset[Output] = frozenset()  # what may leave: an empty policy refuses everything
+    max_update_norm: float | None = None  # L2 norm of an update minus the model it started from; None: not clipped
+    threads: int = 0  # for training; 0: all that the process may use
+    spool_bytes: int = 4096 * 2**20
 
     @classmethod
     def open(cls, folder: Path, *, state: Path | None = None) -> "Site":
@@ -100,11 +124,26 @@ class Site:
             raise SettingsError(f"{SETTINGS}: [data] folder is no folder that exists; give the folder of the images")
         return cls(
             name=_checked_name(settings.site.name, folder),
+            folder=folder,
             data=data,
             labels=_labels(settings.labels, folder),
             state=(state if state is not None else folder / (settings.site.state or STATE)).absolute(),
             min_cell=settings.privacy.min_cell,
+            outputs=frozenset(settings.policy.outputs),
+            max_update_norm=settings.policy.max_update_norm,
+            threads=settings.limits.threads,
+            spool_bytes=settings.limits.spool_mib * 2**20,
         )
+
+    @property
+    def link(self) -> Path:
+        """The network side's own folder: its key, the hub's card, what it has not delivered yet."""
+        return self.state / LINK
+
+    @property
+    def spool(self) -> Path:
+        """The one folder that both sides see."""
+        return self.state / SPOOL
 
     def ensure_state(self) -> Path:
         """The state folder, made (mode 0700) where it is not there. Raises SettingsError where it cannot be written."""

@@ -1,7 +1,18 @@
-"""Real hospitals in small: DICOM files written by pydicom, a label table, a site.toml where asked for."""
+"""Real hospitals in small: DICOM files written by pydicom, a label table, a site.toml where asked for.
+
+Beside them what stands between a hospital and its hub: an https server, a proxy.
+"""
 
 import csv
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +21,10 @@ import numpy.typing as npt
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, UltrasoundImageStorage, generate_uid
+
+from fedward_client.member import Member, join
+from fedward_common.study import SiteEntry, StudySpec, resolved
+from fedward_common.testing import tiny_study
 
 Array = npt.NDArray[Any]
 
@@ -129,3 +144,127 @@ def every_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFix
     """Everything that is logged, at the finest level."""
     with caplog.at_level("DEBUG"):
         yield caplog
+
+
+# A hub's address and what stands before it ---------------------------------------------------------------------------
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """Every GET is answered with the server's `status`, and with a date that is `ahead_s` ahead."""
+
+    def do_GET(self) -> None:
+        self.send_response(self.server.status)  # type: ignore[attr-defined]
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string(time.time() + self.server.ahead_s)  # type: ignore[attr-defined]
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
+        pass
+
+
+@pytest.fixture
+def https_server(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """`https_server(key_pem, certificate_pem)`: the "127.0.0.1:port" of a new https server.
+
+    `ahead_s` is how far its clock is ahead, `status` what it answers; without a key it speaks plain HTTP.
+    """
+    with ExitStack() as servers:
+
+        def start(*pair: bytes, ahead_s: float = 0.0, status: int = 200) -> str:
+            server = servers.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), _Answers))
+            server.ahead_s, server.status = ahead_s, status  # type: ignore[attr-defined]
+            if pair:
+                chain = tmp_path / f"server-{server.server_port}.pem"
+                chain.write_bytes(b"".join(pair))
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(chain)
+                server.socket = context.wrap_socket(server.socket, server_side=True)
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+            thread.start()
+            servers.callback(thread.join)
+            servers.callback(server.shutdown)
+            return f"127.0.0.1:{server.server_port}"
+
+        yield start
+
+
+@pytest.fixture
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the proxy variables of whoever runs the tests."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.fixture
+def tinyproxy(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """`tinyproxy(*settings)`: the "127.0.0.1:port" of a real CONNECT proxy; `settings` are lines of its tinyproxy.conf.
+
+    Its log is `tmp_path`/proxy-PORT.log.
+    """
+    program = shutil.which("tinyproxy")
+    assert program is not None, "the tests need Debian's tinyproxy-bin: `make test` says how to install it"
+    with ExitStack() as proxies:
+
+        def start(*settings: str) -> str:
+            port = _free_port()
+            conf, log = tmp_path / f"proxy-{port}.conf", tmp_path / f"proxy-{port}.log"
+            lines = (f"Port {port}", "Listen 127.0.0.1", "Allow 127.0.0.1", "LogLevel Info", f'LogFile "{log}"')
+            conf.write_text("\n".join((*lines, *settings, "")), "utf-8")
+            process = subprocess.Popen([program, "-d", "-c", str(conf)], stderr=subprocess.DEVNULL)
+            proxies.callback(process.wait)
+            proxies.callback(process.terminate)
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline and process.poll() is None:
+                with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                    return f"127.0.0.1:{port}"
+                time.sleep(0.01)
+            raise AssertionError(f"tinyproxy did not start: {log.read_text('utf-8') if log.exists() else 'no log'}")
+
+        yield start
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    return _free_port()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+# A member of a federation --------------------------------------------------------------------------------------------
+
+POLICY = '[site]\nname = "north"\n[policy]\noutputs = ["counts", "update", "evaluation"]\n'
+
+
+@pytest.fixture
+def member(site_folder: Callable[..., Path]) -> Iterator[Callable[..., Member]]:
+    """`member(settings=)`: a joined site of 24 patients, opened; `settings` is the text of site.toml."""
+    with ExitStack() as ledgers:
+
+        def make(settings: str = POLICY) -> Member:
+            labels = {f"P{number}": ("benign", "malignant")[number % 2] for number in range(24)}
+            site, _ = join(site_folder(labels, settings=settings), None)
+            joined = Member.open(site)
+            ledgers.callback(joined.ledger.close)
+            return joined
+
+        yield make
+
+
+@pytest.fixture
+def roster_study() -> Callable[..., StudySpec]:
+    """`roster_study(member, **sections)`: a study whose roster names the member with its key."""
+
+    def make(at: Member, **sections: Mapping[str, Any]) -> StudySpec:
+        entries = (SiteEntry(name=at.site.name, fingerprint=at.fingerprint),)
+        small: dict[str, Mapping[str, Any]] = {"cohort": {"min_patients": 5}, "input": {"size": [16, 16]}}
+        return resolved(tiny_study(**{**small, **sections}), sites=entries, seed=7)
+
+    return make

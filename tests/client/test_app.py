@@ -1,18 +1,32 @@
 """A site's edge towards Flower: whatever happens, the hub gets an answer or a reason, never a path."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-from fedward_client.app import SETTINGS_UNUSABLE, answer, app
+from fedward_client.app import answer, app, simulated
 from fedward_client.cache import SiteData
+from fedward_client.desk import SETTINGS_UNUSABLE
 from fedward_client.handlers import Hospital
-from fedward_common import models
+from fedward_client.member import Member
+from fedward_client.steward import approve
+from fedward_common import audit, models
 from fedward_common.errors import DataError, SettingsError
 from fedward_common.events import Listener
-from fedward_common.records import Question, Trained, question_record, read_answer, to_array_record
+from fedward_common.records import (
+    Question,
+    Trained,
+    block_of,
+    packed,
+    question_record,
+    read_answer,
+    to_array_record,
+    unpacked,
+)
 from fedward_common.study import StudySpec
 from fedward_common.testing import FakeGrid, tiny_study
 from fedward_simulations.phantoms import PhantomSource
@@ -87,18 +101,37 @@ def test_a_site_that_cannot_be_opened_answers_so(
     ],
 )
 def test_a_failure_travels_without_its_own_text(error: Exception, reason: str) -> None:
-    assert refusal(answer(message(), broken(error))) == reason
+    assert refusal(answer(message(), simulated(broken(error)))) == reason
 
 
 def test_a_message_that_is_no_question_is_refused() -> None:
     FakeGrid({})
-    reply = answer(Message(RecordDict({"config": ConfigRecord({})}), 1, "train"), broken(KeyError()))
+    reply = answer(Message(RecordDict({"config": ConfigRecord({})}), 1, "train"), simulated(broken(KeyError())))
     assert "no Fedward question" in refusal(reply)
 
 
 def test_a_hub_that_steers_otherwise_than_the_study_says_is_refused() -> None:
-    site = Hospital(PhantomSource("north", 40, 2.0, 5))
+    site = simulated(Hospital(PhantomSource("north", 40, 2.0, 5)))
     assert read_answer(answer(message("train", **{"server-round": 2}), site).content, Trained).site == "north"
     assert "1 to 2" in refusal(answer(message("train", **{"server-round": 3}), site))
     other = message("train", **{"server-round": 1, "proximal-mu": 5.0})
     assert "another proximal_mu" in refusal(answer(other, site))
+
+
+def test_a_stock_node_answers_for_a_member_and_its_policy_holds(
+    member: Callable[..., Member], roster_study: Callable[..., StudySpec]
+) -> None:
+    at = member()
+    study = roster_study(at)
+    arrays = packed(to_array_record(models.initial_state(study, 7)))
+    asked = Message(question_record(Question(kind="train", study=study, run="run-1"), arrays), 1, "train")
+    asked.content.config_records["config"]["server-round"] = 1
+    context = Context(1, 1, {"site": str(at.site.folder)}, RecordDict(), {"threads": 1})
+    assert refusal(app(asked, context)).startswith("waits for approval: the steward of north has not approved")
+    approve(at, study, datetime.now(UTC).date())
+    reply = app(asked, context)
+    assert read_answer(reply.content, Trained).site == "north"
+    update = reply.content.array_records["arrays"]
+    assert block_of(update) is not None  # as it was asked
+    assert unpacked(update).keys() == unpacked(arrays).keys()
+    assert [entry.data["kind"] for entry in audit.entries(at.site.state / "audit.jsonl", event="left")] == ["train"]

@@ -1,0 +1,221 @@
+"""A site's daemon: one small process that keeps the data side and the network side running, each behind its walls.
+
+It reads no patient and speaks to no network itself. A side that ends is started again, with growing pauses; one whose
+settings cannot be used says so and is tried again only when a minute has passed. Under systemd the two sides are units
+of their own, and this is not needed.
+"""
+
+import ctypes
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from types import FrameType
+
+from fedward_client import isolation
+from fedward_client.isolation import Walls
+from fedward_client.member import HUB_CARD, private_paths, write_link_settings
+from fedward_client.site import Site
+from fedward_common.errors import SettingsError
+
+log = logging.getLogger(__name__)
+
+LOCK = "daemon.lock"
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+LOG_BYTES, LOGS_KEPT = 10 * 2**20, 5
+PATIENCE_S = 15.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S, WELL_S = 0.5, 60.0, 30.0
+LOOK_S = 0.2
+
+
+def executor_walls(site: Site) -> Walls:
+    """No network, and nothing of the network side's own folder."""
+    return Walls(network=False, hidden=(site.link,))
+
+
+def supernode_walls(link: Path, spool: Path, hidden: Iterable[Path]) -> Walls:
+    """The network, and nothing of the hospital but the network side's folder and the spool, where alone it may write.
+
+    Whoever puts the walls up takes `hidden` from the site: the network side could have changed what its folder says.
+    """
+    return Walls(network=True, hidden=tuple(sorted(hidden)), kept=(link, spool), read_only=True)
+
+
+def require_walls(walls: Walls, *, unsafe: bool) -> None:
+    """Raise SettingsError in a process that is not behind its walls, unless it is told to go on without."""
+    if found := isolation.missing(walls):
+        if not unsafe:
+            raise SettingsError(f"this process is not isolated: {'; '.join(found)}; start it with `fedward site up`")
+        log.warning("NOT ISOLATED: %s", "; ".join(found))
+
+
+@dataclass(slots=True)
+class _Side:
+    """One of the two processes."""
+
+    name: str
+    command: Sequence[str]
+    walls: Walls | None
+    process: "subprocess.Popen[bytes] | None" = None
+    started: float = 0.0
+    pause_s: float = FIRST_PAUSE_S
+    next_start: float = 0.0
+
+    def watch(self) -> None:
+        """Start the process where it is not running and its pause is over."""
+        now = time.monotonic()
+        if self.process is not None and (code := self.process.poll()) is not None:
+            self.pause_s = FIRST_PAUSE_S if now - self.started > WELL_S else min(2 * self.pause_s, LONGEST_PAUSE_S)
+            self.next_start = now + (LONGEST_PAUSE_S if code == EXIT_UNUSABLE else self.pause_s)
+            self.process = None
+            log.warning("the %s ended (%s); it is started again", self.name, _how(code))
+        if (
+            self.process is not None
+            and self.walls is not None
+            and (found := isolation.reopened(self.walls, self.process.pid))
+        ):
+            log.warning("the %s is ended: %s", self.name, "; ".join(found))
+            self.process.kill()
+        if self.process is None and now >= self.next_start:
+            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL)
+            self.started = now
+
+    def end(self) -> None:
+        """Ask the process to end."""
+        if self.process is not None:
+            self.process.terminate()
+
+    def wait(self) -> None:
+        """Wait for the end, and make it one."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+EXIT_UNUSABLE = 1  # what `fedward` ends with when settings cannot be used
+
+
+def _how(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+@dataclass(slots=True)
+class Daemon:
+    """Both sides of a site, until SIGTERM or SIGINT."""
+
+    site: Site
+    unsafe: bool = False
+    _stopping: threading.Event = field(default_factory=threading.Event)
+
+    def require(self) -> None:
+        """Raise SettingsError for a site that has no hub yet, and where this machine cannot make the walls."""
+        if not (self.site.link / HUB_CARD).exists():
+            raise SettingsError("this site has no hub yet: run `fedward site init` with --hub and the card of the hub")
+        if not self.unsafe and (reason := isolation.impossible()):
+            raise SettingsError(reason)
+
+    def __call__(self) -> None:
+        """Run. Raises SettingsError where another daemon serves the site."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._stop)
+        with claimed(self.site):
+            write_link_settings(self.site)
+            sides = self._sides()
+            try:
+                while not self._stopping.is_set():
+                    for side in sides:
+                        side.watch()
+                    self._stopping.wait(LOOK_S)
+            finally:
+                for side in sides:
+                    side.end()
+                for side in sides:
+                    side.wait()
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._stopping.set()
+
+    def _sides(self) -> list[_Side]:
+        site, flags = self.site, ["--supervised"] + (["--unsafe-no-walls"] if self.unsafe else [])
+        program = [sys.executable, "-m", "fedward_common", "site"]
+        executor = [*program, "executor", str(site.folder), "--state", str(site.state), *flags]
+        supernode = [*program, "supernode", str(site.link), *flags]
+        if self.unsafe:
+            return [_Side("executor", executor, None), _Side("supernode", supernode, None)]
+        inside, outside = executor_walls(site), supernode_walls(site.link, site.spool, private_paths(site))
+        return [
+            _Side("executor", isolation.behind(inside, executor), inside),
+            _Side("supernode", isolation.behind(outside, supernode), outside),
+        ]
+
+
+@contextmanager
+def claimed(site: Site) -> Iterator[None]:
+    """Hold a site's folder for one daemon. Raises SettingsError where another holds it."""
+    with (site.ensure_state() / LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError(
+                f"another daemon (process {pid(site) or 'unknown'}) serves site '{site.name}': "
+                "stop it with `fedward site down`, or use it as it is"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def pid(site: Site) -> int | None:
+    """The process id of a site's daemon; None where none runs."""
+    try:
+        with (site.state / LOCK).open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(lock.read() or 0) or None
+    except (FileNotFoundError, ValueError):
+        pass
+    return None
+
+
+def end_with_parent(supervised: bool) -> None:
+    """Ask the kernel to end this process with the daemon that made it, however that ends (prctl(2))."""
+    if supervised:
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Write into the log too what ends a process, for the terminal that it is told to may be gone."""
+    try:
+        yield
+    except SettingsError as error:
+        log.error("%s", error)  # noqa: TRY400 - the sentence says it all
+        raise
+    except Exception:
+        log.exception("this process ends")
+        raise
+
+
+def log_to(path: Path) -> None:
+    """Log to a file that is rotated at 10 MiB, and warnings to stderr too."""
+    to_file = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOGS_KEPT, encoding="utf-8")
+    to_terminal = logging.StreamHandler()
+    to_terminal.setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, handlers=[to_file, to_terminal])
+    for chatty in ("httpx", "alembic"):  # a line for every look at the hub, and for every opening of a ledger
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -1,0 +1,180 @@
+"""A site's desk: a hub's question comes in, what may leave goes out, and nothing is raised past it.
+
+Every engine and every transport uses it. The text of a `FedwardError` travels to the hub, except a `SettingsError`'s
+(settings are folders of this machine); of anything else only the type does. One question is worked on at a time.
+"""
+
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fedward_client.handlers import Hospital
+from fedward_client.ledger import Answered, Ledger
+from fedward_client.outbox import Answer, Outbox, Outgoing
+from fedward_client.spool import Parcel
+from fedward_common.errors import FedwardError, PolicyError, RecordError, SettingsError
+from fedward_common.events import Event
+from fedward_common.records import WAITS, Arrays, Evaluated, Prepared, Question, Trained, read_config
+
+SETTINGS_UNUSABLE = "the site's settings cannot be used; its log says why"
+
+log = logging.getLogger(__name__)
+
+_ANSWERS: dict[str, type[Answer]] = {"prepare": Prepared, "train": Trained, "evaluate": Evaluated}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """What leaves: an answer with its arrays (in memory, or as a parcel in the spool), or a refusal in words."""
+
+    answer: Answer | None = None
+    arrays: Arrays = field(default_factory=dict)
+    parcel: Parcel | None = None
+    refusal: str = ""
+
+
+def guarded(work: Callable[[], Reply], refuse: Callable[[str], str] = str) -> Reply:
+    """The site's edge: `work`'s reply, or a refusal in words that may travel."""
+    try:
+        return work()
+    except SettingsError:
+        log.exception("the site's settings cannot be used")
+        return Reply(refusal=refuse(SETTINGS_UNUSABLE))
+    except FedwardError as error:
+        return Reply(refusal=refuse(str(error)))
+    except Exception as error:
+        log.exception("the site failed to answer")
+        return Reply(refusal=refuse(f"{type(error).__name__} at the site; its log says where"))
+
+
+@dataclass(slots=True)
+class Desk:
+    """Answers for one hospital. With a ledger, a question asked again gets the stored bytes."""
+
+    hospital: Hospital
+    outbox: Outbox
+    ledger: Ledger | None = None
+    _busy: threading.Lock = field(default_factory=threading.Lock)
+
+    def answer(
+        self, config: Mapping[str, Any], arrays: Callable[[], Arrays], sha256: str = "", *, kind: str | None = None
+    ) -> Reply:
+        """The reply to a question: its config, its arrays, and (where there is one) the digest of their parcel.
+
+        `kind` is what the transport says that it is; a question that says otherwise is refused.
+        """
+        asked: list[Question] = []
+
+        def refuse(reason: str) -> str:
+            return self.outbox.refuse(asked[0] if asked else None, reason)
+
+        def work() -> Reply:
+            question, numbers = read_config(config)
+            if kind not in {None, question.kind}:
+                raise RecordError(f"a question of kind '{question.kind}' came as '{kind}'")
+            asked.append(question)
+            self._admit(question)
+            with self._turn(question):
+                return self._answer(question, numbers, arrays, _digest(config, sha256))
+
+        return guarded(work, refuse)
+
+    def _admit(self, question: Question) -> None:
+        try:
+            self.outbox.admit(question)
+        except PolicyError as error:
+            if self.ledger is not None and str(error).startswith(WAITS):
+                self.ledger.asked(question.study)  # so that the steward can read it
+            raise
+
+    @contextmanager
+    def _turn(self, question: Question) -> Iterator[None]:
+        """First come, first served; who waits is told why."""
+        if not self._busy.acquire(blocking=False):
+            note = f"{question.run} waits: this site works for another run"
+            self.outbox.tell(Event(site=self.hospital.source.name, stage="wait", done=0, total=1, note=note))
+            self._busy.acquire()
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+    def _answer(
+        self, question: Question, numbers: Mapping[str, float], arrays: Callable[[], Arrays], digest: str
+    ) -> Reply:
+        number = int(numbers.get("server-round", 0)) if question.kind == "train" else 0
+        if stored := self._stored(question, number, digest):
+            return stored
+        reference = arrays() if question.kind != "prepare" else {}
+        answer, update = self._work(question, number, numbers, reference)
+        released = self.outbox.release(
+            Outgoing(
+                site=self.hospital.source.name,
+                question=question,
+                round=number,
+                answer=answer,
+                arrays=update,
+                reference=reference,
+            )
+        )
+        parcel = self.outbox.ship(released)
+        self._keep(question, number, digest, released.answer, parcel)
+        return Reply(answer=released.answer, arrays=released.arrays, parcel=parcel)
+
+    def _work(
+        self, question: Question, number: int, numbers: Mapping[str, float], arrays: Arrays
+    ) -> tuple[Answer, dict[str, np.ndarray]]:
+        if question.kind == "prepare":
+            return self.hospital.prepare(question), {}
+        if question.kind == "evaluate":
+            return self.hospital.evaluate(question, arrays), {}
+        return self.hospital.train(question, arrays, round_number=number, proximal_mu=numbers.get("proximal-mu", 0.0))
+
+    def _keeps(self, question: Question) -> bool:
+        """Answers are kept where their arrays are: in the spool."""
+        return self.outbox.spool is not None and question.kind != "prepare"
+
+    def _stored(self, question: Question, number: int, digest: str) -> Reply | None:
+        """The stored answer to exactly this question, while its parcel is still there."""
+        if self.ledger is None or not self._keeps(question):
+            return None
+        held = self.ledger.answered(
+            study=question.study.digest, run=question.run, kind=question.kind, number=number, side=question.side
+        )
+        if held is None or held.question != digest:
+            return None
+        parcel = Parcel.model_validate_json(held.parcel) if held.parcel else None
+        if not self.outbox.holds(parcel):
+            return None
+        return Reply(answer=_ANSWERS[question.kind].model_validate_json(held.answer), parcel=parcel)
+
+    def _keep(self, question: Question, number: int, digest: str, answer: Answer, parcel: Parcel | None) -> None:
+        if self.ledger is None or not self._keeps(question):
+            return
+        dropped = self.ledger.keep(
+            Answered(
+                study=question.study.digest,
+                run=question.run,
+                kind=question.kind,
+                round=number,
+                side=question.side,
+                question=digest,
+                answer=answer.model_dump_json(),
+                parcel=parcel.model_dump_json() if parcel else None,
+            )
+        )
+        for text in dropped:
+            self.outbox.drop(Parcel.model_validate_json(text))
+
+
+def _digest(config: Mapping[str, Any], sha256: str) -> str:
+    """What names a whole question, its arrays included."""
+    text = json.dumps([dict(config), sha256], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

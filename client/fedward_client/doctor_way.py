@@ -1,0 +1,99 @@
+"""The second half of `fedward doctor --site`: the way to the hub, step by step, as the network process takes it.
+
+What is sent is `GET /health`, nothing of the site.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from fedward_client import probe, reach
+from fedward_client.probe import Attempt, Step
+from fedward_common.cards import HubCard
+from fedward_common.doctor import Finding
+from fedward_common.errors import LinkError, SettingsError
+
+SKEW_S = 2.0  # a Date header has whole seconds, and takes its time
+EXPIRES_SOON = timedelta(days=14)
+
+_NAMES: Mapping[Step, str] = {
+    "connect": "hub port",
+    "tunnel": "proxy",
+    "tls": "hub certificate",
+    "answer": "hub answer",
+}
+
+
+def examine(path: Path) -> Iterator[Finding]:
+    """Every step to the hub whose card is in `path`, up to the first that fails."""
+    try:
+        card = HubCard.read(path)
+        proxy = probe.proxy_of(card.address)
+    except SettingsError as error:
+        yield Finding.refused("hub card", error)
+        return
+    except LinkError as error:
+        yield Finding.refused("proxy", error)
+        return
+    yield Finding(name="hub card", status="ok", found=f"hub '{card.hub}' at {card.address}")
+    yield (resolved := name_of(card, proxy))
+    if resolved.status == "ok":
+        yield from steps(card, probe.attempt(card.address, card.ca))
+
+
+def name_of(card: HubCard, proxy: str | None) -> Finding:
+    """Whether the first name on the way is known: the proxy's, or the hub's."""
+    host = probe.host_of(proxy or card.address)
+    try:
+        return Finding(name="DNS", status="ok", found=f"{host} is {', '.join(probe.resolve(host))}")
+    except OSError as error:
+        found, advice = reach.diagnose(error, card.address, card.ca)
+        return Finding(name="DNS", status="fail", found=found, advice=advice)
+
+
+def steps(card: HubCard, met: Attempt) -> Iterator[Finding]:
+    """What an attempt met: a finding for each step that it took, the last one for what stopped it."""
+    if met.proxy is None:
+        yield Finding(name="proxy", status="ok", found=f"none is set for {card.host}")
+    for step, name in _NAMES.items():
+        if step == met.failed:
+            assert met.error is not None
+            found, advice = reach.diagnose(met.error, card.address, card.ca)
+            where = "proxy port" if step == "connect" and met.proxy else name
+            yield Finding(name=where, status="fail", found=found, advice=advice)
+            break
+        yield from _passed(step, name, card, met)
+    if met.status is not None:
+        yield clock(met.offset_s)
+
+
+def _passed(step: Step, name: str, card: HubCard, met: Attempt) -> Iterator[Finding]:
+    match step:
+        case "connect" if met.proxy is None:
+            yield Finding(name=name, status="ok", found=f"{card.address} takes connections")
+        case "tunnel" if met.proxy is not None:
+            yield Finding(name=name, status="ok", found=f"{met.proxy} lets through to {card.address}")
+        case "tls" if met.certificate is not None:
+            yield _certificate(name, met.certificate.not_valid_after_utc)
+        case "answer":
+            yield Finding(name=name, status="ok", found=f"it answers (HTTP status {met.status})")
+
+
+def _certificate(name: str, end: datetime) -> Finding:
+    found = f"issued by the hub's own authority, good until {end:%Y-%m-%d}"
+    if end - datetime.now(UTC) > EXPIRES_SOON:
+        return Finding(name=name, status="ok", found=found)
+    advice = "ask the hub's operator to restart the hub, which renews it"
+    return Finding(name=name, status="warn", found=found, advice=advice)
+
+
+def clock(offset_s: float | None) -> Finding:
+    """Whether this machine's clock is the hub's, which is `offset_s` seconds ahead of it."""
+    if offset_s is None:
+        advice = "compare this machine's clock with another"
+        return Finding(name="clock", status="warn", found="the hub's answer has no date", advice=advice)
+    if abs(offset_s) < SKEW_S:
+        return Finding(name="clock", status="ok", found="within two seconds of the hub's")
+    found = f"this machine's clock is {abs(offset_s):.0f} s {'behind' if offset_s > 0 else 'ahead of'} the hub's"
+    advice = "set it, best by NTP (timedatectl set-ntp true); runs go on, as the site signs with the hub's time"
+    return Finding(name="clock", status="warn", found=found, advice=advice)

@@ -1,0 +1,247 @@
+"""The one door out of a site. Everything that leaves goes through `Outbox`: a list of links with one signature.
+
+policy, clip, noise, quantise, mask, receipt, in that order, in code, whatever a study says; the site has the last word.
+Noise, quantise and mask pass things on as they are in this version. The outbox alone writes to the spool towards the
+hub and to the stream of events that the site's own tools watch (an import contract and a test hold it).
+"""
+
+import hashlib
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedward_client import spool_writer
+from fedward_client.policy import Departure, Policy
+from fedward_client.spool import OUT, Parcel
+from fedward_common.audit import AuditLog
+from fedward_common.errors import AuditError
+from fedward_common.events import Event
+from fedward_common.records import (
+    Arrays,
+    Evaluated,
+    Prepared,
+    Question,
+    Trained,
+    model_sha256,
+    printable,
+    to_array_record,
+)
+
+log = logging.getLogger(__name__)
+
+Answer = Prepared | Trained | Evaluated
+RECEIPT = "left"  # the audit log's event of a receipt
+REFUSED = "refused"
+MOST_NAMES = 1000  # of arrays, in a receipt
+_BACKLOG = 1000  # events that a slow watcher may lag behind; then it misses some, and nobody waits for it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outgoing:
+    """An answer at the door. `reference` is the model that came with the question: an update is the difference."""
+
+    site: str
+    question: Question
+    round: int
+    answer: Answer
+    arrays: Arrays = field(default_factory=dict)
+    reference: Arrays = field(default_factory=dict)
+
+    @property
+    def departure(self) -> Departure:
+        """What the policy looks at."""
+        return Departure(site=self.site, study=self.question.study, kind=self.question.kind)
+
+
+Link = Callable[[Outgoing], Outgoing]
+
+
+def policy(rules: Policy) -> Link:
+    """Raises PolicyError for what may not leave, whatever it took to compute."""
+
+    def link(outgoing: Outgoing) -> Outgoing:
+        rules.check(outgoing.departure)
+        return outgoing
+
+    return link
+
+
+def clip(max_norm: float | None) -> Link:
+    """Scales an update down to an L2 norm of `max_norm` over all its float arrays; None leaves it as it is."""
+
+    def link(outgoing: Outgoing) -> Outgoing:
+        if max_norm is None or not outgoing.arrays:
+            return outgoing
+        norm = update_norm(outgoing.arrays, outgoing.reference)
+        if norm <= max_norm:
+            return outgoing
+        scale = max_norm / norm
+        return replace(
+            outgoing,
+            arrays={name: _scaled(array, outgoing.reference[name], scale) for name, array in outgoing.arrays.items()},
+        )
+
+    return link
+
+
+def _scaled(array: np.ndarray, reference: np.ndarray, scale: float) -> np.ndarray:
+    if array.dtype.kind != "f":
+        return array
+    return np.asarray(reference + (array - reference) * scale, dtype=array.dtype)
+
+
+def noise(outgoing: Outgoing) -> Outgoing:
+    """Differential privacy's noise: none in this version, and a study that asks for it is refused when it is read."""
+    return outgoing
+
+
+def quantise(outgoing: Outgoing) -> Outgoing:
+    """Compression: none in this version."""
+    return outgoing
+
+
+def mask(outgoing: Outgoing) -> Outgoing:
+    """Secure aggregation's masks: none in this version; receipts say so."""
+    return outgoing
+
+
+def receipt(log: AuditLog | None) -> Link:
+    """Writes down what leaves, signed and chained, before it leaves; a log that cannot be written keeps it here."""
+
+    def link(outgoing: Outgoing) -> Outgoing:
+        if log is not None:
+            log.append(RECEIPT, _receipt(outgoing))
+        return outgoing
+
+    return link
+
+
+def _receipt(outgoing: Outgoing) -> dict[str, Any]:
+    text = outgoing.answer.model_dump_json()
+    data: dict[str, Any] = {
+        "study": outgoing.question.study.digest,
+        "study_id": outgoing.question.study.study.id,
+        "run": outgoing.question.run,
+        "kind": outgoing.question.kind,
+        "round": outgoing.round,
+        "fields": sorted(outgoing.answer.model_fields_set),
+        "answer_bytes": len(text.encode()),
+        "answer_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "arrays": sorted(outgoing.arrays)[:MOST_NAMES],
+        "array_count": len(outgoing.arrays),
+        "array_bytes": sum(array.nbytes for array in outgoing.arrays.values()),
+        "masked": False,
+    }
+    if outgoing.arrays:
+        data["model_sha256"] = model_sha256(outgoing.arrays)
+        data["update_norm"] = float(f"{update_norm(outgoing.arrays, outgoing.reference):.6g}")
+    return data
+
+
+def update_norm(arrays: Arrays, reference: Mapping[str, np.ndarray]) -> float:
+    """L2 norm of `arrays` minus `reference` over the float arrays."""
+    total = 0.0
+    for name, array in arrays.items():
+        if array.dtype.kind == "f":
+            difference = (array - reference[name]).astype(np.float64, copy=False).reshape(-1)
+            total += float(difference @ difference)
+    return float(np.sqrt(total))
+
+
+@dataclass(slots=True)
+class Outbox:
+    """A site's door. `spool` is where arrays go to the network side; None where the engine carries them itself."""
+
+    site: str
+    rules: Policy
+    max_update_norm: float | None = None
+    log: AuditLog | None = None
+    spool: Path | None = None
+    spool_bytes: int = 0
+    _watchers: list["queue.Queue[Event]"] = field(default_factory=list)
+    _refused: dict[str, str] = field(default_factory=dict)
+    _last: dict[str, Event] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """What everything passes through, in this order."""
+        return (policy(self.rules), clip(self.max_update_norm), noise, quantise, mask, receipt(self.log))
+
+    def admit(self, question: Question) -> None:
+        """Raise PolicyError for a question whose answer may not leave: before any work is done for it."""
+        self.rules.check(Departure(site=self.site, study=question.study, kind=question.kind))
+
+    def release(self, outgoing: Outgoing) -> Outgoing:
+        """What may leave of an answer. Raises PolicyError where nothing may, AuditError where it cannot be logged."""
+        for link in self.links:
+            outgoing = link(outgoing)
+        return outgoing
+
+    def ship(self, outgoing: Outgoing) -> Parcel | None:
+        """Write a released answer's arrays into the spool; None where it has none."""
+        if self.spool is None or not outgoing.arrays:
+            return None
+        return spool_writer.write(self.spool, OUT, to_array_record(outgoing.arrays), limit=self.spool_bytes)
+
+    def holds(self, parcel: Parcel | None) -> bool:
+        """Whether an answer's arrays are still in the spool."""
+        return parcel is None or (self.spool is not None and (self.spool / OUT / parcel.sha256).is_file())
+
+    def drop(self, parcel: Parcel) -> None:
+        """Remove an answer's arrays that nobody will ask for again."""
+        if self.spool is not None:
+            spool_writer.remove(self.spool, OUT, parcel.sha256)
+
+    def tidy(self, kept: set[str]) -> None:
+        """Remove from the spool what no kept answer names: what a killed process left."""
+        if self.spool is not None:
+            spool_writer.tidy(self.spool, OUT, kept)
+
+    def refuse(self, question: Question | None, reason: str) -> str:
+        """A refusal as it leaves: one printable line, and an entry in the log; said again, it is not logged again."""
+        reason = printable(reason)
+        data = {"reason": reason}
+        if question is not None:
+            data |= {"study": question.study.digest, "run": question.run, "kind": question.kind}
+        if data != self._refused:  # a hub that waits for an approval asks every few seconds
+            self._refused = data
+            log.warning("refused: %s", reason)
+            if self.log is not None:
+                with suppress(AuditError):  # no refusal is held back because the log is full
+                    self.log.append(REFUSED, data)
+        return reason
+
+    # Events ----------------------------------------------------------------------------------------------------------
+
+    def tell(self, event: Event) -> None:
+        """Tell the site's own people how far something is. Holds no identifier: `Event` has no field for one."""
+        with self._lock:
+            self._last[event.stage] = event
+            for watcher in self._watchers:
+                with suppress(queue.Full):
+                    watcher.put_nowait(event)
+
+    def latest(self) -> list[Event]:
+        """The last event of every stage."""
+        with self._lock:
+            return list(self._last.values())
+
+    @contextmanager
+    def watching(self) -> Iterator["queue.Queue[Event]"]:
+        """A queue that gets every event from now on."""
+        watcher: queue.Queue[Event] = queue.Queue(_BACKLOG)
+        with self._lock:
+            self._watchers.append(watcher)
+        try:
+            yield watcher
+        finally:
+            with self._lock:
+                self._watchers.remove(watcher)

@@ -1,0 +1,192 @@
+"""How far a site's network side gets on its way to its hub; `reach` says in words what stops it.
+
+Everything goes through httpx as the network process goes: the same proxy variables (HTTPS_PROXY, ALL_PROXY, NO_PROXY),
+no certificate trusted but those of the hub's own authority, and nothing sent but `GET /health`. A certificate that is
+not the hub's is looked at and not trusted: that connection is closed before anything is sent on it.
+"""
+
+import contextlib
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
+
+import httpx
+from cryptography import x509
+
+from fedward_common.errors import LinkError
+
+LIMIT_S = 5.0  # for each step: connect, handshake, answer
+Step = Literal["connect", "tunnel", "tls", "answer"]  # tunnel: a proxy's leave to go through it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """What one `GET /health` met. `failed` is the step that `error` stopped, None where the hub answered.
+
+    `certificate` is the hub's, once it was accepted; `status` is of its answer; `offset_s` is how many seconds the
+    hub's clock is ahead of this machine's, None where the answer had no date.
+    """
+
+    proxy: str | None
+    failed: Step | None = None
+    error: Exception | None = None
+    certificate: x509.Certificate | None = None
+    status: int | None = None
+    offset_s: float | None = None
+
+
+def context(ca: str) -> ssl.SSLContext:
+    """TLS that trusts nothing but what this authority (PEM) issued."""
+    return ssl.create_default_context(cadata=ca)
+
+
+def host_of(address: str) -> str:
+    """The host of a "host:port", without the brackets of an IPv6 address. Raises LinkError where it is none."""
+    return _url(address).host
+
+
+def resolve(host: str) -> list[str]:
+    """The IP addresses of a host, by this machine's resolver. Raises OSError where it has none."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except UnicodeError:  # a label that DNS cannot hold
+        raise socket.gaierror(socket.EAI_NONAME, "it is no name that DNS can hold") from None
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def proxy_of(address: str) -> str | None:
+    """The proxy ("host:port") through which httpx would reach "host:port", None where it goes straight.
+
+    Asks httpx itself, and connects to nothing. Raises LinkError where the proxy variables make no sense.
+    """
+    url = _url(address)
+    direct = found = _joined(url.host, url.port or 443)
+    try:
+        with httpx.Client(verify=_untrusting()) as client:
+            _request(client, url, _stop_before_connecting)
+    except _SeenError as seen:
+        found = _joined(seen.info["host"], seen.info["port"])
+    except ImportError:
+        raise LinkError(
+            "the proxy that is set is a SOCKS proxy, for which a package is missing: set HTTPS_PROXY to an HTTP "
+            "proxy, or pip install socksio"
+        ) from None
+    except (ValueError, httpx.InvalidURL):
+        raise LinkError(
+            "HTTPS_PROXY, ALL_PROXY or NO_PROXY holds something else than the address of a proxy: write it as "
+            "http://proxy.example:3128"
+        ) from None
+    return None if found == direct else found
+
+
+def attempt(address: str, ca: str, *, limit_s: float = LIMIT_S) -> Attempt:
+    """Ask the hub at "host:port" for its health, with at most `limit_s` for each step. Raises as `proxy_of` does."""
+    watch = _Watch(proxy_of(address))
+    sent = time.time()
+    try:
+        with httpx.Client(verify=context(ca), timeout=limit_s) as client:
+            response = _request(client, _url(address), watch)
+    except httpx.HTTPError as error:
+        return Attempt(proxy=watch.proxy, failed=watch.next, error=error, certificate=watch.certificate)
+    met = Attempt(
+        proxy=watch.proxy,
+        certificate=watch.certificate,
+        status=response.status_code,
+        offset_s=clock_offset(response.headers.get("date", ""), sent, time.time()),
+    )
+    if response.is_server_error:  # of others, /health may be none that a gateway shows
+        refused = httpx.HTTPStatusError(response.reason_phrase, request=response.request, response=response)
+        return replace(met, failed="answer", error=refused)
+    return met
+
+
+def shown_certificate(address: str) -> x509.Certificate | None:
+    """The certificate that "host:port" shows, trusted or not; None where it shows none that can be read."""
+    try:
+        with httpx.Client(verify=_untrusting(), timeout=LIMIT_S) as client:
+            _request(client, _url(address), _Watch(proxy_of(address), stops=True))
+    except _SeenError as seen:
+        found: x509.Certificate | None = seen.info["certificate"]
+        return found
+    except httpx.HTTPError:
+        pass
+    return None
+
+
+def clock_offset(date: str, sent: float, received: float) -> float | None:
+    """How many seconds the clock of a server is ahead of ours, to within a second and half the answer's way.
+
+    `date` is its Date header, which counts whole seconds (RFC 9110, 6.6.1), `sent` and `received` are our Unix times
+    before and after. None where the header is no date.
+    """
+    with contextlib.suppress(ValueError):
+        return parsedate_to_datetime(date).timestamp() + 0.5 - (sent + received) / 2
+    return None
+
+
+class _SeenError(Exception):
+    """Ends a request where what was to be seen has been seen."""
+
+    def __init__(self, info: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.info = info
+
+
+def _stop_before_connecting(event: str, info: Mapping[str, Any]) -> None:
+    if event.endswith("connect_tcp.started"):
+        raise _SeenError(info)
+
+
+class _Watch:
+    """Follows a request by the events that httpx tells (https://www.python-httpx.org/advanced/extensions/#trace)."""
+
+    def __init__(self, proxy: str | None, *, stops: bool = False) -> None:
+        self.proxy = proxy
+        self.next: Step = "connect"
+        self.certificate: x509.Certificate | None = None
+        self._stops = stops
+
+    def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        layer, step, phase = event.split(".")
+        ours = (layer == "connection") == (self.proxy is None)  # the handshake with the hub, not with an https:// proxy
+        if (step, phase) == ("connect_tcp", "complete"):
+            self.next = "tunnel" if self.proxy else "tls"
+        elif (step, phase) == ("start_tls", "started") and ours:
+            self.next = "tls"
+        elif (step, phase) == ("start_tls", "complete") and ours:
+            self.next = "answer"
+            self._look(info["return_value"])
+
+    def _look(self, stream: Any) -> None:
+        shown = stream.get_extra_info("ssl_object").getpeercert(True)
+        with contextlib.suppress(ValueError):
+            self.certificate = x509.load_der_x509_certificate(shown)
+        if self._stops:
+            stream.close()
+            raise _SeenError({"certificate": self.certificate})
+
+
+def _request(client: httpx.Client, url: httpx.URL, trace: Callable[[str, Mapping[str, Any]], None]) -> httpx.Response:
+    return client.get(url, extensions={"trace": trace})
+
+
+def _untrusting() -> ssl.SSLContext:
+    """For requests that stop before they send anything."""
+    found = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    found.check_hostname, found.verify_mode = False, ssl.CERT_NONE
+    return found
+
+
+def _url(address: str) -> httpx.URL:
+    try:
+        return httpx.URL(f"https://{address}/health")
+    except httpx.InvalidURL:
+        raise LinkError(f"{address!r} is no address of a hub: ask its operator for the hub's card again") from None
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

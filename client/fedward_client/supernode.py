@@ -1,0 +1,332 @@
+"""The network side of a site: fetches questions from the hub, brings back what the data side lets go, sees no patient.
+
+It keeps what it has fetched on disk until the hub has the reply, and its node's id over a restart. Whatever goes wrong
+with the network, it does not end: it says why, waits with growing pauses, and tries again. It refuses to start where it
+could see what only the data side may (`isolation`).
+"""
+
+import json
+import logging
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import grpc
+from flwr.app import ArrayRecord, Error, Message
+
+from fedward_client import spool, spool_writer
+from fedward_client.fleet import HEARTBEAT_S, Envelope, Fleet, RunOverError
+from fedward_client.member import HUB_CARD, LINK_STATUS, NODE, NODE_KEY, WORK_SOCKET, LinkSettings, read_json
+from fedward_client.pending import Pending, PendingFolder
+from fedward_client.probe import proxy_of
+from fedward_client.sockets import channel
+from fedward_client.spool import IN, OUT, Parcel
+from fedward_client.stubs import site_pb2, site_pb2_grpc
+from fedward_common import pki
+from fedward_common.cards import HubCard
+from fedward_common.errors import FedwardError, LinkError, RecordError, SettingsError
+from fedward_common.records import Evaluated, Prepared, Trained, answer_record, block_of, printable, wrapped
+
+log = logging.getLogger(__name__)
+
+REFUSED = 1000  # as the ClientApp's
+SHORTEST_POLL_S, LONGEST_POLL_S, POLL_SHARE = 0.01, 2.0, 0.1
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
+EXECUTOR_PAUSE_S, STOP_NOTICED_S = 0.2, 0.5
+NOT_OURS = "this site answers Fedward's questions only; it runs no code of an app"
+
+_KINDS: dict[str, type[Prepared | Trained | Evaluated]] = {
+    "query": Prepared,
+    "train": Trained,
+    "evaluate": Evaluated,
+}
+
+
+@dataclass(slots=True)
+class Backoff:
+    """Growing pauses with jitter, so that the sites of a hub that comes back do not all call at once."""
+
+    pause_s: float = FIRST_PAUSE_S
+
+    def reset(self) -> None:
+        """All is well again."""
+        self.pause_s = FIRST_PAUSE_S
+
+    def next(self) -> float:
+        """How long to wait now, in seconds."""
+        pause = self.pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret
+        self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
+        return pause
+
+
+def poll_pause(quiet_s: float) -> float:
+    """How long to wait between looks at the hub when the last message came `quiet_s` seconds ago."""
+    return min(max(POLL_SHARE * quiet_s, SHORTEST_POLL_S), LONGEST_POLL_S)
+
+
+@dataclass(slots=True)
+class Link:
+    """A site's link to its hub. `stopping` ends every wait."""
+
+    folder: Path
+    settings: LinkSettings
+    fleet: Fleet
+    stopping: threading.Event
+    pending: PendingFolder = field(init=False)
+    _status: dict[str, Any] = field(default_factory=dict)
+    _work: site_pb2_grpc.WorkStub | None = None
+    _channel: grpc.Channel | None = None
+
+    def __post_init__(self) -> None:
+        self.pending = PendingFolder(self.folder)
+        kept = {each.parcel.sha256 for each in self.pending.all() if each.parcel is not None}
+        spool_writer.tidy(self.settings.spool, IN, kept)
+
+    def run(self) -> None:
+        """Serve until `stopping` is set."""
+        backoff = Backoff()
+        while not self.stopping.is_set():
+            try:
+                self._activate()
+                backoff.reset()
+                with self._beating():
+                    self._serve(backoff)
+            except LinkError as error:
+                self._say("waiting", str(error))
+                self.stopping.wait(backoff.next())
+        self._say("stopped", "")
+        with suppress(LinkError):
+            self.fleet.deactivate()
+
+    def _activate(self) -> None:
+        self._say("connecting", "")
+        known = read_json(self.folder / NODE).get("node")
+        node = self.fleet.activate(known if isinstance(known, int) else None, at_work=bool(self.pending.all()))
+        _write_json(self.folder / NODE, {"node": node})
+        self._say("connected", "")
+        if self.fleet.skew_s:
+            log.warning("the hub's clock is %+.0f s from this machine's; the hub's is used", self.fleet.skew_s)
+
+    def _serve(self, backoff: Backoff) -> None:
+        """Answer questions until something breaks or `stopping` is set."""
+        last = time.monotonic()
+        while not self.stopping.is_set():
+            waiting = self.pending.all()
+            envelope = None if waiting else self.fleet.pull()
+            if envelope is not None:
+                metadata = envelope.metadata
+                waiting = [
+                    Pending.of(
+                        envelope.message,
+                        envelope.tree,
+                        message_id=metadata.message_id,
+                        run=metadata.run_id,
+                        kind=metadata.message_type,
+                    )
+                ]
+                self.pending.put(waiting[0])
+            for pending in waiting:
+                self._settle(pending)
+                last = time.monotonic()
+            self._say("connected", "")
+            backoff.reset()
+            if not waiting:
+                self.stopping.wait(poll_pause(time.monotonic() - last))
+
+    # One message -----------------------------------------------------------------------------------------------------
+
+    def _settle(self, pending: Pending) -> None:
+        """Bring one message to its end: its content here, its answer there."""
+        try:
+            if pending.config is None and not pending.is_answered:
+                pending = self._fetch(pending)
+            if not pending.is_answered:
+                pending = self._ask(pending)
+            if pending.is_answered:
+                self._deliver(pending)
+                self._forget(pending)
+        except RunOverError as error:
+            log.warning("a message of Flower run %d is dropped: %s", pending.run, error)
+            self._forget(pending)
+
+    def _fetch(self, pending: Pending) -> Pending:
+        """A message with its content, which is then confirmed: the hub keeps it no longer."""
+        envelope = Envelope(*pending.raw)
+        message = self.fleet.open(envelope)
+        try:
+            pending = self._taken(pending, message)
+        except FedwardError as error:
+            pending = pending.model_copy(update={"refusal": printable(str(error))})
+        self.pending.put(pending)
+        self.fleet.confirm(envelope)
+        return pending
+
+    def _taken(self, pending: Pending, message: Message) -> Pending:
+        if pending.kind not in _KINDS or "config" not in message.content.config_records:
+            raise RecordError(NOT_OURS)
+        config = dict(message.content.config_records["config"])
+        if "fedward" not in config:
+            raise RecordError(NOT_OURS)
+        parcel = self._parcel(message.content.array_records.get("arrays", ArrayRecord()))
+        try:
+            text = json.dumps(config)
+        except TypeError:
+            raise RecordError("the question's config holds what is neither text nor a number") from None
+        return pending.model_copy(update={"config": text, "parcel": parcel})
+
+    def _parcel(self, record: ArrayRecord) -> Parcel | None:
+        """The arrays of a question, in the spool; a block is written as it came."""
+        spool_folder, limit = self.settings.spool, self.settings.spool_bytes
+        block = block_of(record)
+        if block is not None:
+            return spool_writer.write_block(spool_folder, IN, [block], len(block), limit=limit)
+        return spool_writer.write(spool_folder, IN, record, limit=limit) if record else None
+
+    def _ask(self, pending: Pending) -> Pending:
+        """A message with the data side's answer; waits for a data side that is not there."""
+        question = site_pb2.Question(
+            config=pending.config, parcel=pending.parcel.model_dump_json() if pending.parcel else ""
+        )
+        self._say("working", "")
+        while not self.stopping.is_set():
+            try:
+                answer = self._call(pending.kind, question)
+            except (grpc.RpcError, SettingsError) as error:
+                self._lose_executor()
+                self._say("waiting", _no_executor(error))
+                self.stopping.wait(EXECUTOR_PAUSE_S)
+                continue
+            if answer is None:
+                break
+            update = {
+                "answer": answer.answer or None,
+                "answer_parcel": Parcel.model_validate_json(answer.parcel) if answer.parcel else None,
+                "refusal": None if answer.answer else answer.refusal or "the site refused without a reason",
+            }
+            pending = pending.model_copy(update=update)
+            self.pending.put(pending)
+            break
+        return pending
+
+    def _call(self, kind: str, question: site_pb2.Question) -> site_pb2.Answer | None:
+        """The data side's answer, however long it takes; None when this process is to stop first."""
+        work = self._executor()
+        call = {"query": work.Query, "train": work.Train, "evaluate": work.Evaluate}[kind].future(question)
+        while not self.stopping.is_set():
+            with suppress(grpc.FutureTimeoutError):
+                answer: site_pb2.Answer = call.result(timeout=STOP_NOTICED_S)
+                return answer
+        call.cancel()
+        return None
+
+    def _executor(self) -> site_pb2_grpc.WorkStub:
+        if self._work is None:
+            self._channel = channel(self.settings.spool / WORK_SOCKET)
+            self._work = site_pb2_grpc.WorkStub(self._channel)
+        return self._work
+
+    def _lose_executor(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        self._channel = self._work = None
+
+    def _deliver(self, pending: Pending) -> None:
+        """Send the reply; tried until the hub has it, or the run is over."""
+
+        def make(asked: Message) -> Message:
+            if pending.answer is None:
+                return Message(Error(code=REFUSED, reason=pending.refusal), reply_to=asked)
+            answer = _KINDS[pending.kind].model_validate_json(pending.answer)
+            arrays = None
+            if pending.answer_parcel is not None:
+                arrays = wrapped(spool.read_block(self.settings.spool / OUT, pending.answer_parcel))
+            return Message(answer_record(answer, arrays), reply_to=asked)
+
+        self.fleet.push(Envelope(*pending.raw), make)
+
+    def _forget(self, pending: Pending) -> None:
+        self.pending.remove(pending)
+        if pending.parcel is not None:
+            spool_writer.remove(self.settings.spool, IN, pending.parcel.sha256)
+
+    # Around it -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _beating(self) -> Iterator[None]:
+        """Heartbeats from a thread, while a training keeps this one; what the hub says to them ends the session."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(0.8 * HEARTBEAT_S * random.uniform(0.9, 1.1)):  # noqa: S311 - nothing secret
+                with suppress(LinkError):  # the calls of the other thread tell
+                    self.fleet.heartbeat()
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+
+    def _say(self, state: str, reason: str) -> None:
+        """Write what the link is doing for the site's own tools, and log what is new."""
+        if (state, reason) == (self._status.get("state"), self._status.get("reason")):
+            return
+        self._status = {
+            "state": state,
+            "reason": reason,
+            "since": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "node": self.fleet.node_id,
+            "skew_s": round(self.fleet.skew_s, 1),
+            "pid": os.getpid(),
+        }
+        with suppress(OSError):  # a full disk: the log may be elsewhere
+            _write_json(self.folder / LINK_STATUS, self._status)
+        if state == "working":
+            log.info("at work for the hub")
+        else:
+            log.log(logging.WARNING if reason else logging.INFO, "%s%s", state, f": {reason}" if reason else "")
+
+
+def _no_executor(error: Exception) -> str:
+    if isinstance(error, SettingsError):
+        return str(error)
+    code = error.code().name if isinstance(error, grpc.Call) else type(error).__name__
+    return f"the site's data side does not answer ({code}): it is being started again, or executor.log says why not"
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value), "utf-8")
+    temporary.replace(path)
+
+
+def serve(link: Path, *, ready: Callable[[], None] = lambda: None) -> None:
+    """Serve a link folder until SIGTERM or SIGINT. Raises SettingsError where it cannot be served."""
+    stopping = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    settings = LinkSettings.read(link)
+    if not (link / HUB_CARD).exists():
+        raise SettingsError("this site has no hub yet: run `fedward site init` with --hub and the card of the hub")
+    card = HubCard.read(link / HUB_CARD)
+    proxy_of(card.address)  # LinkError in words where the proxy variables make no sense
+    fleet = Fleet(card, pki.load_node_key(link / NODE_KEY))
+    ready()
+    try:
+        Link(link, settings, fleet, stopping).run()
+    finally:
+        fleet.close()
