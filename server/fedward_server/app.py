@@ -1,27 +1,33 @@
 """The Flower ServerApp: wiring only.
 
 The run's config names what to run: `study` (the resolved study's JSON file), `run` (its id), `folder` (where its
-checkpoints and run.json go), `store` (the hub's database), `engine`, and `resume`.
+checkpoints and run.json go), `store` (the hub's database), `engine`, `resume`, and `threads` (of the arithmetic). On
+real sites (engine "deployment") there are also `hub` (its folder), `roster` (a file of sites by their nodes' keys) and
+`wait_s` (for sites that are not connected or not approved yet).
 """
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.app.user_config import UserConfig
 from flwr.serverapp import Grid, ServerApp
 
+from fedward_common.errors import FedwardError
 from fedward_common.study import StudySpec
+from fedward_server.events import Listener
 from fedward_server.result import RoundHistory, RunResult
-from fedward_server.rounds import RoundEngine, RunEvent
+from fedward_server.roster import Connected
+from fedward_server.rounds import RoundEngine
 from fedward_server.store import RoundRow, SiteRoundRow, Store
+
+INTERRUPTED = "it was interrupted; it can be resumed after its last checkpoint"
 
 app = ServerApp()
 
 
-def serve(grid: Grid, config: UserConfig, listener: Callable[[RunEvent], None]) -> RunResult:
-    """Run a study over a grid and keep its history in the store."""
+def serve(grid: Grid, config: UserConfig, listener: Listener, connected: Connected | None = None) -> RunResult:
+    """Run a study over a grid and keep its history in the store; `connected` is of real sites."""
     study = StudySpec.from_json(Path(str(config["study"])).read_bytes())
     folder = Path(str(config["folder"]))
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,12 +44,20 @@ def serve(grid: Grid, config: UserConfig, listener: Callable[[RunEvent], None]) 
                 deadline_s=math.inf if engine == "embedded" else None,  # there, nobody is late but in the queue
                 on_round=lambda row: _record(store, run, row),
                 listener=listener,
+                connected=connected,
+                wait_s=float(config.get("wait_s", 0.0)),
             )(resume=bool(config.get("resume", False)))
-        except BaseException:
-            store.finish_run(run, "failed", None)
+        except BaseException as error:
+            store.finish_run(run, "failed", None, _reason(error))
             raise
         store.finish_run(run, "finished", result.model_sha256)
     return result
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, FedwardError):
+        return str(error)
+    return f"{type(error).__name__} at the hub; its log says where" if isinstance(error, Exception) else INTERRUPTED
 
 
 def _record(store: Store, run: str, row: RoundHistory) -> None:
@@ -83,4 +97,14 @@ def _record(store: Store, run: str, row: RoundHistory) -> None:
 
 @app.main()
 def _main(grid: Grid, context: Context) -> None:
-    serve(grid, context.run_config, lambda _event: None)
+    config = context.run_config
+    if "threads" in config:
+        import torch
+
+        torch.set_num_threads(int(config["threads"]))
+    if config["engine"] == "deployment":
+        from fedward_server.deployment import serve_sites
+
+        serve_sites(grid, config)
+    else:
+        serve(grid, config, lambda _event: None)

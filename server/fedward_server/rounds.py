@@ -11,7 +11,7 @@ validation patients, from which the operating point is fixed, then on test patie
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -23,12 +23,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedward_common import __version__, models
+from fedward_common import models
 from fedward_common.errors import RecordError, RunError
 from fedward_common.metrics import Evaluation, pooled, primary_value
 from fedward_common.records import (
     Evaluated,
-    Prepared,
     Question,
     Trained,
     array_bytes,
@@ -42,9 +41,11 @@ from fedward_common.study import StudySpec
 from fedward_server.aggregation import StreamingMean
 from fedward_server.checkpoints import Checkpoint, latest, save
 from fedward_server.checks import Gate
+from fedward_server.events import EventKind, Listener, RunEvent
 from fedward_server.exchange import missing, read_reply, replies
 from fedward_server.facade import RosterGrid
 from fedward_server.result import RoundHistory, RunResult, SiteResult, SiteRound
+from fedward_server.roster import Connected, Gathering, Participant
 from fedward_server.strategies import make_strategy, restore_state, strategy_state
 
 log = logging.getLogger(__name__)
@@ -54,33 +55,6 @@ State = dict[str, npt.NDArray[Any]]
 # flwr's strategies read arrays through numpy's .npy parser, and so through Python's ast, which in CPython 3.11 fails
 # when several threads are in it: the engines of one process take turns
 _FLOWER = Lock()
-
-PREPARE_DEADLINE_S = 24 * 3600.0  # the first scan and cache of a large site take long
-
-
-EventKind = Literal["prepared", "left-out", "round", "answered", "refused", "aggregated", "closing", "finished"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunEvent:
-    """Something that a person at the hub would want to see."""
-
-    kind: EventKind
-    run: str
-    round: int
-    rounds: int
-    site: str = ""
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Participant:
-    """A site of this run."""
-
-    name: str
-    node_id: int
-    trains: bool
-    prepared: Prepared
 
 
 @dataclass(slots=True)
@@ -136,7 +110,9 @@ class RoundEngine:
     folder: Path  # of this run: checkpoints and run.json
     deadline_s: float | None = None  # instead of the study's; infinite where hospitals share one machine's cores
     on_round: Callable[[RoundHistory], None]  # called when a round is on disk, and again when its model was scored
-    listener: Callable[[RunEvent], None]
+    listener: Listener
+    connected: Connected | None = None  # in a deployment: the study's sites that are connected now, and their nodes
+    wait_s: float = 0.0  # in a deployment: for sites that are not connected, or wait for approval, before round 1
 
     _state: State = field(default_factory=dict, init=False, repr=False)
     _history: list[RoundHistory] = field(default_factory=list, init=False, repr=False)
@@ -162,39 +138,30 @@ class RoundEngine:
     # Before round 1 --------------------------------------------------------------------------------------------------
 
     def _prepare(self) -> list[Participant]:
-        """Ask every node who it is and to freeze its cohort; the roster decides who takes part."""
-        question = Question(kind="prepare", study=self.study, run=self.run)
-        messages = [
-            Message(question_record(question, None), node, MessageType.QUERY) for node in self.grid.get_node_ids()
-        ]
-        found: dict[str, Participant] = {}
-        for reply in replies(self.grid, messages, deadline_s=PREPARE_DEADLINE_S):
-            try:
-                prepared = read_reply(reply, Prepared)
-                self._check_prepared(prepared, found)
-            except RecordError as error:
-                self._left_out.append(str(error))
-                self._tell("left-out", 0, note=str(error))
-                continue
-            trains = not self.study.only_evaluates(prepared.site)
-            found[prepared.site] = Participant(prepared.site, reply.metadata.src_node_id, trains, prepared)
-            self._tell("prepared", 0, site=prepared.site)
-        sites = sorted(found.values(), key=lambda site: site.name)
-        trainers = sum(site.trains for site in sites)
-        if trainers < self.study.strategy.min_sites:
-            raise RunError(
-                f"{trainers} sites are ready to train, the study asks for at least {self.study.strategy.min_sites}: "
-                + ("; ".join(self._left_out) or "start more sites, or lower [strategy] min_sites")
-            )
-        return sites
+        """Ask sites who they are and to freeze their cohorts; the roster decides who takes part."""
+        gathering = Gathering(
+            grid=self.grid,
+            study=self.study,
+            run=self.run,
+            tell=lambda kind, site, note: self._tell(kind, 0, site=site, note=note),
+        )
+        if self.connected is None:
+            gathering.ask_every_node()
+        else:
+            gathering.ask_roster(self.connected, wait_s=self.wait_s)
+        self._left_out = gathering.left_out
+        return gathering.quorum()
 
-    def _check_prepared(self, prepared: Prepared, found: Mapping[str, Participant]) -> None:
-        """Raise unless this site may take part."""
-        _check_version(prepared)
-        if prepared.site in found:
-            raise RecordError(f"two nodes say that they are {prepared.site}")
-        if self.study.sites and prepared.site not in {site.name for site in self.study.sites}:
-            raise RecordError(f"{prepared.site} is not on the study's roster")
+    def _replies(self, messages: list[Message]) -> Iterator[tuple[Participant, Message]]:
+        """Send, and give each reply, after its site, until the deadline."""
+        by_node = {site.node_id: site for site in self._sites}
+        nodes = None if self.connected is None else self._connected_nodes
+        for node, reply in replies(self.grid, messages, deadline_s=self._deadline_s, connected=nodes):
+            yield by_node[node], reply
+
+    def _connected_nodes(self) -> set[int]:
+        assert self.connected is not None
+        return set(self.connected().values())
 
     # Rounds ----------------------------------------------------------------------------------------------------------
 
@@ -249,9 +216,7 @@ class RoundEngine:
         updates = _Updates(order=sorted(site.name for site in asked))
         gate = Gate(self._state, max_update_norm=self.study.strategy.max_update_norm)
         rows: dict[str, SiteRound] = {}
-        deadline_s = self._deadline_s
-        for reply in replies(self.grid, messages, deadline_s=deadline_s):
-            site = by_node[reply.metadata.src_node_id]
+        for site, reply in self._replies(messages):
             try:
                 trained = read_reply(reply, Trained)
                 record = reply.content.array_records.get("arrays", ArrayRecord())
@@ -271,7 +236,7 @@ class RoundEngine:
             )
             updates.accept(trained, arrays)
             self._tell("answered", number, site=site.name)
-        updates.close(missing(updates.order, {**updates.accepted, **updates.refused}, deadline_s))
+        updates.close(missing(updates.order, {**updates.accepted, **updates.refused}, self._deadline_s))
         return updates, rows
 
     @staticmethod
@@ -372,13 +337,11 @@ class RoundEngine:
     ) -> dict[str, Evaluation]:
         question = Question(kind="evaluate", study=self.study, run=self.run, side=side, thresholds=thresholds)
         arrays = to_array_record(self._state)
-        by_node = {site.node_id: site for site in self._sites}
         messages = [
             Message(question_record(question, arrays), site.node_id, MessageType.EVALUATE) for site in self._sites
         ]
         evaluations: dict[str, Evaluation] = {}
-        for reply in replies(self.grid, messages, deadline_s=self._deadline_s):
-            site = by_node[reply.metadata.src_node_id]
+        for site, reply in self._replies(messages):
             try:
                 evaluated = read_reply(reply, Evaluated)
                 _check_scores(site, evaluated, thresholds or {})
@@ -418,10 +381,3 @@ def _check_scores(site: Participant, evaluated: Evaluated, thresholds: Mapping[s
     for label, figures in evaluated.evaluation.figures.items():
         if figures.threshold != thresholds.get(label):
             raise RecordError(f"{site.name} scored {label!r} at another operating point than it was asked to")
-
-
-def _check_version(prepared: Prepared) -> None:
-    if prepared.fedward.split(".", maxsplit=1)[0] != __version__.split(".", maxsplit=1)[0]:
-        raise RecordError(
-            f"{prepared.site} runs Fedward {prepared.fedward}, the hub {__version__}: install the same major version"
-        )

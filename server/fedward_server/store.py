@@ -1,12 +1,12 @@
-"""The hub's database: runs, their rounds, and each site's part in them. It holds no array and nothing about a patient.
+"""The hub's database: runs, their rounds, each site's part in them, and the sites. No array, nothing about a patient.
 
-SQLite now, in write-ahead mode, so that a dashboard reads while a run writes; nothing outside `_on_sqlite` is SQLite's
-own. What a run needs to go on is in its checkpoints, not here: a round that is recorded again replaces the record.
-Opening brings a database of an earlier Fedward up to date (Alembic) and refuses one of a later.
+SQLite now, in write-ahead mode, so that a dashboard reads while a run writes; nothing here is SQLite's own. What a run
+needs to go on is in its checkpoints, not here: a round that is recorded again replaces the record. Opening brings a
+database of an earlier Fedward up to date (Alembic) and refuses one of a later.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -15,17 +15,16 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from fedward_common import __version__
 from fedward_common.errors import RunError, SettingsError
+from fedward_common.sqlite import Database, put
+from fedward_common.sqlite import reason as drivers_words
 
-RunStatus = Literal["running", "finished", "failed"]
+RunStatus = Literal["running", "finished", "failed", "stopped"]
 RoundStatus = Literal["finished", "failed"]
 SiteStatus = Literal["accepted", "refused"]
-
-_LOCK_WAIT_S = 30.0
-_WRITES = "fedward_writes"  # execution option: the transaction will write, so it waits for its turn at its start
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +41,8 @@ class RunRow:
     ended: str | None
     status: RunStatus
     model_sha256: str | None
+    flower_run: str | None = None  # Flower's id of the process that does the run, for steering only
+    reason: str | None = None  # why it failed or was stopped
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +77,18 @@ class SiteRoundRow:
     reason: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SiteRow:
+    """One enrolled site, with its public keys. `node_id` is the SuperLink's name for its node, where it has one."""
+
+    site: str
+    fingerprint: str  # of the signing key
+    node_key: str  # one OpenSSH line
+    signing_key: str  # 64 hex digits
+    added: str
+    node_id: str | None = None
+
+
 METADATA = sa.MetaData()
 
 _RUNS = sa.Table(
@@ -91,6 +104,8 @@ _RUNS = sa.Table(
     sa.Column("ended", sa.String(32)),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("model_sha256", sa.String(64)),
+    sa.Column("flower_run", sa.String(32)),
+    sa.Column("reason", sa.Text),
 )
 _ROUNDS = sa.Table(
     "rounds",
@@ -121,38 +136,32 @@ _SITE_ROUNDS = sa.Table(
     sa.Column("reason", sa.Text),
     sa.ForeignKeyConstraint(["run", "round"], ["rounds.run", "rounds.round"]),
 )
+_SITES = sa.Table(
+    "sites",
+    METADATA,
+    sa.Column("site", sa.String(64), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False, unique=True),
+    sa.Column("node_key", sa.String(512), nullable=False, unique=True),
+    sa.Column("signing_key", sa.String(64), nullable=False),
+    sa.Column("added", sa.String(32), nullable=False),
+    sa.Column("node_id", sa.String(32)),
+)
 
 
 class Store:
     """The hub's database, opened. Use as a context manager; several processes may have it open at a time."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._readers = engine
-        self._writers = engine.execution_options(**{_WRITES: True})
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """Open a database file, made where there is none. Raises SettingsError where it cannot serve."""
-        engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), connect_args={"timeout": _LOCK_WAIT_S})
-        _on_sqlite(engine)
-        store = cls(engine)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with store._writers.begin() as connection:
-                _migrate(connection, path)
-        except (OSError, SQLAlchemyError) as error:
-            store.close()
-            raise SettingsError(
-                f"{path} cannot be opened as the hub's database ({_reason(error)}): name another file, or restore it"
-            ) from error
-        except SettingsError:
-            store.close()
-            raise
-        return store
+        return cls(Database(path, migrations="fedward_server:migrations", what="the hub's database"))
 
     def close(self) -> None:
         """Let go of the file."""
-        self._readers.dispose()
+        self._database.close()
 
     def __enter__(self) -> Self:
         return self
@@ -162,9 +171,11 @@ class Store:
     ) -> None:
         self.close()
 
+    # Runs ------------------------------------------------------------------------------------------------------------
+
     def start_run(self, run: str, study_id: str, study_digest: str, study_json: str, engine: str) -> None:
         """Record that a run starts, or goes on where it is known. Raises RunError where its id is another study's."""
-        values = {"status": "running", "ended": None, "engine": engine, "fedward_version": __version__}
+        values = {"status": "running", "ended": None, "reason": None, "engine": engine, "fedward_version": __version__}
         with self._writing() as connection:
             known = connection.execute(sa.select(_RUNS.c.study_digest).where(_RUNS.c.run == run)).scalar_one_or_none()
             if known is None:
@@ -178,20 +189,43 @@ class Store:
     def record_round(self, row: RoundRow) -> None:
         """Record a round, replacing what was recorded of it. Its run must have been started."""
         with self._writing() as connection:
-            _replace(connection, _ROUNDS, asdict(row))
+            put(connection, _ROUNDS, asdict(row))
 
     def record_sites(self, rows: Iterable[SiteRoundRow]) -> None:
         """Record sites' parts in a round, replacing what was recorded of them. The round itself comes first."""
         with self._writing() as connection:
             for row in rows:
-                _replace(connection, _SITE_ROUNDS, asdict(row))
+                put(connection, _SITE_ROUNDS, asdict(row))
 
-    def finish_run(self, run: str, status: Literal["finished", "failed"], model_sha256: str | None) -> None:
-        """Record how a run ended. Raises RunError for a run that was not started."""
-        values = {"status": status, "ended": _now(), "model_sha256": model_sha256}
+    def finish_run(
+        self,
+        run: str,
+        status: Literal["finished", "failed", "stopped"],
+        model_sha256: str | None,
+        reason: str | None = None,
+    ) -> None:
+        """Record how a run ended; one that was stopped does not become a failed one by it.
+
+        Raises RunError for a run that was not started.
+        """
+        values = {"status": status, "ended": _now(), "model_sha256": model_sha256, "reason": reason}
         with self._writing() as connection:
-            if connection.execute(sa.update(_RUNS).where(_RUNS.c.run == run).values(values)).rowcount == 0:
+            known = connection.execute(sa.select(_RUNS.c.status).where(_RUNS.c.run == run)).scalar_one_or_none()
+            if known is None:
                 raise RunError(f"run {run} is not in the hub's database: it was never started there")
+            if not (known == "stopped" and status == "failed"):
+                connection.execute(sa.update(_RUNS).where(_RUNS.c.run == run).values(values))
+
+    def set_flower_run(self, run: str, flower_run: str | None) -> None:
+        """Record Flower's id of the process that does a run, None while there is none."""
+        with self._writing() as connection:
+            connection.execute(sa.update(_RUNS).where(_RUNS.c.run == run).values(flower_run=flower_run))
+
+    def run(self, run: str) -> RunRow:
+        """One run. Raises RunError for one that was not started."""
+        for row in self._rows(sa.select(_RUNS).where(_RUNS.c.run == run)):
+            return RunRow(**row)
+        raise RunError(f"run {run} is not known here: `fedward study status` lists the runs")
 
     def runs(self) -> list[RunRow]:
         """Every run, in the order in which they were started."""
@@ -205,25 +239,48 @@ class Store:
         """Each site's part in the rounds of a run, by round and site name."""
         return [SiteRoundRow(**row) for row in self._rows(_of(_SITE_ROUNDS, run))]
 
+    # Sites -----------------------------------------------------------------------------------------------------------
+
+    def add_site(self, row: SiteRow) -> None:
+        """Enrol a site. Raises SettingsError where its name or one of its keys is another's already."""
+        try:
+            with self._database.writing() as connection:
+                connection.execute(sa.insert(_SITES).values(asdict(row)))
+        except IntegrityError:
+            raise SettingsError(
+                f"the name or a key of {row.site} is enrolled already: forget the site that has it first"
+            ) from None
+        except SQLAlchemyError as error:
+            raise _failure(error) from error
+
+    def remove_site(self, site: str) -> None:
+        """Forget a site; one that is not there is no error."""
+        with self._writing() as connection:
+            connection.execute(sa.delete(_SITES).where(_SITES.c.site == site))
+
+    def set_node(self, site: str, node_id: str) -> None:
+        """Record what the SuperLink calls a site's node."""
+        with self._writing() as connection:
+            connection.execute(sa.update(_SITES).where(_SITES.c.site == site).values(node_id=node_id))
+
+    def sites(self) -> dict[str, SiteRow]:
+        """The enrolled sites by name, in the order of their names."""
+        return {row["site"]: SiteRow(**row) for row in self._rows(sa.select(_SITES).order_by(_SITES.c.site))}
+
+    # -----------------------------------------------------------------------------------------------------------------
+
     def _rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
-        with _told(), self._readers.connect() as connection:
+        with _told(), self._database.reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        with _told(), self._writers.begin() as connection:
+        with _told(), self._database.writing() as connection:
             yield connection
 
 
 def _of(table: sa.Table, run: str) -> sa.Select[Any]:
     return sa.select(table).where(table.c.run == run).order_by(*table.primary_key.columns)
-
-
-def _replace(connection: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> None:
-    """Update the row with this primary key, or insert it: in SQL that every database has."""
-    key = sa.and_(*(column == values[column.name] for column in table.primary_key))
-    if connection.execute(sa.update(table).where(key).values(values)).rowcount == 0:
-        connection.execute(sa.insert(table).values(values))
 
 
 @contextmanager
@@ -232,49 +289,14 @@ def _told() -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        raise RunError(
-            f"the hub's database failed ({_reason(error)}): put that right, then resume the run from its checkpoint"
-        ) from error
+        raise _failure(error) from error
 
 
-def _reason(error: Exception) -> str:
-    """The driver's own words, without SQLAlchemy's statement and parameters."""
-    return str(getattr(error, "orig", None) or error)
+def _failure(error: SQLAlchemyError) -> RunError:
+    return RunError(
+        f"the hub's database failed ({drivers_words(error)}): put that right, then resume the run from its checkpoint"
+    )
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _on_sqlite(engine: sa.Engine) -> None:
-    """What SQLite needs to be told: one transaction is what SQLAlchemy says it is, and writers wait for their turn.
-
-    https://docs.sqlalchemy.org/en/21/dialects/sqlite.html, "Enabling Non-Legacy SQLite Transactional Modes"
-    """
-
-    @sa.event.listens_for(engine, "connect")
-    def connected(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver begins no transaction of its own
-        connection.execute("PRAGMA foreign_keys=ON")
-        if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            connection.execute("PRAGMA journal_mode=WAL")
-
-    @sa.event.listens_for(engine, "begin")
-    def begun(connection: sa.Connection) -> None:
-        writes = connection.get_execution_options().get(_WRITES, False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _migrate(connection: sa.Connection, path: Path) -> None:
-    """Take the steps that a database lacks, in the connection's transaction."""
-    from alembic import command
-    from alembic.config import Config
-    from alembic.runtime.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-
-    config = Config(attributes={"connection": connection})
-    config.set_main_option("script_location", "fedward_server:migrations")
-    known = {step.revision for step in ScriptDirectory.from_config(config).walk_revisions()}
-    if not known.issuperset(MigrationContext.configure(connection).get_current_heads()):
-        raise SettingsError(f"{path} was written by a newer Fedward than this one, {__version__}: install that version")
-    command.upgrade(config, "head")

@@ -11,8 +11,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 
 from fedward_common.records import MAX_REASON, from_array_record, to_array_record
 from fedward_common.testing import FakeGrid, FakeSite, tiny_study
+from fedward_server.events import RunEvent
 from fedward_server.result import RunResult
-from fedward_server.rounds import RoundEngine, RunEvent
+from fedward_server.rounds import RoundEngine
 
 Change = Callable[[Message, Message], Message]  # what was asked and the honest answer, to what is sent
 

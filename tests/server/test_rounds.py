@@ -17,9 +17,10 @@ from fedward_common.records import Trained as TrainedAnswer
 from fedward_common.study import SiteEntry, StudySpec
 from fedward_common.testing import Answerer, FakeGrid, FakeSite, tiny_study
 from fedward_server.checkpoints import latest
+from fedward_server.events import RunEvent
 from fedward_server.facade import RosterGrid
 from fedward_server.result import RoundHistory, RunResult
-from fedward_server.rounds import RoundEngine, RunEvent
+from fedward_server.rounds import RoundEngine
 
 
 def shift(amount: float) -> Callable[[Arrays], Arrays]:

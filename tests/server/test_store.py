@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.schema import CreateTable
 
 from fedward_common import __version__
 from fedward_common.errors import RunError, SettingsError
-from fedward_server.store import METADATA, RoundRow, RunRow, SiteRoundRow, Store
+from fedward_server.store import METADATA, RoundRow, RunRow, SiteRoundRow, SiteRow, Store
 
 DIGEST = "d" * 64
 
@@ -137,6 +139,59 @@ def test_what_does_not_fit_is_refused(path: Path) -> None:
         assert [row.study_id for row in store.runs()] == ["breast"]
 
 
+def test_a_stopped_run_does_not_become_a_failed_one_but_a_finished_one(path: Path) -> None:
+    with Store.open(path) as store:
+        started(store)
+        store.set_flower_run("run-1", "18446744073709551615")
+        store.finish_run("run-1", "stopped", None, "by the operator")
+        store.finish_run("run-1", "failed", None, "interrupted")
+        row = store.run("run-1")
+        assert (row.status, row.reason, row.flower_run) == ("stopped", "by the operator", "18446744073709551615")
+        started(store)
+        assert (store.run("run-1").status, store.run("run-1").reason) == ("running", None)
+        store.finish_run("run-1", "stopped", None, "by the operator")
+        store.finish_run("run-1", "finished", "e" * 64)
+        assert (store.run("run-1").status, store.run("run-1").reason) == ("finished", None)
+        with pytest.raises(RunError, match="run nowhere is not known here"):
+            store.run("nowhere")
+
+
+# Sites ---------------------------------------------------------------------------------------------------------------
+
+
+def site_row(name: str, number: int = 1) -> SiteRow:
+    return SiteRow(
+        site=name,
+        fingerprint=f"{number:064x}",
+        node_key=f"ecdsa-sha2-nistp384 {number}",
+        signing_key=f"{number + 9:064x}",
+        added="2027-01-01T00:00:00.000+00:00",
+    )
+
+
+def test_sites_come_back_by_name(path: Path) -> None:
+    with Store.open(path) as store:
+        store.add_site(site_row("valley", 2))
+        store.add_site(site_row("north", 1))
+        store.set_node("valley", "17")
+    with Store.open(path) as store:
+        assert list(store.sites()) == ["north", "valley"]
+        assert store.sites()["north"] == site_row("north", 1)
+        assert store.sites()["valley"].node_id == "17"
+        store.remove_site("valley")
+        store.remove_site("valley")
+        assert list(store.sites()) == ["north"]
+
+
+def test_two_sites_share_no_name_and_no_key(path: Path) -> None:
+    with Store.open(path) as store:
+        store.add_site(site_row("north", 1))
+        for other in (site_row("north", 2), site_row("valley", 1)):
+            with pytest.raises(SettingsError, match=r"the name or a key of .* is enrolled already"):
+                store.add_site(other)
+        assert list(store.sites()) == ["north"]
+
+
 # The schema ----------------------------------------------------------------------------------------------------------
 
 
@@ -148,6 +203,27 @@ def test_migrations_make_what_the_code_expects(path: Path) -> None:
         assert compare_metadata(context, METADATA) == []
         assert set(sa.inspect(connection).get_table_names()) == {*METADATA.tables, "alembic_version"}
     engine.dispose()
+
+
+def test_a_database_of_the_first_version_is_brought_up_to_date(path: Path) -> None:
+    path.parent.mkdir()
+    engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)))
+    with engine.begin() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", "fedward_server:migrations")
+        command.upgrade(config, "0001")
+        connection.execute(
+            sa.text(
+                "INSERT INTO runs (run, study_id, study_digest, study_json, engine, fedward_version, started, status) "
+                "VALUES ('old', 'breast', :digest, '{}', 'embedded', '0.1.0', '2026-01-01', 'finished')"
+            ),
+            {"digest": DIGEST},
+        )
+    engine.dispose()
+    with Store.open(path) as store:
+        row = store.run("old")
+        assert (row.status, row.flower_run, row.reason) == ("finished", None, None)
+        assert store.sites() == {}
 
 
 def test_nothing_in_the_schema_is_sqlites_own() -> None:

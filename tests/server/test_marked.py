@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from fedward_simulations.marked import end_marked
+from fedward_server.marked import end_marked
 
 SLEEPERS = "setsid env -u MARK sleep 300 & sleep 300"  # a child in a session of its own that has lost the mark
 
@@ -41,9 +41,7 @@ def test_it_ends_a_marked_family_and_leaves_others() -> None:
 
 def test_the_watchdog_acts_when_its_input_closes() -> None:
     ours = start(MARK="run-2")
-    watchdog = subprocess.Popen(
-        [sys.executable, "-m", "fedward_simulations.marked", "MARK=run-2"], stdin=subprocess.PIPE
-    )
+    watchdog = subprocess.Popen([sys.executable, "-m", "fedward_server.marked", "MARK=run-2"], stdin=subprocess.PIPE)
     assert watchdog.poll() is None
     assert ours.poll() is None
     watchdog.communicate(timeout=30)

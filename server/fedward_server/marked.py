@@ -3,7 +3,7 @@
 As a program it is a watchdog: it waits until its standard input closes, which it does when the process that holds the
 other end is gone, however that went, and then ends what is marked.
 
-    python -m fedward_simulations.marked FLWR_HOME=/tmp/fedward-ray-1234
+    python -m fedward_server.marked FEDWARD_MARK=/tmp/fedward-ray-1234
 """
 
 import os

@@ -1,0 +1,173 @@
+"""`fedward hub …`: what a federation's operator does with a hub's folder."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fedward_server.hub import Hub
+
+app = typer.Typer(no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(help="The hub's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback()
+def hub() -> None:
+    """A hub: the sites that it knows, and the server that they connect to.
+
+    Example: fedward hub init /srv/hub
+    """
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="A folder that is empty or not there.")],
+    name: Annotated[str | None, typer.Option(help="The hub's name; the folder's if not given.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Where it listens.", show_default="9092")] = None,
+) -> None:
+    """Make a hub: its keys, its certificate, its card for sites, its database and its audit log.
+
+    Example: fedward hub init /srv/hub --name north-alliance
+    """
+    from fedward_server.hub import Hub
+
+    made = Hub.init(folder, name=name, port=port)
+    print(f"Hub {made.name} is made in {made.folder}.")
+    _show_card(made)
+    _tell(f"Start it with `fedward hub up {made.folder}`.")
+
+
+@app.command()
+def up(
+    folder: Folder,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when it is up; it goes on by itself.")] = False,
+) -> None:
+    """Start the hub's server and keep it running; Ctrl-C ends it.
+
+    Example: fedward hub up /srv/hub --detach
+    """
+    from fedward_server.hub import Hub
+
+    opened = Hub.open(folder)
+    words = f"The hub {opened.name} is up; stop it with `fedward hub down {opened.folder}`."
+    if detach:
+        from fedward_server.control import start_detached
+
+        start_detached(opened)
+        _tell(words)
+    else:
+        from fedward_server.supervisor import supervise
+
+        supervise(opened, lambda: _tell(words.replace("stop it", "stop it with Ctrl-C, or")))
+        _tell("The hub has ended.")
+
+
+@app.command()
+def down(folder: Folder) -> None:
+    """End a hub that is up; runs that are at work fail, and can be resumed.
+
+    Example: fedward hub down /srv/hub
+    """
+    from fedward_server.control import take_down
+    from fedward_server.hub import Hub
+
+    take_down(Hub.open(folder))
+    _tell("The hub has ended.")
+
+
+@app.command()
+def status(folder: Folder, as_json: AsJson = False) -> None:
+    """Say whether the hub is up, which sites are connected, and what runs there are.
+
+    Example: fedward hub status /srv/hub
+    """
+    from fedward_server.control import survey
+    from fedward_server.hub import Hub
+    from fedward_server.tables import show_hub
+
+    found = survey(Hub.open(folder))
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        show_hub(found)
+
+
+@app.command()
+def enrol(
+    folder: Folder,
+    card: Annotated[Path, typer.Argument(help="The card that the site's steward sent.")],
+    as_json: AsJson = False,
+) -> None:
+    """Let a site take part, by its card. Compare the fingerprint with its steward by telephone.
+
+    Example: fedward hub enrol /srv/hub north.card.json
+    """
+    from fedward_common.cards import SiteCard
+    from fedward_server.control import let_in
+    from fedward_server.hub import Hub
+
+    row = let_in(Hub.open(folder), SiteCard.read(card))
+    if as_json:
+        print(json.dumps({"site": row.site, "fingerprint": row.fingerprint, "added": row.added}))
+        return
+    print(f"{row.site} is enrolled. Its fingerprint:\n{row.fingerprint}")
+    _tell("Compare it with the site's steward by telephone: it alone shows that the card is theirs.")
+
+
+@app.command()
+def forget(folder: Folder, site: Annotated[str, typer.Argument(help="The site's name.")]) -> None:
+    """Let a site take part no more, from now on.
+
+    Example: fedward hub forget /srv/hub north
+    """
+    from fedward_server.control import shut_out
+    from fedward_server.hub import Hub
+
+    shut_out(Hub.open(folder), site)
+    print(f"{site} is forgotten.")
+
+
+@app.command()
+def card(folder: Folder) -> None:
+    """Say where the hub's card is: what every site's steward needs from its operator.
+
+    Example: fedward hub card /srv/hub
+    """
+    from fedward_server.hub import Hub
+
+    _show_card(Hub.open(folder))
+
+
+@app.command("log")
+def show_log(
+    folder: Folder,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with what comes; Ctrl-C ends.")] = False,
+) -> None:
+    """Print what the hub has logged.
+
+    Example: fedward hub log /srv/hub --follow
+    """
+    from fedward_server.control import lines
+    from fedward_server.hub import Hub
+
+    for line in lines(Hub.open(folder), follow=follow):
+        print(line)
+        sys.stdout.flush()
+
+
+def _show_card(opened: "Hub") -> None:
+    from fedward_common.cards import HubCard
+
+    read = HubCard.read(opened.card)
+    print(opened.card)
+    _tell(f"Give this card to every site's steward, and read its fingerprint out by telephone:\n{read.fingerprint}")
+
+
+def _tell(text: str) -> None:
+    """A line for a person."""
+    typer.echo(text, err=True)

@@ -1,0 +1,79 @@
+"""A run on real sites, in the process that Flower starts for it: its grid, its events, its log, its end in the records.
+
+The process holds the lock of the run's folder while it lives, so that the hub's supervisor knows at once when it died.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flwr.app.user_config import UserConfig
+from flwr.serverapp import Grid
+from flwr.superlink.grid import HttpGrid
+
+from fedward_common.errors import RunError
+from fedward_server.app import serve
+from fedward_server.events import RunEvent
+from fedward_server.flower_grid import FlowerGrid
+from fedward_server.hub import Hub
+from fedward_server.journal import Journal
+from fedward_server.locks import held
+from fedward_server.runs import LOCK
+from fedward_server.store import RunRow
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def serve_sites(grid: Grid, config: UserConfig) -> None:
+    """Do a run on the sites of its roster, and tell how it ended."""
+    assert isinstance(grid, HttpGrid)
+    hub, run, folder = Hub.open(Path(str(config["hub"]))), str(config["run"]), Path(str(config["folder"]))
+    sites = FlowerGrid(grid, json.loads(Path(str(config["roster"])).read_bytes()))
+    with held(folder / LOCK), _log_to(folder / "run.log"):
+        journal = Journal(folder)
+        row = _row(hub, run)
+        rounds = int(row.study_json["training"]["rounds"])
+        if row.status != "running":  # between its start and now
+            raise RunError(f"run {run} was stopped before it began")
+        journal(RunEvent(kind="began", run=run, round=0, rounds=rounds))
+        try:
+            serve(sites, config, journal, sites.connected)
+        except BaseException:
+            logging.getLogger(__name__).exception("run %s failed", run)
+            raise
+        finally:
+            row = _row(hub, run)
+            if row.status == "failed":
+                journal(RunEvent(kind="failed", run=run, round=0, rounds=rounds, note=row.reason or ""))
+            if row.status in ("failed", "finished"):
+                hub.audit().append(f"run {row.status}", _end(row))
+
+
+def _row(hub: Hub, run: str) -> RunRow:
+    with hub.store() as store:
+        return store.run(run)
+
+
+def _end(row: RunRow) -> dict[str, str]:
+    end = {"run": row.run, "study": row.study_digest}
+    more = {"model_sha256": row.model_sha256} if row.status == "finished" else {"reason": row.reason}
+    return {**end, **{name: value for name, value in more.items() if value is not None}}
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Send what Fedward and Flower log to a file: Flower throws away what this process prints."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    loggers = [logging.getLogger(name) for name in ("fedward_common", "fedward_server", "flwr")]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.WARNING if logger.name == "flwr" else logging.INFO)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,36 @@
+"""What a run tells a person who watches it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+EventKind = Literal[
+    "began",
+    "preparing",  # a site was asked to freeze its cohort
+    "waiting",  # a site cannot take part yet: the note says why
+    "prepared",
+    "left-out",
+    "round",
+    "answered",
+    "refused",
+    "aggregated",
+    "closing",
+    "finished",
+    "failed",  # the note says why
+    "stopped",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunEvent:
+    """Something that a person at the hub would want to see."""
+
+    kind: EventKind
+    run: str
+    round: int
+    rounds: int
+    site: str = ""
+    note: str = ""
+
+
+Listener = Callable[[RunEvent], None]

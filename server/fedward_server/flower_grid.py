@@ -1,0 +1,242 @@
+"""Flower's grid to real sites: what the engine may believe of a reply is decided here.
+
+The only module of the hub on Flower's internals; flwr is pinned, and a test runs this against the real SuperLink. It
+differs from flwr's `HttpGrid` in what it trusts and in how long it waits:
+
+- Whose reply it is, and what it answers, is what the SuperLink says, which authenticated the node; never what stands
+  in the reply.
+- A reply is announced before its pieces have arrived. They are taken as they come, so that a site that uploads slowly,
+  or never, holds up nobody; a round's deadline holds for it too.
+- A reply may not be larger than its question was, but for some room. Pieces that a reply repeats are counted as often
+  as it repeats them, before any memory is given to them.
+- What cannot be read becomes an error in the site's place, and the run goes on.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, Error, Message, Metadata, RecordDict
+from flwr.app.message import make_message
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.common.serde_utils import metadata_from_proto
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import (
+    get_object_body,
+    get_object_head_values_from_object_content,
+    iterate_object_tree,
+)
+from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectUnavailableError,
+    inflate_object_from_contents,
+)
+from flwr.superlink.grid import HttpGrid
+from google.protobuf.message import DecodeError
+
+from fedward_common.errors import RecordError, RunError
+from fedward_common.records import MAX_ARRAYS, array_bytes, packed, unpacked
+from fedward_server.exchange import GONE
+
+BACK_OFF_S = 0.01  # between two looks for a piece that has not arrived
+PATIENCE_S = 0.05  # of one pull, for pieces that are announced
+TRANSFERS = 4  # pieces under way at a time: a network has hundreds of small ones, each a request
+ROOM_BYTES = 16 * 2**20  # of a reply beside twice the arrays that were sent: JSON, heads
+MAX_OBJECTS = 2 * MAX_ARRAYS + 10_000  # an array and at least one chunk each
+LOST = "lost its connection to the hub before its answer was here"
+
+_SITES_OWN = 1000  # the error code of a site that claims one of Flower's
+_UNREADABLE = (
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError),
+    *(RecursionError, DecodeError),
+)  # what Flower raises on reading bytes that are no message
+
+
+@dataclass(slots=True)
+class _Arrival:
+    """A reply of which some pieces are here."""
+
+    message_id: str
+    metadata: Metadata  # the SuperLink's
+    missing: list[str]  # object ids, the next one last
+    contents: dict[str, bytes] = field(default_factory=dict)
+    size: int = 0
+
+
+class FlowerGrid(Grid):
+    """A run's grid. `sites` names sites by the SHA-256 (hex) of their nodes' public keys, PEM."""
+
+    def __init__(self, grid: HttpGrid, sites: Mapping[str, str]) -> None:
+        self._grid = grid
+        self._sites = dict(sites)
+        self._arriving: dict[str, _Arrival] = {}  # by the id of the question
+        self._room = ROOM_BYTES
+        self._transfers = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="pieces")
+
+    def connected(self) -> dict[str, int]:
+        """The sites that are connected now, and their nodes."""
+        nodes = {hashlib.sha256(node.public_key).hexdigest(): node.node_id for node in self._grid.get_nodes()}
+        return {self._sites[key]: node for key, node in nodes.items() if key in self._sites}
+
+    def get_node_ids(self) -> list[int]:
+        """The nodes of the sites that are connected now."""
+        return sorted(self.connected().values())
+
+    @property
+    def run(self) -> Any:
+        """Flower's run."""
+        return self._grid.run
+
+    def set_run(self, run: Any) -> None:
+        """Take a run as the current one."""
+        self._grid.set_run(run)
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        """A message to a node."""
+        return self._grid.create_message(*args, **kwargs)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Send; gives the messages' ids. To one that could not be sent the reply is that its site is gone."""
+        messages = list(messages)
+        sent = [array_bytes(record) for message in messages for record in message.content.array_records.values()]
+        self._room = max(self._room, ROOM_BYTES + 2 * max(sent, default=0))
+        if len(list(self._grid.push_messages(_packed(messages)))) < len(messages):
+            raise RunError("the SuperLink does not take messages of this size: choose a smaller model")
+        return [message.metadata.message_id for message in messages]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """The replies that are there whole; waits a moment for those that have been announced."""
+        asked = set(message_ids)
+        self._arriving = {number: arrival for number, arrival in self._arriving.items() if number in asked}
+        self._announce(asked - self._arriving.keys())
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            whole = {number: reply for number, arrival in self._arriving.items() if (reply := self._receive(arrival))}
+            for number in whole:
+                self._confirm(self._arriving.pop(number))
+            if whole or not self._arriving or time.monotonic() >= until:
+                return list(whole.values())
+            time.sleep(BACK_OFF_S)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Refused."""
+        del messages, timeout
+        raise RunError("the round engine sends and receives by itself")
+
+    def _announce(self, asked: set[str]) -> None:
+        """Take note of the replies that the SuperLink has; it announces each once."""
+        if not asked:
+            return
+        answer = self._grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=asked))
+        for proto, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
+            metadata = metadata_from_proto(proto.metadata)
+            if metadata.reply_to_message_id in asked:
+                self._arriving[metadata.reply_to_message_id] = _Arrival(
+                    metadata.message_id, metadata, _object_ids(tree)
+                )
+
+    def _receive(self, arrival: _Arrival) -> Message | None:
+        """The reply, or an error in its place, when all of it is here."""
+        try:
+            self._take(arrival)
+            return _reply(arrival, self._room)
+        except ObjectUnavailableError:
+            return None
+        except ObjectPullError:
+            error = Error(code=GONE, reason=LOST)
+        except RecordError as refusal:
+            error = Error(code=_SITES_OWN, reason=str(refusal))
+        return make_message(metadata=arrival.metadata, error=error)
+
+    def _take(self, arrival: _Arrival) -> None:
+        """Take the pieces that are here; raises where one is not, or there are more than may be."""
+        pull = make_pull_object_fn_protobuf(self._grid._runtime_client.PullObject, self._grid.node, self.run.run_id)
+        if len(arrival.missing) > MAX_OBJECTS:
+            raise RecordError(f"its reply has more than {MAX_OBJECTS} pieces")
+        while arrival.missing:
+            batch = arrival.missing[-TRANSFERS:]
+            for name, transfer in [(name, self._transfers.submit(pull, name)) for name in batch]:
+                content = transfer.result()
+                arrival.missing.remove(name)
+                arrival.contents[name] = content
+                arrival.size += len(content)
+                if arrival.size > self._room:
+                    raise _too_large(self._room)
+
+    def _confirm(self, arrival: _Arrival) -> None:
+        """Let the SuperLink drop the reply's pieces."""
+        self._grid._runtime_client.ConfirmMessageReceived(
+            ConfirmMessageReceivedRequest(
+                node=self._grid.node, run_id=self.run.run_id, message_object_id=arrival.message_id
+            )
+        )
+
+
+def _packed(messages: Iterable[Message]) -> list[Message]:
+    """The messages with their arrays as one object each; arrays that several carry are packed once."""
+    blocks: dict[tuple[int, ...], ArrayRecord] = {}
+    ready = []
+    for message in messages:
+        content = RecordDict(dict(message.content))
+        for name, record in message.content.array_records.items():
+            key = tuple(id(array) for array in record.values())
+            if key not in blocks:
+                blocks[key] = packed(record)
+            content[name] = blocks[key]
+        ready.append(make_message(metadata=message.metadata, content=content))
+    return ready
+
+
+def _object_ids(tree: ObjectTree) -> list[str]:
+    """The pieces of a reply, each once, one more than may be at most; the first to take stands last."""
+    found = dict.fromkeys(node.object_id for node in islice(iterate_object_tree(tree), 2 * MAX_OBJECTS))
+    return list(found)[::-1]
+
+
+def _reply(arrival: _Arrival, room: int) -> Message:
+    """The message of a reply that is here whole; RecordError where its pieces make none."""
+    try:
+        if _unfolded_bytes(arrival.contents) > room:
+            raise _too_large(room)
+        message = inflate_object_from_contents(arrival.message_id, arrival.contents)
+        if not isinstance(message, Message):
+            raise TypeError("no message")
+        if message.has_error():
+            return make_message(metadata=arrival.metadata, error=_error(arrival.metadata, message.error))
+        if not isinstance(message.content, RecordDict):
+            raise TypeError("no records")
+        for name, record in message.content.array_records.items():
+            message.content[name] = unpacked(record)
+        return make_message(metadata=arrival.metadata, content=message.content)
+    except _UNREADABLE as error:
+        raise RecordError(f"its reply cannot be read ({type(error).__name__})") from None
+
+
+def _error(metadata: Metadata, error: Error) -> Error:
+    """What the SuperLink says in a site's place means that the site is gone; a site cannot say so of itself."""
+    if metadata.src_node_id == SUPERLINK_NODE_ID:
+        return Error(code=GONE, reason=LOST)
+    return Error(code=_SITES_OWN if error.code == GONE else error.code, reason=error.reason)
+
+
+def _unfolded_bytes(contents: Mapping[str, bytes]) -> int:
+    """How many bytes the arrays of a reply will take: an array may name the same chunk any number of times."""
+    total = 0
+    for content in contents.values():
+        kind, children, _ = get_object_head_values_from_object_content(content)
+        if kind == Array.__qualname__:
+            chunks = json.loads(get_object_body(content, Array))["arraychunk_ids"]
+            total += sum(len(contents[children[chunk]]) for chunk in chunks)
+    return total
+
+
+def _too_large(room: int) -> RecordError:
+    return RecordError(f"its reply is larger than {room / 2**20:.0f} MiB, the most that fits what it was asked")

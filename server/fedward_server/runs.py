@@ -1,0 +1,230 @@
+"""Runs on real sites: started, stopped and resumed. What a run does by itself is in `deployment`.
+
+A run's folder in the hub holds study.json (the resolved study), roster.json (its sites by their nodes' keys),
+events.jsonl, run.log, the checkpoints, and run.json when it has finished.
+"""
+
+import json
+import os
+import secrets
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from fedward_common import pki
+from fedward_common.errors import FedwardError, RunError, SettingsError, UsageError
+from fedward_common.study import SiteEntry, StudySpec, resolved
+from fedward_server.enrolment import node_digest
+from fedward_server.events import RunEvent
+from fedward_server.hub import Hub, enrolled
+from fedward_server.journal import Journal
+from fedward_server.locks import holder
+from fedward_server.store import RunRow, SiteRow, Store
+from fedward_server.superlink import CONNECTION, POLL_S, RunConfig, write_bundle
+
+ENGINE = "deployment"
+LOCK = "lock"  # in a run's folder, held by the process that does the run
+STUDY, ROSTER = "study.json", "roster.json"
+STOP_LIMIT_S = 20.0
+THREADS = 1  # of the hub's own arithmetic: adding updates is no work, and one thread gives the same bits everywhere
+
+
+def new_run_id(study: StudySpec) -> str:
+    """A new run's id: the study, the time, and enough chance that two runs of one second differ."""
+    return f"{study.study.id}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
+
+def start(
+    hub: Hub, study: StudySpec, *, names: Sequence[str] = (), seed: int | None = None, wait_s: float = 0.0
+) -> RunRow:
+    """Start a run of a study on enrolled sites; it goes on by itself.
+
+    The sites are the study's own, or those of `names`, or all; each is named in the resolved study with its
+    fingerprint. Raises UsageError or StudyError where that cannot be, RunError where the hub is not up.
+    """
+    if study.ended(datetime.now(UTC).date()):
+        raise UsageError(f"the study ended on {study.study.ends}; a later [study] ends makes it another study")
+    require_up(hub)
+    spec = resolve(hub, study, names=names, seed=seed)
+    with hub.store() as store:
+        sites = store.sites()
+        run = new_run_id(spec)
+        folder = hub.runs / run
+        folder.mkdir(mode=0o700)
+        (folder / STUDY).write_bytes(spec.canonical_json())
+        hub.audit().append("run started", {**_named(run, spec.digest), "sites": [site.name for site in spec.sites]})
+        store.start_run(run, spec.study.id, spec.digest, spec.canonical_json().decode(), ENGINE)
+        with _failing(hub, store, run):
+            _launch(hub, store, run, spec, sites, resume=False, wait_s=wait_s)
+        return store.run(run)
+
+
+def resolve(hub: Hub, study: StudySpec, *, names: Sequence[str] = (), seed: int | None = None) -> StudySpec:
+    """A study as this hub would run it, which is what the sites' stewards approve. Raises as `start` does."""
+    with hub.store() as store:
+        return resolved(study, sites=chosen(study, store.sites(), names), seed=seed)
+
+
+def resume(hub: Hub, run: str, *, wait_s: float = 0.0) -> RunRow:
+    """Let a run that failed or was stopped go on after its last checkpoint.
+
+    Raises RunError for one that is unknown, running or finished, and where the hub is not up.
+    """
+    with hub.store() as store:
+        row = store.run(run)
+        if row.status in ("running", "finished"):
+            todo = f"follow it with `fedward study status {run}`" if row.status == "running" else "start a new run"
+            raise RunError(f"run {run} {'is running' if row.status == 'running' else 'has finished'}: {todo}")
+        require_up(hub)
+        if holder(hub.runs / run / LOCK) is not None:
+            raise RunError(f"the process of run {run} is still ending: wait a moment, then resume it")
+        spec = _study(hub.runs / run, row)
+        sites = store.sites()
+        for entry in spec.sites:
+            _check_entry(entry, enrolled(sites, entry.name))
+        (hub.runs / run / LOCK).unlink(missing_ok=True)  # of the process before
+        hub.audit().append("run resumed", _named(run, row.study_digest))
+        store.start_run(run, row.study_id, row.study_digest, spec.canonical_json().decode(), ENGINE)
+        store.set_flower_run(run, None)
+        with _failing(hub, store, run):
+            _launch(hub, store, run, spec, sites, resume=True, wait_s=wait_s)
+        return store.run(run)
+
+
+def stop(hub: Hub, run: str) -> None:
+    """Stop a run; its checkpoints stay, and nothing works on it any more when this returns.
+
+    Raises RunError for one that is not running, and where the hub is not up.
+    """
+    with hub.store() as store:
+        row = store.run(run)
+        if row.status != "running":
+            raise RunError(f"run {run} is not running: it {_ended(row)}")
+        require_up(hub)
+        end_run(hub, store, run, "stopped", "it was stopped by the hub's operator")  # first: it then ends as stopped
+        if row.flower_run is not None:
+            hub.link.flwr("stop", row.flower_run, CONNECTION)
+    _await_end(hub.runs / run / LOCK)
+
+
+def _await_end(lock: Path) -> None:
+    """Wait until a run's process has ended; kill it where it takes too long, for its checkpoints are whole."""
+    started = time.monotonic()
+    while (process := holder(lock)) is not None:
+        if time.monotonic() - started > STOP_LIMIT_S:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(POLL_S)
+
+
+def end_run(hub: Hub, store: Store, run: str, status: Literal["failed", "stopped"], reason: str) -> None:
+    """Record that a run failed or was stopped: in the database, in its events, in the audit log."""
+    row = store.run(run)
+    store.finish_run(run, status, None, reason)
+    if store.run(run).status == status:  # a stopped one does not become a failed one
+        rounds = int(row.study_json["training"]["rounds"])
+        Journal(hub.runs / run)(RunEvent(kind=status, run=run, round=0, rounds=rounds, note=reason))
+        hub.audit().append(f"run {status}", {**_named(run, row.study_digest), "reason": reason})
+
+
+def require_up(hub: Hub) -> None:
+    """Raise RunError unless the hub is up."""
+    if hub.pid() is None or not hub.link.healthy():
+        raise RunError(f"the hub is not up: start it with `fedward hub up {hub.folder}`")
+
+
+# Sites ---------------------------------------------------------------------------------------------------------------
+
+
+def chosen(study: StudySpec, sites: Mapping[str, SiteRow], names: Sequence[str]) -> list[SiteEntry]:
+    """The roster of a run: the study's own sites, narrowed to `names`; without its own, `names`, or every site."""
+    own = {entry.name: entry for entry in study.sites}
+    if own and (others := [name for name in names if name not in own]):
+        raise UsageError(f"{others[0]} is not in the study's [[sites]], which are {', '.join(own)}: leave it out")
+    wanted = list(dict.fromkeys(names)) or list(own) or list(sites)
+    if not wanted:
+        raise UsageError("no site is enrolled at this hub: enrol one with `fedward hub enrol`")
+    entries = []
+    for name in wanted:
+        entry, row = own.get(name, SiteEntry(name=name)), enrolled(sites, name)
+        _check_entry(entry, row)
+        entries.append(entry.model_copy(update={"fingerprint": row.fingerprint}))
+    trainers = [entry for entry in entries if entry.role == "train" and entry.name != _only_tested(study)]
+    if len(trainers) < study.strategy.min_sites:
+        raise UsageError(
+            f"the study asks for at least {study.strategy.min_sites} sites that train, and {len(trainers)} would: "
+            "enrol more, or lower [strategy] min_sites"
+        )
+    return entries
+
+
+def _only_tested(study: StudySpec) -> str | None:
+    return study.split.site if study.split.kind == "leave-site-out" else None
+
+
+def _check_entry(entry: SiteEntry, row: SiteRow) -> None:
+    if entry.fingerprint is not None and entry.fingerprint != row.fingerprint:
+        raise UsageError(
+            f"the study names {entry.name} with fingerprint {entry.fingerprint[:16]}…, but {row.fingerprint[:16]}… is "
+            "enrolled: ask the site which is its own, then correct the study or enrol the site anew"
+        )
+
+
+# Handing a run to Flower ---------------------------------------------------------------------------------------------
+
+
+def _launch(
+    hub: Hub, store: Store, run: str, study: StudySpec, sites: Mapping[str, SiteRow], *, resume: bool, wait_s: float
+) -> None:
+    folder = hub.runs / run
+    roster = {node_digest(sites[entry.name].node_key): entry.name for entry in study.sites}
+    pki.write_public(folder / ROSTER, json.dumps(roster, indent=1).encode())
+    config: RunConfig = {
+        "hub": str(hub.folder),
+        "run": run,
+        "engine": ENGINE,
+        "study": str(folder / STUDY),
+        "folder": str(folder),
+        "store": str(hub.store_file),
+        "roster": str(folder / ROSTER),
+        "wait_s": wait_s,
+        "resume": resume,
+        "threads": THREADS,
+    }
+    with tempfile.TemporaryDirectory(prefix="fedward-run-") as scratch:
+        bundle = write_bundle(Path(scratch) / "bundle", config)
+        store.set_flower_run(run, str(hub.link.flwr("run", str(bundle), CONNECTION)["run-id"]))
+
+
+@contextmanager
+def _failing(hub: Hub, store: Store, run: str) -> Iterator[None]:
+    """Record a run that could not be handed over as failed."""
+    try:
+        yield
+    except FedwardError as error:
+        end_run(hub, store, run, "failed", str(error))
+        raise
+
+
+def _study(folder: Path, row: RunRow) -> StudySpec:
+    try:
+        spec = StudySpec.from_json((folder / STUDY).read_bytes())
+    except (OSError, ValueError):
+        raise SettingsError(f"the study of run {row.run} cannot be read: restore its folder from a backup") from None
+    if spec.digest != row.study_digest:
+        raise SettingsError(f"the study of run {row.run} was changed: restore its folder from a backup")
+    return spec
+
+
+def _named(run: str, digest: str) -> dict[str, str]:
+    return {"run": run, "study": digest}
+
+
+def _ended(row: RunRow) -> str:
+    words = {"finished": "has finished", "failed": "failed", "stopped": "was stopped"}[row.status]
+    return f"{words} ({row.reason})" if row.reason else words

@@ -1,0 +1,156 @@
+"""`fedward study start | stop | status | resume`: studies on real hospitals, by way of a hub."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from fedward_server.hub import Hub
+    from fedward_server.journal import Tail
+
+HubFolder = Annotated[Path, typer.Option("--hub", help="The hub's folder.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's id; `fedward study status` lists them.")]
+Wait = Annotated[
+    float,
+    typer.Option(min=0, help="Seconds to wait for sites that are not connected or whose steward has not approved."),
+]
+Detach = Annotated[bool, typer.Option("--detach", help="Return when the run is started; it goes on by itself.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+WAIT_S = 3600.0
+
+
+def start(  # noqa: PLR0917 - typer reads options from parameters
+    study: Annotated[str, typer.Argument(help="A study's TOML file, or the name of a template.")],
+    hub: HubFolder,
+    site: Annotated[
+        list[str] | None, typer.Option(help="A site that takes part, once each; if not given, the study's, or all.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the study's own seed.")] = None,
+    wait: Wait = WAIT_S,
+    detach: Detach = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a study on the hospitals that are enrolled at a hub. It goes on when this command is ended.
+
+    Example: fedward study start breast-ultrasound --hub /srv/hub --site north --site valley
+    """
+    from fedward_common.study import find, load
+    from fedward_server import runs
+    from fedward_server.hub import Hub
+
+    opened = Hub.open(hub)
+    row = runs.start(opened, load(find(study)), names=site or (), seed=seed, wait_s=wait)
+    _go_on(opened, row.run, None, detach=detach, as_json=as_json)
+
+
+def resume(run: Run, hub: HubFolder, wait: Wait = WAIT_S, detach: Detach = False, as_json: AsJson = False) -> None:
+    """Let a run that failed or was stopped go on after its last finished round.
+
+    Example: fedward study resume breast-ultrasound-20270101T101500-a1b2c3 --hub /srv/hub
+    """
+    from fedward_server import runs
+    from fedward_server.hub import Hub
+    from fedward_server.journal import Tail
+
+    opened = Hub.open(hub)
+    tail = Tail(opened.runs / run)
+    tail.skip()
+    runs.resume(opened, run, wait_s=wait)
+    _go_on(opened, run, tail, detach=detach, as_json=as_json)
+
+
+def stop(run: Run, hub: HubFolder) -> None:
+    """Stop a run; its finished rounds are kept, and it can be resumed.
+
+    Example: fedward study stop breast-ultrasound-20270101T101500-a1b2c3 --hub /srv/hub
+    """
+    from fedward_server import runs
+    from fedward_server.hub import Hub
+
+    runs.stop(Hub.open(hub), run)
+    print(f"{run} is stopped.")
+
+
+def status(
+    hub: HubFolder,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run's id; all runs if not given.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Show how the run goes on until it has ended.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List a hub's runs, or say how one stands: its sites, its rounds, why it failed.
+
+    Example: fedward study status --hub /srv/hub
+    """
+    from fedward_common.errors import UsageError
+    from fedward_server.hub import Hub
+    from fedward_server.tables import show_run, show_runs
+    from fedward_server.watch import report, summary
+
+    opened = Hub.open(hub)
+    if run is None and follow:
+        raise UsageError("--follow needs a RUN: `fedward study status` lists them")
+    if run is None:
+        with opened.store() as store:
+            found: Any = [summary(opened, row) for row in store.runs()]
+    elif follow:
+        _go_on(opened, run, None, detach=False, as_json=as_json)
+        return
+    else:
+        found = report(opened, run)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    elif run is None:
+        show_runs(found)
+    else:
+        show_run(found)
+
+
+def _go_on(hub: "Hub", run: str, tail: "Tail | None", *, detach: bool, as_json: bool) -> None:
+    """Follow a run to its end, unless it is to go on by itself. Raises RunError where it ends otherwise."""
+    from fedward_common.errors import RunError
+    from fedward_server.progress import RunBar
+    from fedward_server.watch import follow, summary
+
+    console = Console(stderr=True)
+    if detach:
+        with hub.store() as store:
+            row = store.run(run)
+        _tell(console, _how_to_go_on(hub, run))
+    else:
+        with _interruptible(console, hub, run), RunBar(console, run) as bar:
+            row = follow(hub, run, bar, tail)
+    found = summary(hub, row)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    elif detach:
+        print(run)
+    elif row.status == "finished":
+        print(found["figures"])
+    if row.status in ("failed", "stopped"):
+        raise RunError(f"run {run} {'failed' if row.status == 'failed' else 'was stopped'}: {row.reason}")
+
+
+@contextmanager
+def _interruptible(console: Console, hub: "Hub", run: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        _tell(console, _how_to_go_on(hub, run))
+        raise
+
+
+def _how_to_go_on(hub: "Hub", run: str) -> str:
+    return (
+        f"The run goes on. Follow it with `fedward study status {run} --hub {hub.folder} --follow`, "
+        f"stop it with `fedward study stop {run} --hub {hub.folder}`."
+    )
+
+
+def _tell(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,64 @@
+"""How hubs and runs are shown on a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def show_hub(found: Mapping[str, Any]) -> None:
+    """What `control.survey` found."""
+    state = f"up at {found['address']} (process {found['pid']})" if found["up"] else "not up"
+    _show_pairs({"Hub": found["hub"], "State": state, "Certificate ends": found["certificate_ends"][:10]})
+    sites = [
+        {**site, "fingerprint": f"{site['fingerprint'][:16]}…", "since": site["since"] or ""} for site in found["sites"]
+    ]
+    _show_table(sites, ("name", "fingerprint", "connection", "since"), "no site is enrolled")
+    show_runs(found["runs"])
+
+
+def show_runs(runs: Sequence[Mapping[str, Any]]) -> None:
+    """Runs, a line each."""
+    _show_table(runs, ("run", "status", "started", "reason"), "no run was started")
+
+
+def show_run(found: Mapping[str, Any]) -> None:
+    """What `watch.report` found of a run."""
+    shown = {"run": "Run", "study": "Study", "study_digest": "Digest", "status": "Status", "reason": "Reason"}
+    shown |= {"started": "Started", "ended": "Ended", "model_sha256": "Model", "figures": "Figures"}
+    _show_pairs({title: found[name] for name, title in shown.items() if found[name] is not None})
+    _show_table(found["sites"], ("name", "last", "note"), "no site was asked yet")
+    rows = [{**entry, "sites": _taken(entry["sites"])} for entry in found["history"]]
+    _show_table(rows, ("round", "seconds", "loss", "primary", "sites"), "no round has ended yet")
+
+
+def _taken(parts: Sequence[Mapping[str, Any]]) -> str:
+    """Who took part in a round, and who was left out of it and why."""
+    taken = [part["site"] for part in parts if part["status"] == "accepted"]
+    refused = [f"without {part['site']}: {part['reason']}" for part in parts if part["status"] == "refused"]
+    return "; ".join([", ".join(taken), *refused])
+
+
+def _show_pairs(pairs: Mapping[str, Any]) -> None:
+    grid = Table.grid(padding=(0, 2))
+    for heading, text in pairs.items():
+        grid.add_row(Text(heading, style="bold"), Text(str(text), overflow="fold"))
+    Console().print(grid)
+
+
+def _show_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], none: str) -> None:
+    if not rows:
+        Console().print(f"({none})", highlight=False)
+        return
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(Text(_cell(row[column]), overflow="fold") for column in columns))
+    Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return "" if value is None else str(value)

@@ -1,0 +1,70 @@
+"""Following runs, and saying how they stand."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from fedward_common.errors import RunError
+from fedward_server.events import RunEvent
+from fedward_server.hub import Hub
+from fedward_server.journal import Tail, standing
+from fedward_server.result import FILE
+from fedward_server.store import RunRow
+
+LOOK_S = 0.2
+
+
+def follow(hub: Hub, run: str, show: Callable[[RunEvent], None], tail: Tail | None = None) -> RunRow:
+    """Give `show` each event of a run until the run has ended; how it then stands in the database.
+
+    Raises RunError for a run that is unknown, and where the hub goes down.
+    """
+    tail = tail or Tail(hub.runs / run)
+    with hub.store() as store:
+        while True:
+            up = hub.pid() is not None
+            row = store.run(run)  # before its events: so the last of them are read too
+            for event in tail.new():
+                show(event)
+            if row.status != "running":
+                return row
+            if not up:
+                raise RunError(
+                    f"the hub is not up any more: start it with `fedward hub up {hub.folder}`, then let the run go on "
+                    f"with `fedward study resume {run}`"
+                )
+            time.sleep(LOOK_S)
+
+
+def summary(hub: Hub, row: RunRow) -> dict[str, Any]:
+    """A run in a line: for lists."""
+    figures = hub.runs / row.run / FILE
+    return {
+        "run": row.run,
+        "study": row.study_id,
+        "study_digest": row.study_digest,
+        "status": row.status,
+        "reason": row.reason,
+        "started": row.started,
+        "ended": row.ended,
+        "model_sha256": row.model_sha256,
+        "figures": str(figures) if row.status == "finished" and figures.exists() else None,
+    }
+
+
+def report(hub: Hub, run: str) -> dict[str, Any]:
+    """All that is known of a run, as JSON."""
+    with hub.store() as store:
+        row, rounds, parts = store.run(run), store.rounds(run), store.site_rounds(run)
+    now = standing(Tail(hub.runs / run).new())
+    return {
+        **summary(hub, row),
+        "round": now.round,
+        "rounds": int(row.study_json["training"]["rounds"]),
+        "sites": [{"name": name, "last": kind, "note": note} for name, (kind, note) in sorted(now.sites.items())],
+        "history": [
+            {**asdict(entry), "sites": [asdict(part) for part in parts if part.round == entry.round]}
+            for entry in rounds
+        ],
+    }

@@ -1,0 +1,345 @@
+"""A hub's folder and its commands, as an operator meets them before anything runs: made, read, refused in words."""
+
+import json
+import os
+import socket
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from fedward_common import cli, pki
+from fedward_common.audit import entries, verify
+from fedward_common.cards import HubCard, SiteCard
+from fedward_common.errors import SettingsError, UsageError
+from fedward_common.study import SiteEntry, StudySpec
+from fedward_common.testing import tiny_study
+from fedward_server.hub import Hub
+from fedward_server.locks import held
+from fedward_server.runs import chosen, end_run
+from fedward_server.store import SiteRow
+
+PORT = 19092  # nothing listens in these tests
+
+
+def fedward(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def refusal(*arguments: str | Path) -> str:
+    """The one sentence with which a command refuses."""
+    done = fedward(*arguments)
+    assert done.exit_code in (1, 2), done.stdout
+    [line] = done.stderr.strip().splitlines()
+    assert line.startswith("fedward: ")
+    return line.removeprefix("fedward: ")
+
+
+def site_card(name: str, folder: Path, node_key: bytes | None = None, signing_key: bytes | None = None) -> SiteCard:
+    folder.mkdir(parents=True, exist_ok=True)
+    node, signing = folder / f"{name}.node", folder / f"{name}.signing"
+    pki.write_private(node, node_key or pki.make_node_key())
+    pki.write_private(signing, signing_key or pki.make_signing_key())
+    line = pki.node_public_line(pki.load_node_key(node))
+    return SiteCard.make(name, line, pki.load_signing_key(signing))
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Hub:
+    return Hub.init(tmp_path / "hub", name="alliance", port=PORT)
+
+
+# The folder ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_hub_is_made_and_read_again(hub: Hub) -> None:
+    assert Hub.open(hub.folder) == hub
+    assert (hub.name, hub.port) == ("alliance", PORT)
+    assert stat.S_IMODE(hub.folder.stat().st_mode) == 0o700
+    private = {path.name for path in hub.keys.iterdir() if stat.S_IMODE(path.stat().st_mode) == 0o600}
+    assert private == {"ca.key", "server.key", "hub.key"}
+    card = HubCard.read(hub.card)
+    assert (card.hub, card.address) == ("alliance", f"127.0.0.1:{PORT}")
+    assert card.ca.encode() == hub.tls.authority.read_bytes()
+    assert [entry.event for entry in entries(hub.folder / "audit.jsonl")] == ["begun"]
+    assert verify(hub.folder / "audit.jsonl").data["public_key"] == card.signing_key
+    with hub.store() as store:
+        assert store.sites() == {}
+
+
+def test_a_hub_is_named_after_its_folder(tmp_path: Path) -> None:
+    assert Hub.init(tmp_path / "Nördliche Allianz", port=PORT).name == "nordliche-allianz"
+
+
+def test_folders_that_can_be_no_hub(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thing").touch()
+    (tmp_path / "file").touch()
+    for folder, words in (
+        (hub.folder, "is a hub already"),
+        (tmp_path / "full", "holds something else"),
+        (tmp_path / "file", "no hub can be made in"),
+    ):
+        with pytest.raises(SettingsError, match=words):
+            Hub.init(folder, port=PORT)
+    (tmp_path / "empty").mkdir()
+    assert Hub.init(tmp_path / "empty", port=PORT).name == "empty"
+    with pytest.raises(SettingsError, match=r"full is no hub: make one there with `fedward hub init"):
+        Hub.open(tmp_path / "full")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[hub]\nname = "a"\nhost = "0.0.0.0"\n', "may listen on loopback only: a gateway faces the hospitals"),
+        ('[hub]\nname = "a"\nhost = "hub.example.org"\n', "may listen on loopback only"),
+        ('[hub]\nname = "a"\ncolour = "red"\n', r"\[hub\] colour is not a setting; \[hub\] takes name, host, port"),
+        ('[hub]\nname = "a"\n[web]\n', r"\[web\] is not a setting; known is \[hub\]"),
+        ('[hub]\nname = "A B"\n', r"\[hub\] name is 1 to 63 of a-z"),
+        ('[hub]\nname = "a"\nport = 0\n', r"\[hub\] port: .*greater than or equal to 1, not 0"),
+        ('[hub]\nname = "a"\nport = "9"\n', r"\[hub\] port: .*valid integer, not '9'"),
+        ("[hub]\n", r"\[hub\] name is missing"),
+        ("", r"\[hub\] is missing"),
+        ("[hub\n", "is not TOML"),
+    ],
+)
+def test_settings_that_are_wrong(hub: Hub, text: str, words: str) -> None:
+    (hub.folder / "hub.toml").write_text(text)
+    with pytest.raises(SettingsError, match=f"hub.toml:? .*{words}|hub.toml {words}"):
+        Hub.open(hub.folder)
+
+
+def test_settings_that_are_no_text(hub: Hub) -> None:
+    (hub.folder / "hub.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match="UTF-8"):
+        Hub.open(hub.folder)
+    (hub.folder / "hub.toml").unlink()
+    (hub.folder / "hub.toml").mkdir()
+    with pytest.raises(SettingsError, match="cannot be read"):
+        Hub.open(hub.folder)
+
+
+def test_a_certificate_that_ends_soon_is_renewed_by_the_same_authority(hub: Hub) -> None:
+    assert not hub.renew_certificate()
+    authority = pki.load_authority(pki.read_private(hub.keys / "ca.key"), hub.tls.authority.read_bytes())
+    for starts in (datetime.now(UTC) - timedelta(days=1000), datetime.now(UTC) - timedelta(days=800)):
+        key, certificate = pki.issue_server(authority, ["127.0.0.1"], days=825, starts=starts)
+        pki.write_private(hub.tls.key, key, replace=True)
+        pki.write_public(hub.tls.certificate, certificate)
+        assert hub.renew_certificate()
+        assert hub.certificate_ends() > datetime.now(UTC) + timedelta(days=700)
+    hub.tls.certificate.unlink()  # as a crash in the midst of it leaves it
+    assert hub.renew_certificate()
+    assert HubCard.read(hub.card).ca.encode() == hub.tls.authority.read_bytes()
+
+
+def test_another_port_is_another_card(hub: Hub) -> None:
+    assert not hub.renew_card()
+    (hub.folder / "hub.toml").write_text(f'[hub]\nname = "alliance"\nport = {PORT + 1}\n')
+    moved = Hub.open(hub.folder)
+    assert moved.renew_card()
+    card = HubCard.read(moved.card)
+    assert card.address == f"127.0.0.1:{PORT + 1}"
+    assert card.fingerprint == HubCard.read(hub.card).fingerprint
+
+
+# Sites ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_site_is_enrolled_once_and_forgotten(hub: Hub, tmp_path: Path) -> None:
+    card = site_card("north", tmp_path)
+    row = hub.enrol(card)
+    assert hub.enrol(card) == row
+    with hub.store() as store:
+        assert store.sites() == {"north": row}
+        store.set_node("north", "17")
+        assert store.sites()["north"].node_id == "17"
+    assert (row.fingerprint, row.node_key, row.node_id) == (card.fingerprint, card.node_key, None)
+    hub.forget("north")
+    with pytest.raises(UsageError, match="north is not enrolled at this hub; enrolled are: none yet"):
+        hub.forget("north")
+    told = [(entry.event, entry.data["fingerprint"]) for entry in list(entries(hub.folder / "audit.jsonl"))[1:]]
+    assert told == [("site enrolled", card.fingerprint), ("site forgotten", card.fingerprint)]
+
+
+def test_a_name_or_a_key_is_one_sites(hub: Hub, tmp_path: Path) -> None:
+    node, signing = pki.make_node_key(), pki.make_signing_key()
+    hub.enrol(site_card("north", tmp_path / "a", node, signing))
+    with pytest.raises(SettingsError, match=r"north is enrolled with other keys .fingerprint [0-9a-f]{64}.*forget"):
+        hub.enrol(site_card("north", tmp_path / "b"))
+    for folder, keys in (("c", (node, None)), ("d", (None, signing))):
+        with pytest.raises(SettingsError, match="the card of west holds a key of north"):
+            hub.enrol(site_card("west", tmp_path / folder, *keys))
+
+
+# Which sites a run has -----------------------------------------------------------------------------------------------
+
+
+def enrolled(*names: str) -> dict[str, SiteRow]:
+    return {
+        name: SiteRow(site=name, fingerprint=f"{n:x}" * 64, node_key=f"k{n}", signing_key=f"s{n}", added="2027-01-01")
+        for n, name in enumerate(names, 1)
+    }
+
+
+def with_sites(*entries: SiteEntry, **sections: dict[str, object]) -> StudySpec:
+    return tiny_study(**sections).model_copy(update={"sites": entries})
+
+
+def test_a_roster_is_the_studys_own_or_the_operators_choice_or_everybody() -> None:
+    sites = enrolled("north", "valley", "west")
+    assert [entry.name for entry in chosen(tiny_study(), sites, ())] == ["north", "valley", "west"]
+    assert [entry.name for entry in chosen(tiny_study(), sites, ("west", "north", "west"))] == ["west", "north"]
+    study = with_sites(SiteEntry(name="north"), SiteEntry(name="west", role="evaluate"))
+    assert [(entry.name, entry.role) for entry in chosen(study, sites, ())] == [
+        ("north", "train"),
+        ("west", "evaluate"),
+    ]
+    assert [entry.fingerprint for entry in chosen(study, sites, ("north",))] == ["1" * 64]
+
+
+@pytest.mark.parametrize(
+    ("study", "names", "words"),
+    [
+        (tiny_study(), ("south",), "south is not enrolled at this hub; enrolled are: north, valley"),
+        (with_sites(SiteEntry(name="south")), (), "south is not enrolled at this hub"),
+        (
+            with_sites(SiteEntry(name="north")),
+            ("valley",),
+            r"valley is not in the study's \[\[sites\]\], which are north",
+        ),
+        (
+            with_sites(SiteEntry(name="north", fingerprint="9" * 64)),
+            (),
+            "names north with fingerprint 9999999999999999…",
+        ),
+        (tiny_study(strategy={"min_sites": 3}), (), "at least 3 sites that train, and 2 would"),
+        (tiny_study(strategy={"min_sites": 2}), ("north",), "at least 2 sites that train, and 1 would"),
+        (with_sites(SiteEntry(name="north", role="evaluate")), (), "at least 1 sites that train, and 0 would"),
+        (tiny_study(split={"kind": "leave-site-out", "site": "north"}), ("north",), "and 0 would"),
+    ],
+)
+def test_rosters_that_cannot_be(study: StudySpec, names: tuple[str, ...], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        chosen(study, enrolled("north", "valley"), names)
+
+
+def test_a_hub_without_sites_has_no_roster() -> None:
+    with pytest.raises(UsageError, match="no site is enrolled at this hub"):
+        chosen(tiny_study(), {}, ())
+
+
+# Commands ------------------------------------------------------------------------------------------------------------
+
+
+def test_init_card_enrol_and_status_say_what_people_need(tmp_path: Path) -> None:
+    folder = tmp_path / "hub"
+    made = fedward("hub", "init", folder, "--name", "alliance", "--port", str(PORT))
+    assert made.exit_code == 0, made.stderr
+    fingerprint = HubCard.read(folder / "hub.json").fingerprint
+    assert str(folder / "hub.json") in made.stdout
+    assert fingerprint in made.stderr
+    shown = fedward("hub", "card", folder)
+    assert shown.stdout.strip() == str(folder / "hub.json")
+    card = site_card("north", tmp_path / "north")
+    card.write(tmp_path / "north.card.json")
+    enrolled_now = fedward("hub", "enrol", folder, tmp_path / "north.card.json")
+    assert card.fingerprint in enrolled_now.stdout
+    assert "telephone" in enrolled_now.stderr
+    found = json.loads(fedward("hub", "status", folder, "--json").stdout)
+    assert (found["hub"], found["up"], found["runs"]) == ("alliance", False, [])
+    assert [(site["name"], site["connection"]) for site in found["sites"]] == [("north", "unknown")]
+    table = fedward("hub", "status", folder)
+    assert "not up" in table.stdout
+    assert "north" in table.stdout
+    assert fedward("hub", "forget", folder, "north").stdout.strip() == "north is forgotten."
+
+
+def test_commands_refuse_in_one_sentence(hub: Hub, tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text("[study]\nid = 'x'\nnope = 1\n")
+    card = site_card("north", tmp_path / "north")
+    card.write(tmp_path / "card.json")
+    forged = json.loads((tmp_path / "card.json").read_text()) | {"site": "south"}
+    (tmp_path / "forged.json").write_text(json.dumps(forged))
+    up = f"the hub is not up: start it with `fedward hub up {hub.folder}`"
+    hub.enrol(card)
+    for arguments, words in (
+        (("hub", "status", tmp_path), "is no hub: make one there"),
+        (("hub", "up", tmp_path / "nowhere"), "is no hub: make one there"),
+        (("hub", "down", hub.folder), "the hub is not up"),
+        (("hub", "log", hub.folder), "the hub has not been up yet"),
+        (("hub", "init", hub.folder), "is a hub already"),
+        (("hub", "init", tmp_path / "new", "--name", "A B"), "name is 1 to 63"),
+        (("hub", "enrol", hub.folder, tmp_path / "forged.json"), "was changed after it was made, or is forged"),
+        (("hub", "enrol", hub.folder, study), "is no site's card"),
+        (("hub", "forget", hub.folder, "south"), "south is not enrolled at this hub; enrolled are: north"),
+        (("study", "start", "breast-ultrasound", "--hub", hub.folder), up),
+        (("study", "stop", "run-9", "--hub", hub.folder), "run run-9 is not known here"),
+        (("study", "resume", "run-9", "--hub", hub.folder), "run run-9 is not known here"),
+        (("study", "status", "run-9", "--hub", hub.folder), "run run-9 is not known here"),
+        (("study", "status", "--follow", "--hub", hub.folder), "--follow needs a RUN"),
+    ):
+        assert words in refusal(*arguments)
+    done = fedward("study", "start", study, "--hub", hub.folder)
+    assert done.exit_code == 1
+    assert "nope" in done.stderr
+    assert not (tmp_path / "new").exists() or not any((tmp_path / "new").iterdir())
+
+
+def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        hub = Hub.init(tmp_path / "hub", port=port)
+        for detach in ((), ("--detach",)):
+            words = refusal("hub", "up", hub.folder, *detach)
+            assert words.startswith(f"port {port} of 127.0.0.1 cannot be used (Address already in use)")
+    assert "cannot be used" in fedward("hub", "log", hub.folder).stdout
+
+
+def test_a_hub_that_is_up_is_not_started_again(hub: Hub) -> None:
+    with held(hub.lock):
+        words = refusal("hub", "up", hub.folder)
+        assert words == (f"the hub is up already (process {os.getpid()}): stop it with `fedward hub down {hub.folder}`")
+        assert hub.pid() == os.getpid()
+    assert hub.pid() is None
+
+
+def test_runs_are_listed_and_only_what_can_go_on_is_resumed(hub: Hub) -> None:
+    study = tiny_study().model_copy(update={"sites": (SiteEntry(name="north"),)})
+    with hub.store() as store:
+        for run in ("run-1", "run-2", "run-3"):
+            store.start_run(run, "tiny", study.digest, study.canonical_json().decode(), "deployment")
+            (hub.runs / run).mkdir()
+        store.finish_run("run-1", "finished", "e" * 64)
+        end_run(hub, store, "run-2", "failed", "too few sites")
+    found = json.loads(fedward("study", "status", "--hub", hub.folder, "--json").stdout)
+    assert [(run["run"], run["status"], run["reason"]) for run in found] == [
+        ("run-1", "finished", None),
+        ("run-2", "failed", "too few sites"),
+        ("run-3", "running", None),
+    ]
+    one = json.loads(fedward("study", "status", "run-2", "--hub", hub.folder, "--json").stdout)
+    assert (one["status"], one["rounds"], one["history"]) == ("failed", 2, [])
+    assert "too few sites" in fedward("study", "status", "run-2", "--hub", hub.folder).stdout
+    assert refusal("study", "resume", "run-1", "--hub", hub.folder) == "run run-1 has finished: start a new run"
+    assert "run run-3 is running: follow it with" in refusal("study", "resume", "run-3", "--hub", hub.folder)
+    assert "the hub is not up" in refusal("study", "resume", "run-2", "--hub", hub.folder)
+    assert "run run-1 is not running: it has finished" in refusal("study", "stop", "run-1", "--hub", hub.folder)
+    assert "it failed (too few sites)" in refusal("study", "stop", "run-2", "--hub", hub.folder)
+    assert "the hub is not up any more" in refusal("study", "status", "run-3", "--follow", "--hub", hub.folder)
+    failed = [entry.data for entry in entries(hub.folder / "audit.jsonl", event="run failed")]
+    assert failed == [{"run": "run-2", "study": study.digest, "reason": "too few sites"}]
+
+
+def test_a_study_that_has_ended_does_not_start(hub: Hub, tmp_path: Path) -> None:
+    hub.enrol(site_card("north", tmp_path))
+    ended = tmp_path / "ended.toml"
+    text = fedward("study", "show", "breast-ultrasound", "--toml").stdout
+    ended.write_text(text.replace("[study]\n", "[study]\nends = 2020-01-31\n"))
+    assert "the study ended on 2020-01-31" in refusal("study", "start", ended, "--hub", hub.folder)

@@ -1,0 +1,186 @@
+"""Who takes part in a deployment: a fixed roster, sites that come late or wait for approval, nodes that lie."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+from flwr.app import Error, Message
+
+from fedward_common.errors import RunError
+from fedward_common.study import SiteEntry, StudySpec
+from fedward_common.testing import Answerer, FakeGrid, FakeSite, tiny_study
+from fedward_server.events import RunEvent
+from fedward_server.exchange import GONE
+from fedward_server.result import RunResult
+from fedward_server.rounds import RoundEngine
+
+UNAPPROVED = "waits for approval by its steward"
+
+
+def study(*names: str, min_sites: int = 1, deadline_s: float = 20.0) -> StudySpec:
+    """A study with a roster."""
+    spec = tiny_study(training={"rounds": 1}, strategy={"min_sites": min_sites, "round_deadline_s": deadline_s})
+    return spec.model_copy(update={"sites": tuple(SiteEntry(name=name) for name in names)})
+
+
+def run(
+    folder: Path,
+    spec: StudySpec,
+    grid: FakeGrid,
+    connected: Callable[[], dict[str, int]],
+    wait_s: float = 0.0,
+) -> tuple[RunResult, list[RunEvent]]:
+    events: list[RunEvent] = []
+    engine = RoundEngine(
+        grid=grid,
+        study=spec,
+        run="run-1",
+        engine="deployment",
+        folder=folder,
+        on_round=lambda _row: None,
+        listener=events.append,
+        connected=connected,
+        wait_s=wait_s,
+    )
+    return engine(), events
+
+
+def refuses(reason: str, times: int, site: Answerer, code: int = 1000) -> Answerer:
+    """A site that refuses a few times before it answers."""
+    left = times
+
+    def answer(message: Message) -> Message | None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            return Message(Error(code=code, reason=reason), reply_to=message)
+        return site(message)
+
+    return answer
+
+
+def notes(events: Iterable[RunEvent], kind: str) -> list[tuple[str, str]]:
+    return [(event.site, event.note) for event in events if event.kind == kind]
+
+
+def test_a_site_that_waits_for_approval_is_asked_again_and_told_once(tmp_path: Path) -> None:
+    sites: dict[int, Answerer] = {1: FakeSite(name="north"), 2: refuses(UNAPPROVED, 2, FakeSite(name="valley"))}
+    result, events = run(
+        tmp_path, study("north", "valley"), FakeGrid(sites), lambda: {"north": 1, "valley": 2}, wait_s=30.0
+    )
+    assert set(result.sites) == {"north", "valley"}
+    assert notes(events, "waiting") == [("valley", UNAPPROVED)]
+    assert not result.left_out
+
+
+def test_a_site_that_connects_late_takes_part(tmp_path: Path) -> None:
+    looks = 0
+
+    def connected() -> dict[str, int]:
+        nonlocal looks
+        looks += 1
+        return {"north": 1} if looks < 2 else {"north": 1, "valley": 2}
+
+    sites: dict[int, Answerer] = {1: FakeSite(name="north"), 2: FakeSite(name="valley")}
+    result, events = run(tmp_path, study("north", "valley", min_sites=2), FakeGrid(sites), connected, wait_s=30.0)
+    assert set(result.sites) == {"north", "valley"}
+    assert notes(events, "waiting") == [("valley", "is not connected to the hub")]
+
+
+def test_after_the_wait_a_site_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    sites: dict[int, Answerer] = {1: FakeSite(name="north"), 2: refuses(UNAPPROVED, 99, FakeSite(name="valley"))}
+    result, events = run(
+        tmp_path, study("north", "valley", "west"), FakeGrid(sites), lambda: {"north": 1, "valley": 2}, wait_s=0.2
+    )
+    assert set(result.sites) == {"north"}
+    assert result.left_out == (f"valley: {UNAPPROVED}", "west: is not connected to the hub")
+    assert sorted(notes(events, "left-out")) == sorted(tuple(reason.split(": ")) for reason in result.left_out)
+
+
+def test_too_few_sites_are_told_with_their_reasons(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"0 sites are ready to train.*at least 1: north: is not connected to the hub"):
+        run(tmp_path, study("north"), FakeGrid({}), dict)
+
+
+def test_a_refusal_for_good_is_not_asked_again(tmp_path: Path) -> None:
+    asked = 0
+
+    def small(message: Message) -> Message | None:
+        nonlocal asked
+        asked += 1
+        return Message(Error(code=1000, reason="fewer than 5 training patients"), reply_to=message)
+
+    sites: dict[int, Answerer] = {1: FakeSite(name="north"), 2: small}
+    result, _ = run(tmp_path, study("north", "valley"), FakeGrid(sites), lambda: {"north": 1, "valley": 2}, 30.0)
+    assert asked == 1
+    assert result.left_out == ("valley: fewer than 5 training patients",)
+
+
+def test_a_node_that_answers_as_another_site_is_left_out(tmp_path: Path) -> None:
+    sites: dict[int, Answerer] = {1: FakeSite(name="north"), 2: FakeSite(name="west")}
+    result, _ = run(
+        tmp_path, study("north", "valley", "west"), FakeGrid(sites), lambda: {"north": 1, "valley": 2}, wait_s=0.0
+    )
+    assert set(result.sites) == {"north"}
+    assert "valley: its node answered as west" in result.left_out
+
+
+def test_a_site_that_is_at_work_longer_is_shown_and_waited_for(tmp_path: Path) -> None:
+    class Slow(FakeGrid):
+        """Gives replies at the third second."""
+
+        pulls = 0
+
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            self.pulls += 1
+            return super().pull_messages(message_ids) if self.pulls > 60 else []
+
+    result, events = run(tmp_path, study("north"), Slow({1: FakeSite(name="north")}), lambda: {"north": 1})
+    assert set(result.sites) == {"north"}
+    assert [event.kind for event in events][:2] == ["preparing", "prepared"]
+
+
+# A connection that is lost during a round -----------------------------------------------------------------------------
+
+
+def lost_once(site: FakeSite, kind: str) -> Answerer:
+    """A site whose connection is lost when it is asked a `kind` first."""
+    gone = refuses("lost its connection", 1, site, GONE)
+    return lambda message: gone(message) if message.metadata.message_type == kind else site(message)
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_a_site_that_comes_back_in_time_is_asked_again(tmp_path: Path, kind: str) -> None:
+    sites: dict[int, Answerer] = {1: FakeSite(name="north"), 2: lost_once(FakeSite(name="valley"), kind)}
+    result, _ = run(tmp_path, study("north", "valley"), FakeGrid(sites), lambda: {"north": 1, "valley": 2})
+    assert set(result.history[0].sites) == {"north", "valley"}
+    assert all(site.test is not None for site in result.sites.values())
+
+
+def test_a_site_that_does_not_come_back_costs_the_deadline_and_is_named(tmp_path: Path) -> None:
+    site = FakeSite(name="valley")
+
+    def gone(message: Message) -> Message:
+        return Message(Error(code=GONE, reason="lost its connection"), reply_to=message)
+
+    sites: dict[int, Answerer] = {
+        1: FakeSite(name="north"),
+        2: lambda m: site(m) if m.metadata.message_type == "query" else gone(m),
+    }
+    result, _ = run(
+        tmp_path, study("north", "valley", deadline_s=1.0), FakeGrid(sites), lambda: {"north": 1, "valley": 2}
+    )
+    assert result.history[0].refused == {"valley": "lost its connection"}
+
+
+def test_in_a_simulation_a_lost_node_is_not_asked_again(tmp_path: Path) -> None:
+    engine = RoundEngine(
+        grid=FakeGrid({1: FakeSite(name="north"), 2: lost_once(FakeSite(name="valley"), "train")}),
+        study=tiny_study(training={"rounds": 1}),
+        run="run-1",
+        engine="ray",
+        folder=tmp_path,
+        on_round=lambda _row: None,
+        listener=lambda _event: None,
+    )
+    assert engine().history[0].refused == {"valley": "lost its connection"}
