@@ -5,11 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed-sim
 DEV_STAMP := $(VENV)/.installed-dev
+SYSTEM_STAMP := $(VENV)/.installed-system
+# What the tests run beside Python, as program:Debian package. tinyproxy-bin starts no service of its own.
+SYSTEM := tinyproxy:tinyproxy-bin ip:iproute2 unshare:util-linux
 SEEDS ?= 1
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: help demo test test-all check bench format clean
+.PHONY: help demo test test-all check bench stubs format clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -28,13 +31,23 @@ $(DEV_STAMP): $(RUN_STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+$(SYSTEM_STAMP): Makefile | $(VENV)/bin/python
+	@PATH="$$PATH:/usr/sbin:/sbin"; missing=; \
+	for each in $(SYSTEM); do command -v $${each%:*} >/dev/null || missing="$$missing $${each#*:}"; done; \
+	if [ -n "$$missing" ]; then \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+	    && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; } \
+	  || { echo "The tests need$$missing; install them: sudo apt-get install$$missing" >&2; exit 1; }; \
+	fi
+	@touch $@
+
 demo: $(RUN_STAMP)  ## Three phantom hospitals train one breast-ultrasound model: demo-output/report.html
 	$(BIN)/fedward demo --out demo-output --seeds $(SEEDS)
 
-test: $(DEV_STAMP)  ## The tests (at most 12 minutes on 2 cores)
+test: $(DEV_STAMP) $(SYSTEM_STAMP)  ## The tests (at most 12 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not long'
 
-test-all: $(DEV_STAMP)  ## The long ones too
+test-all: $(DEV_STAMP) $(SYSTEM_STAMP)  ## The long ones too
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: $(DEV_STAMP)  ## Style, types, import rules
@@ -45,6 +58,12 @@ check: $(DEV_STAMP)  ## Style, types, import rules
 
 bench: $(DEV_STAMP)  ## Benchmarks, each beside its reference: make bench ONLY=aggregation,simulation-rounds
 	$(BIN)/python -m fedward_simulations.benchmarks $(if $(ONLY),--only $(ONLY))
+
+stubs:  ## Generate the gRPC stubs anew from client/fedward_client/site.proto
+	$(PYTHON) -m venv .venv-stubs
+	.venv-stubs/bin/python -m pip install --quiet 'grpcio-tools==1.80.0' 'protobuf<7' 'setuptools<81'
+	cd client && ../.venv-stubs/bin/python -m grpc_tools.protoc -I fedward_client/stubs=fedward_client \
+	  --python_out=. --pyi_out=. --grpc_python_out=. fedward_client/stubs/site.proto
 
 format: $(DEV_STAMP)  ## Format the code
 	$(BIN)/ruff check --fix .

@@ -59,13 +59,14 @@ def calls(page: Path, program: str) -> list[list[str]]:
 def tree() -> dict[tuple[str, ...], click.Command]:
     """Every command by its words, those of other parts included."""
     found: dict[tuple[str, ...], click.Command] = dict(walk((), typer.main.get_command(cli.app)))
-    for entry in entry_points(group="fedward.commands"):
-        part = entry.load()
-        if not isinstance(part, typer.Typer):
-            alone = typer.Typer(add_completion=False)
-            alone.command(entry.name)(part)
-            part = alone
-        found.update(walk((entry.name,), typer.main.get_command(part)))
+    for group, above in (("fedward.commands", ()), ("fedward.commands.study", ("study",))):
+        for entry in entry_points(group=group):
+            part = entry.load()
+            if not isinstance(part, typer.Typer):
+                alone = typer.Typer(add_completion=False)
+                alone.command(entry.name)(part)
+                part = alone
+            found.update(walk((*above, entry.name), typer.main.get_command(part)))
     return found
 
 
@@ -91,6 +92,7 @@ def check_call(words: list[str]) -> None:
 
 def test_the_tree_has_the_commands_of_every_part() -> None:
     assert {("demo",), ("simulate",), ("site", "scan"), ("study", "show"), ("doctor",)} <= TREE.keys()
+    assert {("hub", "up"), ("study", "start")} <= TREE.keys()
 
 
 @page_of

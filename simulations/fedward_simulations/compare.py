@@ -6,12 +6,10 @@ real ones only evaluate.
 """
 
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -22,8 +20,9 @@ from fedward_common.errors import RunError, SettingsError, UsageError
 from fedward_common.study import SiteEntry, Strategy, StudySpec, resolved
 from fedward_server.app import serve
 from fedward_server.checkpoints import latest
+from fedward_server.events import RunEvent
 from fedward_server.result import FILE, RunResult
-from fedward_server.rounds import RunEvent
+from fedward_server.runs import new_run_id
 from fedward_server.store import Store
 from fedward_simulations.grid import EmbeddedGrid, GridView
 from fedward_simulations.ray_engine import run_on_ray
@@ -32,7 +31,7 @@ from fedward_simulations.sources import POOLED, OpenPooled, OpenSite
 log = logging.getLogger(__name__)
 
 RunListener = Callable[[str, RunEvent], None]  # which run ("federated", "local north", …), what happened
-Engine = Literal["embedded", "ray"]
+Engine = Literal["embedded", "ray", "deployment"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +45,14 @@ class Comparison:
     local: Mapping[str, RunResult]
     pooled: RunResult | None
     failed: Mapping[str, str]  # baselines that could not be run, and why: by hospital, or `POOLED`
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A federated run that a real federation did, and the folder of its checkpoints."""
+
+    result: RunResult
+    folder: Path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,8 +79,12 @@ def simulate_seed(
     grid: EmbeddedGrid,
     listener: RunListener,
     log_file: Path,
+    deployed: Deployed | None = None,
 ) -> Comparison:
-    """Run `study` with `seed` over the hospitals of `folders` (by name), and its baselines; files go below `out`."""
+    """Run `study` with `seed` over the hospitals of `folders` (by name), and its baselines; files go below `out`.
+
+    `deployed` is the federated run where a real federation has done it already.
+    """
     started = time.perf_counter()
     names = sorted(folders)
     store = out / "store.sqlite"
@@ -82,7 +93,9 @@ def simulate_seed(
         return _embedded(job, GridView(grid, job.hospitals), store, resume=resume, listener=listener)
 
     federated = federated_job(study, names, out, seed)
-    if engine == "ray":
+    if deployed is not None:
+        result = deployed.result
+    elif engine == "ray":
         result = _ray(federated, folders, store, workers=workers, resume=resume, log_file=log_file, listener=listener)
     else:
         result = run(federated)
@@ -100,12 +113,12 @@ def simulate_seed(
             local[job.hospital] = outcome
     return Comparison(
         seed=seed,
-        folder=federated.folder,
+        folder=federated.folder if deployed is None else deployed.folder,
         federated=result,
         local=local,
         pooled=pooled_result,
         failed=failed,
-        wall_s=time.perf_counter() - started,
+        wall_s=time.perf_counter() - started + (0.0 if deployed is None else deployed.result.wall_s),
     )
 
 
@@ -234,11 +247,6 @@ def _run_config(job: Job, store: Path, engine: Engine, *, resume: bool) -> dict[
         "resume": resume,
         "threads": 1,
     }
-
-
-def new_run_id(study: StudySpec) -> str:
-    """A new run's id: the study, the time, and enough chance that two runs of one second differ."""
-    return f"{study.study.id}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
 def _finished(job: Job, store: Path) -> RunResult | None:

@@ -42,6 +42,7 @@ def demo(out: Path, *, seeds: int, workers: int, resume: bool, bars: Bars) -> Re
         study=load(find(STUDY)),
         folders=open_hospitals(hospitals, site_folders(hospitals)),
         out=out,
+        engine="deployment",
         seeds=demo_seeds(seeds),
         workers=workers,
         resume=resume,

@@ -31,7 +31,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedward_client.handlers import Hospital, Source
 from fedward_common.errors import RunError
 from fedward_common.events import Event, Listener, ignore
-from fedward_simulations.shared_arrays import BlockPool, Layout, read_block, write_block
+from fedward_simulations.shared_arrays import NO_BLOCK, BlockPool, read_block, write_block
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,8 @@ def _work(pipe: Connection, openers: Mapping[int, Opener], threads: int, log_fil
     """Answer questions until the pipe closes."""
     import torch
 
-    from fedward_client.app import answer
+    from fedward_client.app import answer, simulated
+    from fedward_client.desk import Desk
 
     _die_with_parent()
     if log_file is not None:
@@ -83,22 +84,22 @@ def _work(pipe: Connection, openers: Mapping[int, Opener], threads: int, log_fil
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that half-written files are removed
     torch.set_num_threads(threads)
     _identify(0)
-    hospitals: dict[int, Hospital] = {}
+    desks: dict[int, Desk] = {}
     reporter = _Reporter(pipe)
     while True:
         try:
-            node, kind, config, layout = pipe.recv()
+            node, kind, config, has_arrays = pipe.recv()
         except (EOFError, ConnectionResetError):  # the parent is gone
             return
-        arrays = read_block(reduction.recv_handle(pipe), layout) if layout else None
+        arrays = read_block(reduction.recv_handle(pipe)) if has_arrays else None
         content = RecordDict({"config": ConfigRecord(config)})
         if arrays is not None:
             content["arrays"] = arrays
         message = Message(content, node, kind)
         try:
-            if node not in hospitals:
-                hospitals[node] = Hospital(openers[node](), reporter)
-            _send_reply(pipe, answer(message, hospitals[node]))
+            if node not in desks:
+                desks[node] = simulated(Hospital(openers[node](), reporter))
+            _send_reply(pipe, answer(message, desks[node]))
         except Exception as error:  # the process's edge: the hub hears of it, the worker goes on
             log.exception("a worker failed")
             pipe.send(("error", WORKER_FAILED, f"{type(error).__name__} at the site; its log says where"))
@@ -112,9 +113,9 @@ def _send_reply(pipe: Connection, reply: Message) -> None:
     configs = {name: dict(record) for name, record in reply.content.config_records.items()}
     metrics = {name: dict(record) for name, record in reply.content.metric_records.items()}
     arrays = reply.content.array_records.get("arrays")
-    block, layout = write_block(arrays) if arrays else (-1, [])
-    pipe.send(("answer", configs, metrics, layout))
-    if layout:
+    block = write_block(arrays) if arrays else NO_BLOCK
+    pipe.send(("answer", configs, metrics, block != NO_BLOCK))
+    if block != NO_BLOCK:
         reduction.send_handle(pipe, block, os.getppid())
         os.close(block)
 
@@ -335,17 +336,18 @@ class EmbeddedGrid(Grid):
     def _send(self, worker: _Worker, message: Message) -> None:
         worker.message, worker.started = message, time.monotonic()
         config = dict(message.content.config_records["config"])
-        descriptor, layout = -1, Layout()
+        descriptor = NO_BLOCK
         if arrays := message.content.array_records.get("arrays"):
             try:
                 with self._change:
-                    descriptor, layout = self._desk.blocks.block(arrays)
+                    descriptor = self._desk.blocks.block(arrays)
             except RunError as error:
                 self._finish(worker, Message(Error(code=WORKER_FAILED, reason=str(error)), reply_to=message))
                 return
         with suppress(OSError):  # a worker that is gone shows as such when it is read
-            worker.pipe.send((message.metadata.dst_node_id, message.metadata.message_type, config, layout))
-            if layout:
+            has_arrays = descriptor != NO_BLOCK
+            worker.pipe.send((message.metadata.dst_node_id, message.metadata.message_type, config, has_arrays))
+            if has_arrays:
                 reduction.send_handle(worker.pipe, descriptor, worker.process.pid)
 
     def _receive(self, worker: _Worker) -> bool:
@@ -373,12 +375,12 @@ class EmbeddedGrid(Grid):
         if kind == "error":
             code, reason = rest
             return Message(Error(code=code, reason=reason), reply_to=asked)
-        configs, metrics, layout = rest
+        configs, metrics, has_arrays = rest
         content = RecordDict({name: ConfigRecord(record) for name, record in configs.items()})
         for name, record in metrics.items():
             content[name] = MetricRecord(record)
-        if layout:
-            content["arrays"] = read_block(reduction.recv_handle(worker.pipe), layout)
+        if has_arrays:
+            content["arrays"] = read_block(reduction.recv_handle(worker.pipe))
         return Message(content, reply_to=asked)
 
     def _finish(self, worker: _Worker, reply: Message) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from fedward_common.events import Event
-from fedward_server.rounds import RunEvent
+from fedward_server.events import RunEvent
 
 _VERBS = {
     "scan": "reading",
@@ -16,6 +16,7 @@ _VERBS = {
     "cache": "decoding",
     "train": "training",
     "evaluate": "scoring",
+    "wait": "waiting",
 }
 
 

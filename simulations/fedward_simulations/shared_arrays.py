@@ -4,54 +4,43 @@ import mmap
 import os
 from dataclasses import dataclass, field
 
-from flwr.app import Array, ArrayRecord
+from flwr.app import ArrayRecord
 
+from fedward_common.array_blocks import block_size, pieces, view
 from fedward_common.errors import RunError
 
-ALIGNMENT = 64
-
-Layout = list[tuple[str, str, tuple[int, ...], int, int]]  # name, dtype, shape, offset, length
+NO_BLOCK = -1
 
 
-def write_block(record: ArrayRecord) -> tuple[int, Layout]:
-    """Copy a record's buffers into new shared memory: its file descriptor, and what lies where."""
-    layout: Layout = []
-    end = 0
-    for name, array in record.items():
-        offset = -(-end // ALIGNMENT) * ALIGNMENT
-        end = offset + len(array.data)
-        layout.append((name, array.dtype, array.shape, offset, len(array.data)))
+def write_block(record: ArrayRecord) -> int:
+    """Copy a record's buffers into new shared memory; gives its file descriptor."""
+    size = block_size(record)
     block = os.memfd_create("fedward", os.MFD_CLOEXEC)
     try:
-        os.truncate(block, max(end, 1))
-        with mmap.mmap(block, max(end, 1)) as memory:
-            for (_, _, _, offset, length), array in zip(layout, record.values(), strict=True):
-                memory[offset : offset + length] = array.data
+        os.truncate(block, size)
+        with mmap.mmap(block, size) as memory:
+            for piece in pieces(record):
+                memory.write(piece)
     except OSError as error:
         os.close(block)
-        raise RunError(f"no shared memory for {end / 2**20:.0f} MiB of arrays: {error.strerror}") from None
-    return block, layout
+        raise RunError(f"no shared memory for {size / 2**20:.0f} MiB of arrays: {error.strerror}") from None
+    return block
 
 
-def read_block(block: int, layout: Layout) -> ArrayRecord:
+def read_block(block: int) -> ArrayRecord:
     """The record of a block, as views: the memory lives as long as an array does. Closes the descriptor."""
     try:
         memory = memoryview(mmap.mmap(block, 0))
     finally:
         os.close(block)
-    record = ArrayRecord()
-    for name, dtype, shape, offset, length in layout:
-        array = Array(dtype, tuple(shape), "numpy.ndarray", b"")
-        array.data = memory[offset : offset + length]  # type: ignore[assignment]  # flwr reads any buffer
-        record[name] = array
-    return record
+    return view(memory)
 
 
 @dataclass(slots=True)
 class _Entry:
     record: ArrayRecord  # held, so that the ids in its key stay its arrays'
     users: int = 0
-    block: tuple[int, Layout] | None = None
+    block: int = NO_BLOCK
 
 
 @dataclass(slots=True)
@@ -64,10 +53,10 @@ class BlockPool:
         """A message with this record is on its way."""
         self._entries.setdefault(_key(record), _Entry(record)).users += 1
 
-    def block(self, record: ArrayRecord) -> tuple[int, Layout]:
-        """The descriptor and layout of a retained record, written at the first call."""
+    def block(self, record: ArrayRecord) -> int:
+        """The descriptor of a retained record, written at the first call."""
         entry = self._entries[_key(record)]
-        if entry.block is None:
+        if entry.block == NO_BLOCK:
             entry.block = write_block(record)
         return entry.block
 
@@ -77,14 +66,14 @@ class BlockPool:
         entry.users -= 1
         if entry.users == 0:
             del self._entries[_key(record)]
-            if entry.block is not None:
-                os.close(entry.block[0])
+            if entry.block != NO_BLOCK:
+                os.close(entry.block)
 
     def close(self) -> None:
         """Give back every block."""
         for entry in self._entries.values():
-            if entry.block is not None:
-                os.close(entry.block[0])
+            if entry.block != NO_BLOCK:
+                os.close(entry.block)
         self._entries.clear()
 
 

@@ -13,7 +13,8 @@ from fedward_client.catalog import scan
 from fedward_client.site import Site
 from fedward_common.errors import DataError, SettingsError, UsageError
 from fedward_common.study import StudySpec
-from fedward_simulations.compare import Comparison, Engine, openers, save_model, simulate_seed
+from fedward_simulations.compare import Comparison, Deployed, Engine, openers, save_model, simulate_seed
+from fedward_simulations.federation import Federation, federation
 from fedward_simulations.grid import EmbeddedGrid
 from fedward_simulations.progress import Bars
 from fedward_simulations.report import write_report
@@ -22,6 +23,10 @@ from fedward_simulations.site_reports import site_report
 from fedward_simulations.summary import summarize
 
 LOCK = ".lock"
+UNISOLATED = (
+    "NOT ISOLATED: this machine lets nobody make user namespaces, so the demo's hospitals run without walls between "
+    "their two sides; `fedward doctor --site` says what to do"
+)
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -49,11 +54,12 @@ class Simulation:
         with claimed(self.out), log_to(logs / "fedward.log"):
             self._check_room()
             ready = self._scanned(bars)
+            deployed = ready._deployed(bars, logs) if self.engine == "deployment" else {}
             hospitals = openers(ready.study, ready.folders, pooled=ready.pooled)
             with EmbeddedGrid(
                 hospitals, workers=self.workers, listener=bars.on_site, log_file=logs / "workers.log"
             ) as grid:
-                comparisons = [ready._compare(seed, grid, bars, logs) for seed in self.seeds]
+                comparisons = [ready._compare(seed, grid, bars, logs, deployed.get(seed)) for seed in self.seeds]
             return ready._write(comparisons, started)
 
     def _check_room(self) -> None:
@@ -80,7 +86,19 @@ class Simulation:
                 notes.append(f"Not in the run: {name}: {error}.")
         return replace(self, folders=usable, data_notes=notes)
 
-    def _compare(self, seed: int, grid: EmbeddedGrid, bars: Bars, logs: Path) -> Comparison:
+    def _deployed(self, bars: Bars, logs: Path) -> dict[int, Deployed]:
+        """The federated runs, by seed, done by a hub and a daemon for each hospital on this machine."""
+        with federation(self.out / "hub", self.folders, logs=logs, step=bars.step) as running:
+            if not running.isolated:
+                bars.say(UNISOLATED)
+            with running.watching(bars.on_site):
+                return {seed: self._deploy(running, seed, bars) for seed in self.seeds}
+
+    def _deploy(self, running: Federation, seed: int, bars: Bars) -> Deployed:
+        result = running.run(self.study, lambda event: bars.on_run("federated", event), seed=seed, resume=self.resume)
+        return Deployed(result, running.hub.runs / result.run)
+
+    def _compare(self, seed: int, grid: EmbeddedGrid, bars: Bars, logs: Path, deployed: Deployed | None) -> Comparison:
         return simulate_seed(
             self.study,
             self.folders,
@@ -93,6 +111,7 @@ class Simulation:
             grid=grid,
             listener=bars.on_run,
             log_file=logs / "ray.log",
+            deployed=deployed,
         )
 
     def _write(self, comparisons: Sequence[Comparison], started: float) -> Results:

@@ -164,13 +164,13 @@ def test_shared_blocks_hold_what_was_written_and_go_with_their_last_user() -> No
         "n": np.asarray(3, np.int64),
     }
     record = to_array_record(arrays)
-    back = read_block(*write_block(record))
+    back = read_block(write_block(record))
     assert {name: array.numpy().tolist() for name, array in back.items()} == {n: a.tolist() for n, a in arrays.items()}
     pool = BlockPool()
     pool.retain(record)
     pool.retain(record)
-    descriptor, _ = pool.block(record)
-    assert pool.block(record)[0] == descriptor
+    descriptor = pool.block(record)
+    assert pool.block(record) == descriptor
     pool.release(record)
     os.fstat(descriptor)
     pool.release(record)

@@ -1,0 +1,182 @@
+"""What the benchmarks of whole deployments run: Fedward's own, and beside it stock Flower behind the same guarantees.
+
+Both have TLS, node authentication and a database file. They are on free ports of loopback, and nothing of either
+outlives its block.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+from fedward_client import isolation
+from fedward_client.member import LINK_STATUS, join, read_json
+from fedward_common import pki
+from fedward_common.cards import SiteCard
+from fedward_common.errors import RunError
+from fedward_server.hub import Hub
+from fedward_server.superlink import CONNECTION, HOST, SuperLink, free_port
+from fedward_simulations.benchmarks._processes import background
+from fedward_simulations.federation import Federation
+
+START_LIMIT_S = 120.0
+LOOK_S = 0.1
+HUB = "hub"
+SUPERVISOR, DAEMON = "supervisor", "daemon"  # roles of what is started here
+STOCK_LINK, STOCK_NODE = "stock-superlink", "stock-supernode"
+
+_STOCK_BUNDLE = """\
+[project]
+name = "stock-noop"
+version = "1.0.0"
+
+[tool.flwr.app]
+publisher = "benchmark"
+
+[tool.flwr.app.components]
+serverapp = "_stock_app:server"
+clientapp = "_stock_app:client"
+
+[tool.flwr.app.config]
+{config}
+"""
+
+
+@contextmanager
+def ours(folder: Path, sites: Sequence[str], *, hub: Sequence[str], site: Sequence[str]) -> Iterator[Federation]:
+    """A hub and sites with empty folders, all connected. `hub` and `site` are modules to run, with their words.
+
+    Raises RunError where they do not come up.
+    """
+    opened = Hub.init(folder / "hub", name="bench", port=free_port())
+    joined = {}
+    for name in sites:
+        (folder / name).mkdir()
+        joined[name], card = join(folder / name, opened.card)
+        card.write(folder / f"{name}.card.json")
+        opened.enrol(SiteCard.read(folder / f"{name}.card.json"))
+    flags = [] if isolation.impossible() is None else ["--unsafe-no-walls"]
+    commands = {HUB: [*hub, str(opened.folder)]}
+    commands |= {name: [*site, str(one.folder), *flags] for name, one in joined.items()}
+    with ExitStack() as stack:
+        pids = {
+            name: stack.enter_context(background([sys.executable, "-m", *command], folder / f"{name}.out"))
+            for name, command in commands.items()
+        }
+        wait_until(
+            lambda: all(read_json(one.link / LINK_STATUS).get("state") == "connected" for one in joined.values()),
+            limit_s=START_LIMIT_S,
+            what=f"Fedward's hub and sites; logs: {folder}",
+        )
+        yield Federation(opened, joined, pids, isolated=not flags)
+
+
+def roots(federation: Federation) -> dict[int, str]:
+    """What a federation's person started, and its role: the hub's supervisor, and each site's daemon."""
+    return {pid: SUPERVISOR if name == HUB else DAEMON for name, pid in federation.pids.items()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stock:
+    """A stock SuperLink and stock SuperNodes that are connected to it."""
+
+    folder: Path
+    link: SuperLink
+    superlink: int  # process ids
+    supernodes: tuple[int, ...]
+
+    @property
+    def roots(self) -> dict[int, str]:
+        """What was started, and its role."""
+        return {self.superlink: STOCK_LINK, **dict.fromkeys(self.supernodes, STOCK_NODE)}
+
+    def rounds(
+        self, count: int, shapes: Sequence[Sequence[int]], on_round: Callable[[], None], *, limit_s: float
+    ) -> list[float]:
+        """Seconds that each of `count` rounds of a no-op app took; RunError for one of more than `limit_s`."""
+        times = self.folder / "times"
+        config = {"times": str(times), "nodes": len(self.supernodes), "rounds": count, "shapes": json.dumps(shapes)}
+        bundle = self.folder / "bundle"
+        bundle.mkdir()
+        shutil.copy(Path(__file__).with_name("_stock_app.py"), bundle)
+        lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in config.items())
+        (bundle / "pyproject.toml").write_text(_STOCK_BUNDLE.format(config=lines))
+        self.link.flwr("run", str(bundle), CONNECTION)
+        what = f"stock Flower; its log is {self.link.log_file}"
+        return timed(lambda: list(map(float, whole_lines(times))), count, on_round, limit_s=limit_s, what=what)
+
+
+@contextmanager
+def stock(folder: Path, nodes: int, *, log_level: str = "INFO") -> Iterator[Stock]:
+    """The stock programs, started as their own help says; keys and certificates are a hub's."""
+    hub = Hub.init(folder / "hub", name="stock", port=free_port())
+    link = replace(hub.link, log_level=log_level)
+    with link.running() as process, ExitStack() as stack:
+        pids = [stack.enter_context(_stock_node(folder, hub, link, number)) for number in range(nodes)]
+        wait_until(lambda: _online(link) == nodes, limit_s=START_LIMIT_S, what=f"stock SuperNodes; logs: {folder}")
+        yield Stock(folder=folder, link=link, superlink=process.pid, supernodes=tuple(pids))
+
+
+@contextmanager
+def _stock_node(folder: Path, hub: Hub, link: SuperLink, number: int) -> Iterator[int]:
+    key, public = folder / f"node-{number}.key", folder / f"node-{number}.pub"
+    pki.write_private(key, pki.make_node_key())
+    public.write_text(f"{pki.node_public_line(pki.load_node_key(key))}\n")
+    link.flwr("supernode", "register", str(public), CONNECTION)
+    home = folder / f"node-{number}"
+    home.mkdir()
+    environment = {
+        **os.environ,
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        **dict([link.mark.split("=", 1)]),  # so that what it starts ends with the SuperLink, however this process ends
+    }
+    command = [
+        *(str(Path(sys.executable).with_name("flower-supernode")), "--superlink", f"{HOST}:{hub.port}"),
+        *("--root-certificates", str(hub.tls.authority), "--auth-supernode-private-key", str(key)),
+        *("--host", HOST, "--port", str(free_port())),
+    ]
+    with background(command, folder / f"node-{number}.out", environment) as pid:
+        yield pid
+
+
+def _online(link: SuperLink) -> int:
+    return sum(node["status"] == "online" for node in link.flwr("supernode", "list", CONNECTION)["nodes"])
+
+
+def wait_until(there: Callable[[], bool], *, limit_s: float, what: str) -> None:
+    """Look until it is there; RunError when it is not after `limit_s`."""
+    deadline = time.monotonic() + limit_s
+    while not there():
+        if time.monotonic() > deadline:
+            raise RunError(f"waited {limit_s:g} s in vain for {what}")
+        time.sleep(LOOK_S)
+
+
+def timed(
+    read: Callable[[], list[float]], count: int, on_round: Callable[[], None], *, limit_s: float, what: str
+) -> list[float]:
+    """Seconds that each of `count` rounds took, from the times (`read`) at which each began and the last one ended.
+
+    Raises RunError for one that takes longer than `limit_s`.
+    """
+    marks: list[float] = []
+    while len(marks) <= count:
+        known = len(marks)
+        wait_until(lambda: len(read()) > known, limit_s=limit_s, what=f"round {known} ({what})")  # noqa: B023 - here
+        marks = read()
+        on_round()
+    return [after - before for before, after in pairwise(marks)]
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The whole lines of a file that another process writes; none while it is not there."""
+    return path.read_text("utf-8").split("\n")[:-1] if path.exists() else []

@@ -1,0 +1,97 @@
+"""What processes take: started for a benchmark, ended with it, and read from /proc by the role that each plays."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+END_LIMIT_S = 30.0
+OTHER = "other"
+_ROLES = {  # by a word of the command line
+    "flower-superlink": "superlink",
+    "flower-superexec": "superexec",
+    "flwr-serverapp": "serverapp",
+    "executor": "executor",
+    "fedward_simulations.benchmarks._noop": "executor",
+    "supernode": "supernode",
+}
+
+
+@contextmanager
+def background(command: Sequence[str], output: Path, environment: Mapping[str, str] | None = None) -> Iterator[int]:
+    """A process in a session of its own, ended with the block, and by the kernel with this process; gives its pid."""
+    with output.open("ab") as said:
+        process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "TERM", *command],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )
+    try:
+        yield process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(END_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """The most memory that processes had in use, by role, in MiB. `roots`: what was started here, and its role."""
+
+    roots: Mapping[int, str]
+    mib: dict[str, float] = field(default_factory=dict)
+
+    def look(self) -> None:
+        """Look now: what has ended by then is not seen, and what lives is seen with its peak so far."""
+        for pid, role in self.roots.items():
+            for each, its_role in family(pid, role).items():
+                self.mib[its_role] = max(self.mib.get(its_role, 0.0), peak_mib(each))
+
+
+def family(pid: int, role: str) -> dict[int, str]:
+    """A process in its `role`, and what it started, each in the role that its command line tells."""
+    found = {pid: role}
+    for child in _children(pid):
+        found |= family(child, _role(child))
+    return found
+
+
+def peak_mib(pid: int) -> float:
+    """The most memory that a process had in use so far, in MiB; 0 for one that is gone."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def cpu_s(pid: int) -> float:
+    """The processor seconds that a process has taken, to a hundredth; 0 for one that is gone."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime, stime: proc(5)
+    return 0.0
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += map(int, path.read_text().split())
+    return found
+
+
+def _role(pid: int) -> str:
+    with suppress(OSError):
+        words = {Path(word).name for word in Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")}
+        return next((role for word, role in _ROLES.items() if word in words), OTHER)
+    return OTHER

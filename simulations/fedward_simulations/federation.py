@@ -1,0 +1,191 @@
+"""A whole federation on this machine: a real hub, a real daemon for each hospital, every process that there would be.
+
+For the demo, for tests and for benchmarks. It plays all the people too: the operator who enrols, the stewards who
+approve. Everything is ended with the block, and with this process however that ends.
+"""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+import grpc
+
+from fedward_client import isolation
+from fedward_client.member import CONTROL_SOCKET, LINK_STATUS, Member, join, read_json
+from fedward_client.site import Site
+from fedward_client.sockets import channel
+from fedward_client.steward import approve
+from fedward_client.stubs.site_pb2 import Nothing, SiteEvent
+from fedward_client.stubs.site_pb2_grpc import ControlStub
+from fedward_common.cards import SiteCard
+from fedward_common.errors import RunError
+from fedward_common.events import Event, Listener, Stage
+from fedward_common.study import StudySpec
+from fedward_server import runs
+from fedward_server.events import RunEvent
+from fedward_server.hub import Hub
+from fedward_server.journal import Tail
+from fedward_server.result import RunResult
+from fedward_server.store import RunRow
+from fedward_server.superlink import free_port
+
+START_LIMIT_S = 180.0
+WAIT_S = 60.0  # for sites that are connected but not ready
+END_LIMIT_S = 30.0
+LOOK_S = 0.1
+
+RunListener = Callable[[RunEvent], None]
+Step = Callable[[str, int, int], None]  # what is being started, how much of it is done, of how much
+
+
+def no_step(_title: str, _done: int, _total: int) -> None:
+    """The step of those who do not watch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """A hub that is up, and sites that are connected to it."""
+
+    hub: Hub
+    sites: Mapping[str, Site]
+    pids: Mapping[str, int]  # the hub's and each site's daemon
+    isolated: bool
+
+    def approve(self, study: StudySpec, *, names: Sequence[str] = (), seed: int | None = None) -> StudySpec:
+        """Every steward approves the study as the hub will resolve it; gives that."""
+        spec = runs.resolve(self.hub, study, names=names, seed=seed)
+        for entry in spec.sites:
+            member = Member.open(self.sites[entry.name])
+            approve(member, spec, spec.study.ends or datetime.now(UTC).date())
+            member.ledger.close()
+        return spec
+
+    def run(
+        self, study: StudySpec, listener: RunListener, *, seed: int | None = None, resume: bool = False
+    ) -> RunResult:
+        """Approve and start a study, and follow it to its end; with `resume`, the last run of it goes on.
+
+        Raises RunError where it fails.
+        """
+        names = [] if study.sites else sorted(self.sites)
+        spec = self.approve(study, names=names, seed=seed)
+        with self.hub.store() as store:
+            before = [row for row in store.runs() if row.study_digest == spec.digest] if resume else []
+        if before and before[-1].status in {"running", "finished"}:
+            return self.follow(before[-1], listener)
+        if before:
+            return self.follow(runs.resume(self.hub, before[-1].run, wait_s=WAIT_S), listener)
+        return self.follow(runs.start(self.hub, study, names=names, seed=seed, wait_s=WAIT_S), listener)
+
+    @contextmanager
+    def watching(self, listener: Listener) -> Iterator[None]:
+        """Hand what the sites' daemons tell their stewards to `listener`, while the block runs."""
+        with ExitStack() as stack:
+            for site in self.sites.values():
+                connection = stack.enter_context(closing(channel(site.state / CONTROL_SOCKET)))
+                events = ControlStub(connection).Watch(Nothing())
+                thread = threading.Thread(target=_listen, args=(events, listener), name=f"watch {site.name}")
+                stack.callback(thread.join)
+                stack.callback(events.cancel)
+                thread.start()
+            yield
+
+    def follow(self, row: RunRow, listener: RunListener) -> RunResult:
+        """Follow a run to its end."""
+        folder = self.hub.runs / row.run
+        tail = Tail(folder)
+        while True:
+            with self.hub.store() as store:
+                row = store.run(row.run)
+            for event in tail.new():
+                listener(event)
+            if row.status == "finished":
+                return RunResult.read(folder)
+            if row.status != "running":
+                raise RunError(f"run {row.run} {row.status}: {row.reason}")
+            time.sleep(LOOK_S)
+
+
+def _listen(events: Iterable[SiteEvent], listener: Listener) -> None:
+    try:
+        for event in events:
+            stage = cast("Stage", event.stage)
+            listener(Event(site=event.site, stage=stage, done=event.done, total=event.total, note=event.note))
+    except grpc.RpcError:
+        return  # the block ended, or the daemon
+
+
+@contextmanager
+def federation(hub: Path, hospitals: Mapping[str, Path], *, logs: Path, step: Step = no_step) -> Iterator[Federation]:
+    """A federation of the hospitals in these folders, with a hub in `hub`, made where there is none.
+
+    Where this machine cannot isolate processes the sites run without walls, and `isolated` says so.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    opened = Hub.open(hub) if (hub / "hub.toml").exists() else Hub.init(hub, name="demo-hub", port=free_port())
+    sites = {name: _enrolled(opened, folder, logs / f"{name}.card.json") for name, folder in sorted(hospitals.items())}
+    flags = [] if isolation.impossible() is None else ["--unsafe-no-walls"]
+    with ExitStack() as daemons:
+        pids = {}
+        for name, command in {
+            "hub": ["hub", "up", str(opened.folder)],
+            **{name: ["site", "up", str(site.folder), *flags] for name, site in sites.items()},
+        }.items():
+            pids[name] = daemons.enter_context(_daemon(command, logs / f"{name}.out"))
+        _wait_until_connected(sites, pids, logs, step)
+        yield Federation(opened, sites, pids, isolated=not flags)
+
+
+def _enrolled(hub: Hub, folder: Path, path: Path) -> Site:
+    """A hospital's folder as a site that has joined; the cards go both ways as files, as they do between people."""
+    site, card = join(folder, hub.card)
+    (site.link / LINK_STATUS).unlink(missing_ok=True)
+    card.write(path)
+    hub.enrol(SiteCard.read(path))
+    return site
+
+
+@contextmanager
+def _daemon(arguments: Sequence[str], output: Path) -> Iterator[int]:
+    """A `fedward` command in the background, ended with the block, and by the kernel with this process."""
+    command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "fedward_common", *arguments]
+    with output.open("ab") as said:
+        process = subprocess.Popen(  # a session of its own: Ctrl-C is for this process, which then ends it
+            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+        )
+    try:
+        yield process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(END_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_connected(sites: Mapping[str, Site], pids: Mapping[str, int], logs: Path, step: Step) -> None:
+    started = time.monotonic()
+    while time.monotonic() - started < START_LIMIT_S:
+        for name, pid in pids.items():
+            if _has_ended(pid):
+                said = (logs / f"{name}.out").read_text("utf-8", "replace").strip().splitlines() or ["no word"]
+                raise RunError(f"{name} ended at its start: {said[-1].removeprefix('fedward: ')}")
+        connected = sum(read_json(site.link / LINK_STATUS).get("state") == "connected" for site in sites.values())
+        step("connecting hospitals", connected, len(sites))
+        if connected == len(sites):
+            return
+        time.sleep(LOOK_S)
+    raise RunError(f"the hub and its sites were not up within {START_LIMIT_S:g} s; the logs are in {logs}")
+
+
+def _has_ended(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
