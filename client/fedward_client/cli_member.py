@@ -43,6 +43,9 @@ def init(  # noqa: PLR0917 - typer reads options from parameters
     card: Annotated[
         Path | None, typer.Option(help="Where to write this site's card.", show_default="./NAME.json")
     ] = None,
+    new_node_key: Annotated[
+        bool, typer.Option("--new-node-key", help="For a hub that forgot this site: it takes no node's key twice.")
+    ] = False,
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
@@ -53,7 +56,7 @@ def init(  # noqa: PLR0917 - typer reads options from parameters
     from fedward_client.member import HUB_CARD, join
     from fedward_common.cards import HubCard
 
-    site, own = join(folder, hub, name=name, state=state)
+    site, own = join(folder, hub, name=name, state=state, new_node_key=new_node_key)
     path = card or Path(f"{site.name}.json")
     own.write(path)
     known = HubCard.read(site.link / HUB_CARD) if (site.link / HUB_CARD).exists() else None

@@ -156,7 +156,7 @@ def _done(work: Callable[[], None]) -> site_pb2.Done:
 # The process ----------------------------------------------------------------------------------------------------------
 
 
-def serve(site: Site, *, group: int | None = None, ready: Callable[[], None] = lambda: None) -> None:
+def serve(site: Site) -> None:
     """Serve a site until SIGTERM or SIGINT. Raises SettingsError where it cannot be served."""
     stopping = threading.Event()
 
@@ -172,9 +172,8 @@ def serve(site: Site, *, group: int | None = None, ready: Callable[[], None] = l
         outbox = member.outbox(spool=True)
         _use_threads(site.threads)
         desk = Desk(Hospital(SiteSource(site), outbox.tell), outbox, member.ledger)
-        with serving(site, Work(desk, site.spool / spool.IN), Control(member, outbox, stopping), group=group):
+        with serving(site, Work(desk, site.spool / spool.IN), Control(member, outbox, stopping)):
             log.info("site %s is ready", site.name)
-            ready()
             stopping.wait()
         log.info("site %s has stopped", site.name)
         member.ledger.close()
@@ -182,13 +181,7 @@ def serve(site: Site, *, group: int | None = None, ready: Callable[[], None] = l
 
 
 @contextmanager
-def serving(
-    site: Site,
-    work: site_pb2_grpc.WorkServicer,
-    control: site_pb2_grpc.ControlServicer,
-    *,
-    group: int | None = None,
-) -> Iterator[None]:
+def serving(site: Site, work: site_pb2_grpc.WorkServicer, control: site_pb2_grpc.ControlServicer) -> Iterator[None]:
     """The two sockets, each with gRPC's health service, for a `with`."""
     inner = site.state / PRIVATE
     inner.mkdir(mode=0o700, exist_ok=True)
@@ -196,8 +189,8 @@ def serving(
     site_pb2_grpc.add_WorkServicer_to_server(work, behind_work)
     site_pb2_grpc.add_ControlServicer_to_server(control, behind_control)
     with (
-        Gate(site.spool / WORK_SOCKET, behind_work, inner=inner, group=group),
-        Gate(site.state / CONTROL_SOCKET, behind_control, inner=inner, group=group),
+        Gate(site.spool / WORK_SOCKET, behind_work, inner=inner),
+        Gate(site.state / CONTROL_SOCKET, behind_control, inner=inner),
     ):
         yield
 

@@ -63,11 +63,17 @@ class LinkSettings(BaseModel):
 
 
 def join(
-    folder: Path, hub: Path | None, *, name: str | None = None, state: Path | None = None
+    folder: Path,
+    hub: Path | None,
+    *,
+    name: str | None = None,
+    state: Path | None = None,
+    new_node_key: bool = False,
 ) -> tuple[Site, SiteCard]:
     """Make a hospital's folder a member: settings where there are none, keys where there are none, the hub's card.
 
-    Gives the site and the card for the hub's operator. What is there already is kept, keys above all.
+    Gives the site and the card for the hub's operator. What is there already is kept, keys above all; only the node's
+    key is made anew where that is asked for, since a hub that forgot a site never takes its node's key again.
     """
     if folder.is_dir() and not (folder / SETTINGS).exists():
         _write_settings(folder, name)
@@ -79,8 +85,9 @@ def join(
         path.mkdir(mode=0o700, exist_ok=True)
     if not (site.state / SIGNING_KEY).exists():
         pki.write_private(site.state / SIGNING_KEY, pki.make_signing_key())
-    if not (site.link / NODE_KEY).exists():
-        pki.write_private(site.link / NODE_KEY, pki.make_node_key())
+    if new_node_key or not (site.link / NODE_KEY).exists():
+        pki.write_private(site.link / NODE_KEY, pki.make_node_key(), replace=new_node_key)
+        (site.link / NODE).unlink(missing_ok=True)
     _ = site.key
     key = pki.load_signing_key(site.state / SIGNING_KEY)
     if hub is not None:

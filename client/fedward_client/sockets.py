@@ -1,8 +1,8 @@
 """gRPC over a site's unix sockets, open to the right users only.
 
 gRPC for Python does not say who is calling. So each server listens in a folder that only its own process need see, and
-a gate in front of it asks the kernel for the caller's user and groups (SO_PEERCRED, SO_PEERGROUPS; unix(7)) before it
-passes bytes on. Callers look at a socket's owner and mode before they trust it.
+a gate in front of it asks the kernel who the caller is (SO_PEERCRED; unix(7)) before it passes bytes on. Callers look
+at a socket's owner and mode before they trust it.
 """
 
 import asyncio
@@ -24,7 +24,6 @@ from fedward_common.errors import SettingsError
 
 log = logging.getLogger(__name__)
 
-_SO_PEERGROUPS = 59  # linux/asm-generic/socket.h; Python has no name for it
 _LONGEST = 100  # bytes of a path in a socket's address; sun_path has 108
 _BLOCK = 65_536
 MESSAGE_BYTES = 64 * 2**20  # names and shapes of 100,000 arrays
@@ -70,21 +69,20 @@ def check(path: Path) -> None:
     if not os.access(path, os.W_OK):
         raise SettingsError(
             f"{path.name} may not be used by this user (mode {stat.S_IMODE(status.st_mode):04o}): "
-            "run this as the site's user, or join the group that the socket belongs to"
+            "run this as the site's user"
         )
 
 
 class Gate:
-    """A gRPC server behind a unix socket at `path`, with mode 0600, or 0660 where a `group` may call too.
+    """A gRPC server behind a unix socket at `path`, with mode 0600, for its own user and root.
 
     The server itself listens in the folder `inner`, which nobody may see who is not to call it. Use the gate as a
     context manager; it serves while it is open. Raises SettingsError where the socket cannot be made.
     """
 
-    def __init__(self, path: Path, server: grpc.Server, *, inner: Path, group: int | None = None) -> None:
+    def __init__(self, path: Path, server: grpc.Server, *, inner: Path) -> None:
         self._path = path
         self._server = server
-        self._group = group
         self._inner = inner / f"{path.stem}.inner"
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=f"gate {path.name}", daemon=True)
@@ -140,9 +138,6 @@ class Gate:
             raise
         finally:
             os.umask(mask)
-        if self._group is not None:
-            os.chown(self._path, -1, self._group)
-            self._path.chmod(0o660)
         return await asyncio.start_unix_server(self._let_in, sock=listener)
 
     async def _let_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -161,10 +156,8 @@ class Gate:
             self._open.discard(task)
 
     def _may_call(self, peer: socket.socket) -> bool:
-        _, user, group = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if user in {0, os.geteuid()}:
-            return True
-        return self._group is not None and self._group in {group, *_groups(peer)}
+        _, user, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return user in {0, os.geteuid()}
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner_reader, inner_writer = await asyncio.open_unix_connection(address(self._inner))
@@ -182,11 +175,3 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     while data := await reader.read(_BLOCK):
         writer.write(data)
         await writer.drain()
-
-
-def _groups(peer: socket.socket) -> list[int]:
-    """The caller's further groups."""
-    with suppress(OSError):
-        raw = peer.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)  # as much as Python asks for: 256 groups
-        return list(struct.unpack(f"{len(raw) // 4}i", raw))
-    return []

@@ -12,7 +12,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -310,7 +310,7 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def serve(link: Path, *, ready: Callable[[], None] = lambda: None) -> None:
+def serve(link: Path) -> None:
     """Serve a link folder until SIGTERM or SIGINT. Raises SettingsError where it cannot be served."""
     stopping = threading.Event()
 
@@ -325,7 +325,6 @@ def serve(link: Path, *, ready: Callable[[], None] = lambda: None) -> None:
     card = HubCard.read(link / HUB_CARD)
     proxy_of(card.address)  # LinkError in words where the proxy variables make no sense
     fleet = Fleet(card, pki.load_node_key(link / NODE_KEY))
-    ready()
     try:
         Link(link, settings, fleet, stopping).run()
     finally:

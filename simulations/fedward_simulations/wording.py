@@ -305,7 +305,7 @@ def limits(results: Results) -> list[str]:
         found.insert(
             0, "The hospitals are made up for a demonstration; the figures say nothing about any real hospital."
         )
-    if results.engine != "deployment":
+    if results.engine != "deployment" or results.planted:
         found.append("Hospitals and hub ran on one system: times hold no hospital network between them.")
     if tested is not None:
         found.append(

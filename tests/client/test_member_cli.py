@@ -55,6 +55,9 @@ def test_init_makes_keys_that_stay_and_a_card_that_goes(folder: Path, tmp_path: 
         "hub": None,
     }
     assert SiteCard.read(card) == made
+    run("init", folder, "--card", card, "--new-node-key")
+    renewed = SiteCard.read(card)
+    assert (renewed.signing_key, renewed.node_key == made.node_key) == (made.signing_key, False)
     assert Site.open(folder).outputs == {"counts", "update", "evaluation"}
 
 

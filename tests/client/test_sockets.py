@@ -18,7 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from fedward_client.sockets import Gate, channel, check
 from fedward_common.errors import SettingsError
 
-NOBODY, OTHERS = 65534, 4242
+NOBODY = 65534
 
 CALL = """
 import sys
@@ -50,10 +50,10 @@ def server() -> grpc.Server:
     return made
 
 
-def gate(path: Path, group: int | None = None) -> Gate:
+def gate(path: Path) -> Gate:
     inner = path.parent / "inner"
     inner.mkdir(mode=0o700, exist_ok=True)
-    return Gate(path, server(), inner=inner, group=group)
+    return Gate(path, server(), inner=inner)
 
 
 def healthy(path: Path) -> bool:
@@ -63,17 +63,13 @@ def healthy(path: Path) -> bool:
         return bool(found.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def called_as(user: int, groups: list[int], path: Path) -> str:
+def called_as(user: int, path: Path) -> str:
     """What another user of this machine gets."""
     setpriv = shutil.which("setpriv")
     assert setpriv is not None
     if os.geteuid() != 0:
         pytest.fail("this test needs root, to be another user: run it as root, as CI does")
-    who = [
-        f"--reuid={user}",
-        f"--regid={user}",
-        f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups",
-    ]
+    who = [f"--reuid={user}", f"--regid={user}", "--clear-groups"]
     command = [setpriv, *who, sys.executable, "-c", CALL, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd="/")
     return done.stdout.strip() or done.stderr
@@ -109,19 +105,10 @@ def test_what_a_killed_daemon_left_is_replaced(folder: Path) -> None:
 def test_another_user_is_turned_away_even_where_the_file_lets_it(folder: Path) -> None:
     path = folder / "control.sock"
     with gate(path):
-        assert called_as(NOBODY, [], path) == "UNAVAILABLE"  # by its mode
+        assert called_as(NOBODY, path) == "UNAVAILABLE"  # by its mode
         path.chmod(0o666)
-        assert called_as(NOBODY, [], path) == "UNAVAILABLE"  # by its credentials
-        assert called_as(os.geteuid(), [], path) == "1"
-
-
-def test_the_stewards_group_may_call(folder: Path) -> None:
-    path = folder / "control.sock"
-    with gate(path, OTHERS):
-        assert path.stat().st_mode & 0o777 == 0o660
-        assert path.stat().st_gid == OTHERS
-        assert called_as(NOBODY, [OTHERS], path) == "1"
-        assert called_as(NOBODY, [], path) == "UNAVAILABLE"
+        assert called_as(NOBODY, path) == "UNAVAILABLE"  # by its credentials
+        assert called_as(os.geteuid(), path) == "1"
 
 
 def test_callers_are_told_what_is_wrong_with_a_socket(folder: Path) -> None:

@@ -59,7 +59,7 @@ min_sites = 3
 """
 TODAY = datetime.now(UTC).date()
 
-pytestmark = [pytest.mark.xdist_group("federation"), pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
 @dataclass(frozen=True)

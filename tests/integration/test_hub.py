@@ -67,8 +67,6 @@ min_sites = {min_sites}
 round_deadline_s = {deadline}
 """
 
-pytestmark = pytest.mark.xdist_group("hub")  # one hub a module, on one worker
-
 
 def fedward(*arguments: str | Path, limit_s: float = 120) -> "subprocess.CompletedProcess[str]":
     command = [str(Path(sys.executable).with_name("fedward")), *map(str, arguments)]

@@ -225,7 +225,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     subprocess.run([*FEDWARD, "hub", "down", str(hub.folder)], check=True, timeout=120)
 
 
-@pytest.mark.xdist_group("hub-doctor")
 def test_a_hub_that_is_up_is_told_so(running: Hub) -> None:
     findings = examined(running)
     assert not_ok(findings) == {}
@@ -233,7 +232,6 @@ def test_a_hub_that_is_up_is_told_so(running: Hub) -> None:
     assert findings["SuperLink"].found == "it answers, with the hub's own certificate"
 
 
-@pytest.mark.xdist_group("hub-doctor")
 def test_a_site_finds_its_way_to_the_real_superlink(running: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     findings = {finding.name: finding for finding in doctor_way.examine(running.card)}
@@ -241,7 +239,6 @@ def test_a_site_finds_its_way_to_the_real_superlink(running: Hub, monkeypatch: p
     assert findings["clock"].found == "within two seconds of the hub's"
 
 
-@pytest.mark.xdist_group("hub-doctor")
 def test_the_command_adds_the_hub_to_the_machine(running: Hub) -> None:
     result = CliRunner().invoke(app, ["doctor", "--hub", str(running.folder), "--json"])
     names = [row["name"] for row in json.loads(result.stdout)]

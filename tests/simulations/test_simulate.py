@@ -47,8 +47,6 @@ min_sites = 3
 """
 PATIENTS = 60
 
-pytestmark = pytest.mark.xdist_group("simulate")  # so that one worker plants the hospitals, once
-
 
 def fedward(*arguments: str | Path, cwd: Path) -> "subprocess.CompletedProcess[str]":
     command = [str(Path(sys.executable).with_name("fedward")), *map(str, arguments)]
