@@ -32,7 +32,7 @@ LOG_LINES = 40
 Folder = Annotated[Path, typer.Argument(help="The hospital's folder.")]
 State = Annotated[Path | None, typer.Option(help="Where Fedward keeps its state.", show_default="FOLDER/.fedward")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Unsafe = Annotated[bool, typer.Option("--unsafe-no-walls", help="Go on where this machine cannot isolate processes.")]
+Unsafe = Annotated[bool, typer.Option("--unsafe-no-walls", hidden=True)]
 Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
 
 
@@ -55,6 +55,7 @@ def init(  # noqa: PLR0917 - typer reads options from parameters
     """
     from fedward_client.member import HUB_CARD, join
     from fedward_common.cards import HubCard
+    from fedward_common.pki import grouped
 
     site, own = join(folder, hub, name=name, state=state, new_node_key=new_node_key)
     path = card or Path(f"{site.name}.json")
@@ -65,18 +66,14 @@ def init(  # noqa: PLR0917 - typer reads options from parameters
         print(json.dumps({"site": site.name, "fingerprint": own.fingerprint, "card": str(path), "hub": hub_name}))
         return
     print(f"Site {site.name}. Its card, for the hub's operator: {path}")
-    print(f"Fingerprint, to be compared by telephone:       {_grouped(own.fingerprint)}")
+    print(f"Fingerprint, to be compared by telephone:       {grouped(own.fingerprint)}")
     if not site.outputs:
         print("Its policy is empty: nothing leaves until site.toml says, under [policy],")
         print('outputs = ["counts", "update", "evaluation"]')
     if known is None:
         print("No hub yet: run this again with --hub and the hub's card.")
     else:
-        print(f"Hub {known.hub} at {known.address}. Its fingerprint:  {_grouped(known.fingerprint)}")
-
-
-def _grouped(digits: str) -> str:
-    return " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
+        print(f"Hub {known.hub} at {known.address}. Its fingerprint:  {grouped(known.fingerprint)}")
 
 
 def up(
@@ -214,10 +211,10 @@ def supernode(
 def _control(site: Site) -> Iterator["ControlStub | None"]:
     """The daemon's control socket, None where no daemon is up and the folder can be used directly."""
     from fedward_client.member import CONTROL_SOCKET
-    from fedward_client.sockets import channel
+    from fedward_client.sockets import channel, is_served
     from fedward_client.stubs.site_pb2_grpc import ControlStub
 
-    if not (site.state / CONTROL_SOCKET).exists():
+    if not (site.state / CONTROL_SOCKET).exists() or not is_served(site.state / CONTROL_SOCKET):
         yield None
         return
     with closing(channel(site.state / CONTROL_SOCKET)) as connection:
@@ -297,7 +294,8 @@ def _wanted(member: "Member", text: str) -> "StudySpec":
 
 
 def _default_end(spec: "StudySpec") -> date:
-    return spec.study.ends or datetime.now(UTC).date() + timedelta(days=180)
+    today = datetime.now(UTC).date()
+    return min(spec.study.ends or today + timedelta(days=180), today + LONGEST_APPROVAL)
 
 
 def _check_end(last: date, spec: "StudySpec") -> None:
@@ -514,12 +512,16 @@ def log(
     lines: Annotated[int, typer.Option(min=1, help="How many lines of each side.")] = LOG_LINES,
     state: State = None,
 ) -> None:
-    """Show the last lines of the two sides' logs. They hold no patient's identifier.
+    """Show the last lines of the logs of the daemon and its two sides. They hold no patient's identifier.
 
     Example: fedward site log /srv/hospital --follow
     """
     site = Site.open(folder, state=state)
-    files = {"data side": site.state / "executor.log", "network side": site.link / "supernode.log"}
+    files = {
+        "daemon": site.state / "daemon.log",
+        "data side": site.state / "executor.log",
+        "network side": site.link / "supernode.log",
+    }
     there = {name: path for name, path in files.items() if path.exists()}
     if not there:
         raise SettingsError(f"site '{site.name}' has no log yet: start it with `fedward site up`")

@@ -21,7 +21,7 @@ from fedward_client import spool_writer
 from fedward_client.policy import Departure, Policy
 from fedward_client.spool import OUT, Parcel
 from fedward_common.audit import AuditLog
-from fedward_common.errors import AuditError
+from fedward_common.errors import AuditError, PolicyError
 from fedward_common.events import Event
 from fedward_common.records import (
     Arrays,
@@ -64,10 +64,18 @@ Link = Callable[[Outgoing], Outgoing]
 
 
 def policy(rules: Policy) -> Link:
-    """Raises PolicyError for what may not leave, whatever it took to compute."""
+    """Raises PolicyError for what may not leave, whatever it took to compute.
+
+    Validation figures ride on an update; where the policy lets no evaluation leave they stay, and the update goes.
+    """
 
     def link(outgoing: Outgoing) -> Outgoing:
         rules.check(outgoing.departure)
+        if isinstance(outgoing.answer, Trained) and outgoing.answer.incoming is not None:
+            try:
+                rules.check(replace(outgoing.departure, kind="evaluate"))
+            except PolicyError:
+                return replace(outgoing, answer=outgoing.answer.model_copy(update={"incoming": None}))
         return outgoing
 
     return link

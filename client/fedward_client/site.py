@@ -16,6 +16,7 @@ import codecs
 import contextlib
 import hashlib
 import hmac
+import math
 import os
 import re
 import secrets
@@ -72,7 +73,7 @@ Output = Literal["counts", "update", "evaluation"]
 
 class _PolicySection(_Section):
     outputs: Annotated[tuple[Output, ...], Field(strict=False)] = ()  # TOML has lists, no tuples
-    max_update_norm: Annotated[float, Field(gt=0.0)] | None = None
+    max_update_norm: Annotated[float, Field(gt=0.0)] = math.inf  # TOML has no none
 
 
 class _LimitsSection(_Section):
@@ -130,7 +131,7 @@ class Site:
             state=(state if state is not None else folder / (settings.site.state or STATE)).absolute(),
             min_cell=settings.privacy.min_cell,
             outputs=frozenset(settings.policy.outputs),
-            max_update_norm=settings.policy.max_update_norm,
+            max_update_norm=norm if math.isfinite(norm := settings.policy.max_update_norm) else None,
             threads=settings.limits.threads,
             spool_bytes=settings.limits.spool_mib * 2**20,
         )

@@ -50,7 +50,7 @@ def channel(path: Path) -> grpc.Channel:
 
 
 def check(path: Path) -> None:
-    """Raise SettingsError unless a socket is there, is this user's or root's, and is closed to all others."""
+    """Raise SettingsError unless a socket is there, is this user's, and is closed to all others."""
     try:
         status = path.lstat()
     except FileNotFoundError:
@@ -66,15 +66,26 @@ def check(path: Path) -> None:
             f"{path.name} can be used by every user of this machine (mode {stat.S_IMODE(status.st_mode):04o}): "
             "stop the daemon, find out who changed it, then start it again"
         )
-    if not os.access(path, os.W_OK):
+    if status.st_uid != os.geteuid() or not os.access(path, os.W_OK):
         raise SettingsError(
-            f"{path.name} may not be used by this user (mode {stat.S_IMODE(status.st_mode):04o}): "
-            "run this as the site's user"
+            f"{path.name} belongs to the user with id {status.st_uid} (mode {stat.S_IMODE(status.st_mode):04o}): "
+            f"run this as that user, e.g. sudo -u '#{status.st_uid}' …"
         )
 
 
+def is_served(path: Path) -> bool:
+    """Whether a process listens on a socket; one that a killed daemon left refuses. Raises as `check` does."""
+    check(path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(address(path))
+        except ConnectionRefusedError:
+            return False
+    return True
+
+
 class Gate:
-    """A gRPC server behind a unix socket at `path`, with mode 0600, for its own user and root.
+    """A gRPC server behind a unix socket at `path`, with mode 0600, for its own user alone.
 
     The server itself listens in the folder `inner`, which nobody may see who is not to call it. Use the gate as a
     context manager; it serves while it is open. Raises SettingsError where the socket cannot be made.
@@ -157,7 +168,7 @@ class Gate:
 
     def _may_call(self, peer: socket.socket) -> bool:
         _, user, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        return user in {0, os.geteuid()}
+        return bool(user == os.geteuid() != _nobody())  # behind walls every other user appears as nobody, root too
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner_reader, inner_writer = await asyncio.open_unix_connection(address(self._inner))
@@ -175,3 +186,8 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     while data := await reader.read(_BLOCK):
         writer.write(data)
         await writer.drain()
+
+
+def _nobody() -> int:
+    """The id under which the kernel shows users that a user namespace does not know (user_namespaces(7))."""
+    return int(Path("/proc/sys/kernel/overflowuid").read_text())

@@ -258,6 +258,11 @@ def fingerprint(key: Ed25519PublicKey) -> str:
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()
 
 
+def grouped(digits: str) -> str:
+    """A fingerprint in groups of four digits, as two people read it to each other."""
+    return " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
+
+
 def _load(path: Path, load: Callable[[bytes], _Key]) -> _Key:
     try:
         return load(read_private(path))

@@ -108,6 +108,7 @@ def enrol(
     Example: fedward hub enrol /srv/hub north.card.json
     """
     from fedward_common.cards import SiteCard
+    from fedward_common.pki import grouped
     from fedward_server.control import let_in
     from fedward_server.hub import Hub
 
@@ -115,7 +116,7 @@ def enrol(
     if as_json:
         print(json.dumps({"site": row.site, "fingerprint": row.fingerprint, "added": row.added}))
         return
-    print(f"{row.site} is enrolled. Its fingerprint:\n{row.fingerprint}")
+    print(f"{row.site} is enrolled. Its fingerprint:\n{grouped(row.fingerprint)}")
     _tell("Compare it with the site's steward by telephone: it alone shows that the card is theirs.")
 
 
@@ -162,10 +163,12 @@ def show_log(
 
 def _show_card(opened: "Hub") -> None:
     from fedward_common.cards import HubCard
+    from fedward_common.pki import grouped
 
     read = HubCard.read(opened.card)
     print(opened.card)
-    _tell(f"Give this card to every site's steward, and read its fingerprint out by telephone:\n{read.fingerprint}")
+    _tell("Give this card to every site's steward, and read its fingerprint out by telephone:")
+    _tell(grouped(read.fingerprint))
 
 
 def _tell(text: str) -> None:

@@ -234,6 +234,18 @@ def test_the_site_has_the_last_word_on_the_norm(member: MemberMaker, roster_stud
     assert receipt.data["update_norm"] == pytest.approx(0.001, rel=1e-3)
 
 
+@pytest.mark.parametrize(("outputs", "rides"), [('"update"', False), ('"update", "evaluation"', True)])
+def test_figures_ride_on_an_update_only_where_evaluations_may_leave(
+    member: MemberMaker, roster_study: StudyMaker, outputs: str, rides: bool
+) -> None:
+    at = member(f'[site]\nname = "north"\n[policy]\noutputs = [{outputs}]\n')
+    study = roster_study(at)
+    approve(at, study, TODAY)
+    reply = desk(at).answer(config(study, score_incoming=True), lambda: model(study))
+    assert isinstance(reply.answer, Trained)
+    assert (reply.answer.incoming is not None) is rides
+
+
 def test_who_waits_for_another_run_is_told_why() -> None:
     import threading
 

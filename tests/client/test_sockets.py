@@ -15,7 +15,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from fedward_client.sockets import Gate, channel, check
+from fedward_client.sockets import Gate, channel, check, is_served
 from fedward_common.errors import SettingsError
 
 NOBODY = 65534
@@ -109,6 +109,24 @@ def test_another_user_is_turned_away_even_where_the_file_lets_it(folder: Path) -
         path.chmod(0o666)
         assert called_as(NOBODY, path) == "UNAVAILABLE"  # by its credentials
         assert called_as(os.geteuid(), path) == "1"
+        path.chmod(0o600)
+
+
+def test_a_socket_that_a_killed_daemon_left_is_not_served(folder: Path) -> None:
+    path = folder / "control.sock"
+    with gate(path):
+        assert is_served(path)
+        os.link(path, folder / "kept")
+    (folder / "kept").rename(path)
+    assert not is_served(path)
+
+
+def test_a_socket_of_another_user_is_not_trusted(folder: Path) -> None:
+    path = folder / "control.sock"
+    with gate(path):
+        os.chown(path, NOBODY, -1)
+        with pytest.raises(SettingsError, match="belongs to the user with id 65534"):
+            healthy(path)
 
 
 def test_callers_are_told_what_is_wrong_with_a_socket(folder: Path) -> None:

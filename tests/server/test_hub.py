@@ -247,7 +247,7 @@ def test_init_card_enrol_and_status_say_what_people_need(tmp_path: Path) -> None
     card = site_card("north", tmp_path / "north")
     card.write(tmp_path / "north.card.json")
     enrolled_now = fedward("hub", "enrol", folder, tmp_path / "north.card.json")
-    assert card.fingerprint in enrolled_now.stdout
+    assert pki.grouped(card.fingerprint) in enrolled_now.stdout
     assert "telephone" in enrolled_now.stderr
     found = json.loads(fedward("hub", "status", folder, "--json").stdout)
     assert (found["hub"], found["up"], found["runs"]) == ("alliance", False, [])

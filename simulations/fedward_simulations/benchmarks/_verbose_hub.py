@@ -1,6 +1,6 @@
 """A hub whose SuperLink writes a line for every request; everything else of it is the real one's.
 
-    python -m fedward_simulations.benchmarks._verbose_hub FOLDER
+python -m fedward_simulations.benchmarks._verbose_hub FOLDER
 """
 
 from dataclasses import replace
