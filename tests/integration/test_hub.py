@@ -386,6 +386,7 @@ def test_ctrl_c_leaves_the_run_and_a_stopped_one_goes_on_with_the_same_bits(
     assert f"run {run} has finished" in again.stderr
 
 
+@pytest.mark.long
 def test_killed_processes_are_noticed_and_the_run_resumes(hub: Hub, nodes: dict[str, Node], tmp_path: Path) -> None:
     """The run's own process first, then the SuperLink: it comes back, and so do the sites."""
     killed = threading.Event()
@@ -455,6 +456,7 @@ def activates(hub: Hub, member: Member) -> int:
     return 200
 
 
+@pytest.mark.long
 def test_a_supervisor_that_is_killed_leaves_nothing_and_another_starts(hub: Hub, nodes: dict[str, Node]) -> None:
     pid = hub.pid()
     assert pid is not None
