@@ -328,19 +328,19 @@ def test_hostile_and_absent_sites_cost_a_round_at_most(hub: Hub, nodes: dict[str
         if number == 3:
             valley.leaving.set()
             again = Node(hub, valley.member, site)
-            threading.Timer(1.0, again.start).start()
+            threading.Timer(3.0, again.start).start()  # a hub at work looks for it meanwhile
             back.append(again)
             return None
         return reply
 
     valley.answer = hostile
     row = runs.start(
-        hub, load(study(tmp_path, rounds=3, min_sites=1, deadline=10.0)), names=("north", "valley"), wait_s=30.0
+        hub, load(study(tmp_path, rounds=3, min_sites=1, deadline=25.0)), names=("north", "valley"), wait_s=30.0
     )
     assert follow(hub, row.run, lambda _event: None).status == "finished"
     nodes["valley"] = back[0]
     history = RunResult.read(hub.runs / row.run).history
-    assert history[0].refused == {"valley": "has sent nothing for 10 s, the limit of this study"}
+    assert history[0].refused == {"valley": "has sent nothing for 25 s, the limit of this study"}
     assert [set(each.sites) for each in history] == [{"north"}, {"north", "valley"}, {"north", "valley"}]
     assert back[0].asked[0] == ("train", 3)
     assert north.is_alive()
