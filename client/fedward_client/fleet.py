@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -48,6 +47,7 @@ from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
+from fedward_client.probe import clock_offset
 from fedward_client.reach import explain
 from fedward_common.cards import HubCard
 from fedward_common.errors import LinkError
@@ -277,7 +277,6 @@ class _Signer:
     """Signs each request as Flower's SuperNode authentication wants it, with the hub's time, and sends our version."""
 
     def __init__(self, key: ec.EllipticCurvePrivateKey, public_key: bytes) -> None:
-
         self._key = key
         self._public = b64encode(public_key).decode("ascii")
         self._version = dict(RuntimeVersionMetadata.from_local_component("SuperNode").as_metadata())
@@ -288,13 +287,11 @@ class _Signer:
         return datetime.now(UTC) + self.offset
 
     def learn(self, response: httpx.Response) -> None:
-        """Take the hub's time from an answer's Date header (RFC 9110, section 6.6.1)."""
-        try:
-            theirs = parsedate_to_datetime(response.headers["date"]) + timedelta(seconds=0.5)
-        except (KeyError, ValueError, TypeError):
-            return
-        offset = theirs - datetime.now(UTC)
-        self.offset = offset if abs(offset) > timedelta(seconds=SKEW_S) else timedelta()
+        """Take the hub's time from an answer's Date header."""
+        now = time.time()
+        offset = clock_offset(response.headers.get("date", ""), now, now)
+        if offset is not None:
+            self.offset = timedelta(seconds=offset if abs(offset) > SKEW_S else 0)
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
         """Add the headers; learn from the answer."""

@@ -24,8 +24,8 @@ What walls cannot do, and who must:
   and with network let it reach only the hub.
 - A hidden path that is made, moved or replaced afterwards shows, and so does a file that is saved anew: hide the folder
   around it, and who started the process asks `reopened`.
-- What it can write, others of its account may run or believe: `read_only` leaves the kept folders and /tmp. Who reads
-  there from outside follows no link, and keeps patients out of /tmp.
+- What it can write, others of its account may run or believe: `read_only` leaves the kept folders and /tmp, but for
+  Fedward's own program there. Who reads there from outside follows no link, and keeps patients out of /tmp.
 - Names show, in /proc/self/mountinfo and in command lines; contents do not.
 - Root owns disks and kernel settings, and groups like disk and docker come near: run under an account of its own.
 - Mounts made afterwards are not seen, and nothing of a site may be in /run or /dev/shm.
@@ -41,6 +41,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from enum import Enum
 from pathlib import Path
 
 import fedward_common
@@ -64,6 +65,12 @@ class Walls:
     read_only: bool = False  # it writes to kept and temporary folders only (Linux 5.12 and later)
 
 
+class _View(Enum):
+    """How a path is seen behind the walls."""
+
+    HIDDEN, OPEN, FIXED = range(3)  # not at all; as it is, and writable; as it is, and read-only
+
+
 def behind(walls: Walls, command: Sequence[str]) -> list[str]:
     """The command line that runs `command` behind the walls, under the process id that starting it gives.
 
@@ -77,8 +84,8 @@ def behind(walls: Walls, command: Sequence[str]) -> list[str]:
 def missing(walls: Walls) -> list[str]:
     """What is open of the walls around this process, whoever made them, a sentence each; [] where all hold.
 
-    It tries: under systemd this asks for PrivateNetwork, RestrictAddressFamilies, NoNewPrivileges, and read-only covers
-    (TemporaryFileSystem=PATH:ro, InaccessiblePaths).
+    It tries: under systemd this asks for PrivateUsers, PrivateNetwork, RestrictAddressFamilies, NoNewPrivileges, and
+    read-only covers (TemporaryFileSystem=PATH:ro, InaccessiblePaths).
     """
     found = [] if walls.network else list(openings.in_network())
     ways = {way for path in walls.kept for way in (path.resolve(), path.parent.resolve() / path.name)}
@@ -87,6 +94,10 @@ def missing(walls: Walls) -> list[str]:
         found.append("it can change Fedward's own program")
     if openings.has_rights():
         found.append("it has rights to take walls down: its capabilities or no_new_privs are not as they should be")
+    if openings.shares_users():
+        found.append(
+            "it has no user namespace of its own, so another process of its account can look in (/proc/PID/root)"
+        )
     return found
 
 
@@ -103,7 +114,7 @@ def reopened(walls: Walls, pid: int) -> list[str]:
 
 def impossible() -> str | None:
     """Why this user cannot put up walls on this machine and what to do, None where it can: it puts some up."""
-    trial = behind(Walls(network=False, hidden=()), [sys.executable, "-I", "-S", "-c", ""])
+    trial = behind(Walls(network=False, hidden=(), read_only=True), [sys.executable, "-I", "-S", "-c", ""])
     done = subprocess.run(trial, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     return None if done.returncode == 0 else done.stderr.strip().removeprefix("fedward: ")
 
@@ -111,8 +122,8 @@ def impossible() -> str | None:
 # What is hidden and what is not
 
 
-def _plan(walls: Walls) -> dict[Path, bool]:
-    """Whether each path that walls concern shows; links followed, outermost first."""
+def _plan(walls: Walls) -> dict[Path, _View]:
+    """How each path that walls concern is seen; links followed, outermost first."""
     if not all(path.is_absolute() for path in (*walls.hidden, *walls.kept)):
         raise SettingsError("walls need absolute paths; give each hidden and each kept path from / on")
     hidden, kept = ({path.resolve() for path in paths} for paths in (walls.hidden, walls.kept))
@@ -120,14 +131,16 @@ def _plan(walls: Walls) -> dict[Path, bool]:
         raise SettingsError("the same folder is to be hidden and to be kept in view; give it once")
     if absent := [path for path in kept if not path.is_dir()]:
         raise SettingsError(f"'{absent[0].name}' is to be kept in view and is no folder that exists; make it first")
-    plan = dict.fromkeys(_SERVICES, False) | dict.fromkeys(_always_kept(walls), True)
-    plan |= dict.fromkeys(hidden, False) | dict.fromkeys(kept, True)
+    plan = dict.fromkeys(_SERVICES, _View.HIDDEN) | dict.fromkeys(_always_kept(walls), _View.OPEN)
+    plan |= dict.fromkeys(hidden, _View.HIDDEN) | dict.fromkeys(kept, _View.OPEN)
     inside = any(path.is_relative_to(package) for path in hidden for package in _packages())
     if inside or not all(_shows(path, plan) for path in _own_code()):
         raise SettingsError(
             "what is to be hidden holds Fedward's own program or its Python, so nothing could start behind the walls; "
             "install Fedward outside the folders of the hospital"
         )
+    if walls.read_only:
+        plan = dict.fromkeys(_on_the_way_to_own_code(plan), _View.FIXED) | plan
     return dict(sorted(plan.items(), key=lambda item: len(item[0].parts)))
 
 
@@ -142,8 +155,16 @@ def _always_kept(walls: Walls) -> Iterator[Path]:
     return (path for path in wanted if path.is_dir())
 
 
-def _shows(path: Path, plan: dict[Path, bool]) -> bool:
-    return next((plan[place] for place in (path, *path.parents) if place in plan), True)
+def _on_the_way_to_own_code(plan: dict[Path, _View]) -> set[Path]:
+    """What in a writable folder holds Fedward's own program: something else could be put in its place."""
+    places = [place for place, view in plan.items() if view is _View.OPEN]
+    return {
+        place / code.relative_to(place).parts[0] for code in _own_code() for place in places if place in code.parents
+    }
+
+
+def _shows(path: Path, plan: dict[Path, _View]) -> bool:
+    return next((plan[place] for place in (path, *path.parents) if place in plan), None) is not _View.HIDDEN
 
 
 def _own_code() -> set[Path]:
@@ -190,23 +211,24 @@ def _enter(walls: Walls) -> None:
         raise SettingsError(_why_not(error)) from None
 
 
-def _cover(plan: dict[Path, bool], links: Sequence[tuple[Path, Path]], *, read_only: bool) -> None:
+def _cover(plan: dict[Path, _View], links: Sequence[tuple[Path, Path]], *, read_only: bool) -> None:
     """Empty folders over hidden ones, nothing over hidden files, and the kept folders put back at their paths.
 
     `links` are kept folders as they were given and where they really are.
     """
-    kept = {path: os.open(path, os.O_PATH | os.O_DIRECTORY) for path, shows in plan.items() if shows}
+    seen = [path for path, view in plan.items() if view is not _View.HIDDEN]
+    kept = {path: os.open(path, os.O_PATH | os.O_DIRECTORY) for path in seen}
     kernel.mount("none", Path("/"), flags=kernel.RECURSIVE | kernel.PRIVATE)
     if read_only:
         kernel.make_read_only(Path("/"))
     if _SHARED_MEMORY.is_dir():
         _mount_empty(_SHARED_MEMORY, "mode=1777")
     covers = []
-    for path, shows in plan.items():
-        if shows:
+    for path, view in plan.items():
+        if path in kept:
             path.mkdir(parents=True, exist_ok=True)  # where a cover is around it
             kernel.mount(f"/proc/self/fd/{kept[path]}", path, flags=kernel.BIND | kernel.RECURSIVE)
-            if read_only:
+            if read_only and view is _View.OPEN:
                 kernel.make_writable(path)
         elif (mode := _mode(path)) is None:
             continue  # a cover around it hides it, or it is not there
@@ -274,6 +296,8 @@ def _why_not(error: OSError) -> str:
     elif _setting("kernel/apparmor_restrict_unprivileged_userns") == "1":
         why = "AppArmor gives user namespaces no rights"
         what = "set kernel.apparmor_restrict_unprivileged_userns=0 with sysctl"
+    elif error.errno == errno.ENOSYS:
+        why, what = "its kernel is older than Linux 5.12", "use a newer kernel"
     else:
         why, what = f"the kernel refuses: {error.strerror}", "allow user namespaces and mounts, if this is a container"
     return f"this machine does not let this user put up the walls ({why}); {what}, {_OTHERWISE}"

@@ -59,6 +59,13 @@ def has_rights() -> bool:
     return status["NoNewPrivs"] != "1" or any(int(status[name], 16) for name in ("CapEff", "CapPrm", "CapAmb"))
 
 
+def shares_users() -> bool:
+    """Whether it is in the machine's first user namespace, where its account's other processes may look into it."""
+    with suppress(FileNotFoundError):  # a kernel without user namespaces
+        return Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
+    return True
+
+
 def is_walled(pid: int) -> bool:
     """Whether the walls around another process of this user are up; False where it is gone."""
     with suppress(OSError):

@@ -23,7 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from fedward_common import __version__, pki
 from fedward_common.errors import FedwardError, SettingsError
 from fedward_common.study_faults import printable
-from fedward_common.study_section import Fingerprint, Slug
+from fedward_common.study_section import Fingerprint, Slug, Version
 
 MAX_CARD_BYTES = 2**16
 _SHOWN = 40  # characters of a key that no card has
@@ -121,7 +121,7 @@ class SiteCard(_Card):
     site: Slug
     node_key: Annotated[str, _read_with(pki.node_public_from_line)]  # one line, OpenSSH, P-384
     signing_key: Annotated[str, _read_with(pki.public_from_hex)]  # 64 hex digits, Ed25519
-    fedward: Annotated[str, Field(pattern=r"^[0-9A-Za-z.+!_-]{1,64}$")]  # the version that made the card
+    fedward: Version  # the version that made the card
     signature: Signature
 
     @classmethod

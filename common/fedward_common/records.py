@@ -21,6 +21,7 @@ from fedward_common.array_blocks import pieces, view
 from fedward_common.errors import RecordError
 from fedward_common.metrics import Evaluation
 from fedward_common.study import Slug, StudySpec
+from fedward_common.study_section import Version
 from fedward_common.study_spec import MAX_LABEL, MAX_LABELS
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -51,7 +52,6 @@ Loss = Annotated[float, Field(ge=-MAX_LOSS, le=MAX_LOSS)]
 _Value = TypeVar("_Value")
 ByLabel = Annotated[dict[Annotated[str, Field(max_length=MAX_LABEL)], _Value], Field(max_length=MAX_LABELS)]
 Scores = Annotated[Evaluation, AfterValidator(_few_labels)]
-Version = Annotated[str, Field(pattern=r"^[0-9A-Za-z.+!_-]{1,64}$")]
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

@@ -177,14 +177,22 @@ def _wait_until_connected(sites: Mapping[str, Site], pids: Mapping[str, int], lo
     while time.monotonic() - started < START_LIMIT_S:
         for name, pid in pids.items():
             if _has_ended(pid):
-                said = (logs / f"{name}.out").read_text("utf-8", "replace").strip().splitlines() or ["no word"]
-                raise RunError(f"{name} ended at its start: {said[-1].removeprefix('fedward: ')}")
-        connected = sum(read_json(site.link / LINK_STATUS).get("state") == "connected" for site in sites.values())
-        step("connecting hospitals", connected, len(sites))
-        if connected == len(sites):
+                raise RunError(f"{name} ended at its start: {_last_word(logs / f'{name}.out')}")
+        away = [name for name, site in sites.items() if read_json(site.link / LINK_STATUS).get("state") != "connected"]
+        step("connecting hospitals", len(sites) - len(away), len(sites))
+        if not away:
             return
         time.sleep(LOOK_S)
-    raise RunError(f"the hub and its sites were not up within {START_LIMIT_S:g} s; the logs are in {logs}")
+    raise RunError(
+        f"{', '.join(away)} did not reach the hub within {START_LIMIT_S:g} s; the last word of {away[0]} was "
+        f"'{_last_word(logs / f'{away[0]}.out')}', and the logs are in {logs}"
+    )
+
+
+def _last_word(output: Path) -> str:
+    """What a daemon last said to its person."""
+    lines = output.read_text("utf-8", "replace").splitlines()
+    return next((line.removeprefix("fedward: ") for line in reversed(lines) if line.startswith("fedward: ")), "none")
 
 
 def _has_ended(pid: int) -> bool:

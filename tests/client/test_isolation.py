@@ -27,6 +27,7 @@ import fedward_common
 from fedward_client.isolation import Walls, behind, impossible, missing, reopened
 from fedward_common.errors import SettingsError
 
+FIRST_USER_NAMESPACE = 0xEFFFFFFD  # <linux/proc_ns.h>
 PATIENT = "Doe^Jane"
 NOBODY = 65534
 PACKAGES = [Path(file).parent for file in (fedward_client.__file__, fedward_common.__file__) if file is not None]
@@ -519,6 +520,39 @@ print([fails(lambda: tempfile.TemporaryFile(dir=folder)) for folder in sys.argv[
         assert open_ == ["it can change Fedward's own program"]
 
 
+def test_a_program_in_a_temporary_folder_cannot_be_changed(public_folder: Path) -> None:
+    """A clone of Fedward is tried out in /tmp, with the hospitals inside it."""
+    clone = public_folder / "clone"
+    for package in PACKAGES:
+        shutil.copytree(package, clone / package.parent.name / package.name, ignore=shutil.ignore_patterns("*.pyc"))
+    hospital = Hospital(clone / "demo-output" / "north")
+    walls = replace(hospital.network_side, read_only=True)
+    code = f"""
+import sys, tempfile
+from pathlib import Path, PosixPath
+import fedward_client
+from fedward_client.isolation import Walls, missing
+def fails(act):
+    try: act()
+    except OSError as error: return error.errno
+    return 0
+package = Path(fedward_client.__file__).parent
+print(package.is_relative_to({str(clone)!r}), missing({walls!r}))
+print([fails(lambda: tempfile.TemporaryFile(dir=folder)) for folder in (package, *sys.argv[1:])])
+print(fails(lambda: Path({str(public_folder)!r}).rename("/tmp/away")), Path({str(hospital.labels)!r}).exists())
+"""
+    again = f"""
+import sys
+from pathlib import Path, PosixPath
+from fedward_client.isolation import Walls, behind
+import os; command = behind({walls!r}, [sys.executable, "-c", {code!r}, *sys.argv[1:]]); os.execv(command[0], command)
+"""
+    roots = os.pathsep.join(str(clone / package.parent.name) for package in PACKAGES)
+    environment = {**os.environ, "PYTHONPATH": roots, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = run([sys.executable, "-c", again, str(clone), str(hospital.spool), "/tmp"], env=environment)
+    assert done.stdout.splitlines() == ["True []", "[30, 30, 0, 0]", "16 False"], done.stderr  # EROFS; EBUSY
+
+
 @pytest.fixture
 def health_server(hospital: Hospital) -> Iterator[Path]:
     path = hospital.spool / "work.sock"
@@ -590,7 +624,9 @@ def test_each_open_wall_is_told(hospital: Hospital, servers: list[tuple[str, int
     ]
     assert walled == told
     assert found[:5] == told
-    assert [sentence.split(" to ")[0] for sentence in found[5:]] == ["it has rights"]
+    first = Path("/proc/self/ns/user").stat().st_ino == FIRST_USER_NAMESPACE  # a container may give the tests another
+    users = ["it has no user namespace of its own"] if first else []
+    assert [sentence.split(" to ")[0].split(",")[0] for sentence in found[5:]] == ["it has rights", *users]
     if len(servers) > 1:  # the machine has a network
         kinds = {sentence.split()[4] for sentence in missing(CLOSED) if sentence.startswith("the network is open")}
         assert {"interface", "there", "a"} <= kinds
@@ -668,7 +704,7 @@ def test_a_machine_that_allows_no_walls_is_told_in_words() -> None:
 @pytest.fixture
 def public_folder() -> Iterator[Path]:
     """A folder that every user can reach; pytest's own are this user's."""
-    folder = Path(tempfile.mkdtemp())
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)

@@ -54,6 +54,7 @@ def ours(folder: Path, sites: Sequence[str], *, hub: Sequence[str], site: Sequen
 
     Raises RunError where they do not come up.
     """
+    folder.mkdir(exist_ok=True)
     opened = Hub.init(folder / "hub", name="bench", port=free_port())
     joined = {}
     for name in sites:
@@ -72,7 +73,8 @@ def ours(folder: Path, sites: Sequence[str], *, hub: Sequence[str], site: Sequen
         wait_until(
             lambda: all(read_json(one.link / LINK_STATUS).get("state") == "connected" for one in joined.values()),
             limit_s=START_LIMIT_S,
-            what=f"Fedward's hub and sites; logs: {folder}",
+            what="Fedward's hub and sites",
+            said=[folder / f"{name}.out" for name in commands],
         )
         yield Federation(opened, joined, pids, isolated=not flags)
 
@@ -108,18 +110,23 @@ class Stock:
         lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in config.items())
         (bundle / "pyproject.toml").write_text(_STOCK_BUNDLE.format(config=lines))
         self.link.flwr("run", str(bundle), CONNECTION)
-        what = f"stock Flower; its log is {self.link.log_file}"
-        return timed(lambda: list(map(float, whole_lines(times))), count, on_round, limit_s=limit_s, what=what)
+
+        def read() -> list[float]:
+            return list(map(float, whole_lines(times)))
+
+        return timed(read, count, on_round, limit_s=limit_s, said=[self.link.log_file])
 
 
 @contextmanager
 def stock(folder: Path, nodes: int, *, log_level: str = "INFO") -> Iterator[Stock]:
     """The stock programs, started as their own help says; keys and certificates are a hub's."""
+    folder.mkdir(exist_ok=True)
     hub = Hub.init(folder / "hub", name="stock", port=free_port())
     link = replace(hub.link, log_level=log_level)
     with link.running() as process, ExitStack() as stack:
         pids = [stack.enter_context(_stock_node(folder, hub, link, number)) for number in range(nodes)]
-        wait_until(lambda: _online(link) == nodes, limit_s=START_LIMIT_S, what=f"stock SuperNodes; logs: {folder}")
+        said = [folder / f"node-{number}.out" for number in range(nodes)]
+        wait_until(lambda: _online(link) == nodes, limit_s=START_LIMIT_S, what="stock SuperNodes", said=said)
         yield Stock(folder=folder, link=link, superlink=process.pid, supernodes=tuple(pids))
 
 
@@ -152,31 +159,32 @@ def _online(link: SuperLink) -> int:
     return sum(node["status"] == "online" for node in link.flwr("supernode", "list", CONNECTION)["nodes"])
 
 
-def wait_until(there: Callable[[], bool], *, limit_s: float, what: str) -> None:
-    """Look until it is there; RunError when it is not after `limit_s`."""
-    deadline = time.monotonic() + limit_s
-    while not there():
-        if time.monotonic() > deadline:
-            raise RunError(f"waited {limit_s:g} s in vain for {what}")
-        time.sleep(LOOK_S)
-
-
 def timed(
-    read: Callable[[], list[float]], count: int, on_round: Callable[[], None], *, limit_s: float, what: str
+    read: Callable[[], list[float]], count: int, on_round: Callable[[], None], *, limit_s: float, said: Sequence[Path]
 ) -> list[float]:
     """Seconds that each of `count` rounds took, from the times (`read`) at which each began and the last one ended.
 
-    Raises RunError for one that takes longer than `limit_s`.
+    Raises RunError, with the last words in the files `said`, for one that takes longer than `limit_s`.
     """
     marks: list[float] = []
     while len(marks) <= count:
         known = len(marks)
-        wait_until(lambda: len(read()) > known, limit_s=limit_s, what=f"round {known} ({what})")  # noqa: B023 - here
+        wait_until(lambda: len(read()) > known, limit_s=limit_s, what=f"round {known}", said=said)  # noqa: B023 - here
         marks = read()
         on_round()
     return [after - before for before, after in pairwise(marks)]
 
 
+def wait_until(there: Callable[[], bool], *, limit_s: float, what: str, said: Sequence[Path]) -> None:
+    """Look until it is there; RunError, with the last words in the files `said`, when it is not after `limit_s`."""
+    deadline = time.monotonic() + limit_s
+    while not there():
+        if time.monotonic() > deadline:
+            words = "; ".join(f"{path.name}: {line}" for path in said for line in whole_lines(path)[-1:])
+            raise RunError(f"waited {limit_s:g} s in vain for {what} ({words or 'no word of them'})")
+        time.sleep(LOOK_S)
+
+
 def whole_lines(path: Path) -> list[str]:
     """The whole lines of a file that another process writes; none while it is not there."""
-    return path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
+    return path.read_text("utf-8", "replace").split("\n")[:-1] if path.exists() else []

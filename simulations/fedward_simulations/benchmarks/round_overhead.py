@@ -91,13 +91,13 @@ def measure(*, rounds: int, stock_rounds: int, width: int) -> Iterator[Figure]:
 
 def _ours(folder: Path, study: StudySpec) -> tuple[list[float], dict[str, float]]:
     """Seconds from the beginning of each round to the next one's, and the peaks of memory by process."""
-    folder.mkdir()
     with ours(folder, SITES, hub=("fedward_common", "hub", "up"), site=(NOOP_SITE,)) as federation:
         hub, peaks = federation.hub, Peaks(roots(federation))
         federation.approve(study, names=SITES)
         run = runs.start(hub, study, names=SITES, wait_s=ROUND_LIMIT_S).run
         read = partial(_began, hub.runs / run / EVENTS)
-        seconds = timed(read, study.training.rounds, peaks.look, limit_s=ROUND_LIMIT_S, what=f"the log is in {folder}")
+        said = [hub.runs / run / "run.log", hub.link.log_file]
+        seconds = timed(read, study.training.rounds, peaks.look, limit_s=ROUND_LIMIT_S, said=said)
     return seconds, peaks.mib
 
 
@@ -108,7 +108,6 @@ def _began(events: Path) -> list[float]:
 
 
 def _stock(folder: Path, rounds: int, shapes: Sequence[Sequence[int]]) -> tuple[list[float], dict[str, float]]:
-    folder.mkdir()
     with stock(folder, len(SITES)) as deployment:
         peaks = Peaks(deployment.roots)
         seconds = deployment.rounds(rounds, shapes, peaks.look, limit_s=ROUND_LIMIT_S)
