@@ -9,7 +9,6 @@ import ssl
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -56,7 +55,6 @@ HEARTBEAT_S = 30.0  # Flower takes a node for gone after two of them
 GONE_S = 2.0  # so that a hub that waits for this node, and looks every 50 ms or when it is busy, sees that it is gone
 SKEW_S = 2.0  # below this the local clock is right: a Date header has whole seconds
 OBJECT_WAIT_S, OBJECT_LIMIT_S = 0.02, 600.0  # for an object that its sender is still sending
-TRANSFERS = 1  # objects under way at a time: a network has hundreds of small ones, each a request
 
 
 class RunOverError(LinkError):
@@ -92,7 +90,6 @@ class Fleet:
         self._signer = _Signer(key, self._public_key)
         self._client = self._connect()
         self._beats = self._connect()
-        self._transfers = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="objects")
         self.node_id = 0
 
     def _connect(self) -> FleetHttpClient:
@@ -101,7 +98,6 @@ class Fleet:
 
     def close(self) -> None:
         """Let go of the connections."""
-        self._transfers.shutdown(cancel_futures=True)
         self._client.close()
         self._beats.close()
 
@@ -180,8 +176,7 @@ class Fleet:
         message_id, run_id = proto.metadata.message_id, proto.metadata.run_id
         ids = list(dict.fromkeys(each.object_id for each in iterate_object_tree(tree)))
         with self._explained(run_id):
-            pulled = self._transfers.map(lambda object_id: self._pull_object(run_id, object_id), ids)
-            contents = dict(zip(ids, pulled, strict=True))
+            contents = {object_id: self._pull_object(run_id, object_id) for object_id in ids}
         message = inflate_object_from_contents(message_id, contents)
         if not isinstance(message, Message):
             raise LinkError("the hub sent something that is no message")
@@ -217,11 +212,8 @@ class Fleet:
                 )
             )
             objects = get_all_nested_objects(reply)
-
-            def send(object_id: str) -> None:
+            for object_id in response.objects_to_push:
                 self._push_object(run_id, response.session_id, object_id, objects[object_id].deflate())
-
-            list(self._transfers.map(send, response.objects_to_push))
 
     def _push_object(self, run_id: int, session: str, object_id: str, content: bytes) -> None:
         request = PushObjectRequest(

@@ -16,7 +16,6 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -48,7 +47,7 @@ from fedward_server.exchange import GONE
 
 BACK_OFF_S = 0.01  # between two looks for a piece that has not arrived
 PATIENCE_S = 0.05  # of one pull, for pieces that are announced
-TRANSFERS = 4  # pieces under way at a time: a network has hundreds of small ones, each a request
+LOOK_SHARE, LONGEST_LOOK_S = 0.05, 0.5  # of the time since the last answer: a look costs the SuperLink 15 ms of CPU
 ROOM_BYTES = 16 * 2**20  # of a reply beside twice the arrays that were sent: JSON, heads
 MAX_OBJECTS = 2 * MAX_ARRAYS + 10_000  # an array and at least one chunk each
 LOST = "lost its connection to the hub before its answer was here"
@@ -79,7 +78,7 @@ class FlowerGrid(Grid):
         self._sites = dict(sites)
         self._arriving: dict[str, _Arrival] = {}  # by the id of the question
         self._room = ROOM_BYTES
-        self._transfers = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="pieces")
+        self._heard = self._looked = 0.0  # when something was sent or came whole, and when a look was taken; monotonic
 
     def connected(self) -> dict[str, int]:
         """The sites that are connected now, and their nodes."""
@@ -110,6 +109,7 @@ class FlowerGrid(Grid):
         self._room = max(self._room, ROOM_BYTES + 2 * max(sent, default=0))
         if len(list(self._grid.push_messages(_packed(messages)))) < len(messages):
             raise RunError("the SuperLink does not take messages of this size: choose a smaller model")
+        self._heard = time.monotonic()
         return [message.metadata.message_id for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -122,6 +122,7 @@ class FlowerGrid(Grid):
             whole = {number: reply for number, arrival in self._arriving.items() if (reply := self._receive(arrival))}
             for number in whole:
                 self._confirm(self._arriving.pop(number))
+                self._heard = time.monotonic()
             if whole or not self._arriving or time.monotonic() >= until:
                 return list(whole.values())
             time.sleep(BACK_OFF_S)
@@ -132,9 +133,11 @@ class FlowerGrid(Grid):
         raise RunError("the round engine sends and receives by itself")
 
     def _announce(self, asked: set[str]) -> None:
-        """Take note of the replies that the SuperLink has; it announces each once."""
-        if not asked:
+        """Take note of the replies that the SuperLink has, now and then; it announces each once."""
+        now = time.monotonic()
+        if not asked or now - self._looked < min(LOOK_SHARE * (now - self._heard), LONGEST_LOOK_S):
             return
+        self._looked = now
         answer = self._grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=asked))
         for proto, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
             metadata = metadata_from_proto(proto.metadata)
@@ -161,15 +164,13 @@ class FlowerGrid(Grid):
         pull = make_pull_object_fn_protobuf(self._grid._runtime_client.PullObject, self._grid.node, self.run.run_id)
         if len(arrival.missing) > MAX_OBJECTS:
             raise RecordError(f"its reply has more than {MAX_OBJECTS} pieces")
-        while arrival.missing:
-            batch = arrival.missing[-TRANSFERS:]
-            for name, transfer in [(name, self._transfers.submit(pull, name)) for name in batch]:
-                content = transfer.result()
-                arrival.missing.remove(name)
-                arrival.contents[name] = content
-                arrival.size += len(content)
-                if arrival.size > self._room:
-                    raise _too_large(self._room)
+        while arrival.missing:  # in the order in which the site sends them, so that few are asked for in vain
+            name = arrival.missing[-1]
+            arrival.contents[name] = content = pull(name)
+            arrival.missing.pop()
+            arrival.size += len(content)
+            if arrival.size > self._room:
+                raise _too_large(self._room)
 
     def _confirm(self, arrival: _Arrival) -> None:
         """Let the SuperLink drop the reply's pieces."""

@@ -29,10 +29,9 @@ from fedward_common.cards import SiteCard
 from fedward_common.errors import RunError
 from fedward_common.events import Event, Listener, Stage
 from fedward_common.study import StudySpec
-from fedward_server import runs
+from fedward_server import runs, watch
 from fedward_server.events import RunEvent
 from fedward_server.hub import Hub
-from fedward_server.journal import Tail
 from fedward_server.result import RunResult
 from fedward_server.store import RunRow
 from fedward_server.superlink import free_port
@@ -100,18 +99,10 @@ class Federation:
 
     def follow(self, row: RunRow, listener: RunListener) -> RunResult:
         """Follow a run to its end."""
-        folder = self.hub.runs / row.run
-        tail = Tail(folder)
-        while True:
-            with self.hub.store() as store:
-                row = store.run(row.run)
-            for event in tail.new():
-                listener(event)
-            if row.status == "finished":
-                return RunResult.read(folder)
-            if row.status != "running":
-                raise RunError(f"run {row.run} {row.status}: {row.reason}")
-            time.sleep(LOOK_S)
+        row = watch.follow(self.hub, row.run, listener)
+        if row.status != "finished":
+            raise RunError(f"run {row.run} {row.status}: {row.reason}")
+        return RunResult.read(self.hub.runs / row.run)
 
 
 def _listen(events: Iterable[SiteEvent], listener: Listener) -> None:
