@@ -8,12 +8,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from monai.data.meta_obj import set_track_meta
 from monai.transforms.compose import Compose
 from monai.transforms.intensity.array import RandAdjustContrast, RandGaussianNoise
 from monai.transforms.spatial.array import RandAffine, RandFlip
 from monai.transforms.transform import RandomizableTransform
 
 DEGREES = np.pi / 180
+
+set_track_meta(False)  # else each image is a MetaTensor, and so is every batch that the network gets: a third of the time
 
 
 def _flip(size: tuple[int, ...]) -> RandomizableTransform:
