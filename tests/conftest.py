@@ -1,6 +1,12 @@
-"""For all tests: these machines are shared, so no example of a property has a time limit of its own."""
+"""For all tests: what the place where they are started would otherwise change."""
+
+import signal
 
 from hypothesis import settings
 
+# these machines are shared, so no example of a property has a time limit of its own
 settings.register_profile("shared machines", deadline=None)
 settings.load_profile("shared machines")
+
+# a shell starts what it puts into the background with Ctrl-C ignored, and so would everything be that a test starts
+signal.signal(signal.SIGINT, signal.default_int_handler)
