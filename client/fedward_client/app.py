@@ -47,10 +47,10 @@ def answer(message: Message, at: Desk) -> Message:
 
 
 def _reply(message: Message, at: Desk) -> Reply:
-    content = message.content
+    content = unpacked(message.content)
 
     def arrays() -> dict[str, np.ndarray]:
-        return from_array_record(unpacked(content.array_records.get("arrays", ArrayRecord())))
+        return from_array_record(content.array_records.get("arrays", ArrayRecord()))
 
     return at.answer(dict(content.config_records.get("config", {})), arrays)
 
@@ -58,10 +58,9 @@ def _reply(message: Message, at: Desk) -> Reply:
 def _message(asked: Message, reply: Reply) -> Message:
     if reply.answer is None:
         return Message(Error(code=REFUSED, reason=reply.refusal), reply_to=asked)
-    arrays = to_array_record(reply.arrays) if reply.arrays else None
-    if arrays is not None and block_of(asked.content.array_records["arrays"]) is not None:
-        arrays = packed(arrays)  # as it was asked
-    return Message(answer_record(reply.answer, arrays), reply_to=asked)
+    content = answer_record(reply.answer, to_array_record(reply.arrays) if reply.arrays else None)
+    as_asked = packed(content) if block_of(asked.content) is not None else content
+    return Message(as_asked, reply_to=asked)
 
 
 def _opened(context: Context) -> Desk:

@@ -27,6 +27,7 @@ class Pending(BaseModel):
     kind: str
     config: str | None = None  # JSON, once the content is here
     parcel: Parcel | None = None
+    packed: bool = False  # how the arrays came, and are to go back
     answer: str | None = None  # JSON, once the data side has answered
     answer_parcel: Parcel | None = None
     refusal: str | None = None

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 import grpc
-from flwr.app import ArrayRecord, Error, Message
+from flwr.app import ArrayRecord, Error, Message, RecordDict
 
 from fedward_client import spool, spool_writer
 from fedward_client.fleet import HEARTBEAT_S, Envelope, Fleet, RunOverError
@@ -32,9 +32,10 @@ from fedward_client.sockets import channel
 from fedward_client.spool import IN, OUT, Parcel
 from fedward_client.stubs import site_pb2, site_pb2_grpc
 from fedward_common import pki
+from fedward_common.array_blocks import view
 from fedward_common.cards import HubCard
 from fedward_common.errors import FedwardError, LinkError, RecordError, SettingsError
-from fedward_common.records import Evaluated, Prepared, Trained, answer_record, block_of, printable, wrapped
+from fedward_common.records import Evaluated, Prepared, Trained, answer_record, block_of, packed, printable, unpacked
 
 log = logging.getLogger(__name__)
 
@@ -173,22 +174,23 @@ class Link:
     def _taken(self, pending: Pending, message: Message) -> Pending:
         if pending.kind not in _KINDS or "config" not in message.content.config_records:
             raise RecordError(NOT_OURS)
-        config = dict(message.content.config_records["config"])
+        block = block_of(message.content)
+        config = dict(unpacked(message.content).config_records["config"])
         if "fedward" not in config:
             raise RecordError(NOT_OURS)
-        parcel = self._parcel(message.content.array_records.get("arrays", ArrayRecord()))
+        parcel = self._parcel(message.content, block)
         try:
             text = json.dumps(config)
         except TypeError:
             raise RecordError("the question's config holds what is neither text nor a number") from None
-        return pending.model_copy(update={"config": text, "parcel": parcel})
+        return pending.model_copy(update={"config": text, "parcel": parcel, "packed": block is not None})
 
-    def _parcel(self, record: ArrayRecord) -> Parcel | None:
+    def _parcel(self, content: RecordDict, block: memoryview | None) -> Parcel | None:
         """The arrays of a question, in the spool; a block is written as it came."""
         spool_folder, limit = self.settings.spool, self.settings.spool_bytes
-        block = block_of(record)
         if block is not None:
             return spool_writer.write_block(spool_folder, IN, [block], len(block), limit=limit)
+        record = content.array_records.get("arrays", ArrayRecord())
         return spool_writer.write(spool_folder, IN, record, limit=limit) if record else None
 
     def _ask(self, pending: Pending) -> Pending:
@@ -246,10 +248,11 @@ class Link:
             if pending.answer is None:
                 return Message(Error(code=REFUSED, reason=pending.refusal), reply_to=asked)
             answer = _KINDS[pending.kind].model_validate_json(pending.answer)
-            arrays = None
-            if pending.answer_parcel is not None:
-                arrays = wrapped(spool.read_block(self.settings.spool / OUT, pending.answer_parcel))
-            return Message(answer_record(answer, arrays), reply_to=asked)
+            if pending.answer_parcel is None:
+                return Message(answer_record(answer), reply_to=asked)
+            block = spool.read_block(self.settings.spool / OUT, pending.answer_parcel)
+            content = packed(answer_record(answer), block) if pending.packed else answer_record(answer, view(block))
+            return Message(content, reply_to=asked)
 
         self.fleet.push(Envelope(*pending.raw), make)
 

@@ -4,7 +4,8 @@ A question holds the whole study as data, so a site can check what it is asked a
 one JSON object of known keys beside raw typed arrays (`.npy` buffers, never pickle). Everything is checked on reading:
 keys, types, sizes, dtypes; what does not fit is a `RecordError` in words.
 
-The layout also suits Flower's stock strategies: "arrays", "config" and "metrics" with "num-examples".
+The layout also suits Flower's stock strategies: "arrays", "config" and "metrics" with "num-examples". On the way
+through a SuperLink it is packed into as few records as there can be.
 """
 
 import hashlib
@@ -35,7 +36,8 @@ MAX_SECONDS = 1e9
 MAX_REASON = 500  # characters of a text that somebody else wrote, where people read it
 MAX_FAULTS = 1000
 WAITS = "waits for approval"  # how a refusal begins that the site's steward can lift: the hub asks again
-_BLOCK = "fedward.block"  # the one array's name and type where arrays travel packed
+MAX_INLINE_BYTES = 5 * 2**20  # of arrays beside the text: Flower cuts arrays into pieces of this size
+_BLOCK = "fedward.block"  # the block's key in the text, or the name and type of the one array, where arrays are packed
 _SHOWN = 40  # characters of a name that is refused
 
 
@@ -238,31 +240,50 @@ def _cut(text: str) -> str:
     return repr(text[:_SHOWN]) + ("…" if len(text) > _SHOWN else "")
 
 
-def packed(record: ArrayRecord) -> ArrayRecord:
-    """A record of one array, which is the block of all of them: so many arrays travel as one object."""
-    return wrapped(b"".join(pieces(record)))
+def packed(content: RecordDict, block: bytes | memoryview | None = None) -> RecordDict:
+    """A message's content with its arrays as one block, for each record is a request or two at a SuperLink.
 
-
-def wrapped(block: bytes | memoryview) -> ArrayRecord:
-    """A block of arrays as the record in which it travels."""
+    A small block lies beside the text, in one record; a larger one is a record that Flower cuts into pieces. `block` is
+    that of the arrays where it is there already. Content without arrays stays as it is.
+    """
+    if block is None:
+        if "arrays" not in content.array_records:
+            return content
+        block = b"".join(pieces(content.array_records["arrays"]))
+    ((name, text),) = content.config_records.items()
+    if len(block) <= MAX_INLINE_BYTES:
+        return RecordDict({name: ConfigRecord({**text, _BLOCK: bytes(block)})})
     array = Array("uint8", (len(block),), _BLOCK, b"")
     array.data = block  # type: ignore[assignment]  # flwr reads any buffer
     record = ArrayRecord()
     record[_BLOCK] = array
-    return record
+    return RecordDict({name: text, "arrays": record})
 
 
-def block_of(record: ArrayRecord) -> memoryview | None:
-    """The block that travels in a record, None where its arrays travel one by one."""
+def block_of(content: RecordDict) -> memoryview | None:
+    """The block that travels in a message, None where its arrays travel one by one or there are none."""
+    for text in content.config_records.values():
+        if _BLOCK in text:
+            block = text[_BLOCK]
+            if not isinstance(block, bytes):
+                raise RecordError("the arrays' block is no bytes")
+            return memoryview(block)
+    record = content.array_records.get("arrays", ArrayRecord())
     if list(record) != [_BLOCK] or record[_BLOCK].stype != _BLOCK:
         return None
     return memoryview(record[_BLOCK].data)
 
 
-def unpacked(record: ArrayRecord) -> ArrayRecord:
-    """The arrays of a record, packed or not, as views. `RecordError` for a block that is none."""
-    block = block_of(record)
-    return record if block is None else view(block)
+def unpacked(content: RecordDict) -> RecordDict:
+    """A message's content, packed or not, with its arrays as views. `RecordError` for a block that is none."""
+    block = block_of(content)
+    if block is None:
+        return content
+    texts = {
+        name: ConfigRecord({key: value for key, value in text.items() if key != _BLOCK})
+        for name, text in content.config_records.items()
+    }
+    return RecordDict({**texts, "arrays": view(block)})
 
 
 def array_bytes(record: ArrayRecord) -> int:

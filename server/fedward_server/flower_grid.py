@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, Error, Message, Metadata, RecordDict
+from flwr.app import Array, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.common.serde_utils import metadata_from_proto
@@ -182,17 +182,15 @@ class FlowerGrid(Grid):
 
 
 def _packed(messages: Iterable[Message]) -> list[Message]:
-    """The messages with their arrays as one object each; arrays that several carry are packed once."""
-    blocks: dict[tuple[int, ...], ArrayRecord] = {}
+    """The messages with their content packed; what several have in common is packed once."""
+    common: dict[tuple[Any, ...], RecordDict] = {}
     ready = []
     for message in messages:
-        content = RecordDict(dict(message.content))
-        for name, record in message.content.array_records.items():
-            key = tuple(id(array) for array in record.values())
-            if key not in blocks:
-                blocks[key] = packed(record)
-            content[name] = blocks[key]
-        ready.append(make_message(metadata=message.metadata, content=content))
+        text = str({name: dict(text) for name, text in message.content.config_records.items()})
+        key = (text, *(id(array) for record in message.content.array_records.values() for array in record.values()))
+        if key not in common:
+            common[key] = packed(message.content)
+        ready.append(make_message(metadata=message.metadata, content=common[key]))
     return ready
 
 
@@ -214,9 +212,7 @@ def _reply(arrival: _Arrival, room: int) -> Message:
             return make_message(metadata=arrival.metadata, error=_error(arrival.metadata, message.error))
         if not isinstance(message.content, RecordDict):
             raise TypeError("no records")
-        for name, record in message.content.array_records.items():
-            message.content[name] = unpacked(record)
-        return make_message(metadata=arrival.metadata, content=message.content)
+        return make_message(metadata=arrival.metadata, content=unpacked(message.content))
     except _UNREADABLE as error:
         raise RecordError(f"its reply cannot be read ({type(error).__name__})") from None
 

@@ -123,15 +123,15 @@ def test_a_stock_node_answers_for_a_member_and_its_policy_holds(
 ) -> None:
     at = member()
     study = roster_study(at)
-    arrays = packed(to_array_record(models.initial_state(study, 7)))
-    asked = Message(question_record(Question(kind="train", study=study, run="run-1"), arrays), 1, "train")
-    asked.content.config_records["config"]["server-round"] = 1
+    arrays = to_array_record(models.initial_state(study, 7))
+    question = Question(kind="train", study=study, run="run-1")
+    content = question_record(question, arrays, ConfigRecord({"server-round": 1}))
+    asked = Message(packed(content), 1, "train")
     context = Context(1, 1, {"site": str(at.site.folder)}, RecordDict(), {"threads": 1})
     assert refusal(app(asked, context)).startswith("waits for approval: the steward of north has not approved")
     approve(at, study, datetime.now(UTC).date())
     reply = app(asked, context)
     assert read_answer(reply.content, Trained).site == "north"
-    update = reply.content.array_records["arrays"]
-    assert block_of(update) is not None  # as it was asked
-    assert unpacked(update).keys() == unpacked(arrays).keys()
+    assert block_of(reply.content) is not None  # as it was asked
+    assert unpacked(reply.content).array_records["arrays"].keys() == arrays.keys()
     assert [entry.data["kind"] for entry in audit.entries(at.site.state / "audit.jsonl", event="left")] == ["train"]

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from flwr.app import ConfigRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -25,13 +26,15 @@ def block(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 @given(arrays=arrays_of)
-def test_a_record_comes_back_as_it_was(arrays: dict[str, np.ndarray]) -> None:
+def test_content_comes_back_as_it_was(arrays: dict[str, np.ndarray]) -> None:
     record = to_array_record(arrays)
-    made = packed(record)
+    made = packed(RecordDict({"config": ConfigRecord({"fedward": "{}", "server-round": 3}), "arrays": record}))
+    assert list(made) == ["config"], "one record, for each is a request"
     held = block_of(made)
     assert held is not None
     assert len(held) == block_size(record)
-    again = from_array_record(unpacked(made))
+    assert dict(unpacked(made).config_records["config"]) == {"fedward": "{}", "server-round": 3}
+    again = from_array_record(unpacked(made).array_records["arrays"])
     assert list(again) == list(arrays)
     for name, array in arrays.items():
         assert again[name].dtype == array.dtype
@@ -47,10 +50,22 @@ def test_buffers_are_aligned_and_not_copied() -> None:
         assert offset % ALIGNMENT == 0
 
 
-def test_an_unpacked_record_stays_as_it_is() -> None:
-    record = to_array_record({"a": np.ones(3)})
-    assert block_of(record) is None
-    assert unpacked(record) is record
+def test_a_large_block_is_a_record_that_flower_cuts_into_pieces() -> None:
+    arrays = {"a": np.arange(2_000_000, dtype=np.float32)}
+    made = packed(RecordDict({"config": ConfigRecord({"fedward": "{}"}), "arrays": to_array_record(arrays)}))
+    assert set(made) == {"config", "arrays"}
+    assert list(unpacked(made).array_records["arrays"]) == ["a"]
+    assert np.array_equal(from_array_record(unpacked(made).array_records["arrays"])["a"], arrays["a"])
+
+
+def test_what_is_not_packed_stays_as_it_is() -> None:
+    content = RecordDict({"config": ConfigRecord(), "arrays": to_array_record({"a": np.ones(3)})})
+    assert block_of(content) is None
+    assert unpacked(content) is content
+    without = RecordDict({"config": ConfigRecord()})
+    assert packed(without) is without
+    with pytest.raises(RecordError, match="no bytes"):
+        unpacked(RecordDict({"config": ConfigRecord({"fedward.block": "text"})}))
 
 
 @given(data=st.binary(max_size=200))

@@ -135,8 +135,7 @@ class Node(threading.Thread):
         message = inflate_object_from_contents(number, contents)
         assert isinstance(message, Message)
         message.metadata.__dict__["_message_id"] = number
-        for name, record in message.content.array_records.items():
-            message.content[name] = unpacked(record)
+        message.content = unpacked(message.content)
         self.confirm(run_id, number)
         self.asked.append((message.metadata.message_type, round_of(message)))
         reply = self.answer(message)

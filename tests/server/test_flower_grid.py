@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedward_common.errors import RunError
-from fedward_common.records import Prepared, Question, from_array_record, question_record, to_array_record
+from fedward_common.records import Prepared, Question, from_array_record, question_record, to_array_record, unpacked
 from fedward_common.testing import FakeSite, tiny_study
 from fedward_server import flower_grid
 from fedward_server.exchange import GONE, NotYetError, read_reply
@@ -341,7 +341,7 @@ def test_messages_that_are_too_large_to_send_end_the_run_in_words() -> None:
         grid.send_and_receive([])
 
 
-def test_a_question_reaches_the_site_as_one_object_and_the_caller_keeps_its_own() -> None:
+def test_a_question_reaches_the_site_as_one_record_and_the_caller_keeps_its_own() -> None:
     link = FakeLink()
     http = FakeHttpGrid(link)
     TaskIdentity.task_id = TaskIdentity.run_id = 5
@@ -349,4 +349,5 @@ def test_a_question_reaches_the_site_as_one_object_and_the_caller_keeps_its_own(
     message = question(NORTH, "train")
     grid.push_messages([message])
     assert list(message.content.array_records["arrays"]) == ["w"]
-    assert len(http.sent[0].content.array_records["arrays"]) == 1
+    assert len(http.sent[0].content) == 1
+    assert list(unpacked(http.sent[0].content).array_records["arrays"]) == ["w"]
