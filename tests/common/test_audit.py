@@ -149,7 +149,8 @@ import threading
 log = opened(sys.argv[1])
 def work(name):
     for number in range(20):
-        print(log.append("work", {"by": name, "number": number}).hash, flush=True)
+        entry = log.append("work", {"by": name, "number": number})
+        print(f"{entry.hash}\\n", end="", flush=True)  # in one piece: threads write at once
 threads = [threading.Thread(target=work, args=(f"{sys.argv[2]}{thread}",)) for thread in range(3)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
