@@ -130,7 +130,8 @@ def federation(hub: Path, hospitals: Mapping[str, Path], *, logs: Path, step: St
             "hub": ["hub", "up", str(opened.folder)],
             **{name: ["site", "up", str(site.folder), *flags] for name, site in sites.items()},
         }.items():
-            pids[name] = daemons.enter_context(_daemon(command, logs / f"{name}.out"))
+            program = [sys.executable, "-m", "fedward_common", *command]
+            pids[name] = daemons.enter_context(background(program, logs / f"{name}.out"))
         _wait_until_connected(sites, pids, logs, step)
         yield Federation(opened, sites, pids, isolated=not flags)
 
@@ -145,12 +146,16 @@ def _enrolled(hub: Hub, folder: Path, path: Path) -> Site:
 
 
 @contextmanager
-def _daemon(arguments: Sequence[str], output: Path) -> Iterator[int]:
-    """A `fedward` command in the background, ended with the block, and by the kernel with this process."""
-    command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "fedward_common", *arguments]
+def background(command: Sequence[str], output: Path, environment: Mapping[str, str] | None = None) -> Iterator[int]:
+    """A process in a session of its own, ended with the block, and by the kernel with this process; gives its pid."""
     with output.open("ab") as said:
         process = subprocess.Popen(  # a session of its own: Ctrl-C is for this process, which then ends it
-            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+            ["setpriv", "--pdeathsig", "TERM", *command],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
         )
     try:
         yield process.pid

@@ -13,7 +13,8 @@ from fedward_common.errors import RunError, UsageError
 from fedward_simulations import benchmarks
 from fedward_simulations.benchmarks import Figure, aggregation, fastest
 from fedward_simulations.benchmarks._deployments import timed, wait_until, whole_lines
-from fedward_simulations.benchmarks._processes import Peaks, background, cpu_s, family, peak_mib
+from fedward_simulations.benchmarks._processes import Peaks, cpu_s, family, peak_mib
+from fedward_simulations.federation import background
 
 DEPLOYMENTS = {
     "round-overhead": "round_overhead.measure(rounds=3, stock_rounds=3, width=8)",

@@ -22,8 +22,7 @@ from fedward_common.cards import SiteCard
 from fedward_common.errors import RunError
 from fedward_server.hub import Hub
 from fedward_server.superlink import CONNECTION, HOST, SuperLink, free_port
-from fedward_simulations.benchmarks._processes import background
-from fedward_simulations.federation import Federation
+from fedward_simulations.federation import Federation, background
 
 START_LIMIT_S = 120.0
 LOOK_S = 0.1

@@ -1,14 +1,11 @@
-"""What processes take: started for a benchmark, ended with it, and read from /proc by the role that each plays."""
+"""What processes take, read from /proc by the role that each plays."""
 
 import os
-import signal
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-END_LIMIT_S = 30.0
 OTHER = "other"
 _ROLES = {  # by a word of the command line
     "flower-superlink": "superlink",
@@ -18,29 +15,6 @@ _ROLES = {  # by a word of the command line
     "fedward_simulations.benchmarks._noop": "executor",
     "supernode": "supernode",
 }
-
-
-@contextmanager
-def background(command: Sequence[str], output: Path, environment: Mapping[str, str] | None = None) -> Iterator[int]:
-    """A process in a session of its own, ended with the block, and by the kernel with this process; gives its pid."""
-    with output.open("ab") as said:
-        process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", *command],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
-        )
-    try:
-        yield process.pid
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(END_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 @dataclass(frozen=True, slots=True)
