@@ -35,7 +35,16 @@ from fedward_common import pki
 from fedward_common.array_blocks import view
 from fedward_common.cards import HubCard
 from fedward_common.errors import FedwardError, LinkError, RecordError, SettingsError
-from fedward_common.records import Evaluated, Prepared, Trained, answer_record, block_of, packed, printable, unpacked
+from fedward_common.records import (
+    Evaluated,
+    Prepared,
+    Trained,
+    answer_record,
+    block_of,
+    packed,
+    printable,
+    without_block,
+)
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +184,7 @@ class Link:
         if pending.kind not in _KINDS or "config" not in message.content.config_records:
             raise RecordError(NOT_OURS)
         block = block_of(message.content)
-        config = dict(unpacked(message.content).config_records["config"])
+        config = without_block(message.content.config_records["config"])
         if "fedward" not in config:
             raise RecordError(NOT_OURS)
         parcel = self._parcel(message.content, block)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, MetricRecord, RecordDict
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from fedward_common import npy
@@ -279,11 +279,13 @@ def unpacked(content: RecordDict) -> RecordDict:
     block = block_of(content)
     if block is None:
         return content
-    texts = {
-        name: ConfigRecord({key: value for key, value in text.items() if key != _BLOCK})
-        for name, text in content.config_records.items()
-    }
+    texts = {name: ConfigRecord(without_block(text)) for name, text in content.config_records.items()}
     return RecordDict({**texts, "arrays": view(block)})
+
+
+def without_block(text: ConfigRecord) -> dict[str, ConfigRecordValues]:
+    """What stands in a record but the block that may lie beside it."""
+    return {key: value for key, value in text.items() if key != _BLOCK}
 
 
 def array_bytes(record: ArrayRecord) -> int:

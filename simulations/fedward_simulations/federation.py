@@ -41,6 +41,9 @@ WAIT_S = 60.0  # for sites that are connected but not ready
 END_LIMIT_S = 30.0
 LOOK_S = 0.1
 
+HUB = "hub"  # among the names of the sites
+HUB_UP, SITE_UP = ("fedward_common", "hub", "up"), ("fedward_common", "site", "up")
+
 RunListener = Callable[[RunEvent], None]
 Step = Callable[[str, int, int], None]  # what is being started, how much of it is done, of how much
 
@@ -115,10 +118,19 @@ def _listen(events: Iterable[SiteEvent], listener: Listener) -> None:
 
 
 @contextmanager
-def federation(hub: Path, hospitals: Mapping[str, Path], *, logs: Path, step: Step = no_step) -> Iterator[Federation]:
+def federation(
+    hub: Path,
+    hospitals: Mapping[str, Path],
+    *,
+    logs: Path,
+    step: Step = no_step,
+    hub_up: Sequence[str] = HUB_UP,
+    site_up: Sequence[str] = SITE_UP,
+) -> Iterator[Federation]:
     """A federation of the hospitals in these folders, with a hub in `hub`, made where there is none.
 
-    Where this machine cannot isolate processes the sites run without walls, and `isolated` says so.
+    `hub_up` and `site_up` are the modules that run them, with their words. Where this machine cannot isolate processes
+    the sites run without walls, and `isolated` says so. Raises RunError where it does not come up.
     """
     logs.mkdir(parents=True, exist_ok=True)
     opened = Hub.open(hub) if (hub / "hub.toml").exists() else Hub.init(hub, name="demo-hub", port=free_port())
@@ -127,11 +139,10 @@ def federation(hub: Path, hospitals: Mapping[str, Path], *, logs: Path, step: St
     with ExitStack() as daemons:
         pids = {}
         for name, command in {
-            "hub": ["hub", "up", str(opened.folder)],
-            **{name: ["site", "up", str(site.folder), *flags] for name, site in sites.items()},
+            HUB: [*hub_up, str(opened.folder)],
+            **{name: [*site_up, str(site.folder), *flags] for name, site in sites.items()},
         }.items():
-            program = [sys.executable, "-m", "fedward_common", *command]
-            pids[name] = daemons.enter_context(background(program, logs / f"{name}.out"))
+            pids[name] = daemons.enter_context(background([sys.executable, "-m", *command], logs / f"{name}.out"))
         _wait_until_connected(sites, pids, logs, step)
         yield Federation(opened, sites, pids, isolated=not flags)
 

@@ -110,6 +110,12 @@ def test_a_message_that_is_no_question_is_refused() -> None:
     assert "no Fedward question" in refusal(reply)
 
 
+def test_a_block_that_is_none_is_refused() -> None:
+    for block, reason in ((b"no block", "no whole head"), ("text", "no bytes")):
+        asked = Message(RecordDict({"config": ConfigRecord({"fedward.block": block})}), 1, "train")
+        assert reason in refusal(answer(asked, simulated(broken(KeyError()))))
+
+
 def test_a_hub_that_steers_otherwise_than_the_study_says_is_refused() -> None:
     site = simulated(Hospital(PhantomSource("north", 40, 2.0, 5)))
     assert read_answer(answer(message("train", **{"server-round": 2}), site).content, Trained).site == "north"

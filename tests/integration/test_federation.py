@@ -415,7 +415,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 import numpy as np
-from fedward_common.records import Question, question_record
+from fedward_common import models
+from fedward_common.records import Question, question_record, to_array_record
 from fedward_common.study import StudySpec
 
 server = ServerApp()
@@ -439,6 +440,14 @@ def main(grid, context):
         messages = [Message(content, node, kind) for node in grid.get_node_ids()]
         replies = grid.send_and_receive(messages, timeout=60)
         said[name] = [words(reply) for reply in replies]
+    arrays = to_array_record(models.initial_state(study, 1))
+    ask = Question(kind="train", study=study, run="stock-1")
+    content = question_record(ask, arrays, ConfigRecord({"server-round": 1}))
+    messages = [Message(content, node, "train") for node in grid.get_node_ids()]
+    trained = [reply.content for reply in grid.send_and_receive(messages, timeout=60)]
+    said["arrays"] = sorted(arrays)
+    said["trained"] = [sorted(content.array_records["arrays"]) for content in trained]
+    said["examples"] = [content.metric_records["metrics"]["num-examples"] for content in trained]
     out = pathlib.Path(context.run_config["out"])
     out.with_suffix(".tmp").write_text(json.dumps(said))
     out.with_suffix(".tmp").replace(out)
@@ -459,6 +468,8 @@ def test_a_stock_app_gets_answers_to_what_is_ours_and_reasons_for_the_rest(
     said = json.loads(out.read_text())
     assert said["foreign"] == [NOT_OURS] * 3
     assert sorted(json.loads(answer)["site"] for answer in said["ours"]) == ["harbour", "north", "valley"]
+    assert said["trained"] == [said["arrays"]] * 3  # array by array, as it was asked: what a stock strategy reads
+    assert min(said["examples"]) > 0
     assert not (tmp_path / "code-ran").exists()
 
 

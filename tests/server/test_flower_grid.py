@@ -53,8 +53,10 @@ class FakeLink:
         self.announced: dict[str, Announced] = {}
         self.confirmed: list[str] = []
         self.pulled = 0
+        self.looks = 0
 
     def PullMessages(self, request: PullAppMessagesRequest) -> PullAppMessagesResponse:  # noqa: N802 - Flower's name
+        self.looks += 1
         found = [self.replies.pop(number) for number in list(request.message_ids) if number in self.replies]
         self.announced |= {name: reply for reply in found for name in reply.pieces}
         return PullAppMessagesResponse(
@@ -351,3 +353,18 @@ def test_a_question_reaches_the_site_as_one_record_and_the_caller_keeps_its_own(
     assert list(message.content.array_records["arrays"]) == ["w"]
     assert len(http.sent[0].content) == 1
     assert list(unpacked(http.sent[0].content).array_records["arrays"]) == ["w"]
+
+
+def test_looks_grow_rarer_with_the_wait_and_begin_anew_with_a_question() -> None:
+    link = FakeLink()
+    grid = made(link)
+    (number,) = grid.push_messages([question(NORTH)])
+    assert grid.pull_messages([number]) == []
+    assert link.looks == 1, "at once"
+    for _ in range(10_000):
+        assert grid.pull_messages([number]) == []
+    assert link.looks < 1000  # each is a twentieth of the wait after the one before, so their number grows as its log
+    before = link.looks
+    grid.push_messages([question(NORTH)])
+    grid.pull_messages([number])
+    assert link.looks == before + 1

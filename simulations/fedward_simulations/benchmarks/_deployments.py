@@ -15,18 +15,14 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from fedward_client import isolation
-from fedward_client.member import LINK_STATUS, join, read_json
 from fedward_common import pki
-from fedward_common.cards import SiteCard
 from fedward_common.errors import RunError
 from fedward_server.hub import Hub
 from fedward_server.superlink import CONNECTION, HOST, SuperLink, free_port
-from fedward_simulations.federation import Federation, background
+from fedward_simulations.federation import HUB, HUB_UP, SITE_UP, Federation, background, federation
 
 START_LIMIT_S = 120.0
 LOOK_S = 0.1
-HUB = "hub"
 SUPERVISOR, DAEMON = "supervisor", "daemon"  # roles of what is started here
 STOCK_LINK, STOCK_NODE = "stock-superlink", "stock-supernode"
 
@@ -48,34 +44,15 @@ clientapp = "_stock_app:client"
 
 
 @contextmanager
-def ours(folder: Path, sites: Sequence[str], *, hub: Sequence[str], site: Sequence[str]) -> Iterator[Federation]:
-    """A hub and sites with empty folders, all connected. `hub` and `site` are modules to run, with their words.
-
-    Raises RunError where they do not come up.
-    """
-    folder.mkdir(exist_ok=True)
-    opened = Hub.init(folder / "hub", name="bench", port=free_port())
-    joined = {}
-    for name in sites:
-        (folder / name).mkdir()
-        joined[name], card = join(folder / name, opened.card)
-        card.write(folder / f"{name}.card.json")
-        opened.enrol(SiteCard.read(folder / f"{name}.card.json"))
-    flags = [] if isolation.impossible() is None else ["--unsafe-no-walls"]
-    commands = {HUB: [*hub, str(opened.folder)]}
-    commands |= {name: [*site, str(one.folder), *flags] for name, one in joined.items()}
-    with ExitStack() as stack:
-        pids = {
-            name: stack.enter_context(background([sys.executable, "-m", *command], folder / f"{name}.out"))
-            for name, command in commands.items()
-        }
-        wait_until(
-            lambda: all(read_json(one.link / LINK_STATUS).get("state") == "connected" for one in joined.values()),
-            limit_s=START_LIMIT_S,
-            what="Fedward's hub and sites",
-            said=[folder / f"{name}.out" for name in commands],
-        )
-        yield Federation(opened, joined, pids, isolated=not flags)
+def ours(
+    folder: Path, sites: Sequence[str], *, hub_up: Sequence[str] = HUB_UP, site_up: Sequence[str] = SITE_UP
+) -> Iterator[Federation]:
+    """A hub and sites with empty folders, all connected; the two commands are `federation`'s."""
+    hospitals = {name: folder / name for name in sites}
+    for path in hospitals.values():
+        path.mkdir(parents=True)
+    with federation(folder / "hub", hospitals, logs=folder / "logs", hub_up=hub_up, site_up=site_up) as running:
+        yield running
 
 
 def roots(federation: Federation) -> dict[int, str]:

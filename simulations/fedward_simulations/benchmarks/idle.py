@@ -18,7 +18,6 @@ from fedward_simulations.benchmarks._processes import cpu_s, family
 
 SITES = ("north", "south")
 VERBOSE_HUB = "fedward_simulations.benchmarks._verbose_hub"
-REAL_SITE = ("fedward_common", "site", "up")
 SETTLE_S = 30.0  # until sites ask as seldom as they ever do
 WINDOW_S = 60.0
 PROCESSES = (SUPERVISOR, "superlink", "superexec", DAEMON, "executor", "supernode")
@@ -38,7 +37,7 @@ def measure(*, settle_s: float, window_s: float) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory(prefix="fedward-bench-") as scratch:
         fedward, other = Path(scratch) / "fedward", Path(scratch) / "stock"
         with (
-            ours(fedward, SITES, hub=(VERBOSE_HUB,), site=REAL_SITE) as federation,
+            ours(fedward, SITES, hub_up=(VERBOSE_HUB,)) as federation,
             stock(other, 1, log_level="DEBUG") as beside,
         ):
             watched, log = roots(federation), federation.hub.link.log_file

@@ -91,7 +91,7 @@ def measure(*, rounds: int, stock_rounds: int, width: int) -> Iterator[Figure]:
 
 def _ours(folder: Path, study: StudySpec) -> tuple[list[float], dict[str, float]]:
     """Seconds from the beginning of each round to the next one's, and the peaks of memory by process."""
-    with ours(folder, SITES, hub=("fedward_common", "hub", "up"), site=(NOOP_SITE,)) as federation:
+    with ours(folder, SITES, site_up=(NOOP_SITE,)) as federation:
         hub, peaks = federation.hub, Peaks(roots(federation))
         federation.approve(study, names=SITES)
         run = runs.start(hub, study, names=SITES, wait_s=ROUND_LIMIT_S).run
