@@ -5,6 +5,7 @@ This one pulls, gives and takes bytes, signs with the hub's time, and runs nothi
 `LinkError` in words. Written against flwr 1.41; a contract test runs it against the real SuperLink.
 """
 
+import secrets
 import ssl
 import time
 from base64 import b64encode
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message, RecordDict
 from flwr.app.message.message import remove_content_from_message
 from flwr.common.constant import TIMESTAMP_HEADER
-from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.common.serde import message_from_proto, message_to_proto, recorddict_from_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
@@ -50,8 +51,9 @@ from fedward_client.probe import clock_offset
 from fedward_client.reach import explain
 from fedward_common.cards import HubCard
 from fedward_common.errors import LinkError
+from fedward_common.records import is_small
 
-HEARTBEAT_S = 30.0  # Flower takes a node for gone after two of them
+HEARTBEAT_S = 10.0  # Flower takes a node for gone after two of them
 GONE_S = 2.0  # so that a hub that waits for this node, and looks twice a second at least, sees that it is gone
 SKEW_S = 2.0  # below this the local clock is right: a Date header has whole seconds
 OBJECT_WAIT_S, OBJECT_LIMIT_S = 0.02, 600.0  # for an object that its sender is still sending
@@ -67,10 +69,11 @@ class NotKnownError(LinkError):
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A message that was pulled, without its content: as Flower sent it, to be kept over a restart."""
+    """A message that was pulled, as Flower sent it, to be kept over a restart; `content` where that came with it."""
 
     message: bytes
     tree: bytes
+    content: RecordDict | None = None
 
     @property
     def metadata(self) -> Any:
@@ -161,27 +164,27 @@ class Fleet:
     # Messages --------------------------------------------------------------------------------------------------------
 
     def pull(self) -> Envelope | None:
-        """The next message for this node, without its content; None where there is none. It is given only once."""
+        """The next message for this node; None where there is none. It is given only once."""
         with self._explained():
             response = self._client.PullMessages(PullMessagesRequest(node=self._node))
-        if not response.messages_list:
-            return None
-        return Envelope(
-            response.messages_list[0].SerializeToString(), response.message_object_trees[0].SerializeToString()
-        )
+            if not response.messages_list:
+                return None
+            message = response.messages_list[0]
+            content = recorddict_from_proto(message.content) if message.content.ByteSize() else None
+        message.content.Clear()
+        return Envelope(message.SerializeToString(), response.message_object_trees[0].SerializeToString(), content)
 
-    def open(self, envelope: Envelope) -> Message:
-        """A pulled message with its content; pulls the objects that it is made of."""
+    def open(self, envelope: Envelope) -> RecordDict:
+        """The content of a pulled message; pulls the objects that it is made of."""
         proto, tree = ProtoMessage.FromString(envelope.message), ObjectTree.FromString(envelope.tree)
         message_id, run_id = proto.metadata.message_id, proto.metadata.run_id
         ids = list(dict.fromkeys(each.object_id for each in iterate_object_tree(tree)))
         with self._explained(run_id):
             contents = {object_id: self._pull_object(run_id, object_id) for object_id in ids}
         message = inflate_object_from_contents(message_id, contents)
-        if not isinstance(message, Message):
+        if not isinstance(message, Message) or not isinstance(message.content, RecordDict):
             raise LinkError("the hub sent something that is no message")
-        message.metadata.__dict__["_message_id"] = message_id
-        return message
+        return message.content
 
     def confirm(self, envelope: Envelope) -> None:
         """Say that a message is here, so that the hub need not keep it."""
@@ -201,19 +204,32 @@ class Fleet:
         reply = make(asked)
         reply.metadata.__dict__["_created_at"] = self._signer.now().timestamp()
         run_id = asked.metadata.run_id
+        if reply.has_error() or is_small(reply.content):
+            self._push_whole(run_id, reply)
+            return
         with no_object_id_recompute(), self._explained(run_id):
             reply.metadata.__dict__["_message_id"] = reply.object_id
-            bare = remove_content_from_message(reply) if reply.has_content() else reply
             response = self._client.PushMessages(
                 PushMessagesRequest(
                     node=self._node,
-                    messages_list=[message_to_proto(bare)],
+                    messages_list=[message_to_proto(remove_content_from_message(reply))],
                     message_object_trees=[get_object_tree(reply)],
                 )
             )
             objects = get_all_nested_objects(reply)
             for object_id in response.objects_to_push:
                 self._push_object(run_id, response.session_id, object_id, objects[object_id].deflate())
+
+    def _push_whole(self, run_id: int, reply: Message) -> None:
+        """Send a reply in one request: see ADR 0013."""
+        reply.metadata.__dict__["_message_id"] = secrets.token_hex(32)
+        tree = ObjectTree(object_id=reply.metadata.message_id)
+        with self._explained(run_id):
+            self._client.PushMessages(
+                PushMessagesRequest(
+                    node=self._node, messages_list=[message_to_proto(reply)], message_object_trees=[tree]
+                )
+            )
 
     def _push_object(self, run_id: int, session: str, object_id: str, content: bytes) -> None:
         request = PushObjectRequest(

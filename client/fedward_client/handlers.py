@@ -132,6 +132,8 @@ class Hospital:
         indices = data.indices("train")
         trained = Trained(
             site=self.source.name,
+            study=study.digest,
+            round=round_number,
             cohort=data.cohort_digest,
             patients=len(np.unique(data.patients[indices])),
             images=len(indices),

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from fedward_client import spool_writer
 from fedward_client.policy import Departure, Policy
 from fedward_client.spool import OUT, Parcel
 from fedward_common.audit import AuditLog
+from fedward_common.distance import update_norm
 from fedward_common.errors import AuditError, PolicyError
 from fedward_common.events import Event
 from fedward_common.records import (
@@ -151,16 +152,6 @@ def _receipt(outgoing: Outgoing) -> dict[str, Any]:
         data["model_sha256"] = model_sha256(outgoing.arrays)
         data["update_norm"] = float(f"{update_norm(outgoing.arrays, outgoing.reference):.6g}")
     return data
-
-
-def update_norm(arrays: Arrays, reference: Mapping[str, np.ndarray]) -> float:
-    """L2 norm of `arrays` minus `reference` over the float arrays."""
-    total = 0.0
-    for name, array in arrays.items():
-        if array.dtype.kind == "f":
-            difference = (array - reference[name]).astype(np.float64, copy=False).reshape(-1)
-            total += float(difference @ difference)
-    return float(np.sqrt(total))
 
 
 @dataclass(slots=True)

@@ -45,6 +45,7 @@ from fedward_common.records import (
     printable,
     without_block,
 )
+from fedward_common.rhythm import Rhythm
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +77,6 @@ class Backoff:
         pause = self.pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret
         self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
         return pause
-
-
-def poll_pause(quiet_s: float) -> float:
-    """How long to wait between looks at the hub when the last message came `quiet_s` seconds ago."""
-    return min(max(POLL_SHARE * quiet_s, SHORTEST_POLL_S), LONGEST_POLL_S)
 
 
 @dataclass(slots=True)
@@ -128,31 +124,39 @@ class Link:
 
     def _serve(self, backoff: Backoff) -> None:
         """Answer questions until something breaks or `stopping` is set."""
-        last = time.monotonic()
+        rhythm = Rhythm(POLL_SHARE, SHORTEST_POLL_S, LONGEST_POLL_S)
+        rhythm.begin(time.monotonic())
         while not self.stopping.is_set():
             waiting = self.pending.all()
             envelope = None if waiting else self.fleet.pull()
             if envelope is not None:
-                metadata = envelope.metadata
-                waiting = [
-                    Pending.of(
-                        envelope.message,
-                        envelope.tree,
-                        message_id=metadata.message_id,
-                        run=metadata.run_id,
-                        kind=metadata.message_type,
-                    )
-                ]
-                self.pending.put(waiting[0])
+                rhythm.came(time.monotonic())
+                waiting = [self._keep(envelope)]
             for pending in waiting:
                 self._settle(pending)
-                last = time.monotonic()
+                rhythm.begin(time.monotonic())
+            if not waiting:
+                rhythm.in_vain(time.monotonic())
             self._say("connected", "")
             backoff.reset()
-            if not waiting:
-                self.stopping.wait(poll_pause(time.monotonic() - last))
+            self.stopping.wait(rhythm.next_look() - time.monotonic())
 
     # One message -----------------------------------------------------------------------------------------------------
+
+    def _keep(self, envelope: Envelope) -> Pending:
+        """Write a message down, and its content where that came with it."""
+        metadata = envelope.metadata
+        pending = Pending.of(
+            envelope.message,
+            envelope.tree,
+            message_id=metadata.message_id,
+            run=metadata.run_id,
+            kind=metadata.message_type,
+        )
+        if envelope.content is not None:
+            pending = self._taken(pending, envelope.content)
+        self.pending.put(pending)
+        return pending
 
     def _settle(self, pending: Pending) -> None:
         """Bring one message to its end: its content here, its answer there."""
@@ -171,23 +175,26 @@ class Link:
     def _fetch(self, pending: Pending) -> Pending:
         """A message with its content, which is then confirmed: the hub keeps it no longer."""
         envelope = Envelope(*pending.raw)
-        message = self.fleet.open(envelope)
-        try:
-            pending = self._taken(pending, message)
-        except FedwardError as error:
-            pending = pending.model_copy(update={"refusal": printable(str(error))})
+        pending = self._taken(pending, self.fleet.open(envelope))
         self.pending.put(pending)
         self.fleet.confirm(envelope)
         return pending
 
-    def _taken(self, pending: Pending, message: Message) -> Pending:
-        if pending.kind not in _KINDS or "config" not in message.content.config_records:
+    def _taken(self, pending: Pending, content: RecordDict) -> Pending:
+        """A message with its content in the spool, or refused."""
+        try:
+            return self._unpacked(pending, content)
+        except FedwardError as error:
+            return pending.model_copy(update={"refusal": printable(str(error))})
+
+    def _unpacked(self, pending: Pending, content: RecordDict) -> Pending:
+        if pending.kind not in _KINDS or "config" not in content.config_records:
             raise RecordError(NOT_OURS)
-        block = block_of(message.content)
-        config = without_block(message.content.config_records["config"])
+        block = block_of(content)
+        config = without_block(content.config_records["config"])
         if "fedward" not in config:
             raise RecordError(NOT_OURS)
-        parcel = self._parcel(message.content, block)
+        parcel = self._parcel(content, block)
         try:
             text = json.dumps(config)
         except TypeError:

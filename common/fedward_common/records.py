@@ -34,6 +34,7 @@ MAX_COUNT = 10**9  # patients, images, steps: sums over sites and rounds stay ex
 MAX_LOSS = 1e9
 MAX_SECONDS = 1e9
 MAX_REASON = 500  # characters of a text that somebody else wrote, where people read it
+MAX_NOTICE = 2 * MAX_REASON
 MAX_FAULTS = 1000
 WAITS = "waits for approval"  # how a refusal begins that the site's steward can lift: the hub asks again
 MAX_INLINE_BYTES = 5 * 2**20  # of arrays beside the text: Flower cuts arrays into pieces of this size
@@ -71,6 +72,7 @@ class Question(_Record):
     score_incoming: bool = False  # train: also score the model as it came, on validation patients
     side: Literal["validation", "test"] = "validation"  # evaluate: on whom
     thresholds: ByLabel[float] | None = None  # evaluate: a label's operating point
+    notice: Annotated[str, Field(max_length=MAX_NOTICE)] | None = None  # train: why the site's last update was refused
 
 
 class Prepared(_Record):
@@ -89,6 +91,8 @@ class Trained(_Record):
     """What training gave, beside the arrays."""
 
     site: Slug
+    study: Digest
+    round: Some
     cohort: Digest
     patients: Some  # the weight of this update
     images: Some
@@ -286,6 +290,11 @@ def unpacked(content: RecordDict) -> RecordDict:
 def without_block(text: ConfigRecord) -> dict[str, ConfigRecordValues]:
     """What stands in a record but the block that may lie beside it."""
     return {key: value for key, value in text.items() if key != _BLOCK}
+
+
+def is_small(content: RecordDict) -> bool:
+    """Whether a message's packed content is small enough to travel in one piece."""
+    return not content.array_records
 
 
 def array_bytes(record: ArrayRecord) -> int:

@@ -213,10 +213,20 @@ class Privacy(Section):
     rules = (_not_yet("secure_aggregation"), _not_yet("dp"))
 
 
+class EarlyStopping(Section):
+    """The run ends when the primary metric has not become better for `patience` rounds, by more than `min_delta`."""
+
+    patience: Annotated[int, Field(ge=1, le=10_000)]
+    min_delta: Annotated[float, Field(ge=0.0)] = 0.0
+
+
 class Evaluation(Section):
-    """[evaluation]: what decides."""
+    """[evaluation]: what decides. The primary metric is that of all sites' validation patients."""
 
     primary: Literal["roc_auc", "loss"] = "roc_auc"
+    keep: Literal["last", "best"] = "last"  # the round whose model is the run's; best by the primary metric
+    early_stopping: EarlyStopping | None = None
+    local_baseline: bool = True  # on real sites: each also trains alone, so that it sees what it gained
     operating_point: Annotated[  # chosen on validation data
         Literal["youden"] | Annotated[dict[Literal["sensitivity"], Fraction], Field(min_length=1)],
         Field(description='"youden", or { sensitivity = a number from 0 to 1 }'),
@@ -285,10 +295,18 @@ def _quorum(strategy: Strategy, split: Split, sites: Sites) -> Iterator[Fault]:
     """A roster must be able to reach the quorum: sites that only evaluate do not train."""
     left_out = split.site if split.kind == "leave-site-out" else None
     training = sum(site.role == "train" and site.name != left_out for site in sites)
-    if sites and strategy.min_sites > training:
-        yield Fault(
-            ("strategy", "min_sites"), f"must be at most {training}, the number of sites in [[sites]] that train"
-        )
+    for key, least in (("min_sites", strategy.min_sites), ("quorum", strategy.quorum)):
+        if sites and least != "all" and least > training:
+            yield Fault(("strategy", key), f"must be at most {training}, the number of sites in [[sites]] that train")
+
+
+def _decided_by_validation(evaluation: Evaluation, split: Split) -> Iterator[Fault]:
+    """The best round and the last one are told by validation patients, of whom there must be some."""
+    none = split.kind == "hash" and split.shares[1] == 0
+    if none and evaluation.keep == "best":
+        yield Fault(("evaluation", "keep"), "needs validation patients: give [split] shares a second number above 0")
+    if none and evaluation.early_stopping is not None:
+        yield Fault(("evaluation", "early_stopping"), "needs validation patients: give [split] shares a second number")
 
 
 def _left_out_site(split: Split, sites: Sites) -> Iterator[Fault]:
@@ -320,6 +338,7 @@ class StudySpec(Section):
         Rule(("sites",), _roster),
         Rule(("strategy", "split", "sites"), _quorum),
         Rule(("split", "sites"), _left_out_site),
+        Rule(("evaluation", "split"), _decided_by_validation),
     )
 
     @property

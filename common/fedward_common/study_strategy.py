@@ -1,12 +1,12 @@
 """[strategy] of a study: which rule turns updates into the next model, and the options that each rule takes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
-from fedward_common.study_faults import explain, refuse
-from fedward_common.study_section import Positive, Section
+from fedward_common.study_faults import Fault, explain, refuse
+from fedward_common.study_section import Positive, Rule, Section
 
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -48,13 +48,26 @@ _OPTIONS: Mapping[str, type[Section]] = {
 }
 
 
+def _quorum(quorum: Literal["all"] | int, min_sites: int) -> Iterator[Fault]:
+    if quorum != "all" and quorum < min_sites:
+        yield Fault(("quorum",), f'must be at least min_sites, which is {min_sites}, or "all"')
+
+
 class Strategy(Section):
     """[strategy]: how updates become the next model; `options` go to the flwr strategy of that name."""
 
     name: Literal["fedavg", "fedprox", "fedadam", "fedyogi"] = "fedavg"
-    min_sites: Annotated[int, Field(ge=1, le=10_000)] = 2
+    min_sites: Annotated[int, Field(ge=1, le=10_000)] = 2  # with fewer updates there is no next model
+    quorum: Annotated[  # a round ends as soon as so many updates are there
+        Literal["all"] | Annotated[int, Field(ge=1, le=10_000)],
+        Field(description='"all", or the number of updates with which a round ends'),
+    ] = "all"
     round_deadline_s: Positive = 600.0
+    deadline: Literal["adaptive", "fixed"] = "adaptive"  # fixed: every site has round_deadline_s, dead or alive
     max_update_norm: Positive | None = None  # an update with a larger L2 norm is refused
+    min_cosine: Annotated[float, Field(ge=-1.0, lt=1.0)] | None = None  # to the other updates' mean direction
+
+    rules = (Rule(("quorum", "min_sites"), _quorum),)
     options: dict[str, float] = Field(default={}, validate_default=True)
 
     @field_validator("options")

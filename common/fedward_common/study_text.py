@@ -121,13 +121,18 @@ def _training(training: Training) -> str:
 
 def _combination(strategy: Strategy) -> str:
     options = f", {_settings(strategy.options)}" if strategy.options else ""
-    norm = strategy.max_update_norm
+    norm, cosine = strategy.max_update_norm, strategy.min_cosine
     return _sentences(
         [
             f"After each round: {_STRATEGIES[strategy.name]}{options}",
             f"A round counts when at least {strategy.min_sites} hospitals have answered",
-            f"It waits at most {strategy.round_deadline_s:g} s for them",
+            f"It waits at most {strategy.round_deadline_s:g} s for them"
+            + (", and not so long for one that is gone or far slower than before" * (strategy.deadline == "adaptive")),
+            f"It ends as soon as {strategy.quorum} have answered" if strategy.quorum != "all" else "",
             f"An update with an L2 norm above {norm:g} is refused" if norm is not None else "",
+            f"An update whose cosine to the others' mean direction is below {cosine:g} is refused"
+            if cosine is not None
+            else "",
         ]
     )
 
@@ -136,7 +141,7 @@ def _success(evaluation: Evaluation, cohort: Cohort) -> str:
     measure = _PRIMARY[evaluation.primary]
     if evaluation.primary == "roc_auc":
         measure += f" of {cohort.positive}" if cohort.positive else ", mean over the labels"
-    point = evaluation.operating_point
+    point, stopping = evaluation.operating_point, evaluation.early_stopping
     chosen = (
         "where sensitivity plus specificity is highest (Youden)"
         if point == "youden"
@@ -146,6 +151,8 @@ def _success(evaluation: Evaluation, cohort: Cohort) -> str:
         [
             f"Decided by {measure}, on test patients",
             f"The operating point is chosen on validation patients, {chosen}",
+            "The model is that of the round which does best on validation patients" * (evaluation.keep == "best"),
+            f"Training ends when that has not become better for {stopping.patience} rounds" if stopping else "",
         ]
     )
 

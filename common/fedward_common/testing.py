@@ -50,7 +50,7 @@ class FakeSite:
 
     def __call__(self, message: Message) -> Message | None:
         """The answer to a hub's message."""
-        question, _ = read_question(message.content)
+        question, numbers = read_question(message.content)
         if question.kind == "prepare":
             return Message(answer_record(self._prepared(question.study)), reply_to=message)
         if question.kind == "evaluate":
@@ -63,6 +63,8 @@ class FakeSite:
             return Message(answer_record(evaluated), reply_to=message)
         trained = Trained(
             site=self.name,
+            study=question.study.digest,
+            round=int(numbers["server-round"]),
             cohort=self._digest,
             patients=self.patients,
             images=self.patients,

@@ -16,8 +16,8 @@ from flwr.serverapp import Grid, ServerApp
 from fedward_common.errors import FedwardError
 from fedward_common.study import StudySpec
 from fedward_server.events import Listener
+from fedward_server.exchange import Connected
 from fedward_server.result import RoundHistory, RunResult
-from fedward_server.roster import Connected
 from fedward_server.rounds import RoundEngine
 from fedward_server.store import RoundRow, SiteRoundRow, Store
 
@@ -85,6 +85,7 @@ def _record(store: Store, run: str, row: RoundHistory) -> None:
             bytes_up=site.bytes_up,
             bytes_down=site.bytes_down,
             loss=site.train_loss,
+            reason=site.notes or None,
         )
         for name, site in row.sites.items()
     ]

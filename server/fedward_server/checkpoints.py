@@ -29,6 +29,7 @@ from fedward_common.errors import CheckpointError
 log = logging.getLogger(__name__)
 
 _VERSION: Literal[1] = 1  # of the JSON's layout
+BEST = "best"  # in a run's folder: the checkpoints of the round that is best so far
 _KEPT = 2
 _SAVING = ".saving"
 _MODEL, _STRATEGY = "model/", "strategy/"
@@ -108,6 +109,15 @@ def latest(folder: Path, *, study_digest: str) -> Checkpoint | None:
             "restore the folder from a backup, or start a new run"
         )
     return None
+
+
+def of_round(folder: Path, number: int, *, study_digest: str) -> Checkpoint:
+    """A run's checkpoint of one round, the last or the best. Raises CheckpointError where it is not there."""
+    for place in (folder, folder / BEST):
+        checkpoint = latest(place, study_digest=study_digest)
+        if checkpoint is not None and checkpoint.round == number:
+            return checkpoint
+    raise CheckpointError(f"{folder} does not hold the model of round {number}: restore it from a backup")
 
 
 # Writing -------------------------------------------------------------------------------------------------------------

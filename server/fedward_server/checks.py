@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fedward_common.distance import squared_distance
 from fedward_server.aggregation import as_tensor
 
 _NAMES_SHOWN = 3
 _NAME_LENGTH = 80
-_BLOCK = 65_536  # elements; two float64 blocks fit the processor's cache
 
 
 class Gate:
@@ -62,7 +62,7 @@ class Gate:
         bound = self._max_update_norm
         if bound is None:
             return None
-        norm = sum(_squared_distance(arrays[name], self._reference[name]) for name in self._floats()) ** 0.5
+        norm = sum(squared_distance(arrays[name], self._reference[name]) for name in self._floats()) ** 0.5
         if norm <= bound:
             return None
         return f"the update of {site} is {norm:.4g} from the model (L2 norm); the study allows {bound:g}"
@@ -92,14 +92,3 @@ def _problem(array: npt.NDArray[Any]) -> str | None:
         return "NaN or Inf"
     limit = float(np.finfo(array.dtype).max) / 2  # the difference of two such values is still finite
     return f"a value above {limit:.3g}, too large to be averaged" if max(-low, high) > limit else None
-
-
-def _squared_distance(array: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:
-    """Squared L2 distance, summed in float64 over blocks: no copy of the whole array is made."""
-    ours, theirs = array.reshape(-1), reference.reshape(-1)
-    total = 0.0
-    for start in range(0, ours.size, _BLOCK):
-        block = ours[start : start + _BLOCK].astype(np.float64)
-        block -= theirs[start : start + _BLOCK]
-        total += float(block @ block)
-    return total

@@ -1,10 +1,10 @@
 """Which sites the SuperLink lets in: those that the hub enrolled, by their nodes' keys, and nobody else.
 
-A key that was taken off a SuperLink is never let in there again: that is the SuperLink's own rule.
+A SuperLink knows its nodes for as long as it runs. A key that was taken off it is not let in again until it is started
+anew: that is its own rule.
 """
 
 import hashlib
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,10 +12,9 @@ from typing import Any, Literal
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fedward_common import pki
-from fedward_common.errors import RunError
 from fedward_server.hub import Hub
 from fedward_server.locks import turn
-from fedward_server.store import SiteRow, Store
+from fedward_server.store import Store
 from fedward_server.superlink import CONNECTION
 
 _KNOWN_KEY = "already in use"  # the SuperLink's words
@@ -42,19 +41,11 @@ def bring_in_line(hub: Hub) -> list[str]:
     Gives what stands in the way, a sentence each.
     """
     with turn(hub.home / _TURN), hub.store() as store:
-        nodes = set(_nodes(hub))
-        known = {row.node_id for row in store.sites().values()}
-        strays = nodes - known
-        troubles = []
-        for row in store.sites().values():
-            if row.node_id not in nodes:
-                try:
-                    store.set_node(row.site, _register(hub, row, strays))
-                except RunError as error:
-                    troubles.append(str(error))
-        for node in strays:
-            hub.link.flwr("supernode", "unregister", node, CONNECTION)
-    return troubles
+        sites = {row.node_key: row.site for row in store.sites().values()}
+        answer = hub.link.let_in(list(sites))
+        for key, node in answer["nodes"].items():
+            store.set_node(sites[key], str(node))
+        return [_refused(sites[key], reason) for key, reason in answer["refused"].items()]
 
 
 def presences(hub: Hub, store: Store) -> dict[str, Presence]:
@@ -69,21 +60,12 @@ def _nodes(hub: Hub) -> dict[str, Mapping[str, Any]]:
     return {node["node-id"]: node for node in found if node["status"] != "unregistered"}
 
 
-def _register(hub: Hub, row: SiteRow, strays: set[str]) -> str:
-    """The id that the SuperLink gives a site's node."""
-    with tempfile.NamedTemporaryFile("w", dir=hub.home, suffix=".pub") as file:
-        file.write(f"{row.node_key}\n")
-        file.flush()
-        try:
-            return str(hub.link.flwr("supernode", "register", file.name, CONNECTION)["node-id"])
-        except RunError as error:
-            if _KNOWN_KEY not in str(error):
-                raise
-    if len(strays) == 1:  # it was let in, and the hub was killed before it took note: one at a time is
-        return strays.pop()
-    raise RunError(
-        f"the node key of {row.site} was taken off this hub once, which is for good: let the site make a new node key "
-        f"and send its card anew, then forget {row.site} and enrol that card"
+def _refused(site: str, reason: str) -> str:
+    if _KNOWN_KEY not in reason:
+        return f"the SuperLink does not let {site} in ({reason})"
+    return (
+        f"the node key of {site} was taken off this hub since it was started, and is let in again when it is started "
+        f"anew: `fedward hub down`, then `fedward hub up`; or let {site} make a new node key and send its card anew"
     )
 
 

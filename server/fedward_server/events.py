@@ -7,13 +7,14 @@ from typing import Literal
 EventKind = Literal[
     "began",
     "preparing",  # a site was asked to freeze its cohort
-    "waiting",  # a site cannot take part yet: the note says why
+    "waiting",  # a site cannot take part yet, or is waited for: the note says why
     "prepared",
     "left-out",
     "round",
     "answered",
     "refused",
     "aggregated",
+    "stopping",  # before the last round: the note says why
     "closing",
     "finished",
     "failed",  # the note says why

@@ -5,8 +5,9 @@ differs from flwr's `HttpGrid` in what it trusts and in how long it waits:
 
 - Whose reply it is, and what it answers, is what the SuperLink says, which authenticated the node; never what stands
   in the reply.
-- A reply is announced before its pieces have arrived. They are taken as they come, so that a site that uploads slowly,
-  or never, holds up nobody; a round's deadline holds for it too.
+- A small message travels whole in one request, which Flower's own grid never does: see ADR 0013.
+- A large reply is announced before its pieces have arrived. They are taken as they come, so that a site that uploads
+  slowly, or never, holds up nobody; a round's deadline holds for it too.
 - A reply may not be larger than its question was, but for some room. Pieces that a reply repeats are counted as often
   as it repeats them, before any memory is given to them.
 - What cannot be read becomes an error in the site's place, and the run goes on.
@@ -14,6 +15,7 @@ differs from flwr's `HttpGrid` in what it trusts and in how long it waits:
 
 import hashlib
 import json
+import secrets
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,9 +25,11 @@ from typing import Any
 from flwr.app import Array, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.common.serde_utils import metadata_from_proto
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
-from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import (
     get_object_body,
@@ -42,12 +46,14 @@ from flwr.superlink.grid import HttpGrid
 from google.protobuf.message import DecodeError
 
 from fedward_common.errors import RecordError, RunError
-from fedward_common.records import MAX_ARRAYS, array_bytes, packed, unpacked
-from fedward_server.exchange import GONE
+from fedward_common.records import MAX_ARRAYS, array_bytes, is_small, packed, unpacked
+from fedward_common.rhythm import Rhythm
+from fedward_server.exchange import GONE, Node
 
 BACK_OFF_S = 0.01  # between two looks for a piece that has not arrived
 PATIENCE_S = 0.05  # of one pull, for pieces that are announced
-LOOK_SHARE, LONGEST_LOOK_S = 0.05, 0.5  # of the time since the last answer: a look costs the SuperLink 15 ms of CPU
+SURVEY_S = 1.0
+LOOK_SHARE, SHORTEST_LOOK_S, LONGEST_LOOK_S = 0.05, 0.015, 0.5
 ROOM_BYTES = 16 * 2**20  # of a reply beside twice the arrays that were sent: JSON, heads
 MAX_OBJECTS = 2 * MAX_ARRAYS + 10_000  # an array and at least one chunk each
 LOST = "lost its connection to the hub before its answer was here"
@@ -63,9 +69,9 @@ _UNREADABLE = (
 class _Arrival:
     """A reply of which some pieces are here."""
 
-    message_id: str
     metadata: Metadata  # the SuperLink's
     missing: list[str]  # object ids, the next one last
+    whole: ProtoMessage | None  # where it came in one piece
     contents: dict[str, bytes] = field(default_factory=dict)
     size: int = 0
 
@@ -76,18 +82,31 @@ class FlowerGrid(Grid):
     def __init__(self, grid: HttpGrid, sites: Mapping[str, str]) -> None:
         self._grid = grid
         self._sites = dict(sites)
+        self._whole: set[int] = set()  # nodes that send small messages in one piece, and so take them
         self._arriving: dict[str, _Arrival] = {}  # by the id of the question
+        self._open: set[str] = set()  # questions without a reply, those among them that nobody waits for any more
+        self._nodes: dict[str, Node] = {}
+        self._surveyed = -SURVEY_S
         self._room = ROOM_BYTES
-        self._heard = self._looked = 0.0  # when something was sent or came whole, and when a look was taken; monotonic
+        self._first = Rhythm(LOOK_SHARE, SHORTEST_LOOK_S, LONGEST_LOOK_S)  # for the first answer to what was sent
+        self._next = Rhythm(LOOK_SHARE, SHORTEST_LOOK_S, LONGEST_LOOK_S)  # for the others
+        self._waits = self._first
 
-    def connected(self) -> dict[str, int]:
-        """The sites that are connected now, and their nodes."""
-        nodes = {hashlib.sha256(node.public_key).hexdigest(): node.node_id for node in self._grid.get_nodes()}
-        return {self._sites[key]: node for key, node in nodes.items() if key in self._sites}
+    def connected(self) -> dict[str, Node]:
+        """The sites that are connected now, and their nodes; as they were up to a second ago."""
+        if time.monotonic() - self._surveyed > SURVEY_S:
+            self._surveyed = time.monotonic()
+            found = {hashlib.sha256(node.public_key).hexdigest(): node for node in self._grid.get_nodes()}
+            self._nodes = {
+                self._sites[key]: Node(node.node_id, boot=node.last_activated_at, until=node.online_until)
+                for key, node in found.items()
+                if key in self._sites
+            }
+        return self._nodes
 
     def get_node_ids(self) -> list[int]:
         """The nodes of the sites that are connected now."""
-        return sorted(self.connected().values())
+        return sorted(node.number for node in self.connected().values())
 
     @property
     def run(self) -> Any:
@@ -107,22 +126,44 @@ class FlowerGrid(Grid):
         messages = list(messages)
         sent = [array_bytes(record) for message in messages for record in message.content.array_records.values()]
         self._room = max(self._room, ROOM_BYTES + 2 * max(sent, default=0))
-        if len(list(self._grid.push_messages(_packed(messages)))) < len(messages):
+        ready = _packed(messages)
+        whole = [m for m in ready if self._in_one_piece(m)]
+        in_pieces = [m for m in ready if not self._in_one_piece(m)]
+        if whole:
+            self._push_whole(whole)
+        if in_pieces and len(list(self._grid.push_messages(in_pieces))) < len(in_pieces):
             raise RunError("the SuperLink does not take messages of this size: choose a smaller model")
-        self._heard = time.monotonic()
-        return [message.metadata.message_id for message in messages]
+        self._waits = self._first
+        self._waits.begin(time.monotonic())
+        numbers = [message.metadata.message_id for message in messages]
+        self._open.update(numbers)
+        return numbers
+
+    def _in_one_piece(self, message: Message) -> bool:
+        return message.metadata.dst_node_id in self._whole and is_small(message.content)
+
+    def _push_whole(self, messages: list[Message]) -> None:
+        """Send messages in one request, their content in it: see ADR 0013."""
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = secrets.token_hex(32)
+        self._grid._runtime_client.PushMessages(
+            PushAppMessagesRequest(
+                messages_list=[message_to_proto(message) for message in messages],
+                message_object_trees=[ObjectTree(object_id=message.metadata.message_id) for message in messages],
+            )
+        )
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """The replies that are there whole; waits a moment for those that have been announced."""
         asked = set(message_ids)
-        self._arriving = {number: arrival for number, arrival in self._arriving.items() if number in asked}
+        for number in self._arriving.keys() - asked:
+            self._drop(number)
         self._announce(asked - self._arriving.keys())
         until = time.monotonic() + PATIENCE_S
         while True:
             whole = {number: reply for number, arrival in self._arriving.items() if (reply := self._receive(arrival))}
             for number in whole:
-                self._confirm(self._arriving.pop(number))
-                self._heard = time.monotonic()
+                self._drop(number)
             if whole or not self._arriving or time.monotonic() >= until:
                 return list(whole.values())
             time.sleep(BACK_OFF_S)
@@ -133,18 +174,28 @@ class FlowerGrid(Grid):
         raise RunError("the round engine sends and receives by itself")
 
     def _announce(self, asked: set[str]) -> None:
-        """Take note of the replies that the SuperLink has, now and then; it announces each once."""
-        now = time.monotonic()
-        if not asked or now - self._looked < min(LOOK_SHARE * (now - self._heard), LONGEST_LOOK_S):
+        """Take note of the replies that the SuperLink has, now and then; it announces each once.
+
+        Those that came too late are asked for as well, and dropped, so that the SuperLink need not keep them.
+        """
+        if not asked or time.monotonic() < self._waits.next_look():
             return
-        self._looked = now
-        answer = self._grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=asked))
+        answer = self._grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=asked | self._open))
+        if not answer.messages_list:
+            self._waits.in_vain(time.monotonic())
         for proto, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
             metadata = metadata_from_proto(proto.metadata)
-            if metadata.reply_to_message_id in asked:
-                self._arriving[metadata.reply_to_message_id] = _Arrival(
-                    metadata.message_id, metadata, _object_ids(tree)
-                )
+            number = metadata.reply_to_message_id
+            whole = proto if proto.content.ByteSize() or proto.HasField("error") else None
+            self._arriving[number] = _Arrival(metadata, [] if whole else _object_ids(tree), whole)
+            if number not in asked:
+                self._drop(number)
+                continue
+            if proto.content.ByteSize():
+                self._whole.add(metadata.src_node_id)
+            self._waits.came(time.monotonic())
+            self._waits = self._next
+            self._waits.begin(time.monotonic())
 
     def _receive(self, arrival: _Arrival) -> Message | None:
         """The reply, or an error in its place, when all of it is here."""
@@ -172,13 +223,15 @@ class FlowerGrid(Grid):
             if arrival.size > self._room:
                 raise _too_large(self._room)
 
-    def _confirm(self, arrival: _Arrival) -> None:
-        """Let the SuperLink drop the reply's pieces."""
-        self._grid._runtime_client.ConfirmMessageReceived(
-            ConfirmMessageReceivedRequest(
-                node=self._grid.node, run_id=self.run.run_id, message_object_id=arrival.message_id
+    def _drop(self, number: str) -> None:
+        """Forget a question and its reply, whose pieces the SuperLink need not keep any longer."""
+        self._open.discard(number)
+        arrival = self._arriving.pop(number)
+        if arrival.whole is None or arrival.metadata.src_node_id == SUPERLINK_NODE_ID:
+            name = arrival.metadata.message_id
+            self._grid._runtime_client.ConfirmMessageReceived(
+                ConfirmMessageReceivedRequest(node=self._grid.node, run_id=self.run.run_id, message_object_id=name)
             )
-        )
 
 
 def _packed(messages: Iterable[Message]) -> list[Message]:
@@ -203,9 +256,13 @@ def _object_ids(tree: ObjectTree) -> list[str]:
 def _reply(arrival: _Arrival, room: int) -> Message:
     """The message of a reply that is here whole; RecordError where its pieces make none."""
     try:
-        if _unfolded_bytes(arrival.contents) > room:
+        size = _unfolded_bytes(arrival.contents) if arrival.whole is None else arrival.whole.ByteSize()
+        if size > room:
             raise _too_large(room)
-        message = inflate_object_from_contents(arrival.message_id, arrival.contents)
+        if arrival.whole is None:
+            message = inflate_object_from_contents(arrival.metadata.message_id, arrival.contents)
+        else:
+            message = message_from_proto(arrival.whole)
         if not isinstance(message, Message):
             raise TypeError("no message")
         if message.has_error():

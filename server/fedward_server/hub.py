@@ -132,7 +132,7 @@ class Hub:
             home=self.home,
             port=self.port,
             log_file=self.logs / "superlink.log",
-            options=("--enable-supernode-auth", "--database", str(self.home / "superlink.sqlite")),
+            options=("--enable-supernode-auth",),
             tls=self.tls,
             log_level="WARNING",  # at INFO it writes lines for every look of every site
         )

@@ -25,7 +25,9 @@ class SiteRound(_Record):
     train_loss: float
     patients: int
     train_seconds: Seconds
-    seconds: Seconds
+    seconds: Seconds  # of its work, as it says
+    waited_s: Seconds = 0.0  # from the question to the answer, as the hub sees it
+    notes: str = ""  # why it was waited for
     bytes_up: int
     bytes_down: int
 
@@ -59,6 +61,7 @@ class RunResult(_Record):
     study: StudySpec
     sites: dict[str, SiteResult]
     history: tuple[RoundHistory, ...]
+    kept_round: int  # whose model this is
     left_out: tuple[str, ...]  # why a site did not take part, a sentence each
     thresholds: dict[str, float]  # label: operating point, chosen on validation data
     model_sha256: str

@@ -6,7 +6,7 @@ node that answers as another site than its key's is refused.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -17,13 +17,11 @@ from fedward_common import __version__
 from fedward_common.errors import RecordError, RunError
 from fedward_common.records import Prepared, Question, question_record
 from fedward_common.study import StudySpec
-from fedward_server.exchange import LONGEST_WAIT_S, LOOK_AGAIN_S, NotYetError, read_reply, replies, send
+from fedward_server.exchange import LONGEST_WAIT_S, LOOK_AGAIN_S, Connected, NotYetError, Trip, read_reply, send
 
 PREPARE_DEADLINE_S = 24 * 3600.0  # the first scan and cache of a large site take long
 ABSENT = "is not connected to the hub"
 PREPARING = "is preparing"
-
-Connected = Callable[[], Mapping[str, int]]  # the sites that are connected now, and their nodes
 
 
 class Tell(Protocol):
@@ -67,11 +65,11 @@ class Gathering:
 
     def ask_every_node(self) -> None:
         """Ask every node of the grid, once."""
-        messages = [self._question(node) for node in self.grid.get_node_ids()]
-        for node, reply in replies(self.grid, messages, deadline_s=PREPARE_DEADLINE_S):
+        questions = {str(node): self._question(node) for node in self.grid.get_node_ids()}
+        for came in Trip(carrier=self.grid, questions=questions, hard_s=PREPARE_DEADLINE_S).replies():
             try:
-                prepared = read_reply(reply, Prepared)
-                self._admit(prepared, node)
+                prepared = read_reply(came.reply, Prepared)
+                self._admit(prepared, int(came.site))
             except RecordError as error:
                 self.left_out.append(str(error))
                 self.tell("left-out", "", str(error))
@@ -89,7 +87,7 @@ class Gathering:
             now = time.monotonic() - started
             if now - looked >= LOOK_AGAIN_S:
                 looked = now
-                self._ask_again(absent, asked, connected())
+                self._ask_again(absent, asked, {site: node.number for site, node in connected().items()})
             self._hear(absent, asked)
             if not asked and now >= wait_s:
                 break

@@ -11,7 +11,7 @@ validation patients, from which the operating point is fixed, then on test patie
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -28,6 +28,7 @@ from fedward_common.errors import RecordError, RunError
 from fedward_common.metrics import Evaluation, pooled, primary_value
 from fedward_common.records import (
     Evaluated,
+    Prepared,
     Question,
     Trained,
     array_bytes,
@@ -38,65 +39,30 @@ from fedward_common.records import (
     to_array_record,
 )
 from fedward_common.study import StudySpec
-from fedward_server.aggregation import StreamingMean
-from fedward_server.checkpoints import Checkpoint, latest, save
+from fedward_server.checkpoints import BEST, Checkpoint, latest, of_round, save
 from fedward_server.checks import Gate
 from fedward_server.events import EventKind, Listener, RunEvent
-from fedward_server.exchange import missing, read_reply, replies
+from fedward_server.exchange import Came, Connected, Trip, read_reply
 from fedward_server.facade import RosterGrid
+from fedward_server.outliers import outliers
+from fedward_server.quarantine import Quarantine
 from fedward_server.result import RoundHistory, RunResult, SiteResult, SiteRound
-from fedward_server.roster import Connected, Gathering, Participant
-from fedward_server.strategies import make_strategy, restore_state, strategy_state
+from fedward_server.roster import Gathering, Participant
+from fedward_server.selection import Selection, Standing
+from fedward_server.strategies import make_strategy, restore_state, strategy_state, takes
+from fedward_server.updates import Updates, lower_median
 
 log = logging.getLogger(__name__)
 
 State = dict[str, npt.NDArray[Any]]
 
+UPDATES = ".updates"  # there too: updates that wait for others
+CONTROL = "control/"  # how arrays begin that a strategy sends and gets beside the model's
+SHORTEST_LIMIT_S, TIMES_USUAL, USUAL_OF = 20.0, 3.0, 5  # a site's own limit: of the longest of its last rounds
+
 # flwr's strategies read arrays through numpy's .npy parser, and so through Python's ast, which in CPython 3.11 fails
 # when several threads are in it: the engines of one process take turns
 _FLOWER = Lock()
-
-
-@dataclass(slots=True)
-class _Updates:
-    """The updates of one round: added in site order, an early one waiting for those before it."""
-
-    order: list[str]
-    mean: StreamingMean = field(default_factory=StreamingMean)
-    accepted: dict[str, Trained] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-    _waiting: dict[str, Mapping[str, npt.NDArray[Any]]] = field(default_factory=dict)
-    _next: int = 0
-
-    def accept(self, trained: Trained, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        self.accepted[trained.site] = trained
-        self._waiting[trained.site] = arrays
-        self._drain(lambda name: name in self.refused)
-
-    def refuse(self, site: str, reason: str) -> None:
-        self.refused[site] = reason
-        self._drain(lambda name: name in self.refused)
-
-    def close(self, silent: Mapping[str, str]) -> None:
-        self.refused.update(silent)
-        self._drain(lambda _name: True)
-
-    def _drain(self, skip: Callable[[str], bool]) -> None:
-        while self._next < len(self.order):
-            name = self.order[self._next]
-            if name in self._waiting:
-                self.mean.add(self._waiting.pop(name), self.accepted[name].patients)
-            elif not skip(name):
-                return
-            self._next += 1
-
-    @property
-    def patients(self) -> int:
-        return sum(trained.patients for trained in self.accepted.values())
-
-    @property
-    def train_loss(self) -> float:
-        return sum(trained.train_loss * trained.patients for trained in self.accepted.values()) / self.patients
 
 
 @dataclass(kw_only=True)
@@ -115,29 +81,40 @@ class RoundEngine:
     wait_s: float = 0.0  # in a deployment: for sites that are not connected, or wait for approval, before round 1
 
     _state: State = field(default_factory=dict, init=False, repr=False)
+    _parameters: frozenset[str] = field(default=frozenset(), init=False, repr=False)
     _history: list[RoundHistory] = field(default_factory=list, init=False, repr=False)
     _sites: list[Participant] = field(default_factory=list, init=False, repr=False)
     _left_out: list[str] = field(default_factory=list, init=False, repr=False)
+    _gone: set[str] = field(default_factory=set, init=False, repr=False)  # sites that were gone in the last trip
+    _quarantine: Quarantine = field(default_factory=Quarantine, init=False, repr=False)
+    _selection: Selection = field(init=False, repr=False)
+    _resumed: bool = field(default=False, init=False, repr=False)  # sites may still be coming back
+
+    def __post_init__(self) -> None:
+        self._selection = Selection(self.study.evaluation)
 
     def __call__(self, *, resume: bool = False) -> RunResult:
         """Run the study to its end; with `resume`, from the last checkpoint in the folder."""
         started = time.perf_counter()
         strategy = make_strategy(self.study.strategy)
-        self._state, parameters = models.initial_model(self.study)
+        self._state, self._parameters = models.initial_model(self.study)
         checkpoint = latest(self.folder, study_digest=self.study.digest) if resume else None
         if checkpoint is not None:
-            self._state = dict(checkpoint.arrays)
-            self._history = [RoundHistory.model_validate(row) for row in checkpoint.metrics["history"]]
-            restore_state(strategy, checkpoint.strategy_state)
-            log.info("run %s goes on after round %d", self.run, checkpoint.round)
-        self._sites = self._prepare()
+            self._resumed = True
+            self._restore(checkpoint, strategy)
+        if not self._sites:
+            self._prepare()
         for number in range(len(self._history) + 1, self.study.training.rounds + 1):
-            self._round(number, strategy, parameters)
+            self._round(number, strategy)
+            self._resumed = False
+            if self._selection.stalled(number - 1):
+                self._tell("stopping", number, note=self._why_it_stops(number - 1))
+                break
         return self._close(started)
 
     # Before round 1 --------------------------------------------------------------------------------------------------
 
-    def _prepare(self) -> list[Participant]:
+    def _prepare(self) -> None:
         """Ask sites who they are and to freeze their cohorts; the roster decides who takes part."""
         gathering = Gathering(
             grid=self.grid,
@@ -150,166 +127,295 @@ class RoundEngine:
         else:
             gathering.ask_roster(self.connected, wait_s=self.wait_s)
         self._left_out = gathering.left_out
-        return gathering.quorum()
+        self._sites = gathering.quorum()
 
-    def _replies(self, messages: list[Message]) -> Iterator[tuple[Participant, Message]]:
-        """Send, and give each reply, after its site, until the deadline."""
-        by_node = {site.node_id: site for site in self._sites}
-        nodes = None if self.connected is None else self._connected_nodes
-        for node, reply in replies(self.grid, messages, deadline_s=self._deadline_s, connected=nodes):
-            yield by_node[node], reply
-
-    def _connected_nodes(self) -> set[int]:
-        assert self.connected is not None
-        return set(self.connected().values())
+    def _trip(self, questions: Mapping[str, Message], number: int, **options: Any) -> Trip:
+        """A question to several sites, by their names."""
+        return Trip(
+            carrier=self.grid,
+            questions=questions,
+            hard_s=self._deadline_s,
+            lets_go=self.study.strategy.deadline == "adaptive" and not self._resumed,
+            connected=self.connected,
+            long_gone=self._gone,
+            tell=lambda site, note: self._tell("waiting", number, site=site, note=note),
+            **options,
+        )
 
     # Rounds ----------------------------------------------------------------------------------------------------------
 
-    def _round(self, number: int, strategy: Strategy, parameters: frozenset[str]) -> None:
+    def _round(self, number: int, strategy: Strategy) -> None:
         started = time.perf_counter()
         self._tell("round", number)
-        messages = self._configure(number, strategy, parameters)
+        messages = self._configure(number, strategy)
         updates, rows = self._collect(number, messages)
         if len(updates.accepted) < self.study.strategy.min_sites:
+            updates.clear()
             reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(updates.refused.items()))
             raise RunError(
                 f"round {number} has updates of {len(updates.accepted)} sites, the study asks for at least "
                 f"{self.study.strategy.min_sites} ({reasons}); the run can be resumed from round {number - 1}"
             )
-        self._aggregate(number, strategy, parameters, updates, messages[0])
         self._score(number - 1, {t.site: t.incoming for t in updates.accepted.values() if t.incoming is not None})
+        self._aggregate(number, strategy, updates, messages)
+        updates.clear()
         self._history.append(
             RoundHistory(
                 round=number,
                 seconds=time.perf_counter() - started,
                 train_loss=updates.train_loss,
-                sites=rows,
+                sites={site: rows[site] for site in updates.accepted},
                 refused=updates.refused,
             )
         )
         self._save(number, strategy, updates)
         self._tell("aggregated", number)
 
-    def _configure(self, number: int, strategy: Strategy, parameters: frozenset[str]) -> list[Message]:
-        """The strategy's messages, with the whole state (buffers too) and the question in them."""
-        trainers = [site.node_id for site in self._sites if site.trains]
+    def _configure(self, number: int, strategy: Strategy) -> dict[str, Message]:
+        """The strategy's messages by site, with the whole state (buffers too) and the question in them."""
+        trainers = [site for site in self._sites if site.trains and not self._quarantine.is_out(site.name)]
+        if len(trainers) < self.study.strategy.min_sites:
+            raise RunError(
+                f"{len(trainers)} sites are left to train in round {number}, the study asks for at least "
+                f"{self.study.strategy.min_sites} ({'; '.join(self._left_out)})"
+            )
+        by_node = dict(enumerate(trainers, start=1))
         everything = to_array_record(self._state)
-        sent = ArrayRecord({name: array for name, array in everything.items() if name in parameters})
-        question = Question(kind="train", study=self.study, run=self.run, score_incoming=number > 1)
+        sent = ArrayRecord({name: array for name, array in everything.items() if name in self._parameters})
         with _FLOWER:
-            messages = list(strategy.configure_train(number, sent, ConfigRecord(), RosterGrid(trainers, self.grid)))
+            messages = list(strategy.configure_train(number, sent, ConfigRecord(), RosterGrid(by_node, self.grid)))
+        question = Question(kind="train", study=self.study, run=self.run, score_incoming=number > 1)
+        questions = {}
         for message in messages:
+            site = by_node[message.metadata.dst_node_id]
             config = message.content.config_records["config"]
             arrays = message.content.array_records["arrays"]
-            whole = ArrayRecord({name: arrays.get(name, array) for name, array in everything.items()})
-            message.content = question_record(question, whole, config)
-        return messages
+            extra = {name: array for name, array in arrays.items() if name.startswith(CONTROL)}
+            whole = ArrayRecord({**{name: arrays.get(name, array) for name, array in everything.items()}, **extra})
+            asked = question.model_copy(update={"notice": self._quarantine.notice(site.name, number)})
+            content = question_record(asked, whole, config)
+            questions[site.name] = Message(content, site.node_id, message.metadata.message_type)
+        return questions
 
-    def _collect(self, number: int, messages: list[Message]) -> tuple[_Updates, dict[str, SiteRound]]:
-        """Wait for updates until the round's deadline; each is checked as it comes, and added in site order."""
-        by_node = {site.node_id: site for site in self._sites}
-        asked = [by_node[message.metadata.dst_node_id] for message in messages]
-        bytes_down = {
-            by_node[m.metadata.dst_node_id].name: array_bytes(m.content.array_records["arrays"]) + json_bytes(m.content)
-            for m in messages
-        }
-        updates = _Updates(order=sorted(site.name for site in asked))
-        gate = Gate(self._state, max_update_norm=self.study.strategy.max_update_norm)
+    def _collect(self, number: int, messages: Mapping[str, Message]) -> tuple[Updates, dict[str, SiteRound]]:
+        """Wait for updates; each is checked as it comes, and added in site order."""
+        rules = self.study.strategy
+        names = sorted(messages)
+        kept = takes(rules) == "all" or rules.min_cosine is not None
+        updates = Updates(order=names, folder=self.folder / UPDATES, kept=kept)
+        trip = self._trip(
+            messages,
+            number,
+            soft_s=self._limits(names),
+            enough=lambda: len(updates.accepted) >= rules.min_sites,
+            closed=lambda: rules.quorum != "all" and len(updates.accepted) >= rules.quorum,
+        )
+        reference = from_array_record(next(iter(messages.values())).content.array_records["arrays"])
+        gate = Gate(reference, max_update_norm=rules.max_update_norm)
         rows: dict[str, SiteRound] = {}
-        for site, reply in self._replies(messages):
+        for came in trip.replies():
             try:
-                trained = read_reply(reply, Trained)
-                record = reply.content.array_records.get("arrays", ArrayRecord())
-                arrays = from_array_record(record)
-                self._admit(site, trained, arrays, gate)
+                trained, record = self._admitted(number, came, gate)
             except RecordError as error:
-                updates.refuse(site.name, str(error))
-                self._tell("refused", number, site=site.name, note=str(error))
+                self._refuse(number, came.site, str(error), updates, offence=not came.reply.has_error())
                 continue
-            rows[site.name] = SiteRound(
+            down = messages[came.site].content
+            rows[came.site] = SiteRound(
                 train_loss=trained.train_loss,
                 patients=trained.patients,
                 train_seconds=trained.train_seconds,
                 seconds=trained.seconds,
-                bytes_up=array_bytes(record) + json_bytes(reply.content),
-                bytes_down=bytes_down[site.name],
+                waited_s=came.seconds,
+                notes=trip.notes(came.site),
+                bytes_up=array_bytes(record) + json_bytes(came.reply.content),
+                bytes_down=array_bytes(down.array_records["arrays"]) + json_bytes(down),
             )
-            updates.accept(trained, arrays)
-            self._tell("answered", number, site=site.name)
-        updates.close(missing(updates.order, {**updates.accepted, **updates.refused}, self._deadline_s))
+            updates.accept(trained, record)
+            self._tell("answered", number, site=came.site)
+        self._gone = trip.gone()
+        for site, reason in trip.silent().items():
+            self._tell("refused", number, site=site, note=reason)
+        if rules.min_cosine is not None:
+            self._leave_outliers_out(number, rules.min_cosine, reference, updates)
+        updates.close(trip.silent())
         return updates, rows
 
-    @staticmethod
-    def _admit(site: Participant, trained: Trained, arrays: Mapping[str, npt.NDArray[Any]], gate: Gate) -> None:
-        """Raise unless the reply is this site's, about its frozen cohort, and an update that may be aggregated."""
+    def _limits(self, names: list[str]) -> dict[str, float]:
+        """Each site's own limit, from what it has needed in its last rounds; none before it has answered once."""
+        if self.study.strategy.deadline == "fixed":
+            return {}
+        needed = {name: [row.sites[name].waited_s for row in self._history if name in row.sites] for name in names}
+        return {
+            name: max(SHORTEST_LIMIT_S, TIMES_USUAL * max(seconds[-USUAL_OF:]))
+            for name, seconds in needed.items()
+            if seconds
+        }
+
+    def _admitted(self, number: int, came: Came, gate: Gate) -> tuple[Trained, ArrayRecord]:
+        """The site's update; RecordError unless it is one that may be aggregated."""
+        site = next(site for site in self._sites if site.name == came.site)
+        trained = read_reply(came.reply, Trained)
+        record = came.reply.content.array_records.get("arrays", ArrayRecord())
+        arrays = from_array_record(record)
         if trained.site != site.name:
             raise RecordError(f"{site.name}'s node answered as {trained.site}")
+        if (trained.study, trained.round) != (self.study.digest, number):
+            raise RecordError(f"it answered another question: of round {trained.round}, study {trained.study[:12]}…")
         if trained.cohort != site.prepared.cohort:
             raise RecordError("its cohort changed during the run: finish or stop this run, then start a new one")
         if trained.patients != site.prepared.patients["train"]:
             raise RecordError("it says another number of training patients than when its cohort was frozen")
         if reason := gate.check(site.name, arrays):
             raise RecordError(reason)
+        return trained, record
 
-    def _aggregate(
-        self, number: int, strategy: Strategy, parameters: frozenset[str], updates: _Updates, asked: Message
-    ) -> None:
-        """One pre-averaged reply to the strategy: a mean-based one computes the same from it as from all."""
-        mean = updates.mean.result()
-        content = RecordDict(
-            {
-                "arrays": to_array_record({name: mean[name] for name in self._state if name in parameters}),
-                "metrics": MetricRecord({"num-examples": updates.patients, "train-loss": updates.train_loss}),
-            }
-        )
+    def _refuse(self, number: int, site: str, reason: str, updates: Updates, *, offence: bool) -> None:
+        updates.refuse(site, reason)
+        self._tell("refused", number, site=site, note=reason)
+        if offence and self._quarantine.offend(site, number, reason):
+            sentence = self._quarantine.sentence(site)
+            self._left_out.append(sentence)
+            self._tell("left-out", number, site=site, note=sentence)
+
+    def _leave_outliers_out(self, number: int, bound: float, reference: State, updates: Updates) -> None:
+        arrays = {site: from_array_record(record) for site, record in updates.all()}
+        for site, cosine in outliers(arrays, reference, bound).items():
+            reason = (
+                f"the update of {site} points elsewhere than the others': its cosine to their mean direction is "
+                f"{cosine:.2f}, the study asks for at least {bound:g}"
+            )
+            self._refuse(number, site, reason, updates, offence=True)
+
+    def _aggregate(self, number: int, strategy: Strategy, updates: Updates, asked: Mapping[str, Message]) -> None:
+        """The next state: what the strategy makes of the updates."""
+        everything = takes(self.study.strategy) == "all"
+        replies, others = self._all(updates, asked) if everything else self._averaged(updates, asked)
         with _FLOWER:
-            arrays, _ = strategy.aggregate_train(number, [Message(content, reply_to=asked)])
+            arrays, _ = strategy.aggregate_train(number, replies)
         if arrays is None:
-            raise RunError(f"strategy {self.study.strategy.name} made no model in round {number}")
+            raise RunError(
+                f"strategy {self.study.strategy.name} made no model of the {len(updates.accepted)} updates of round "
+                f"{number}: see the hub's log of the run"
+            )
         learned = from_array_record(arrays)
         self._state = {
-            name: learned[name].astype(old.dtype, copy=False) if name in parameters else mean[name]
+            name: learned[name].astype(old.dtype, copy=False) if name in learned else others.get(name, old)
             for name, old in self._state.items()
         }
 
+    def _averaged(self, updates: Updates, asked: Mapping[str, Message]) -> tuple[list[Message], State]:
+        """One pre-averaged reply: a mean-based strategy computes the same from it as from all. Then the buffers."""
+        mean = updates.mean()
+        taken = {name for name in mean if name in self._parameters or name.startswith(CONTROL)}
+        arrays = to_array_record({name: mean[name] for name in mean if name in taken})
+        reply = _reply(arrays, updates.patients, updates.train_loss, next(iter(asked.values())))
+        return [reply], {name: array for name, array in mean.items() if name not in taken}
+
+    def _all(self, updates: Updates, asked: Mapping[str, Message]) -> tuple[list[Message], State]:
+        """Each site's reply, of its arrays of real numbers. Then the integers, which no strategy averages."""
+        counts: dict[str, list[npt.NDArray[Any]]] = {}
+        replies = []
+        for site, record in updates.all():
+            trained = updates.accepted[site]
+            whole = from_array_record(record)
+            floats = {name: array for name, array in record.items() if whole[name].dtype.kind == "f"}
+            replies.append(_reply(ArrayRecord(floats), trained.patients, trained.train_loss, asked[site]))
+            for name in whole.keys() - floats.keys():
+                counts.setdefault(name, []).append(whole[name])
+        return replies, {name: lower_median(values) for name, values in counts.items()}
+
     def _score(self, number: int, evaluations: Mapping[str, Evaluation]) -> None:
-        """Add the validation figures of round `number`'s model to its history."""
-        if number < 1 or not evaluations:
+        """Add the validation figures of round `number`'s model, which is the present state, to its history."""
+        if number < 1:
             return
         held = [evaluations[site] for site in sorted(evaluations)]
         losses = [(e.loss, e.patients) for e in held if e.loss is not None]
         figures = {site: _primary_of_site(evaluation) for site, evaluation in sorted(evaluations.items())}
-        self._history[number - 1] = self._history[number - 1].model_copy(
-            update={
-                "validation_loss": sum(v * n for v, n in losses) / sum(n for _, n in losses) if losses else None,
-                "primary": primary_value(held, self.study),
-                "site_primary": {site: value for site, value in figures.items() if value is not None},
-            }
-        )
-        self.on_round(self._history[number - 1])
+        primary = primary_value(held, self.study) if held else None
+        if held:
+            self._history[number - 1] = self._history[number - 1].model_copy(
+                update={
+                    "validation_loss": sum(v * n for v, n in losses) / sum(n for _, n in losses) if losses else None,
+                    "primary": primary,
+                    "site_primary": {site: value for site, value in figures.items() if value is not None},
+                }
+            )
+            self.on_round(self._history[number - 1])
+        self._select(number, primary)
 
-    def _save(self, number: int, strategy: Strategy, updates: _Updates) -> None:
-        save(
-            self.folder,
-            Checkpoint(
-                run=self.run,
-                study_digest=self.study.digest,
-                round=number,
-                arrays=self._state,
-                strategy_state=strategy_state(strategy),
-                participation=sorted(updates.accepted),
-                metrics={"history": [row.model_dump(mode="json") for row in self._history]},
-            ),
+    def _select(self, number: int, primary: float | None) -> None:
+        rules = self.study.evaluation
+        if rules.keep == "last" and rules.early_stopping is None:
+            return
+        if primary is None and self._selection.standing.best is None:
+            raise RunError(
+                f"the study goes by {rules.primary}, and nothing of it leaves the sites: let their policies name "
+                "'evaluation', give the split more validation patients, or take keep and early_stopping out"
+            )
+        if self._selection.score(number, primary) and rules.keep == "best":
+            save(self.folder / BEST, self._checkpoint(number, {}, []))
+
+    def _why_it_stops(self, number: int) -> str:
+        standing = self._selection.standing
+        return (
+            f"{self.study.evaluation.primary} of {standing.mark:.4f} in round {standing.mark_round} has not become "
+            f"better for {number - standing.mark_round} rounds"
         )
+
+    # What a resume needs ---------------------------------------------------------------------------------------------
+
+    def _save(self, number: int, strategy: Strategy, updates: Updates) -> None:
+        save(self.folder, self._checkpoint(number, strategy_state(strategy), sorted(updates.accepted)))
         self.on_round(self._history[-1])
+
+    def _checkpoint(
+        self, number: int, remembered: Mapping[str, npt.NDArray[Any]], participation: list[str]
+    ) -> Checkpoint:
+        return Checkpoint(
+            run=self.run,
+            study_digest=self.study.digest,
+            round=number,
+            arrays=self._state,
+            strategy_state=remembered,
+            participation=participation,
+            metrics={
+                "history": [row.model_dump(mode="json") for row in self._history],
+                "sites": {site.name: site.prepared.model_dump(mode="json") for site in self._sites},
+                "left_out": self._left_out,
+                "offences": {
+                    site: {str(n): why for n, why in of.items()} for site, of in self._quarantine.offences.items()
+                },
+                "selection": self._selection.standing.model_dump(mode="json"),
+            },
+        )
+
+    def _restore(self, checkpoint: Checkpoint, strategy: Strategy) -> None:
+        metrics = checkpoint.metrics
+        self._state = dict(checkpoint.arrays)
+        self._history = [RoundHistory.model_validate(row) for row in metrics["history"]]
+        restore_state(strategy, checkpoint.strategy_state)
+        offences = {site: {int(n): why for n, why in of.items()} for site, of in metrics["offences"].items()}
+        self._quarantine = Quarantine(offences)
+        self._selection.standing = Standing.model_validate(metrics["selection"])
+        if self.connected is not None:  # elsewhere nodes have no names but what they answer
+            self._left_out = list(metrics["left_out"])
+            found = {site: Prepared.model_validate(prepared) for site, prepared in metrics["sites"].items()}
+            self._sites = [
+                Participant(site, 0, not self.study.only_evaluates(site), found[site]) for site in sorted(found)
+            ]
+        log.info("run %s goes on after round %d", self.run, checkpoint.round)
 
     # After the last round --------------------------------------------------------------------------------------------
 
     def _close(self, started: float) -> RunResult:
-        self._tell("closing", self.study.training.rounds)
+        last = len(self._history)
+        self._tell("closing", last)
         validation = self._evaluate("validation", None)
         trained_on = {site.name for site in self._sites if site.trains}
-        self._score(len(self._history), {site: v for site, v in validation.items() if site in trained_on})
+        self._score(last, {site: v for site, v in validation.items() if site in trained_on})
+        kept = self._keep(last)
+        if kept != last:
+            validation = self._evaluate("validation", None)
         thresholds = self._operating_points([v for site, v in sorted(validation.items()) if site in trained_on])
         test = self._evaluate("test", thresholds)
         result = RunResult(
@@ -323,31 +429,44 @@ class RoundEngine:
                 for site in self._sites
             },
             history=tuple(self._history),
+            kept_round=kept,
             left_out=tuple(sorted(self._left_out)),
             thresholds=thresholds,
             model_sha256=model_sha256(self._state),
             wall_s=time.perf_counter() - started,
         )
         result.write(self.folder)
-        self._tell("finished", self.study.training.rounds)
+        self._tell("finished", last)
         return result
+
+    def _keep(self, last: int) -> int:
+        """Take the model that the study keeps; gives its round."""
+        best = self._selection.standing.best_round
+        if self.study.evaluation.keep == "last" or best in (0, last):
+            return last
+        self._state = dict(of_round(self.folder, best, study_digest=self.study.digest).arrays)
+        return best
 
     def _evaluate(
         self, side: Literal["validation", "test"], thresholds: dict[str, float] | None
     ) -> dict[str, Evaluation]:
         question = Question(kind="evaluate", study=self.study, run=self.run, side=side, thresholds=thresholds)
-        arrays = to_array_record(self._state)
-        messages = [
-            Message(question_record(question, arrays), site.node_id, MessageType.EVALUATE) for site in self._sites
-        ]
+        content = question_record(question, to_array_record(self._state))
+        number = len(self._history)
+        questions = {site.name: Message(content, site.node_id, MessageType.EVALUATE) for site in self._sites}
         evaluations: dict[str, Evaluation] = {}
-        for site, reply in self._replies(messages):
+        trip = self._trip(questions, number)
+        for came in trip.replies():
             try:
-                evaluated = read_reply(reply, Evaluated)
+                evaluated = read_reply(came.reply, Evaluated)
+                site = next(site for site in self._sites if site.name == came.site)
                 _check_scores(site, evaluated, thresholds or {})
-                evaluations[site.name] = evaluated.evaluation
+                evaluations[came.site] = evaluated.evaluation
             except RecordError as error:
-                self._tell("refused", self.study.training.rounds, site=site.name, note=str(error))
+                self._tell("refused", number, site=came.site, note=str(error))
+        self._gone = trip.gone()
+        for name, reason in trip.silent().items():
+            self._tell("refused", number, site=name, note=reason)
         return evaluations
 
     def _operating_points(self, evaluations: list[Evaluation]) -> dict[str, float]:
@@ -367,6 +486,11 @@ class RoundEngine:
         self.listener(
             RunEvent(kind=kind, run=self.run, round=number, rounds=self.study.training.rounds, site=site, note=note)
         )
+
+
+def _reply(arrays: ArrayRecord, patients: int, train_loss: float, asked: Message) -> Message:
+    metrics = MetricRecord({"num-examples": patients, "train-loss": train_loss})
+    return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=asked)
 
 
 def _primary_of_site(evaluation: Evaluation) -> float | None:

@@ -62,7 +62,7 @@ class RoundRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SiteRoundRow:
-    """One site's part in a round. A refused or silent site has a `reason` in words and no figures."""
+    """One site's part in a round. A refused or silent one has no figures; `reason`: why, or why it was waited for."""
 
     run: str
     round: int

@@ -126,6 +126,28 @@ class SuperLink:
             ) from None
         return _answer(arguments[0], done)
 
+    def let_in(self, keys: list[str]) -> dict[str, Any]:
+        """Let in the nodes of these keys (OpenSSH lines) and no others.
+
+        Gives the ids of the nodes by their keys, and why a key was not let in. Raises RunError where that fails.
+        """
+        assert self.tls is not None
+        command = [sys.executable, "-m", "fedward_server.nodes", f"{HOST}:{self.port}", str(self.tls.authority)]
+        done = subprocess.run(
+            command,
+            env=self._environment(),
+            input="\n".join(keys),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=CALL_LIMIT_S,
+        )
+        if done.returncode:
+            said = done.stderr.strip().splitlines() or ["it does not say why"]
+            raise RunError(f"the SuperLink does not say which nodes it lets in: {said[-1]}; see {self.log_file}")
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
     def _start(self) -> "subprocess.Popen[bytes]":
         with self.log_file.open("ab") as output:
             return subprocess.Popen(

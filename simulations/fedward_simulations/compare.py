@@ -19,7 +19,7 @@ from fedward_client.site import Site
 from fedward_common.errors import RunError, SettingsError, UsageError
 from fedward_common.study import SiteEntry, Strategy, StudySpec, resolved
 from fedward_server.app import serve
-from fedward_server.checkpoints import latest
+from fedward_server.checkpoints import latest, of_round
 from fedward_server.events import RunEvent
 from fedward_server.result import FILE, RunResult
 from fedward_server.runs import new_run_id
@@ -298,9 +298,7 @@ def latest_round(job: Job) -> int:
 
 def save_model(result: RunResult, folder: Path, path: Path) -> None:
     """Write a finished run's model as safetensors, with what it is in the file's header."""
-    checkpoint = latest(folder, study_digest=result.study.digest)
-    if checkpoint is None:
-        raise RunError(f"{folder} holds no checkpoint of the finished run")
+    checkpoint = of_round(folder, result.kept_round, study_digest=result.study.digest)
     temporary = path.with_name(f".{path.name}.tmp")
     header = {"study": result.study.study.id, "study_sha256": result.study.digest, "model_sha256": result.model_sha256}
     save_file(dict(checkpoint.arrays), temporary, metadata={**header, "use": "research use only, not a medical device"})

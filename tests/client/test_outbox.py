@@ -16,11 +16,12 @@ from fedward_client.desk import Desk, Reply
 from fedward_client.handlers import Hospital, SiteSource
 from fedward_client.ledger import Ledger
 from fedward_client.member import Member
-from fedward_client.outbox import Outbox, Outgoing, clip, update_norm
+from fedward_client.outbox import Outbox, Outgoing, clip
 from fedward_client.policy import unsafe_everything
 from fedward_client.spool import OUT
 from fedward_client.steward import approve
 from fedward_common import audit, models
+from fedward_common.distance import update_norm
 from fedward_common.errors import AuditError, PolicyError
 from fedward_common.events import Event
 from fedward_common.records import Prepared, Question, Trained, model_sha256, question_record
@@ -36,6 +37,8 @@ StudyMaker = Callable[..., StudySpec]
 def trained() -> Trained:
     return Trained(
         site="north",
+        study="cd" * 32,
+        round=1,
         cohort="ab" * 32,
         patients=20,
         images=20,

@@ -11,14 +11,12 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fedward_client.member import HUB_CARD, LINK_STATUS, NODE, PENDING, join, read_json
 from fedward_client.pending import Pending, PendingFolder
 from fedward_client.site import Site
 from fedward_client.spool import Parcel
-from fedward_client.supernode import LONGEST_PAUSE_S, LONGEST_POLL_S, POLL_SHARE, SHORTEST_POLL_S, Backoff, poll_pause
+from fedward_client.supernode import LONGEST_PAUSE_S, Backoff
 from fedward_common import pki
 from fedward_common.cards import HubCard
 
@@ -113,14 +111,6 @@ def test_without_walls_it_does_not_start(joined: Callable[..., Site], free_port:
     assert done.returncode == 1
     assert "this process is not isolated" in done.stderr
     assert "start it with `fedward site up`" in done.stderr
-
-
-@given(quiet=st.floats(0, 1e6))
-def test_the_longer_nothing_came_the_rarer_it_looks(quiet: float) -> None:
-    pause = poll_pause(quiet)
-    assert SHORTEST_POLL_S <= pause <= LONGEST_POLL_S
-    assert pause <= max(SHORTEST_POLL_S, POLL_SHARE * quiet)
-    assert poll_pause(quiet + 1) >= pause
 
 
 def test_pauses_grow_to_a_minute_with_jitter() -> None:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
-from flwr.common.serde import message_to_proto
+from flwr.app.message.message import remove_content_from_message
+from flwr.common.serde import message_to_proto, recorddict_from_proto
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest, PullObjectResponse
+from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.node_pb2 import Node, NodeInfo
-from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse, PushAppMessagesRequest
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_id,
@@ -43,6 +45,7 @@ class Announced:
     pieces: dict[str, bytes]
     hidden: set[str] = field(default_factory=set)  # not there yet
     lost: bool = False  # never will be
+    whole: bool = False  # its content comes with the announcement
 
 
 class FakeLink:
@@ -54,15 +57,22 @@ class FakeLink:
         self.confirmed: list[str] = []
         self.pulled = 0
         self.looks = 0
+        self.pushed: list[ProtoMessage] = []  # in one piece
 
     def PullMessages(self, request: PullAppMessagesRequest) -> PullAppMessagesResponse:  # noqa: N802 - Flower's name
         self.looks += 1
         found = [self.replies.pop(number) for number in list(request.message_ids) if number in self.replies]
         self.announced |= {name: reply for reply in found for name in reply.pieces}
         return PullAppMessagesResponse(
-            messages_list=[message_to_proto(reply.message) for reply in found],
+            messages_list=[
+                message_to_proto(reply.message if reply.whole else remove_content_from_message(reply.message))
+                for reply in found
+            ],
             message_object_trees=[reply.tree for reply in found],
         )
+
+    def PushMessages(self, request: PushAppMessagesRequest) -> None:  # noqa: N802 - Flower's name
+        self.pushed += request.messages_list
 
     def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:  # noqa: N802 - Flower's name
         self.pulled += 1
@@ -97,6 +107,12 @@ class FakeHttpGrid:
             message.metadata.__dict__["_message_id"] = f"question-{message.metadata.dst_node_id}"
             self.sent.append(message)
         return [] if self._refuses else [message.metadata.message_id for message in self.sent]
+
+
+@pytest.fixture(autouse=True)
+def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flower_grid, "SHORTEST_LOOK_S", 0.0)
+    monkeypatch.setattr(flower_grid, "LOOK_SHARE", 0.0)
 
 
 def made(link: FakeLink, **options: Any) -> FlowerGrid:
@@ -240,7 +256,7 @@ def test_sites_are_known_by_their_nodes_keys() -> None:
         FakeHttpGrid(FakeLink(), nodes),  # type: ignore[arg-type]
         {hashlib.sha256(b"north's").hexdigest(): "north", hashlib.sha256(b"west's").hexdigest(): "west"},
     )
-    assert grid.connected() == {"north": NORTH}
+    assert {site: node.number for site, node in grid.connected().items()} == {"north": NORTH}
     assert grid.get_node_ids() == [NORTH]
 
 
@@ -355,16 +371,51 @@ def test_a_question_reaches_the_site_as_one_record_and_the_caller_keeps_its_own(
     assert list(unpacked(http.sent[0].content).array_records["arrays"]) == ["w"]
 
 
-def test_looks_grow_rarer_with_the_wait_and_begin_anew_with_a_question() -> None:
+# In one piece ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_that_answers_in_one_piece_is_asked_in_one_piece_from_then_on() -> None:
+    link = FakeLink()
+    http = FakeHttpGrid(link)
+    grid = FlowerGrid(http, {})  # type: ignore[arg-type]
+    TaskIdentity.task_id = TaskIdentity.run_id = 5
+    both = asked(grid, NORTH, VALLEY)
+    assert len(http.sent) == 2
+    link.replies[both[NORTH][0]] = announced(answer(both[NORTH][1]), whole=True)
+    [reply] = grid.pull_messages([number for number, _ in both.values()])
+    assert read_reply(reply, Prepared).site == "north"
+    assert (link.pulled, link.confirmed) == (0, [])
+    again = asked(grid, NORTH, VALLEY, kind="train")
+    assert len(http.sent) == 3, "the other node is still sent pieces"
+    [sent] = link.pushed
+    assert sent.metadata.message_id == again[NORTH][0]
+    assert list(unpacked(recorddict_from_proto(sent.content)).array_records["arrays"]) == ["w"]
+
+
+def test_a_whole_reply_far_larger_than_its_question_is_refused() -> None:
     link = FakeLink()
     grid = made(link)
-    (number,) = grid.push_messages([question(NORTH)])
-    assert grid.pull_messages([number]) == []
-    assert link.looks == 1, "at once"
-    for _ in range(10_000):
-        assert grid.pull_messages([number]) == []
-    assert link.looks < 1000  # each is a twentieth of the wait after the one before, so their number grows as its log
-    before = link.looks
-    grid.push_messages([question(NORTH)])
-    grid.pull_messages([number])
-    assert link.looks == before + 1
+    number, message = asked(grid, NORTH)[NORTH]
+    reply = answer(message)
+    reply.content["arrays"] = to_array_record({"w": np.arange(8_000_000.0)})
+    assert "larger than 16 MiB" in refusal(link, grid, number, announced(reply, whole=True))
+
+
+def test_a_whole_reply_that_is_nonsense_is_refused() -> None:
+    link = FakeLink()
+    grid = made(link)
+    number, message = asked(grid, NORTH)[NORTH]
+    reply = Message(RecordDict({"config": ConfigRecord({"fedward.block": b"no block"})}), reply_to=message)
+    assert "array" in refusal(link, grid, number, announced(reply, whole=True))
+
+
+def test_replies_that_come_too_late_are_taken_from_the_superlink_and_dropped() -> None:
+    link = FakeLink()
+    grid = made(link)
+    late, message = asked(grid, NORTH)[NORTH]
+    other, question_to_other = asked(grid, VALLEY)[VALLEY]
+    link.replies = {late: announced(answer(message)), other: announced(answer(question_to_other, "valley"))}
+    [reply] = grid.pull_messages([other])
+    assert read_reply(reply, Prepared).site == "valley"
+    assert link.replies == {}
+    assert len(link.confirmed) == 2

@@ -1,6 +1,6 @@
 """Who takes part in a deployment: a fixed roster, sites that come late or wait for approval, nodes that lie."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -10,9 +10,12 @@ from fedward_common.errors import RunError
 from fedward_common.study import SiteEntry, StudySpec
 from fedward_common.testing import Answerer, FakeGrid, FakeSite, tiny_study
 from fedward_server.events import RunEvent
-from fedward_server.exchange import GONE
+from fedward_server.exchange import GONE, Connected, Node
 from fedward_server.result import RunResult
 from fedward_server.rounds import RoundEngine
+
+NORTH = {"north": Node(1)}
+BOTH = {**NORTH, "valley": Node(2)}
 
 UNAPPROVED = "waits for approval by its steward"
 
@@ -27,7 +30,7 @@ def run(
     folder: Path,
     spec: StudySpec,
     grid: FakeGrid,
-    connected: Callable[[], dict[str, int]],
+    connected: Connected,
     wait_s: float = 0.0,
 ) -> tuple[RunResult, list[RunEvent]]:
     events: list[RunEvent] = []
@@ -65,9 +68,7 @@ def notes(events: Iterable[RunEvent], kind: str) -> list[tuple[str, str]]:
 
 def test_a_site_that_waits_for_approval_is_asked_again_and_told_once(tmp_path: Path) -> None:
     sites: dict[int, Answerer] = {1: FakeSite(name="north"), 2: refuses(UNAPPROVED, 2, FakeSite(name="valley"))}
-    result, events = run(
-        tmp_path, study("north", "valley"), FakeGrid(sites), lambda: {"north": 1, "valley": 2}, wait_s=30.0
-    )
+    result, events = run(tmp_path, study("north", "valley"), FakeGrid(sites), lambda: BOTH, wait_s=30.0)
     assert set(result.sites) == {"north", "valley"}
     assert notes(events, "waiting") == [("valley", UNAPPROVED)]
     assert not result.left_out
@@ -76,10 +77,10 @@ def test_a_site_that_waits_for_approval_is_asked_again_and_told_once(tmp_path: P
 def test_a_site_that_connects_late_takes_part(tmp_path: Path) -> None:
     looks = 0
 
-    def connected() -> dict[str, int]:
+    def connected() -> dict[str, Node]:
         nonlocal looks
         looks += 1
-        return {"north": 1} if looks < 2 else {"north": 1, "valley": 2}
+        return NORTH if looks < 2 else BOTH
 
     sites: dict[int, Answerer] = {1: FakeSite(name="north"), 2: FakeSite(name="valley")}
     result, events = run(tmp_path, study("north", "valley", min_sites=2), FakeGrid(sites), connected, wait_s=30.0)
@@ -89,9 +90,7 @@ def test_a_site_that_connects_late_takes_part(tmp_path: Path) -> None:
 
 def test_after_the_wait_a_site_is_left_out_with_its_reason(tmp_path: Path) -> None:
     sites: dict[int, Answerer] = {1: FakeSite(name="north"), 2: refuses(UNAPPROVED, 99, FakeSite(name="valley"))}
-    result, events = run(
-        tmp_path, study("north", "valley", "west"), FakeGrid(sites), lambda: {"north": 1, "valley": 2}, wait_s=0.2
-    )
+    result, events = run(tmp_path, study("north", "valley", "west"), FakeGrid(sites), lambda: BOTH, wait_s=0.2)
     assert set(result.sites) == {"north"}
     assert result.left_out == (f"valley: {UNAPPROVED}", "west: is not connected to the hub")
     assert sorted(notes(events, "left-out")) == sorted(tuple(reason.split(": ")) for reason in result.left_out)
@@ -111,16 +110,14 @@ def test_a_refusal_for_good_is_not_asked_again(tmp_path: Path) -> None:
         return Message(Error(code=1000, reason="fewer than 5 training patients"), reply_to=message)
 
     sites: dict[int, Answerer] = {1: FakeSite(name="north"), 2: small}
-    result, _ = run(tmp_path, study("north", "valley"), FakeGrid(sites), lambda: {"north": 1, "valley": 2}, 30.0)
+    result, _ = run(tmp_path, study("north", "valley"), FakeGrid(sites), lambda: BOTH, 30.0)
     assert asked == 1
     assert result.left_out == ("valley: fewer than 5 training patients",)
 
 
 def test_a_node_that_answers_as_another_site_is_left_out(tmp_path: Path) -> None:
     sites: dict[int, Answerer] = {1: FakeSite(name="north"), 2: FakeSite(name="west")}
-    result, _ = run(
-        tmp_path, study("north", "valley", "west"), FakeGrid(sites), lambda: {"north": 1, "valley": 2}, wait_s=0.0
-    )
+    result, _ = run(tmp_path, study("north", "valley", "west"), FakeGrid(sites), lambda: BOTH, wait_s=0.0)
     assert set(result.sites) == {"north"}
     assert "valley: its node answered as west" in result.left_out
 
@@ -135,7 +132,7 @@ def test_a_site_that_is_at_work_longer_is_shown_and_waited_for(tmp_path: Path) -
             self.pulls += 1
             return super().pull_messages(message_ids) if self.pulls > 60 else []
 
-    result, events = run(tmp_path, study("north"), Slow({1: FakeSite(name="north")}), lambda: {"north": 1})
+    result, events = run(tmp_path, study("north"), Slow({1: FakeSite(name="north")}), lambda: NORTH)
     assert set(result.sites) == {"north"}
     assert [event.kind for event in events][:2] == ["preparing", "prepared"]
 
@@ -152,7 +149,7 @@ def lost_once(site: FakeSite, kind: str) -> Answerer:
 @pytest.mark.parametrize("kind", ["train", "evaluate"])
 def test_a_site_that_comes_back_in_time_is_asked_again(tmp_path: Path, kind: str) -> None:
     sites: dict[int, Answerer] = {1: FakeSite(name="north"), 2: lost_once(FakeSite(name="valley"), kind)}
-    result, _ = run(tmp_path, study("north", "valley"), FakeGrid(sites), lambda: {"north": 1, "valley": 2})
+    result, _ = run(tmp_path, study("north", "valley"), FakeGrid(sites), lambda: BOTH)
     assert set(result.history[0].sites) == {"north", "valley"}
     assert all(site.test is not None for site in result.sites.values())
 
@@ -167,10 +164,8 @@ def test_a_site_that_does_not_come_back_costs_the_deadline_and_is_named(tmp_path
         1: FakeSite(name="north"),
         2: lambda m: site(m) if m.metadata.message_type == "query" else gone(m),
     }
-    result, _ = run(
-        tmp_path, study("north", "valley", deadline_s=1.0), FakeGrid(sites), lambda: {"north": 1, "valley": 2}
-    )
-    assert result.history[0].refused == {"valley": "lost its connection"}
+    result, _ = run(tmp_path, study("north", "valley", deadline_s=1.0), FakeGrid(sites), lambda: BOTH)
+    assert "1 s is the limit of this study" in result.history[0].refused["valley"]
 
 
 def test_in_a_simulation_a_lost_node_is_not_asked_again(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_a_silent_site_costs_the_deadline_and_is_named(tmp_path: Path) -> None:
         study,
         tmp_path,
     )()
-    assert "sent nothing for 0.2 s" in result.history[0].refused["mute"]
+    assert "0.2 s is the limit of this study" in result.history[0].refused["mute"]
 
 
 def test_a_site_that_fails_is_named_and_the_run_goes_on(tmp_path: Path) -> None:

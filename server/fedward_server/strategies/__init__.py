@@ -1,6 +1,7 @@
 """Strategies by the name a study gives them. flwr's own stand here; what flwr lacks gets a file beside this one."""
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import numpy as np
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx, FedYogi, Strategy
@@ -19,6 +20,12 @@ _SENT = "current_arrays"  # what FedOpt sent last; set anew by every configure_t
 def make_strategy(spec: StrategySpec) -> Strategy:
     """The flwr strategy of a study; it takes every node it sees, for choosing them is the round engine's."""
     return _STRATEGIES[spec.name](fraction_train=1.0, min_train_nodes=1, min_available_nodes=1, **spec.options)
+
+
+def takes(spec: StrategySpec) -> Literal["mean", "all"]:
+    """What a strategy's `aggregate_train` is given: one pre-averaged reply, or every site's."""
+    del spec
+    return "mean"
 
 
 def strategy_state(strategy: Strategy) -> dict[str, np.ndarray]:

@@ -1,0 +1,244 @@
+"""What the engine decides in a round beside the mean: quorum, outliers, offenders, the best round, an early end."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Message
+
+from fedward_common import models
+from fedward_common.errors import RunError
+from fedward_common.records import Arrays, model_sha256, read_question
+from fedward_common.study import StudySpec
+from fedward_common.testing import Answerer, FakeGrid, FakeSite, tiny_study
+from fedward_server.checkpoints import BEST, latest
+from fedward_server.events import RunEvent
+from fedward_server.result import RunResult
+from fedward_server.rounds import RoundEngine
+
+ROUNDS = 6
+
+
+def learns(scale: float = 1.0, seed: int = 0) -> Callable[[Arrays], Arrays]:
+    """Training that moves every real array in a direction that is nearly the same at all sites."""
+
+    def update(arrays: Arrays) -> Arrays:
+        common, own = np.random.default_rng(5), np.random.default_rng(seed)
+        return {
+            name: (a + scale * (common.normal(size=a.shape) + 0.1 * own.normal(size=a.shape))).astype(a.dtype)
+            if a.dtype.kind == "f"
+            else a
+            for name, a in arrays.items()
+        }
+
+    return update
+
+
+def sites(count: int, **others: FakeSite) -> dict[int, Answerer]:
+    honest = [FakeSite(name=f"good-{n}", patients=20, update=learns(seed=n)) for n in range(count)]
+    return dict(enumerate([*honest, *others.values()], start=1))
+
+
+def run(
+    folder: Path, study: StudySpec, answering: Mapping[int, Answerer], *, resume: bool = False
+) -> tuple[RunResult, list[RunEvent]]:
+    events: list[RunEvent] = []
+    engine = RoundEngine(
+        grid=FakeGrid(answering), study=study, run="run-1", engine="embedded", folder=folder,
+        on_round=lambda _row: None, listener=events.append,
+    )  # fmt: skip
+    return engine(resume=resume), events
+
+
+def study(**sections: dict[str, Any]) -> StudySpec:
+    return tiny_study(**{"training": {"rounds": ROUNDS}, **sections})
+
+
+def told(events: list[RunEvent], kind: str) -> list[tuple[int, str, str]]:
+    return [(event.round, event.site, event.note) for event in events if event.kind == kind]
+
+
+# Outliers and offenders ----------------------------------------------------------------------------------------------
+
+
+def flipped() -> FakeSite:
+    return FakeSite(name="bad", patients=20, update=learns(-50.0))
+
+
+def test_an_outlier_is_refused_each_round_told_why_and_left_out_after_three(tmp_path: Path) -> None:
+    notices: list[str | None] = []
+    bad = flipped()
+
+    def listening(message: Message) -> Message | None:
+        question, _ = read_question(message.content)
+        if question.kind == "train":
+            notices.append(question.notice)
+        return bad(message)
+
+    result, events = run(tmp_path, study(strategy={"min_cosine": 0.0}), {**sites(3), 9: listening})
+    assert [number for number, site, _ in told(events, "refused") if site == "bad"] == [1, 2, 3]
+    assert "points elsewhere than the others'" in told(events, "refused")[0][2]
+    assert notices[0] is None
+    assert [str(notice)[:32] for notice in notices[1:]] == [
+        "the update of round 1 was refuse",
+        "the update of round 2 was refuse",
+    ]
+    [(number, site, sentence)] = told(events, "left-out")
+    assert (number, site) == (3, "bad")
+    assert result.left_out == (sentence,)
+    assert sentence == "bad: left out since round 4, its updates of rounds 1, 2 and 3 were refused"
+    assert result.sites["bad"].test is not None, "it is still told what it would gain"
+    without, _ = run(tmp_path / "without", study(strategy={"min_cosine": 0.0}), sites(3))
+    assert result.model_sha256 == without.model_sha256
+
+
+def test_without_the_bound_the_same_site_ruins_the_mean(tmp_path: Path) -> None:
+    result, events = run(tmp_path, study(), {**sites(3), 9: flipped()})
+    assert told(events, "refused") == []
+    assert result.model_sha256 != run(tmp_path / "without", study(), sites(3))[0].model_sha256
+
+
+def test_offences_are_remembered_over_a_resume(tmp_path: Path) -> None:
+    spec = study(strategy={"min_cosine": 0.0})
+    stop = [3]
+
+    class Stopping(FakeSite):
+        def __call__(self, message: Message) -> Message | None:
+            question, numbers = read_question(message.content)
+            if question.kind == "train" and numbers["server-round"] in stop:
+                raise KeyboardInterrupt
+            return super().__call__(message)
+
+    answering: dict[int, Answerer] = {
+        **sites(3),
+        8: Stopping(name="good-9", patients=20, update=learns(seed=9)),
+        9: flipped(),
+    }
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, spec, answering)
+    stop.clear()
+    result, events = run(tmp_path, spec, answering, resume=True)
+    assert [number for number, site, _ in told(events, "refused") if site == "bad"] == [3]
+    whole, _ = run(tmp_path / "whole", spec, answering)
+    assert result.model_sha256 == whole.model_sha256
+    assert result.left_out == whole.left_out
+
+
+def test_where_all_are_offenders_the_run_ends_in_words(tmp_path: Path) -> None:
+    far = {"max_update_norm": 1e-3, "min_sites": 1}
+    with pytest.raises(RunError, match=r"round 1 has updates of 0 sites.*L2 norm"):
+        run(tmp_path, study(strategy=far), sites(2))
+
+
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [
+        ({"round": 1}, "another question: of round 1"),
+        ({"study": "ab" * 32}, "another question: of round 2, study abab"),
+    ],
+)
+def test_an_answer_to_another_question_is_refused(tmp_path: Path, says: dict[str, Any], reason: str) -> None:
+
+    bad = FakeSite(name="bad", patients=20, update=learns())
+
+    def lying(message: Message) -> Message | None:
+        reply = bad(message)
+        assert reply is not None
+        _, numbers = read_question(message.content)
+        if numbers.get("server-round") == 2:
+            text = str(reply.content.config_records["fedward"]["answer"])
+            reply.content["fedward"] = ConfigRecord({"answer": json.dumps({**json.loads(text), **says})})
+        return reply
+
+    result, _ = run(tmp_path, study(), {**sites(2), 9: lying})
+    assert reason in result.history[1].refused["bad"]
+    assert [bool(row.refused) for row in result.history] == [False, True, *[False] * (ROUNDS - 2)]
+
+
+# Quorum --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_round_ends_with_its_quorum_and_the_late_reply_is_dropped(tmp_path: Path) -> None:
+    late = FakeSite(name="late", patients=20, update=learns(1000.0))
+
+    def silent(message: Message) -> Message | None:
+        question, _ = read_question(message.content)
+        return None if question.kind == "train" else late(message)
+
+    result, _ = run(tmp_path, study(strategy={"quorum": 2}), {**sites(2), 9: silent})
+    assert all(set(row.sites) == {"good-0", "good-1"} for row in result.history)
+    assert "quorum" in result.history[0].refused["late"]
+
+
+# The best round, and an early end ------------------------------------------------------------------------------------
+
+
+def scored(values: list[float]) -> type[FakeSite]:
+    """A site whose loss on validation patients is these values, round by round."""
+
+    class Scored(FakeSite):
+        def __call__(self, message: Message) -> Message | None:
+            question, numbers = read_question(message.content)
+            number = int(numbers.get("server-round", 0))
+            self.loss = values[min(number - 2, len(values) - 1)] if question.kind == "train" else values[-1]
+            return super().__call__(message)
+
+        def _evaluation(self, study: StudySpec, thresholds: Mapping[str, float] | None) -> Any:
+            return super()._evaluation(study, thresholds).model_copy(update={"loss": self.loss})
+
+    return Scored
+
+
+def by_loss(**rules: Any) -> StudySpec:
+    return study(evaluation={"primary": "loss", **rules})
+
+
+LOSSES = [0.9, 0.5, 0.7, 0.8, 0.6, 0.7]  # of the models of rounds 1 to 6
+
+
+def test_the_best_rounds_model_is_the_runs(tmp_path: Path) -> None:
+    answering: dict[int, Answerer] = {1: scored(LOSSES)(name="a", update=learns())}
+    result, _ = run(tmp_path, by_loss(keep="best"), answering)
+    assert [row.primary for row in result.history] == LOSSES
+    assert result.kept_round == 2
+    short, _ = run(
+        tmp_path / "short", by_loss().model_copy(update={"training": study(training={"rounds": 2}).training}), answering
+    )
+    assert result.model_sha256 == short.model_sha256
+    kept = latest(tmp_path / BEST, study_digest=by_loss(keep="best").digest)
+    assert kept is not None
+    assert model_sha256(kept.arrays) == result.model_sha256
+
+
+def test_without_asking_for_it_the_last_is(tmp_path: Path) -> None:
+    result, _ = run(tmp_path, by_loss(), {1: scored(LOSSES)(name="a", update=learns())})
+    assert result.kept_round == ROUNDS
+    assert not (tmp_path / BEST).exists()
+
+
+def test_a_run_ends_early_and_says_why(tmp_path: Path) -> None:
+    answering: dict[int, Answerer] = {1: scored(LOSSES)(name="a", update=learns())}
+    result, events = run(tmp_path, by_loss(keep="best", early_stopping={"patience": 2}), answering)
+    assert len(result.history) == 5, "round 4 is scored in the fifth trip"
+    assert result.kept_round == 2
+    [(number, _, note)] = told(events, "stopping")
+    assert number == 5
+    assert note == "loss of 0.5000 in round 2 has not become better for 2 rounds"
+
+
+def test_where_nothing_is_scored_there_is_no_best_and_that_is_said(tmp_path: Path) -> None:
+    class Silent(FakeSite):
+        def _evaluation(self, study: StudySpec, thresholds: Mapping[str, float] | None) -> Any:
+            return super()._evaluation(study, thresholds).model_copy(update={"loss": None})
+
+    with pytest.raises(RunError, match=r"goes by loss, and nothing of it leaves the sites"):
+        run(tmp_path, by_loss(keep="best"), {1: Silent(name="a", update=learns())})
+
+
+def test_the_start_is_that_of_the_study(tmp_path: Path) -> None:
+    spec = study(training={"rounds": 1})
+    result, _ = run(tmp_path, spec, {1: FakeSite(name="a")})
+    assert result.model_sha256 == model_sha256(models.initial_state(spec, spec.training.seed))
