@@ -422,6 +422,7 @@ def _show_status(found: dict[str, Any]) -> None:
             ("Waits", f"{w['study']} (digest {w['digest'][:12]}…), asked {w['asked'][:16]}: read and approve it")
             for w in found["waiting"]
         ),
+        *(("Refused", f"{q['run']}: {q['reason']}") for q in found["quarantined"]),
     ]
     grid = Table.grid(padding=(0, 2))
     for heading, text in rows:

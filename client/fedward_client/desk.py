@@ -81,6 +81,8 @@ class Desk:
                 raise RecordError(f"a question of kind '{question.kind}' came as '{kind}'")
             asked.append(question)
             self._admit(question)
+            if question.notice is not None:
+                self.outbox.quarantined(question)
             with self._turn(question):
                 return self._answer(question, numbers, arrays, _digest(config, sha256))
 

@@ -6,6 +6,8 @@
 import json
 import os
 import shutil
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,11 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedward_client.ledger import Ledger
-from fedward_client.outbox import Outbox
+from fedward_client.outbox import QUARANTINED, Outbox
 from fedward_client.policy import of_site
 from fedward_client.site import SETTINGS, Site
 from fedward_client.spool import IN, OUT, Parcel
-from fedward_common import pki
+from fedward_common import audit, pki
 from fedward_common.audit import AuditLog
 from fedward_common.cards import HubCard, SiteCard
 from fedward_common.errors import SettingsError, UsageError
@@ -28,6 +30,7 @@ AUDIT = "audit.jsonl"
 WORK_SOCKET, CONTROL_SOCKET = "work.sock", "control.sock"
 NODE_KEY, HUB_CARD, LINK_SETTINGS, LINK_STATUS = "node.key", "hub.json", "link.json", "status.json"
 NODE, PENDING = "node.json", "pending"
+SHOWN = 5  # of the updates that a hub refused, the last
 
 _SITE_TOML = """\
 # This hospital. Every key and its default: docs/site.md
@@ -200,5 +203,11 @@ class Member:
                 for asked in self.ledger.studies()
                 if asked.digest not in approved
             ],
+            "quarantined": [{**entry.data, "time": entry.time} for entry in deque(self._refused(), maxlen=SHOWN)],
             "disk_free": shutil.disk_usage(self.site.state).free,
         }
+
+    def _refused(self) -> Iterator[audit.Entry]:
+        """What the hub refused, from the audit log; nothing where there is none yet."""
+        path = self.site.state / AUDIT
+        return audit.entries(path, event=QUARANTINED) if path.exists() else iter(())

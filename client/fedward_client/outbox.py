@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 Answer = Prepared | Trained | Evaluated
 RECEIPT = "left"  # the audit log's event of a receipt
 REFUSED = "refused"
+QUARANTINED = "quarantined"  # the hub refused an update of this site
 MOST_NAMES = 1000  # of arrays, in a receipt
 _BACKLOG = 1000  # events that a slow watcher may lag behind; then it misses some, and nobody waits for it
 
@@ -166,6 +167,7 @@ class Outbox:
     spool_bytes: int = 0
     _watchers: list["queue.Queue[Event]"] = field(default_factory=list)
     _refused: dict[str, str] = field(default_factory=dict)
+    _quarantined: dict[str, str] = field(default_factory=dict)
     _last: dict[str, Event] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -217,6 +219,15 @@ class Outbox:
                 with suppress(AuditError):  # no refusal is held back because the log is full
                     self.log.append(REFUSED, data)
         return reason
+
+    def quarantined(self, question: Question) -> None:
+        """Write down why the hub refused this site's last update; told again, it is not written again."""
+        data = {"study": question.study.digest, "run": question.run, "reason": printable(question.notice or "")}
+        if data != self._quarantined:
+            self._quarantined = data
+            log.warning("the hub says: %s", data["reason"])
+            if self.log is not None:
+                self.log.append(QUARANTINED, data)
 
     # Events ----------------------------------------------------------------------------------------------------------
 
