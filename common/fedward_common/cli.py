@@ -31,8 +31,10 @@ _SUMMARIES = {
     "stop": "Stop a run of a study.",
     "status": "List a hub's runs, or say how one stands.",
     "resume": "Let a run that failed or was stopped go on.",
+    "add": "Register a trained model at a hub, so that a study can begin with it.",
+    "remove": "Forget a registered model.",
 }
-_EXTRAS = {"site": "site", "demo": "sim", "simulate": "sim", "hub": "hub", "study": "hub"}
+_EXTRAS = {"site": "site", "demo": "sim", "simulate": "sim", "hub": "hub", "study": "hub", "model": "hub"}
 
 
 class PartCommand(TyperCommand):
@@ -66,6 +68,12 @@ class OpenGroup(TyperGroup):
         for entry in sorted(entry_points(group=self.entry_points), key=lambda entry: entry.name):
             if entry.name not in self.commands:
                 self.add_command(PartCommand(entry))
+
+
+class ModelGroup(OpenGroup):
+    """`fedward model`, to which the hub's part adds."""
+
+    entry_points = "fedward.commands.model"
 
 
 class Commands(OpenGroup):
@@ -106,7 +114,12 @@ study = typer.Typer(
     suggest_commands=False,
     help="Studies: what comes with Fedward, what one will do, whether one is right; and their runs on real hospitals.",
 )
-model = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Networks that a study can name.")
+model = typer.Typer(
+    cls=ModelGroup,
+    no_args_is_help=True,
+    suggest_commands=False,
+    help="Networks that a study can name, and trained models of a hub with which it can begin.",
+)
 audit = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Audit logs: whether one was changed.")
 app.add_typer(study, name="study", epilog="Example: fedward study check my-study.toml")
 app.add_typer(model, name="model", epilog="Example: fedward model list")
@@ -184,8 +197,14 @@ def check(name: StudyName, *, as_json: Json = False) -> None:
 
 
 @model.command("list", epilog="Example: fedward model list")
-def list_models(*, as_json: Json = False) -> None:
-    """List the networks that a study can name as its model."""
+def list_models(
+    *,
+    hub: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also list the trained models that are registered at a hub.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the networks that a study can name as its model, and with --hub the models it can begin with."""
     from fedward_common import models
 
     cards = [models.describe(name) for name in models.names()]
@@ -201,7 +220,17 @@ def list_models(*, as_json: Json = False) -> None:
         }
         for card in cards
     ]
+    if hub is None:
+        _show_rows(rows, as_json, columns=("name", "title", "dims", "min_size", "options"))
+        return
+    [entry] = entry_points(group="fedward.registered", name="hub")
+    registered = entry.load()(hub)
+    if as_json:
+        typer.echo(json.dumps({"networks": rows, "registered": registered}, indent=2))
+        return
     _show_rows(rows, as_json, columns=("name", "title", "dims", "min_size", "options"))
+    columns = ("name", "network", "study", "run", "sha256", "added", "note")
+    _show_rows(registered, as_json, columns=columns)
 
 
 @audit.command(epilog="Example: fedward audit verify north")
@@ -297,6 +326,8 @@ def _cell(value: Any) -> str:
         return ", ".join(f"{name} = {item}" for name, item in value.items())
     if isinstance(value, list):
         return ", ".join(map(str, value))
+    if value is None:
+        return ""
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 

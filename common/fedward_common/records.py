@@ -63,11 +63,18 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def _bound(study: StudySpec) -> StudySpec:
+    """A study whose digest covers its first weights: what a steward approves must not change under it."""
+    if study.model.start is not None and study.model.start.sha256 is None:
+        raise ValueError("[model] start has no sha256, so the study's digest does not cover its first weights")
+    return study
+
+
 class Question(_Record):
     """What the hub asks a site. The round and what a strategy adds (FedProx's mu) ride in Flower's own config."""
 
     kind: Literal["prepare", "train", "evaluate"]
-    study: StudySpec
+    study: Annotated[StudySpec, AfterValidator(_bound)]
     run: RunId
     score_incoming: bool = False  # train: also score the model as it came, on validation patients
     side: Literal["validation", "test"] = "validation"  # evaluate: on whom

@@ -33,6 +33,7 @@ from fedward_common.study_spec import (
     StudySpec,
     Training,
 )
+from fedward_common.study_start import Start
 from fedward_common.study_strategy import Strategy
 from fedward_common.study_templates import find, template_names, template_path
 from fedward_common.toml_lines import KeyPath, locate
@@ -52,6 +53,7 @@ __all__ = [
     "SiteEntry",
     "Slug",
     "Split",
+    "Start",
     "Strategy",
     "StudySpec",
     "Training",

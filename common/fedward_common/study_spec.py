@@ -18,6 +18,7 @@ from fedward_common import __version__
 from fedward_common.errors import ModelError
 from fedward_common.study_faults import Fault, near
 from fedward_common.study_section import Fingerprint, Fraction, OptionValue, Positive, Rule, Section, Slug, only_with
+from fedward_common.study_start import Factors, Patterns, Start, repeated
 from fedward_common.study_strategy import Strategy
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -150,6 +151,11 @@ class Model(Section):
     options: dict[
         str, Annotated[OptionValue, Field(description="true or false, a number, text, or a list of whole numbers")]
     ] = Field(default={})
+    start: Start | None = None  # trained weights to begin with; None draws them from the seed
+    frozen: Patterns = ()  # layers that do not learn
+    learning_rates: Factors = Field(default={})  # of layers: factors on training.optimizer.lr
+
+    rules = (Rule(("frozen",), repeated),)
 
 
 class Optimizer(Section):
@@ -272,6 +278,13 @@ def _model(model: Model, images: Input, cohort: Cohort) -> Iterator[Fault]:
         yield Fault(("model", "options" if in_options else "name"), reason)
 
 
+def _inflate(model: Model, images: Input) -> Iterator[Fault]:
+    if model.start is not None and model.start.inflate and len(images.size) == 2:
+        yield Fault(
+            ("model", "start", "inflate"), "has no effect on 2-D images; remove it, or give [input] size a depth"
+        )
+
+
 def _eta_l(strategy: Strategy, training: Training) -> Iterator[Fault]:
     """Flower takes eta_l and uses it nowhere: sites learn at training.optimizer.lr; a study must not say otherwise."""
     eta_l, rate = strategy.options.get("eta_l"), training.optimizer.lr
@@ -334,6 +347,7 @@ class StudySpec(Section):
     rules = (
         Rule(("min_fedward",), _min_fedward),
         Rule(("model", "input", "cohort"), _model),
+        Rule(("model", "input"), _inflate),
         Rule(("strategy", "training"), _eta_l),
         Rule(("sites",), _roster),
         Rule(("strategy", "split", "sites"), _quorum),

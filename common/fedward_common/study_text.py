@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from fedward_common.study_faults import toml_value
 from fedward_common.study_spec import Cohort, Evaluation, Input, Model, Split, StudySpec, Training
+from fedward_common.study_start import Start
 from fedward_common.study_strategy import Strategy
 
 _AUGMENTATION = {
@@ -96,7 +97,27 @@ def _images(images: Input) -> str:
 
 def _network(model: Model) -> str:
     options = f" with {_settings(model.options)}" if model.options else ""
-    return _sentences([f"{model.name}{options}"])
+    rates = [f"{pattern} times {factor:g}" for pattern, factor in model.learning_rates.items()]
+    return _sentences(
+        [
+            f"{model.name}{options}",
+            _start(model.start) if model.start is not None else "",
+            f"Held as they are: {_listed(model.frozen, 'and')}" if model.frozen else "",
+            f"Learning rates of layers: {_listed(rates, 'and')}" if rates else "",
+        ]
+    )
+
+
+def _start(start: Start) -> str:
+    source = start.file if start.model is None else f"the registered model {start.model}"
+    shown = f"SHA-256 {start.sha256}" if start.sha256 is not None else "SHA-256 filled in when the study is started"
+    taken = [f"{old or 'all names'} as {new or 'without a prefix'}" for old, new in start.map.items()]
+    parts = [
+        f"Begins with the weights of {source} ({shown})",
+        f"taking {_listed(taken, 'and')}" if taken else "",
+        "2-D kernels spread along the depth" if start.inflate else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _training(training: Training) -> str:

@@ -6,6 +6,7 @@
     store.sqlite  runs, rounds, sites
     flower/       the SuperLink's own
     runs/RUN/     study.json, events.jsonl, checkpoints, run.json
+    models/       trained models with which a study may begin
     logs/         hub.log, superlink.log
     audit.jsonl   who was enrolled, which run was started, how it ended
     hub.lock      held by `fedward hub up`

@@ -97,7 +97,7 @@ class RoundEngine:
         """Run the study to its end; with `resume`, from the last checkpoint in the folder."""
         started = time.perf_counter()
         strategy = make_strategy(self.study.strategy)
-        self._state, self._parameters = models.initial_model(self.study)
+        self._state, self._parameters = models.initial_model(self.study, self.folder)
         checkpoint = latest(self.folder, study_digest=self.study.digest) if resume else None
         if checkpoint is not None:
             self._resumed = True

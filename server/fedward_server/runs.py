@@ -5,12 +5,13 @@ events.jsonl, run.log, the checkpoints, and run.json when it has finished.
 """
 
 import json
+import logging
 import os
 import secrets
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,8 +25,11 @@ from fedward_server.events import RunEvent
 from fedward_server.hub import Hub, enrolled
 from fedward_server.journal import Journal
 from fedward_server.locks import holder
+from fedward_server.models import Registry, Started, keep_start, resolve_start
 from fedward_server.store import RunRow, SiteRow, Store
 from fedward_server.superlink import CONNECTION, POLL_S, RunConfig, write_bundle
+
+log = logging.getLogger(__name__)
 
 ENGINE = "deployment"
 LOCK = "lock"  # in a run's folder, held by the process that does the run
@@ -40,23 +44,35 @@ def new_run_id(study: StudySpec) -> str:
 
 
 def start(
-    hub: Hub, study: StudySpec, *, names: Sequence[str] = (), seed: int | None = None, wait_s: float = 0.0
+    hub: Hub,
+    study: StudySpec,
+    *,
+    names: Sequence[str] = (),
+    seed: int | None = None,
+    wait_s: float = 0.0,
+    base: Path = Path(),
+    say: Callable[[str], None] = log.info,
 ) -> RunRow:
     """Start a run of a study on enrolled sites; it goes on by itself.
 
     The sites are the study's own, or those of `names`, or all; each is named in the resolved study with its
-    fingerprint. Raises UsageError or StudyError where that cannot be, RunError where the hub is not up.
+    fingerprint. Trained weights that the study names as a file are looked for from `base`, its file's folder; what is
+    taken of them is told with `say`. Raises UsageError, StudyError or ModelError where that cannot be, RunError where
+    the hub is not up.
     """
     if study.ended(datetime.now(UTC).date()):
         raise UsageError(f"the study ended on {study.study.ends}; a later [study] ends makes it another study")
     require_up(hub)
-    spec = resolve(hub, study, names=names, seed=seed)
+    spec, weights, told = _resolved(hub, study, names, seed, base)
+    if told:
+        say(told)
     with hub.store() as store:
         sites = store.sites()
         run = new_run_id(spec)
         folder = hub.runs / run
         folder.mkdir(mode=0o700)
         (folder / STUDY).write_bytes(spec.canonical_json())
+        keep_start(weights, folder)
         hub.audit().append("run started", {**_named(run, spec.digest), "sites": [site.name for site in spec.sites]})
         store.start_run(run, spec.study.id, spec.digest, spec.canonical_json().decode(), ENGINE)
         with _failing(hub, store, run):
@@ -64,10 +80,17 @@ def start(
         return store.run(run)
 
 
-def resolve(hub: Hub, study: StudySpec, *, names: Sequence[str] = (), seed: int | None = None) -> StudySpec:
+def resolve(
+    hub: Hub, study: StudySpec, *, names: Sequence[str] = (), seed: int | None = None, base: Path = Path()
+) -> StudySpec:
     """A study as this hub would run it, which is what the sites' stewards approve. Raises as `start` does."""
+    return _resolved(hub, study, names, seed, base).study
+
+
+def _resolved(hub: Hub, study: StudySpec, names: Sequence[str], seed: int | None, base: Path) -> Started:
     with hub.store() as store:
-        return resolved(study, sites=chosen(study, store.sites(), names), seed=seed)
+        spec = resolved(study, sites=chosen(study, store.sites(), names), seed=seed)
+    return resolve_start(spec, base=base, registry=Registry(hub))
 
 
 def resume(hub: Hub, run: str, *, wait_s: float = 0.0) -> RunRow:

@@ -45,7 +45,17 @@ def start(  # noqa: PLR0917 - typer reads options from parameters
     from fedward_server.hub import Hub
 
     opened = Hub.open(hub)
-    row = runs.start(opened, load(find(study)), names=site or (), seed=seed, wait_s=wait)
+    path = find(study)
+    console = Console(stderr=True)
+    row = runs.start(
+        opened,
+        load(path),
+        names=site or (),
+        seed=seed,
+        wait_s=wait,
+        base=path.parent,
+        say=lambda words: _tell(console, words),
+    )
     _go_on(opened, row.run, None, detach=detach, as_json=as_json)
 
 

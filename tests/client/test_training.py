@@ -117,7 +117,7 @@ def test_class_weights_by_hand() -> None:
     ],
 )
 def test_optimizers_by_name(spec: Optimizer, kind: type[torch.optim.Optimizer]) -> None:
-    optimizer = make_optimizer(nn.Linear(2, 2), spec)
+    optimizer = make_optimizer(nn.Linear(2, 2), tiny_study(training={"optimizer": spec.model_dump()}))
     assert type(optimizer) is kind
     assert optimizer.param_groups[0]["lr"] == 0.1
     assert optimizer.param_groups[0]["weight_decay"] == spec.weight_decay

@@ -17,10 +17,12 @@ from torch import nn
 from fedward_client.cache import SiteData
 from fedward_client.training.augment import Augmentation
 from fedward_client.training.device import Device
+from fedward_client.training.freezing import freeze
 from fedward_common.errors import DataError
 from fedward_common.events import Event, Listener
+from fedward_common.models import rate_factor
 from fedward_common.streams import stream
-from fedward_common.study import Optimizer, StudySpec
+from fedward_common.study import StudySpec
 
 Indices = npt.NDArray[np.int64]
 
@@ -34,16 +36,21 @@ class TrainResult:
     seconds: float
 
 
-def make_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
-    """The study's optimizer over the model's trainable parameters."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def make_optimizer(model: nn.Module, study: StudySpec) -> torch.optim.Optimizer:
+    """The study's optimizer over the model's trainable parameters, a group for each learning rate among them."""
+    spec = study.training.optimizer
+    by_factor: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            by_factor.setdefault(rate_factor(study.model, name), []).append(parameter)
+    groups = [{"params": parameters, "lr": spec.lr * factor} for factor, parameters in by_factor.items()]
     match spec.name:
         case "sgd":
-            return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
+            return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
         case "adam":
-            return torch.optim.Adam(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
+            return torch.optim.Adam(groups, lr=spec.lr, weight_decay=spec.weight_decay)
         case "adamw":
-            return torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
+            return torch.optim.AdamW(groups, lr=spec.lr, weight_decay=spec.weight_decay)
 
 
 def class_weights(labels: Indices, classes: int) -> torch.Tensor:
@@ -74,8 +81,9 @@ def train(
     dims = len(study.input.size)
     device.place(model, dims)
     model.train()
+    freeze(model, study)
     anchor = [p.detach().clone() for p in model.parameters() if p.requires_grad] if proximal_mu else []
-    optimizer = make_optimizer(model, spec.optimizer)
+    optimizer = make_optimizer(model, study)
     weights = class_weights(data.labels[indices], len(study.cohort.labels)) if spec.class_weights else None
     criterion = nn.CrossEntropyLoss(weight=weights).to(device.torch)
     augment = Augmentation(spec.augmentation, study.input.size)

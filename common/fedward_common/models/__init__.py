@@ -5,6 +5,7 @@
     check()      whether a network fits a study, before anything is built
     build()      the network, as a torch module
     initial_model(), initial_state()   the weights that every run of a study starts from
+    frozen_names(), rate_factor()      what a study says of single layers
 
 Importing this package does not import torch; building a network does. A network of your own comes in through
 `register`, or through an entry point of the group `fedward.models` in an installed package:
@@ -16,22 +17,28 @@ A name can be taken once: nothing replaces a network that a hospital has approve
 """
 
 from fedward_common.models.cards import Architecture, Choice, ModelCard, Option, Range
+from fedward_common.models.layer_rules import check_layers, frozen_names, rate_factor
 from fedward_common.models.registry import build, check, describe, names, register
-from fedward_common.models.weights import initial_model, initial_state, network, parameter_names
+from fedward_common.models.weights import Beginning, begin, initial_model, initial_state, network, parameter_names
 
 __all__ = [
     "Architecture",
+    "Beginning",
     "Choice",
     "ModelCard",
     "Option",
     "Range",
+    "begin",
     "build",
     "check",
+    "check_layers",
     "describe",
+    "frozen_names",
     "initial_model",
     "initial_state",
     "names",
     "network",
     "parameter_names",
+    "rate_factor",
     "register",
 ]

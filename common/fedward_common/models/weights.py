@@ -1,12 +1,21 @@
-"""The weights that a run starts from: a function of the study and a seed, whatever ran before in the process."""
+"""The weights that a run starts from: a function of the study, whatever ran before in the process.
 
+They are drawn from the study's seed, and where it begins with trained weights these are put over them.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from fedward_common.models import weights_file
+from fedward_common.models.layer_rules import check_layers
 from fedward_common.models.registry import build
+from fedward_common.models.transfer import Transferred, transfer
 from fedward_common.streams import stream_seed
 
 if TYPE_CHECKING:
@@ -16,7 +25,18 @@ if TYPE_CHECKING:
 
 State = dict[str, npt.NDArray[np.generic]]
 
+log = logging.getLogger(__name__)
+
 _drawing = Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """A network before a run's first round."""
+
+    state: State  # in the order of its state_dict
+    parameters: frozenset[str]  # the learned names of it
+    transferred: Transferred | None  # what became of trained weights; None without any
 
 
 def network(study: "StudySpec") -> "nn.Module":
@@ -35,10 +55,35 @@ def initial_state(study: "StudySpec", seed: int) -> State:
     return _state(_initial(study, seed))
 
 
-def initial_model(study: "StudySpec") -> tuple[State, frozenset[str]]:
-    """`initial_state` at the study's own seed, and `parameter_names` beside it: one network is built for both."""
+def initial_model(study: "StudySpec", folder: Path | None = None) -> tuple[State, frozenset[str]]:
+    """What a run of a resolved study begins with, and `parameter_names` beside it: one network is built for both.
+
+    `folder` is the run's, which holds the trained weights where the study names some (`weights_file.NAME`). Raises
+    ModelError where they are not those of the study, or a pattern of the study matches nothing.
+    """
+    found = begin(study, weights_file.read_kept(study, folder))
+    if found.transferred is not None:
+        log.info("the first model has trained weights: %s", found.transferred)
+    return found.state, found.parameters
+
+
+def begin(study: "StudySpec", trained: State | None) -> Beginning:
+    """The network at the study's own seed, with trained weights in it where it names some. Raises ModelError."""
     model = _initial(study, study.training.seed)
-    return _state(model), parameter_names(model)
+    state, parameters = _state(model), parameter_names(model)
+    check_layers(study, state, parameters)
+    start = study.model.start
+    if start is None or trained is None:
+        return Beginning(state, parameters, None)
+    state, transferred = transfer(
+        state,
+        trained,
+        prefixes=start.map,
+        inflate=start.inflate,
+        channels=study.input.channels,
+        classes=len(study.cohort.labels),
+    )
+    return Beginning(state, parameters, transferred)
 
 
 def parameter_names(model: "nn.Module") -> frozenset[str]:

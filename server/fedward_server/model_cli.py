@@ -1,0 +1,46 @@
+"""`fedward model add | remove`: the models of a hub with which studies may begin."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HubFolder = Annotated[Path, typer.Option("--hub", help="The hub's folder.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="1 to 63 lower-case letters, digits and hyphens.")]
+
+
+def add(
+    name: Name,
+    hub: HubFolder,
+    file: Annotated[Path | None, typer.Option(help="A safetensors file with the weights.")] = None,
+    run: Annotated[str | None, typer.Option(help="A finished run of this hub; its last model is taken.")] = None,
+    note: Annotated[str, typer.Option(help="What people should know of it.")] = "",
+) -> None:
+    """Register a trained model at a hub, so that a study can begin with it: [model] start = { model = "NAME" }.
+
+    Example: fedward model add breast-2027 --hub /srv/hub --run breast-ultrasound-20270101T101500-a1b2c3
+    """
+    from fedward_common.errors import UsageError
+    from fedward_server.hub import Hub
+    from fedward_server.models import Registry
+
+    registry = Registry(Hub.open(hub))
+    if file is not None and run is None:
+        entry = registry.add_file(name, file, note=note)
+    elif run is not None and file is None:
+        entry = registry.add_run(name, run, note=note)
+    else:
+        raise UsageError("say where the model is: either --file or --run")
+    print(f"{entry.name} is registered, SHA-256 {entry.sha256}.")
+
+
+def remove(name: Name, hub: HubFolder) -> None:
+    """Forget a registered model; runs that began with it keep its weights.
+
+    Example: fedward model remove breast-2027 --hub /srv/hub
+    """
+    from fedward_server.hub import Hub
+    from fedward_server.models import Registry
+
+    entry = Registry(Hub.open(hub)).remove(name)
+    print(f"{entry.name} is registered no more (it was SHA-256 {entry.sha256}).")
