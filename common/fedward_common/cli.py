@@ -17,10 +17,11 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from fedward_common import __version__
-from fedward_common.errors import FedwardError, StudyError, UsageError
+from fedward_common.errors import FedwardError, ModelError, StudyError, UsageError
 
 if TYPE_CHECKING:
     from fedward_common.doctor import Finding
+    from fedward_common.study import StudySpec
 
 _SUMMARIES = {
     "site": "A hospital's own data: index a folder, report what is in it.",
@@ -185,7 +186,8 @@ def check(name: StudyName, *, as_json: Json = False) -> None:
     path = find(name)
     try:
         spec = load(path)
-    except StudyError as error:
+        _check_model(spec, path.parent)
+    except (StudyError, ModelError) as error:
         if not as_json:
             raise
         typer.echo(json.dumps({"ok": False, "faults": str(error).splitlines()}, indent=2))
@@ -194,6 +196,19 @@ def check(name: StudyName, *, as_json: Json = False) -> None:
         typer.echo(f"fedward: note: the study's last day was {spec.study.ends}; it cannot be run any more", err=True)
     found = {"ok": True, "study": spec.study.id, "digest": spec.digest}
     typer.echo(json.dumps(found, indent=2) if as_json else f"OK: {spec.study.id}, digest {spec.digest}")
+
+
+def _check_model(spec: "StudySpec", base: Path) -> None:
+    """What only the network itself can tell: whether trained weights fit, and whether patterns match its layers."""
+    from fedward_common.models import begin, bound
+
+    start = spec.model.start
+    if start is not None and start.file is not None:
+        typer.echo(f"fedward: note: weights of {start.file}: {bound(spec, base / start.file)[1]}", err=True)
+    elif spec.model.frozen or spec.model.learning_rates:
+        begin(spec, None)
+    if start is not None:
+        typer.echo("fedward: note: a run's digest also covers the weights", err=True)
 
 
 @model.command("list", epilog="Example: fedward model list")

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors.numpy import save_file
 
-from fedward_common.errors import ModelError, StudyError, UsageError
-from fedward_common.models import begin, weights_file
+from fedward_common.errors import ModelError, UsageError
+from fedward_common.models import begin, bound, weights_file
 from fedward_common.study import Slug, StudySpec
 from fedward_common.study_faults import near
 from fedward_server.checkpoints import latest
@@ -100,7 +100,7 @@ class Registry:
             arrays.unlink(missing_ok=True)
         return entry
 
-    def _add(self, name: str, arrays: State, known: dict[str, str]) -> Registered:
+    def _add(self, name: str, arrays: State, known: dict[str, Any]) -> Registered:
         try:
             TypeAdapter(Slug).validate_python(name)
         except ValidationError:
@@ -158,46 +158,32 @@ class Started(NamedTuple):
 def resolve_start(study: StudySpec, *, base: Path, registry: Registry | None) -> Started:
     """Find the weights that a study begins with, try whether they fit its network, and fill in their SHA-256.
 
-    `base` is the study file's folder. Raises ModelError where they do not fit or a pattern of the study matches
-    nothing, StudyError where they are others than the study says, UsageError where there is none of that name.
+    `base` is the study file's folder. Raises ModelError where they do not fit, are others than the study says, or a
+    pattern of the study matches nothing, and UsageError where no registered model has that name.
     """
     start = study.model.start
     if start is None:
         if study.model.frozen or study.model.learning_rates:
             begin(study, None)
         return Started(study)
-    source, path = _source(study, base, registry)
-    arrays = weights_file.read(path)
-    sha256 = weights_file.sha256(arrays)
-    if start.model is not None and registry is not None and sha256 != registry.find(start.model)[0].sha256:
-        raise ModelError(f"{source} was changed since it was registered: remove it, and add it again")
-    if start.sha256 not in (None, sha256):
-        raise StudyError(
-            f'[model] start.sha256 = "{start.sha256}": {source} has {sha256}; remove the key to take it as it is, or '
-            "name the weights that were meant (it is the SHA-256 of the model, as results tell it, not of the file)"
-        )
-    found = begin(study, arrays)
-    name = None if start.file is None else Path(start.file).name  # where it lies here says nothing elsewhere
-    start = start.model_copy(update={"file": name, "sha256": sha256})
-    spec = study.model_copy(update={"model": study.model.model_copy(update={"start": start})})
-    return Started(spec, path, f"Weights of {source}: {found.transferred}")
-
-
-def _source(study: StudySpec, base: Path, registry: Registry | None) -> tuple[str, Path]:
-    start = study.model.start
-    assert start is not None
     if start.file is not None:
-        return start.file, base / start.file
+        spec, taken = bound(study, base / start.file)
+        return Started(spec, base / start.file, f"Weights of {start.file}: {taken}")
     assert start.model is not None
     if registry is None:
         raise UsageError(f"the study begins with the registered model '{start.model}': say at which hub, with --hub")
-    return f"the registered model {start.model}", registry.find(start.model)[1]
+    entry, path = registry.find(start.model)
+    spec, taken = bound(study, path)
+    if spec.model.start is None or spec.model.start.sha256 != entry.sha256:
+        raise ModelError(f"the registered model {start.model} was changed: remove it, and add it again")
+    return Started(spec, path, f"Weights of the registered model {start.model}: {taken}")
 
 
 def keep_start(weights: Path | None, folder: Path) -> None:
     """Copy the weights that a run begins with into its folder, where the engine looks for them, also when resumed."""
     if weights is None:
         return
+    folder.mkdir(parents=True, exist_ok=True)
     with _written(folder / weights_file.NAME) as temporary, weights.open("rb") as source, temporary.open("wb") as copy:
         shutil.copyfileobj(source, copy)
 

@@ -69,6 +69,9 @@ def simulate(  # noqa: PLR0917 - typer reads options from parameters
     ),
     pooled: Annotated[bool, typer.Option(help="Also train on pooled data, for comparison.")] = True,
     workers: Workers = None,
+    hub: Annotated[
+        Path | None, typer.Option(help="A hub's folder, where a study begins with a model that is registered there.")
+    ] = None,
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
@@ -79,16 +82,23 @@ def simulate(  # noqa: PLR0917 - typer reads options from parameters
     from fedward_client.site import site_folders
     from fedward_common.errors import UsageError
     from fedward_common.study import find, load
+    from fedward_server.hub import Hub
+    from fedward_server.models import Registry, resolve_start
     from fedward_simulations.compare import open_hospitals
     from fedward_simulations.progress import Bars
     from fedward_simulations.report import print_table
     from fedward_simulations.simulate import Simulation
 
-    spec = load(find(study))
+    path = find(study)
+    spec, weights, told = resolve_start(
+        load(path), base=path.parent, registry=None if hub is None else Registry(Hub.open(hub))
+    )
     if out.resolve().is_relative_to(data.resolve()):
         raise UsageError(f"{out} is in {data}, where it would count as a hospital next time: choose another --out")
     first = spec.training.seed if seed is None else seed
     console = Console(stderr=True)
+    if told:
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
     simulation = Simulation(
         study=spec,
         folders=open_hospitals(data, site_folders(data)),
@@ -98,6 +108,10 @@ def simulate(  # noqa: PLR0917 - typer reads options from parameters
         pooled=pooled,
         workers=workers or cores(),
         resume=resume,
+        weights=weights,
+        data_notes=(f"{told} If they were trained on patients of these hospitals, some may be tested here.",)
+        if told
+        else (),
     )
     with _interruptible(console), Bars(console) as bars:
         results = simulation(bars)

@@ -21,6 +21,7 @@ from fedward_common.study import SiteEntry, Strategy, StudySpec, resolved
 from fedward_server.app import serve
 from fedward_server.checkpoints import latest, of_round
 from fedward_server.events import RunEvent
+from fedward_server.models import keep_start
 from fedward_server.result import FILE, RunResult
 from fedward_server.runs import new_run_id
 from fedward_server.store import Store
@@ -79,10 +80,12 @@ def simulate_seed(
     grid: EmbeddedGrid,
     listener: RunListener,
     log_file: Path,
+    weights: Path | None = None,
     deployed: Deployed | None = None,
 ) -> Comparison:
     """Run `study` with `seed` over the hospitals of `folders` (by name), and its baselines; files go below `out`.
 
+    `weights` are those that a study which names some begins with, the baselines too: see `models.resolve_start`.
     `deployed` is the federated run where a real federation has done it already.
     """
     started = time.perf_counter()
@@ -90,12 +93,14 @@ def simulate_seed(
     store = out / "store.sqlite"
 
     def run(job: Job) -> RunResult:
+        keep_start(weights, job.folder)
         return _embedded(job, GridView(grid, job.hospitals), store, resume=resume, listener=listener)
 
     federated = federated_job(study, names, out, seed)
     if deployed is not None:
         result = deployed.result
     elif engine == "ray":
+        keep_start(weights, federated.folder)
         result = _ray(federated, folders, store, workers=workers, resume=resume, log_file=log_file, listener=listener)
     else:
         result = run(federated)

@@ -44,6 +44,7 @@ class Simulation:
     resume: bool = False
     planted: bool = False
     data_notes: Sequence[str] = ()
+    weights: Path | None = None  # that a study which names some begins with
 
     def __call__(self, bars: Bars) -> Results:
         """Run it; results.json, report.html, model.safetensors and model-card.md stand in `out` when it returns."""
@@ -111,6 +112,7 @@ class Simulation:
             grid=grid,
             listener=bars.on_run,
             log_file=logs / "ray.log",
+            weights=self.weights,
             deployed=deployed,
         )
 

@@ -1,5 +1,7 @@
 """Local training: it learns, it is deterministic, and each option does what its paper says."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,15 +10,20 @@ from torch import nn
 from fedward_client.cache import SiteData
 from fedward_client.training.augment import Augmentation
 from fedward_client.training.device import pick_device
+from fedward_client.training.freezing import freeze
 from fedward_client.training.loop import class_weights, make_optimizer, train
 from fedward_common import models
-from fedward_common.errors import DataError
+from fedward_common.errors import DataError, ModelError
 from fedward_common.events import Event, ignore
 from fedward_common.study import Optimizer, StudySpec
 from fedward_common.testing import tiny_study
 from fedward_simulations.phantoms import PhantomSource
 
 SOURCE = PhantomSource("north", 64, 2.0, 5)
+NORMALISED: dict[str, dict[str, Any]] = {  # a network with batch normalisation
+    "model": {"name": "resnet10", "options": {"norm": "batch"}},
+    "input": {"size": [32, 32]},
+}
 
 
 def build(study: StudySpec) -> nn.Module:
@@ -121,6 +128,65 @@ def test_optimizers_by_name(spec: Optimizer, kind: type[torch.optim.Optimizer]) 
     assert type(optimizer) is kind
     assert optimizer.param_groups[0]["lr"] == 0.1
     assert optimizer.param_groups[0]["weight_decay"] == spec.weight_decay
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_layers_learn_at_rates_of_their_own(name: str) -> None:
+    study = tiny_study(
+        model={"learning_rates": {"11.*": 10.0}, "frozen": ["1.*"]}, training={"optimizer": {"name": name, "lr": 0.01}}
+    )
+    model = build(study)
+    freeze(model, study)
+    names = {id(parameter): each for each, parameter in model.named_parameters()}
+    groups = {
+        group["lr"]: {names[id(parameter)] for parameter in group["params"]}
+        for group in make_optimizer(model, study).param_groups
+    }
+    assert groups.keys() == {0.01, 0.1}
+    assert groups[0.1] == {"11.weight", "11.bias"}
+    assert groups[0.01] == {each for each, _ in model.named_parameters()} - {"11.weight", "11.bias", "1.weight"}
+
+
+def test_the_factor_of_a_rate_is_the_factor_of_a_first_step() -> None:
+    once = {"local_steps": 1, "optimizer": {"name": "sgd", "lr": 0.01, "momentum": 0.0, "weight_decay": 0.0}}
+    plain = tiny_study(training=once)
+    fast = tiny_study(training=once, model={"learning_rates": {"11.*": 4.0}})
+    before, one, four = dict(build(plain).state_dict()), trained(plain), trained(fast)
+    for name, start in before.items():
+        if name.startswith("11."):
+            torch.testing.assert_close(four[name] - start, 4 * (one[name] - start))
+        else:
+            assert torch.equal(four[name], one[name])
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.1])
+def test_frozen_layers_keep_their_bits_and_their_statistics(mu: float) -> None:
+    study = tiny_study(
+        **NORMALISED | {"model": {**NORMALISED["model"], "frozen": ["conv1.*", "bn1.*", "layer1.*"]}},
+        training={"local_epochs": 2, "optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.1}},
+    )
+    before, after = dict(build(study).state_dict()), trained(study, proximal_mu=mu)
+    held = models.frozen_names(study, before)
+    assert {"conv1.weight", "bn1.weight", "bn1.running_mean", "bn1.num_batches_tracked"} <= held
+    assert {name for name in before if not torch.equal(before[name], after[name])} == before.keys() - held
+
+
+def test_a_network_that_is_used_again_learns_what_its_study_says() -> None:
+    held = tiny_study(**NORMALISED | {"model": {**NORMALISED["model"], "frozen": ["bn1.*"]}})
+    model = build(held)
+    model.train()
+    freeze(model, held)
+    assert [name for name, each in model.named_parameters() if not each.requires_grad] == ["bn1.weight", "bn1.bias"]
+    assert [path for path, module in model.named_modules() if not module.training] == ["bn1"]
+    model.train()
+    freeze(model, tiny_study(**NORMALISED))
+    assert all(each.requires_grad for each in model.parameters())
+    assert all(module.training for module in model.modules())
+
+
+def test_a_pattern_that_matches_nothing_here_is_refused_at_the_site_too() -> None:
+    with pytest.raises(ModelError, match="matches no array"):
+        trained(tiny_study(model={"frozen": ["encoder.*"]}))
 
 
 def test_a_loss_that_is_not_a_number_says_what_to_do() -> None:

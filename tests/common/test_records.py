@@ -337,3 +337,15 @@ def test_a_label_that_a_study_may_have_fits_an_answer(length: int, fits: bool) -
     study = tiny_study(cohort=cohort)
     labels = dict.fromkeys(study.cohort.labels, 20)
     assert read_answer(reply(PREPARED, labels=labels), Prepared).labels == labels
+
+
+def test_a_question_names_the_weights_that_its_study_begins_with() -> None:
+    asked = json.loads(Question(kind="prepare", study=tiny_study(), run="run-1").model_dump_json())
+
+    def question(**start: str) -> RecordDict:
+        study = tiny_study(model={"start": start}).model_dump(mode="json")
+        return RecordDict({"config": ConfigRecord({"fedward": json.dumps({**asked, "study": study})})})
+
+    with pytest.raises(RecordError, match="the study's digest does not cover its first weights"):
+        read_question(question(model="old"))
+    assert read_question(question(model="old", sha256="a" * 64))[0].study.model.start is not None

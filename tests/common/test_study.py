@@ -22,6 +22,7 @@ from fedward_common.study import (
     template_names,
     template_path,
 )
+from fedward_common.study_text import describe
 
 GOOD: dict[str, str] = {
     "study": 'id = "s"\ntask = "classification"',
@@ -151,6 +152,30 @@ FAULTS: list[tuple[dict[str, str], str]] = [
         {"model": 'name = "small-cnn"\noptions = { x = [1.5] }'},
         "[model] options.x = [1.5]: must be true or false, a number",
     ),
+    (
+        {"model": 'name = "small-cnn"\nstart = {}'},
+        "[model] start.file: missing; say where the weights are: file = ",
+    ),
+    (
+        {"model": 'name = "small-cnn"\nstart = { file = "a", model = "b" }'},
+        '[model] start.model = "b": cannot stand beside file',
+    ),
+    ({"model": 'name = "small-cnn"\nstart = { file = " " }'}, "must be the path of a safetensors file"),
+    ({"model": 'name = "small-cnn"\nstart = { model = "A" }'}, 'start.model = "A": must be 1 to 63 lower-case'),
+    ({"model": 'name = "small-cnn"\nstart = { file = "a", sha256 = "A" }'}, "must be a SHA-256 of 64"),
+    (
+        {"model": 'name = "small-cnn"\nstart = { file = "a", inflate = true }'},
+        "[model] start.inflate = true: has no effect on 2-D images",
+    ),
+    (
+        {"model": 'name = "small-cnn"\nfrozen = ["1.*", "1.*"]'},
+        'frozen = ["1.*", "1.*"]: names one pattern twice',
+    ),
+    ({"model": 'name = "small-cnn"\nfrozen = [""]'}, "must be a pattern of names in quotes"),
+    (
+        {"model": 'name = "small-cnn"\nlearning_rates = { "1.*" = 0 }'},
+        "a factor above 0; to hold a layer as it is, name it in frozen",
+    ),
     ({"strategy": "options = { eta = 1 }"}, "[strategy] options.eta = 1: unknown key; there are none to set here"),
     ({"strategy": 'name = "fedprox"\noptions = { mu = 1 }'}, "options.mu = 1: unknown key; valid keys: proximal_mu"),
     (
@@ -200,6 +225,24 @@ def test_a_fault_is_told_in_one_line(sections: dict[str, str], says: str) -> Non
 def test_what_the_registry_refuses_stands_at_the_name_or_the_options(sections: dict[str, str], key: str) -> None:
     (line,) = refusal(text(**sections))
     assert key in line
+
+
+def test_where_a_network_begins_is_told_in_words_and_in_the_digest() -> None:
+    plain = loads(text())
+    table = '{ model = "old", map = { "encoder." = "features.", "" = "all." } }'
+    body = f'{GOOD["model"]}\nstart = {table}\nfrozen = ["1.*"]\nlearning_rates = {{ "11.*" = 10 }}'
+    spec = loads(text(model=body))
+    assert spec.digest != plain.digest
+    words = dict(describe(spec))["Network"]
+    assert words == (
+        "small-cnn. Begins with the weights of the registered model old (SHA-256 filled in when the study is started), "
+        "taking encoder. as features. and all names as all. "
+        "Held as they are: 1.*. Learning rates of layers: 11.* times 10."
+    )
+    body = f'{GOOD["model"]}\nstart = {{ file = "w.safetensors", sha256 = "{"a" * 64}", inflate = true }}'
+    spec = loads(text(model=body, input="size = [8, 32, 32]"))
+    assert f"weights of w.safetensors (SHA-256 {'a' * 64}), 2-D kernels spread" in dict(describe(spec))["Network"]
+    assert dict(describe(plain))["Network"] == "small-cnn."
 
 
 def test_all_faults_are_told_at_once_in_the_order_of_the_file() -> None:

@@ -19,7 +19,15 @@ A name can be taken once: nothing replaces a network that a hospital has approve
 from fedward_common.models.cards import Architecture, Choice, ModelCard, Option, Range
 from fedward_common.models.layer_rules import check_layers, frozen_names, rate_factor
 from fedward_common.models.registry import build, check, describe, names, register
-from fedward_common.models.weights import Beginning, begin, initial_model, initial_state, network, parameter_names
+from fedward_common.models.weights import (
+    Beginning,
+    begin,
+    bound,
+    initial_model,
+    initial_state,
+    network,
+    parameter_names,
+)
 
 __all__ = [
     "Architecture",
@@ -29,6 +37,7 @@ __all__ = [
     "Option",
     "Range",
     "begin",
+    "bound",
     "build",
     "check",
     "check_layers",

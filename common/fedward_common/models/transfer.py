@@ -109,7 +109,8 @@ def inflated_kernel(kernel: Array, depth: int) -> Array:
 
 def _origins(source: Collection[str], prefixes: Mapping[str, str], network: Sequence[str]) -> dict[str, str]:
     """By name in the network, the name in the file."""
-    used, origin = set(), {}
+    used: set[str] = set()
+    origin: dict[str, str] = {}
     for name in source:
         prefix = max((each for each in prefixes or ("",) if name.startswith(each)), key=len, default=None)
         if prefix is None:
@@ -149,7 +150,7 @@ def _head(state: Mapping[str, Array], classes: int) -> list[str]:
 
 
 def _fitted(name: str, array: Array, target: Array, found: tuple[int, ...]) -> Array:
-    """`array` as a new one of the target's type; ModelError, which tells the shape `found` in the file, if it is none."""
+    """`array` as a new one of the target's type; ModelError where it does not fit: `found` is its shape in the file."""
     if array.shape != target.shape:
         hint = "; inflate = true takes 2-D kernels" if _could_be_inflated(array.shape, target.shape) else ""
         raise ModelError(

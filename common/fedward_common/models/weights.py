@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from fedward_common.errors import ModelError
 from fedward_common.models import weights_file
 from fedward_common.models.layer_rules import check_layers
 from fedward_common.models.registry import build
@@ -84,6 +85,29 @@ def begin(study: "StudySpec", trained: State | None) -> Beginning:
         classes=len(study.cohort.labels),
     )
     return Beginning(state, parameters, transferred)
+
+
+def bound(study: "StudySpec", path: Path) -> tuple["StudySpec", Transferred]:
+    """A study that names trained weights, bound to those of a file by their SHA-256, and what is taken of them.
+
+    Where they lie here says nothing elsewhere: of a path the name stays. Raises ModelError as `begin` does, and where
+    the study names other weights than these.
+    """
+    start = study.model.start
+    assert start is not None
+    arrays = weights_file.read(path)
+    sha256 = weights_file.sha256(arrays)
+    if start.sha256 not in (None, sha256):
+        raise ModelError(
+            f'[model] start.sha256 = "{start.sha256}", but the weights in {path.name} have {sha256}: name those that '
+            "were meant, or remove the key to take these (it is the SHA-256 of a model, as results tell it, not of a "
+            "file)"
+        )
+    transferred = begin(study, arrays).transferred
+    assert transferred is not None
+    name = None if start.file is None else Path(start.file).name
+    start = start.model_copy(update={"file": name, "sha256": sha256})
+    return study.model_copy(update={"model": study.model.model_copy(update={"start": start})}), transferred
 
 
 def parameter_names(model: "nn.Module") -> frozenset[str]:
