@@ -20,7 +20,7 @@ import fedward_client.intake
 from fedward_client.site import Site
 from fedward_common import cli
 from fedward_common.errors import SettingsError
-from fedward_common.study import Optimizer, Section, SiteEntry, StudySpec
+from fedward_common.study import Optimizer, Section, SiteEntry, Start, StudySpec
 from fedward_common.study_strategy import FedAdamOptions, FedProxOptions, FedYogiOptions
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +59,8 @@ def calls(page: Path, program: str) -> list[list[str]]:
 def tree() -> dict[tuple[str, ...], click.Command]:
     """Every command by its words, those of other parts included."""
     found: dict[tuple[str, ...], click.Command] = dict(walk((), typer.main.get_command(cli.app)))
-    for group, above in (("fedward.commands", ()), ("fedward.commands.study", ("study",))):
+    parts = (("fedward.commands", ()), ("fedward.commands.study", ("study",)), ("fedward.commands.model", ("model",)))
+    for group, above in parts:
         for entry in entry_points(group=group):
             part = entry.load()
             if not isinstance(part, typer.Typer):
@@ -92,7 +93,7 @@ def check_call(words: list[str]) -> None:
 
 def test_the_tree_has_the_commands_of_every_part() -> None:
     assert {("demo",), ("simulate",), ("site", "scan"), ("study", "show"), ("doctor",)} <= TREE.keys()
-    assert {("hub", "up"), ("study", "start")} <= TREE.keys()
+    assert {("hub", "up"), ("study", "start"), ("model", "add")} <= TREE.keys()
 
 
 @page_of
@@ -190,6 +191,7 @@ SECTIONS: dict[str, type[Section]] = {
 MODELS: dict[str, type[Section]] = {
     "Top of the file": StudySpec,
     **SECTIONS,
+    "start": Start,
     "optimizer": Optimizer,
     "[[sites]]": SiteEntry,
 }

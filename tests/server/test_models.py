@@ -22,7 +22,7 @@ from fedward_common.testing import tiny_study
 from fedward_server import runs
 from fedward_server.checkpoints import Checkpoint, save
 from fedward_server.hub import Hub
-from fedward_server.models import Registry, keep_start, resolve_start
+from fedward_server.models import Registry, Started, keep_start, resolve_start
 
 STUDY = tiny_study()
 ARRAYS = models.initial_state(STUDY, 99)
@@ -185,8 +185,8 @@ def test_a_study_is_bound_to_a_file_or_a_registered_model(hub: Hub, file: Path) 
 
 def test_a_study_without_trained_weights_stays_as_it_is(tmp_path: Path) -> None:
     found = resolve_start(STUDY, base=tmp_path, registry=None)
-    assert found == (STUDY, None, "")
-    keep_start(found.weights, tmp_path / "run")
+    assert found == Started(STUDY, None, "")
+    keep_start(None, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     with pytest.raises(ModelError, match="matches no array"):
         resolve_start(tiny_study(model={"frozen": ["nope"]}), base=tmp_path, registry=None)
