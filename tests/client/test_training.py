@@ -163,7 +163,7 @@ def test_the_factor_of_a_rate_is_the_factor_of_a_first_step() -> None:
 def test_frozen_layers_keep_their_bits_and_their_statistics(mu: float) -> None:
     study = tiny_study(
         **NORMALISED | {"model": {**NORMALISED["model"], "frozen": ["conv1.*", "bn1.*", "layer1.*"]}},
-        training={"local_epochs": 2, "optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.1}},
+        training={"local_steps": 2, "optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.1}},
     )
     before, after = dict(build(study).state_dict()), trained(study, proximal_mu=mu)
     held = models.frozen_names(study, before)

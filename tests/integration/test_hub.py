@@ -33,6 +33,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from fedward_common import pki
 from fedward_common.audit import entries
 from fedward_common.cards import SiteCard
+from fedward_common.models.weights_file import NAME as START
 from fedward_common.records import Arrays, unpacked
 from fedward_common.study import StudySpec, load
 from fedward_common.testing import Answerer, FakeGrid, FakeSite
@@ -304,6 +305,26 @@ def test_a_run_waits_for_approval_and_ends_with_the_bits_of_a_simulation(
     report = json.loads(fedward("study", "status", found["run"], "--hub", hub.folder, "--json").stdout)
     assert [row["round"] for row in report["history"]] == [1, 2]
     assert {site["name"]: site["last"] for site in report["sites"]}["west"] == "left-out"
+
+
+@pytest.mark.long
+def test_a_run_begins_with_the_registered_model_of_another(hub: Hub, nodes: dict[str, Node], tmp_path: Path) -> None:
+    first = json.loads(fedward("study", "start", study(tmp_path, rounds=1), "--hub", hub.folder, "--json").stdout)
+    added = fedward("model", "add", "pilot", "--hub", hub.folder, "--run", first["run"])
+    assert added.returncode == 0, added.stderr
+    second = study(tmp_path, rounds=1)
+    second.write_text(second.read_text().replace('"small-cnn"', '"small-cnn"\nstart = { model = "pilot" }'))
+    done = fedward("study", "start", second, "--hub", hub.folder, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "the registered model pilot: 11 of the network's 11 arrays are taken over." in done.stderr
+    run = json.loads(done.stdout)
+    spec = StudySpec.from_json((hub.runs / run["run"] / "study.json").read_bytes())
+    assert spec.model.start is not None
+    assert spec.model.start.sha256 == first["model_sha256"]
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    (memory / START).write_bytes((hub.runs / run["run"] / START).read_bytes())
+    assert run["model_sha256"] == in_memory(hub, run["run"], memory).model_sha256 != first["model_sha256"]
 
 
 def test_hostile_and_absent_sites_cost_a_round_at_most(hub: Hub, nodes: dict[str, Node], tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from fedward_simulations.grid import EmbeddedGrid
 from fedward_simulations.phantoms import OpenPhantom
 from fedward_simulations.sources import POOLED
 
-SITES = {"a": OpenPhantom("a", 60), "b": OpenPhantom("b", 40)}
+SITES = {"a": OpenPhantom("a", 30), "b": OpenPhantom("b", 24)}
 HELD = ["conv1.*", "bn1.*", "layer1.*", "layer2.*"]
 
 
@@ -62,7 +62,7 @@ def begun(folder: Path, **more: Any) -> Started:
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Any:
     log = tmp_path_factory.mktemp("logs") / "workers.log"
-    with EmbeddedGrid({**SITES, POOLED: OpenPhantom(POOLED, 100)}, workers=2, log_file=log) as opened:
+    with EmbeddedGrid({**SITES, POOLED: OpenPhantom(POOLED, 50)}, workers=2, log_file=log) as opened:
         yield opened
 
 
@@ -75,7 +75,7 @@ def pilot(grid: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "fedprox", "fedadam"])
+@pytest.mark.parametrize("strategy", ["fedavg", pytest.param("fedprox", marks=pytest.mark.long), "fedadam"])
 def test_held_layers_of_another_runs_model_end_with_the_same_bits(
     strategy: str, grid: Any, pilot: Path, tmp_path: Path
 ) -> None:
