@@ -111,9 +111,14 @@ def latest(folder: Path, *, study_digest: str) -> Checkpoint | None:
     return None
 
 
+def final_places(folder: Path) -> tuple[Path, Path]:
+    """Where a finished run's model may be: with the last round, or with the best."""
+    return folder, folder / BEST
+
+
 def of_round(folder: Path, number: int, *, study_digest: str) -> Checkpoint:
     """A run's checkpoint of one round, the last or the best. Raises CheckpointError where it is not there."""
-    for place in (folder, folder / BEST):
+    for place in final_places(folder):
         checkpoint = latest(place, study_digest=study_digest)
         if checkpoint is not None and checkpoint.round == number:
             return checkpoint

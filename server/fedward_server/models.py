@@ -24,7 +24,7 @@ from fedward_common.errors import ModelError, UsageError
 from fedward_common.models import begin, bound, weights_file
 from fedward_common.study import Slug, StudySpec
 from fedward_common.study_faults import near
-from fedward_server.checkpoints import latest
+from fedward_server.checkpoints import final_places, latest
 from fedward_server.hub import Hub
 from fedward_server.locks import turn
 
@@ -76,7 +76,7 @@ class Registry:
         return self._add(name, weights_file.read(path), {"note": note})
 
     def add_run(self, name: str, run: str, *, note: str = "") -> Registered:
-        """Register the model of a run of this hub that has finished: its last checkpoint.
+        """Register the model of a run of this hub that has finished.
 
         Raises RunError for a run that is not known, UsageError as `add_file` does and for a run that has not finished.
         """
@@ -84,9 +84,11 @@ class Registry:
             row = store.run(run)
         if row.status != "finished":
             raise UsageError(f"run {run} has not finished ({row.status}): only a finished run has a model to register")
-        checkpoint = latest(self._hub.runs / run, study_digest=row.study_digest)
-        if checkpoint is None or weights_file.sha256(dict(checkpoint.arrays)) != row.model_sha256:
-            raise ModelError(f"the last checkpoint of run {run} is not its final model: restore its folder")
+        last = [latest(place, study_digest=row.study_digest) for place in final_places(self._hub.runs / run)]
+        held = [each for each in last if each and weights_file.sha256(dict(each.arrays)) == row.model_sha256]
+        if not held:
+            raise ModelError(f"no checkpoint of run {run} is its final model: restore its folder from a backup")
+        checkpoint = held[0]
         known = {"study": row.study_id, "study_digest": row.study_digest, "run": run}
         network = row.study_json["model"]["name"]
         return self._add(name, dict(checkpoint.arrays), {**known, "network": network, "note": note})

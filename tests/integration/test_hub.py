@@ -360,7 +360,7 @@ def test_hostile_and_absent_sites_cost_a_round_at_most(hub: Hub, nodes: dict[str
     assert follow(hub, row.run, lambda _event: None).status == "finished"
     nodes["valley"] = back[0]
     history = RunResult.read(hub.runs / row.run).history
-    assert history[0].refused == {"valley": "has sent nothing for 25 s, the limit of this study"}
+    assert "25 s is the limit of this study" in history[0].refused["valley"]
     assert [set(each.sites) for each in history] == [{"north"}, {"north", "valley"}, {"north", "valley"}]
     assert back[0].asked[0] == ("train", 3)
     assert north.is_alive()

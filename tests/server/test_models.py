@@ -113,9 +113,9 @@ def test_a_run_without_a_model_is_refused(hub: Hub) -> None:
         store.finish_run("run-3", "finished", "e" * 64)
         store.finish_run("run-1", "finished", "e" * 64)
     for run, words in (
-        ("run-1", "is not its final model"),
+        ("run-1", "is its final model"),
         ("run-2", r"has not finished \(running\)"),
-        ("run-3", "is not its final model"),
+        ("run-3", "is its final model"),
         ("run-4", "is not known here"),
     ):
         with pytest.raises(FedwardError, match=words):
