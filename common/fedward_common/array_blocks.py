@@ -7,12 +7,15 @@ A block from elsewhere is read without copying it, and nothing in its head is be
 """
 
 import json
-from collections.abc import Iterator
-from typing import Annotated, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from flwr.app import Array, ArrayRecord
 from pydantic import Field, TypeAdapter, ValidationError
 
+from fedward_common import npy
 from fedward_common.errors import RecordError
 
 ALIGNMENT = 64
@@ -54,6 +57,46 @@ def pieces(record: ArrayRecord) -> Iterator[bytes | memoryview]:
         end = piece.offset + piece.length
 
 
+def pack(arrays: Mapping[str, npt.NDArray[Any]]) -> memoryview:
+    """The block of arrays that are to travel, with one copy of each. `RecordError` for a type that does not travel."""
+    heads = {name: npy.head(array) for name, array in arrays.items()}
+    sizes = {name: (array, len(heads[name]) + array.nbytes) for name, array in arrays.items()}
+    head, layout = _layout((name, str(array.dtype), array.shape, size) for name, (array, size) in sizes.items())
+    block = np.empty(len(head) + (layout[-1].offset + layout[-1].length if layout else 0), np.uint8)
+    block[: len(head)] = np.frombuffer(head, np.uint8)
+    end = len(head)
+    for piece, (name, array) in zip(layout, arrays.items(), strict=True):
+        start = len(head) + piece.offset
+        block[end:start] = 0
+        data = start + len(heads[name])
+        end = start + piece.length
+        block[start:data] = np.frombuffer(heads[name], np.uint8)
+        block[data:end].view(array.dtype).reshape(array.shape)[...] = array
+    block.flags.writeable = False
+    return block.data
+
+
+def block_under(record: ArrayRecord) -> memoryview | None:
+    """The block that a record is the view of, None where it is not that of exactly one."""
+    first = next(iter(record.values()), None)
+    if first is None or not isinstance(first.data, memoryview):
+        return None
+    block = memoryview(first.data.obj).cast("B")
+    head, layout = _plan(record)
+    if bytes(block[: len(head)]) != head or len(block) != len(head) + layout[-1].offset + layout[-1].length:
+        return None
+    start = _address(block) + len(head)
+    same = all(
+        isinstance(array.data, memoryview) and _address(array.data) == start + piece.offset
+        for piece, array in zip(layout, record.values(), strict=True)
+    )
+    return block if same else None
+
+
+def _address(memory: memoryview) -> int:
+    return int(np.frombuffer(memory, np.uint8).ctypes.data)
+
+
 def view(memory: memoryview) -> ArrayRecord:
     """The record of a block, as views: the memory lives as long as an array does. `RecordError` for what is none."""
     head_end = _LENGTH_BYTES + int.from_bytes(memory[:_LENGTH_BYTES], "little")
@@ -76,12 +119,17 @@ def view(memory: memoryview) -> ArrayRecord:
 
 def _plan(record: ArrayRecord) -> tuple[bytes, list[Piece]]:
     """The head, padded so that the first buffer is aligned, and what lies where after it."""
+    return _layout((name, array.dtype, tuple(array.shape), len(array.data)) for name, array in record.items())
+
+
+def _layout(arrays: Iterable[tuple[str, str, tuple[int, ...], int]]) -> tuple[bytes, list[Piece]]:
+    """The same of names, types, shapes and sizes in bytes."""
     layout: list[Piece] = []
     end = 0
-    for name, array in record.items():
+    for name, dtype, shape, size in arrays:
         offset = -(-end // ALIGNMENT) * ALIGNMENT
-        end = offset + len(array.data)
-        layout.append(Piece(name, array.dtype, tuple(array.shape), offset, len(array.data)))
+        end = offset + size
+        layout.append(Piece(name, dtype, shape, offset, size))
     text = json.dumps(layout).encode()
     text += b" " * (-(_LENGTH_BYTES + len(text)) % ALIGNMENT)
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text, layout

@@ -34,16 +34,21 @@ _HEADER = re.compile(
 )
 
 
-def dump(array: npt.NDArray[Any]) -> bytes:
-    """`array`, of a type in DTYPES, as a buffer in C order; `RecordError` for what does not travel."""
+def head(array: npt.NDArray[Any]) -> bytes:
+    """What stands before the data of an array of a type in DTYPES; `RecordError` for what does not travel."""
     if str(array.dtype) not in DTYPES:
         raise RecordError(f"arrays of {array.dtype} do not travel; these do: {', '.join(sorted(DTYPES))}")
     if array.ndim > MAX_DIMENSIONS:
         raise RecordError(f"an array of {array.ndim} dimensions does not travel; at most {MAX_DIMENSIONS} do")
-    array = np.ascontiguousarray(array).reshape(array.shape)
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    return b"".join((header.getvalue(), raw(array)))  # one copy instead of the two that flwr's Array(ndarray) makes
+    described = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+    np.lib.format.write_array_header_1_0(header, described)
+    return header.getvalue()
+
+
+def dump(array: npt.NDArray[Any]) -> bytes:
+    """`array`, of a type in DTYPES, as a buffer in C order; `RecordError` for what does not travel."""
+    return b"".join((head(array), raw(np.ascontiguousarray(array).reshape(array.shape))))
 
 
 def load(data: Buffer, dtype: str) -> npt.NDArray[Any]:

@@ -18,7 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, Metri
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from fedward_common import npy
-from fedward_common.array_blocks import pieces, view
+from fedward_common.array_blocks import block_under, pack, pieces, view
 from fedward_common.errors import RecordError
 from fedward_common.metrics import Evaluation
 from fedward_common.study import Slug, StudySpec
@@ -211,12 +211,16 @@ def printable(text: str, limit: int = MAX_REASON) -> str:
 
 
 def to_array_record(arrays: Arrays) -> ArrayRecord:
-    """Arrays as a Flower ArrayRecord, in their order."""
-    return ArrayRecord({name: _to_array(np.asarray(array)) for name, array in arrays.items()})
+    """Arrays as a Flower ArrayRecord, in their order: views of one block, in which they can travel as they are."""
+    return view(pack({name: np.asarray(array) for name, array in arrays.items()}))
 
 
-def _to_array(array: npt.NDArray[Any]) -> Array:
-    return Array(str(array.dtype), array.shape, "numpy.ndarray", npy.dump(array))
+def record_of(arrays: Mapping[str, Array]) -> ArrayRecord:
+    """A record of these very arrays; flwr's own way makes others, of bytes only."""
+    record = ArrayRecord()
+    for name, array in arrays.items():
+        record[name] = array
+    return record
 
 
 def from_array_record(record: ArrayRecord) -> dict[str, npt.NDArray[Any]]:
@@ -260,7 +264,8 @@ def packed(content: RecordDict, block: bytes | memoryview | None = None) -> Reco
     if block is None:
         if "arrays" not in content.array_records:
             return content
-        block = b"".join(pieces(content.array_records["arrays"]))
+        record = content.array_records["arrays"]
+        block = block_under(record) or b"".join(pieces(record))
     ((name, text),) = content.config_records.items()
     if len(block) <= MAX_INLINE_BYTES:
         return RecordDict({name: ConfigRecord({**text, _BLOCK: bytes(block)})})

@@ -14,16 +14,19 @@ differs from flwr's `HttpGrid` in what it trusts and in how long it waits:
 """
 
 import hashlib
+import io
 import json
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from flwr.app import Array, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
+from flwr.app.message.arraychunk import ArrayChunk
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.common.serde_utils import metadata_from_proto
@@ -32,6 +35,7 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
     get_object_body,
     get_object_head_values_from_object_content,
     iterate_object_tree,
@@ -256,11 +260,17 @@ def _object_ids(tree: ObjectTree) -> list[str]:
 def _reply(arrival: _Arrival, room: int) -> Message:
     """The message of a reply that is here whole; RecordError where its pieces make none."""
     try:
-        size = _unfolded_bytes(arrival.contents) if arrival.whole is None else arrival.whole.ByteSize()
+        chunks = _chunks(arrival.contents)
+        size = (
+            sum(len(arrival.contents[name]) for names in chunks.values() for name in names)
+            if arrival.whole is None
+            else arrival.whole.ByteSize()
+        )
         if size > room:
             raise _too_large(room)
         if arrival.whole is None:
-            message = inflate_object_from_contents(arrival.metadata.message_id, arrival.contents)
+            arrays = _joined(arrival.contents, chunks)
+            message = inflate_object_from_contents(arrival.metadata.message_id, arrival.contents, objects=arrays)
         else:
             message = message_from_proto(arrival.whole)
         if not isinstance(message, Message):
@@ -281,15 +291,39 @@ def _error(metadata: Metadata, error: Error) -> Error:
     return Error(code=_SITES_OWN if error.code == GONE else error.code, reason=error.reason)
 
 
-def _unfolded_bytes(contents: Mapping[str, bytes]) -> int:
-    """How many bytes the arrays of a reply will take: an array may name the same chunk any number of times."""
-    total = 0
-    for content in contents.values():
+def _chunks(contents: Mapping[str, bytes]) -> dict[str, list[str]]:
+    """The chunks of each array, by object ids. An array may name the same chunk any number of times."""
+    found = {}
+    for name, content in contents.items():
         kind, children, _ = get_object_head_values_from_object_content(content)
         if kind == Array.__qualname__:
-            chunks = json.loads(get_object_body(content, Array))["arraychunk_ids"]
-            total += sum(len(contents[children[chunk]]) for chunk in chunks)
-    return total
+            numbers = json.loads(get_object_body(content, Array))["arraychunk_ids"]
+            found[name] = [children[number] for number in numbers]
+    return found
+
+
+def _joined(contents: dict[str, bytes], chunks: Mapping[str, Sequence[str]]) -> dict[str, InflatableObject]:
+    """The arrays, each in one buffer; a chunk that was taken for the last time is let go, so nothing is held twice."""
+    uses = Counter(name for names in chunks.values() for name in names)
+    arrays: dict[str, InflatableObject] = {}
+    for array, names in chunks.items():
+        described = json.loads(get_object_body(contents[array], Array))
+        buffer = io.BytesIO()  # gives its bytes away without a copy
+        for name in names:
+            buffer.write(_body(contents[name]))
+            uses[name] -= 1
+            if not uses[name]:
+                del contents[name]
+        arrays[array] = Array(described["dtype"], tuple(described["shape"]), described["stype"], buffer.getvalue())
+    return arrays
+
+
+def _body(content: bytes) -> memoryview:
+    """What stands in a chunk after its head."""
+    kind, _, size = get_object_head_values_from_object_content(content)
+    if kind != ArrayChunk.__qualname__:
+        raise ValueError("no chunk")
+    return memoryview(content)[len(content) - size :]
 
 
 def _too_large(room: int) -> RecordError:

@@ -36,6 +36,7 @@ from fedward_common.records import (
     json_bytes,
     model_sha256,
     question_record,
+    record_of,
     to_array_record,
 )
 from fedward_common.study import StudySpec
@@ -49,7 +50,7 @@ from fedward_server.quarantine import Quarantine
 from fedward_server.result import RoundHistory, RunResult, SiteResult, SiteRound
 from fedward_server.roster import Gathering, Participant
 from fedward_server.selection import Selection, Standing
-from fedward_server.strategies import make_strategy, restore_state, strategy_state, takes
+from fedward_server.strategies import make_strategy, only_averages, restore_state, strategy_state, takes
 from fedward_server.updates import Updates, lower_median
 
 log = logging.getLogger(__name__)
@@ -158,6 +159,7 @@ class RoundEngine:
             )
         self._score(number - 1, {t.site: t.incoming for t in updates.accepted.values() if t.incoming is not None})
         self._aggregate(number, strategy, updates, messages)
+        messages.clear()  # a model's memory
         updates.clear()
         self._history.append(
             RoundHistory(
@@ -181,7 +183,8 @@ class RoundEngine:
             )
         by_node = dict(enumerate(trainers, start=1))
         everything = to_array_record(self._state)
-        sent = ArrayRecord({name: array for name, array in everything.items() if name in self._parameters})
+        self._state = from_array_record(everything)  # the same in the message's own memory: it is held once
+        sent = record_of({name: array for name, array in everything.items() if name in self._parameters})
         with _FLOWER:
             messages = list(strategy.configure_train(number, sent, ConfigRecord(), RosterGrid(by_node, self.grid)))
         question = Question(kind="train", study=self.study, run=self.run, score_incoming=number > 1)
@@ -191,7 +194,7 @@ class RoundEngine:
             config = message.content.config_records["config"]
             arrays = message.content.array_records["arrays"]
             extra = {name: array for name, array in arrays.items() if name.startswith(CONTROL)}
-            whole = ArrayRecord({**{name: arrays.get(name, array) for name, array in everything.items()}, **extra})
+            whole = record_of({**{name: arrays.get(name, array) for name, array in everything.items()}, **extra})
             asked = question.model_copy(update={"notice": self._quarantine.notice(site.name, number)})
             content = question_record(asked, whole, config)
             questions[site.name] = Message(content, site.node_id, message.metadata.message_type)
@@ -288,16 +291,19 @@ class RoundEngine:
 
     def _aggregate(self, number: int, strategy: Strategy, updates: Updates, asked: Mapping[str, Message]) -> None:
         """The next state: what the strategy makes of the updates."""
-        everything = takes(self.study.strategy) == "all"
-        replies, others = self._all(updates, asked) if everything else self._averaged(updates, asked)
-        with _FLOWER:
-            arrays, _ = strategy.aggregate_train(number, replies)
-        if arrays is None:
-            raise RunError(
-                f"strategy {self.study.strategy.name} made no model of the {len(updates.accepted)} updates of round "
-                f"{number}: see the hub's log of the run"
-            )
-        learned = from_array_record(arrays)
+        if only_averages(strategy):
+            learned, others = updates.mean(), State()
+        else:
+            everything = takes(self.study.strategy) == "all"
+            replies, others = self._all(updates, asked) if everything else self._averaged(updates, asked)
+            with _FLOWER:
+                arrays, _ = strategy.aggregate_train(number, replies)
+            if arrays is None:
+                raise RunError(
+                    f"strategy {self.study.strategy.name} made no model of the {len(updates.accepted)} updates of "
+                    f"round {number}: see the hub's log of the run"
+                )
+            learned = from_array_record(arrays)
         self._state = {
             name: learned[name].astype(old.dtype, copy=False) if name in learned else others.get(name, old)
             for name, old in self._state.items()
@@ -319,7 +325,7 @@ class RoundEngine:
             trained = updates.accepted[site]
             whole = from_array_record(record)
             floats = {name: array for name, array in record.items() if whole[name].dtype.kind == "f"}
-            replies.append(_reply(ArrayRecord(floats), trained.patients, trained.train_loss, asked[site]))
+            replies.append(_reply(record_of(floats), trained.patients, trained.train_loss, asked[site]))
             for name in whole.keys() - floats.keys():
                 counts.setdefault(name, []).append(whole[name])
         return replies, {name: lower_median(values) for name, values in counts.items()}

@@ -39,7 +39,8 @@ PREPARED: dict[str, Any] = {
     "patients": {"train": 40, "validation": 10, "test": 10}, "labels": {"benign": 20, "malignant": None},
 }  # fmt: skip
 TRAINED: dict[str, Any] = {
-    "site": "north", "cohort": COHORT, "patients": 40, "images": 50, "steps": 4, "train_loss": 0.5, "incoming": None,
+    "site": "north", "study": "ef" * 32, "round": 1,
+    "cohort": COHORT, "patients": 40, "images": 50, "steps": 4, "train_loss": 0.5, "incoming": None,
     "train_seconds": 0.1, "seconds": 0.2,
 }  # fmt: skip
 

@@ -397,7 +397,7 @@ def test_a_whole_reply_far_larger_than_its_question_is_refused() -> None:
     grid = made(link)
     number, message = asked(grid, NORTH)[NORTH]
     reply = answer(message)
-    reply.content["arrays"] = to_array_record({"w": np.arange(8_000_000.0)})
+    reply.content["arrays"] = ArrayRecord([np.arange(8_000_000.0)])
     assert "larger than 16 MiB" in refusal(link, grid, number, announced(reply, whole=True))
 
 

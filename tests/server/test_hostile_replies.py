@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
+from flwr.app import Array, ConfigRecord, Error, Message
 
-from fedward_common.records import MAX_REASON, from_array_record, to_array_record
+from fedward_common.records import MAX_REASON, from_array_record, record_of, to_array_record
 from fedward_common.testing import FakeGrid, FakeSite, tiny_study
 from fedward_server.events import RunEvent
 from fedward_server.result import RunResult
@@ -43,9 +43,11 @@ def sends(*, name: str = "", dtype: str = "", data: bytes = b"") -> Change:
     def change(_asked: Message, honest: Message) -> Message:
         arrays = honest.content.array_records["arrays"]
         first = next(iter(arrays))
-        array = Array(dtype or arrays[first].dtype, arrays[first].shape, "numpy.ndarray", data or arrays[first].data)
+        array = Array(
+            dtype or arrays[first].dtype, arrays[first].shape, "numpy.ndarray", data or bytes(arrays[first].data)
+        )
         others = {key: value for key, value in arrays.items() if key != first}
-        honest.content["arrays"] = ArrayRecord({name or first: array, **others})
+        honest.content["arrays"] = record_of({name or first: array, **others})
         return honest
 
     return change

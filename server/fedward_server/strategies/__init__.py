@@ -28,6 +28,14 @@ def takes(spec: StrategySpec) -> Literal["mean", "all"]:
     return "mean"
 
 
+def only_averages(strategy: Strategy) -> bool:
+    """Whether a strategy's model is nothing but the mean of the updates: FedAvg's, and what differs at the sites only.
+
+    Of one reply, the mean, flwr's FedAvg makes the same bits in five times a model's memory.
+    """
+    return type(strategy).aggregate_train is FedAvg.aggregate_train
+
+
 def strategy_state(strategy: Strategy) -> dict[str, np.ndarray]:
     """What a strategy remembers between rounds (FedAdam's moments, say), as `attribute/array` names."""
     return {
