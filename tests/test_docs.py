@@ -21,7 +21,7 @@ from fedward_client.site import Site
 from fedward_common import cli
 from fedward_common.errors import SettingsError
 from fedward_common.study import Optimizer, Section, SiteEntry, Start, StudySpec
-from fedward_common.study_strategy import FedAdamOptions, FedProxOptions, FedYogiOptions
+from fedward_common.study_strategy import OPTIONS as STRATEGY_OPTIONS
 
 ROOT = Path(__file__).parents[1]
 README, README_ZH = ROOT / "README.md", ROOT / "README.zh-CN.md"
@@ -195,7 +195,7 @@ MODELS: dict[str, type[Section]] = {
     "optimizer": Optimizer,
     "[[sites]]": SiteEntry,
 }
-OPTIONS: list[type[Section]] = [FedProxOptions, FedAdamOptions, FedYogiOptions]
+OPTIONS: list[type[Section]] = list(STRATEGY_OPTIONS.values())
 BELOW = {("[training]", "optimizer"), ("[strategy]", "options")}  # a table of their own
 
 model_of = pytest.mark.parametrize("heading", MODELS)

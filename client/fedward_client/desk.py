@@ -115,7 +115,7 @@ class Desk:
         if stored := self._stored(question, number, digest):
             return stored
         reference = arrays() if question.kind != "prepare" else {}
-        answer, update = self._work(question, number, numbers, reference)
+        answer, update = self._work(question, number, reference)
         released = self.outbox.release(
             Outgoing(
                 site=self.hospital.source.name,
@@ -128,16 +128,16 @@ class Desk:
         )
         parcel = self.outbox.ship(released)
         self._keep(question, number, digest, released.answer, parcel)
+        if question.kind == "train":
+            self.hospital.settle(question, number)
         return Reply(answer=released.answer, arrays=released.arrays, parcel=parcel)
 
-    def _work(
-        self, question: Question, number: int, numbers: Mapping[str, float], arrays: Arrays
-    ) -> tuple[Answer, dict[str, np.ndarray]]:
+    def _work(self, question: Question, number: int, arrays: Arrays) -> tuple[Answer, dict[str, np.ndarray]]:
         if question.kind == "prepare":
             return self.hospital.prepare(question), {}
         if question.kind == "evaluate":
             return self.hospital.evaluate(question, arrays), {}
-        return self.hospital.train(question, arrays, round_number=number, proximal_mu=numbers.get("proximal-mu", 0.0))
+        return self.hospital.train(question, arrays, round_number=number)
 
     def _keeps(self, question: Question) -> bool:
         """Answers are kept where their arrays are: in the spool."""

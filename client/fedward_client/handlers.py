@@ -6,13 +6,13 @@ baseline, several sites' at once.
 
 import json
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import nn
 
 from fedward_client import cache
@@ -20,14 +20,20 @@ from fedward_client.cache import SiteData
 from fedward_client.evaluation import evaluate
 from fedward_client.ledger import Ledger
 from fedward_client.site import Site
+from fedward_client.site_state import FOLDER, RunState
 from fedward_client.split import SIDES, Side
+from fedward_client.training import local
 from fedward_client.training.device import pick_device
-from fedward_client.training.loop import train
+from fedward_client.training.epochs import EpochJournal
+from fedward_client.training.local import load_state
+from fedward_client.training.loop import TrainResult, journaled, train
+from fedward_client.training.recalibrate import recalibrated
+from fedward_client.training.rules import Rule
 from fedward_common import __version__, models
-from fedward_common.errors import DataError, RecordError
+from fedward_common.errors import DataError
 from fedward_common.events import Listener, ignore
 from fedward_common.metrics import Evaluation, told, told_total
-from fedward_common.records import Arrays, Evaluated, Prepared, Question, Trained
+from fedward_common.records import CONTROL, Arrays, Evaluated, Prepared, Question, Trained, model_sha256
 from fedward_common.study import StudySpec
 
 
@@ -47,6 +53,9 @@ class Source(Protocol):
 
     def once(self, run: str, name: str, value: str) -> str:
         """Remember `value` under `name` for a run, unless something is remembered already; gives what is remembered."""
+
+    def state(self, study: StudySpec, run: str) -> RunState | None:
+        """What is kept of a run between its rounds; None where nothing can be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,10 @@ class SiteSource:
         with Ledger.open(self.site.ensure_state()) as ledger:
             return ledger.once(run, name, value)
 
+    def state(self, study: StudySpec, run: str) -> RunState:
+        """Kept in the site's state folder."""
+        return RunState.of(self.site.ensure_state() / FOLDER, study, run)
+
 
 @dataclass(slots=True)
 class Hospital:
@@ -110,25 +123,35 @@ class Hospital:
             seconds=time.perf_counter() - started,
         )
 
-    def train(
-        self, question: Question, arrays: Arrays, *, round_number: int, proximal_mu: float = 0.0
-    ) -> tuple[Trained, dict[str, np.ndarray]]:
+    def train(self, question: Question, arrays: Arrays, *, round_number: int) -> tuple[Trained, dict[str, np.ndarray]]:
         """Score the model as it came where that is asked, train it, and give the update with its numbers."""
         started = time.perf_counter()
         study, data = question.study, self._load(question)
-        model = network(study.canonical_json())
-        load_state(model, arrays)
-        incoming = self._evaluate(model, data, question, "validation", None) if question.score_incoming else None
-        result = train(
-            model,
-            data,
-            study,
-            site=self.source.name,
-            round_number=round_number,
-            device=pick_device(),
-            listener=self.listener,
-            proximal_mu=proximal_mu,
+        model, state = network(study.canonical_json()), self._state(question)
+
+        def held(part: str) -> dict[str, np.ndarray]:
+            return state.load(part, before=round_number) if state is not None else {}
+
+        sent = {name: array for name, array in arrays.items() if not name.startswith(CONTROL)}
+        layers = self._layers(study, state, before=round_number)
+        load_state(model, {**sent, **layers})
+        incoming = None
+        if question.score_incoming:
+            incoming = self._evaluate(model, data, question, "validation", None, own_layers=bool(layers))
+        outcome = local.train(
+            local.Round(
+                study=study,
+                model=model,
+                start={**sent, **layers},
+                control={name.removeprefix(CONTROL): arrays[name] for name in arrays if name not in sent},
+                held=held,
+                fit=self._fit(question, data, state, arrays, round_number),
+            )
         )
+        for part, kept in outcome.kept.items():
+            assert state is not None
+            state.save(part, round_number, kept)
+        result = outcome.result
         indices = data.indices("train")
         trained = Trained(
             site=self.source.name,
@@ -143,37 +166,109 @@ class Hospital:
             train_seconds=result.seconds,
             seconds=time.perf_counter() - started,
         )
-        return trained, state_arrays(model)
+        return trained, outcome.returned
 
     def evaluate(self, question: Question, arrays: Arrays) -> Evaluated:
-        """Score a model on the asked side of the split."""
+        """Score a model on the asked side of the split, and beside it the site's own where the strategy has one."""
         started = time.perf_counter()
         data = self._load(question)
         self._fix_operating_points(question)
-        model = network(question.study.canonical_json())
-        load_state(model, arrays)
-        evaluation = self._evaluate(model, data, question, question.side, question.thresholds)
+        study, state = question.study, self._state(question)
+        model = network(study.canonical_json())
+        layers = self._layers(study, state)
+        load_state(model, {**arrays, **layers})
+
+        def scored(*, own_layers: bool) -> Evaluation:
+            return self._evaluate(model, data, question, question.side, question.thresholds, own_layers=own_layers)
+
+        evaluation, personal = scored(own_layers=bool(layers)), None
+        if state is not None and (own := state.load(local.PERSONAL)):
+            load_state(model, own)
+            personal = scored(own_layers=True)
         return Evaluated(
             site=self.source.name,
             cohort=data.cohort_digest,
             evaluation=evaluation,
+            personal=personal,
             seconds=time.perf_counter() - started,
         )
 
+    def settle(self, question: Question, round_number: int) -> None:
+        """A round's answer is where it can be asked for again: what was written down to go on from can go."""
+        if (state := self.source.state(question.study, question.run)) is not None:
+            state.settle(round_number)
+
+    def _state(self, question: Question) -> RunState | None:
+        state = self.source.state(question.study, question.run)
+        if state is None and local.needs_state(question.study):
+            raise DataError(
+                f"{self.source.name} keeps nothing between rounds, and the study's strategy or batch_norm needs it"
+            )
+        return state
+
+    @staticmethod
+    def _layers(study: StudySpec, state: RunState | None, *, before: int | None = None) -> dict[str, np.ndarray]:
+        """The site's own BatchNorm arrays; none where they travel, or before the site has trained."""
+        if state is None or study.training.batch_norm != "local":
+            return {}
+        return state.load(local.LAYERS, before=before)
+
+    def _fit(
+        self, question: Question, data: SiteData, state: RunState | None, arrays: Arrays, round_number: int
+    ) -> local.Fit:
+        """The training loop of this round, with a journal where it takes more than one epoch."""
+        study = question.study
+        began_with = ""
+        if state is not None and journaled(study, data):
+            began_with = f"{model_sha256(arrays)} {data.cohort_digest}"
+
+        def fit(model: nn.Module, rule: Rule, part: str = "model", *, more_follows: bool = False) -> TrainResult:
+            journal = None
+            if state is not None and began_with:
+                journal = EpochJournal(
+                    journal=state.journal(part, round_number), began_with=began_with, last_too=more_follows
+                )
+            return train(
+                model,
+                data,
+                study,
+                site=self.source.name,
+                round_number=round_number,
+                device=pick_device(),
+                listener=self.listener,
+                rule=rule,
+                journal=journal,
+            )
+
+        return fit
+
     def _evaluate(
-        self, model: nn.Module, data: SiteData, question: Question, side: Side, thresholds: dict[str, float] | None
+        self,
+        model: nn.Module,
+        data: SiteData,
+        question: Question,
+        side: Side,
+        thresholds: dict[str, float] | None,
+        *,
+        own_layers: bool,
     ) -> Evaluation:
-        return evaluate(
-            model,
-            data,
-            question.study,
-            side,
-            site=self.source.name,
-            thresholds=thresholds,
-            min_cell=self.source.min_cell,
-            device=pick_device(),
-            listener=self.listener,
-        )
+        """Score a model; statistics that the policy says so of, or that nobody trained here yet, are measured first."""
+        study, device = question.study, pick_device()
+        policy = study.training.batch_norm
+        anew = policy == "recalibrate" or (policy == "local" and not own_layers)
+        measured = recalibrated(model, data, dims=len(study.input.size), device=device) if anew else nullcontext()
+        with measured:
+            return evaluate(
+                model,
+                data,
+                study,
+                side,
+                site=self.source.name,
+                thresholds=thresholds,
+                min_cell=self.source.min_cell,
+                device=device,
+                listener=self.listener,
+            )
 
     def _fix_operating_points(self, question: Question) -> None:
         """A run gets figures at one set of operating points: those of many would add up to single patients' scores."""
@@ -197,23 +292,3 @@ class Hospital:
 def network(study_json: bytes) -> nn.Module:
     """The network of a study (its canonical JSON), weights to be loaded."""
     return models.network(StudySpec.from_json(study_json))
-
-
-def load_state(model: nn.Module, arrays: Arrays) -> None:
-    """Copy arrays into a network, in place; anything but its exact keys and shapes is a `RecordError`."""
-    state = model.state_dict()
-    if state.keys() != arrays.keys():
-        odd = sorted(state.keys() ^ arrays.keys())
-        raise RecordError(f"the arrays do not fit the study's network: {', '.join(odd[:3])} on one side only")
-    with torch.no_grad():
-        for name, tensor in state.items():
-            array = arrays[name]
-            if tuple(tensor.shape) != array.shape:
-                raise RecordError(f"array '{name}' has shape {array.shape}, the network wants {tuple(tensor.shape)}")
-            # torch warns of read-only memory although nothing here writes to it
-            tensor.copy_(torch.from_numpy(array if array.flags.writeable else array.copy()))
-
-
-def state_arrays(model: nn.Module) -> dict[str, np.ndarray]:
-    """A network's parameters and buffers as arrays on the CPU, in order; copies, for the network is used again."""
-    return {name: tensor.detach().cpu().clone().numpy() for name, tensor in model.state_dict().items()}

@@ -38,6 +38,7 @@ MAX_NOTICE = 2 * MAX_REASON
 MAX_FAULTS = 1000
 WAITS = "waits for approval"  # how a refusal begins that the site's steward can lift: the hub asks again
 MAX_INLINE_BYTES = 5 * 2**20  # of arrays beside the text: Flower cuts arrays into pieces of this size
+CONTROL = "control/"  # how a strategy's own arrays are named beside the model's, whose names hold no "/"
 _BLOCK = "fedward.block"  # the block's key in the text, or the name and type of the one array, where arrays are packed
 _SHOWN = 40  # characters of a name that is refused
 
@@ -51,7 +52,6 @@ def _few_labels(evaluation: Evaluation) -> Evaluation:
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Some = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Seconds = Annotated[float, Field(ge=0.0, le=MAX_SECONDS)]
-Loss = Annotated[float, Field(ge=-MAX_LOSS, le=MAX_LOSS)]
 _Value = TypeVar("_Value")
 ByLabel = Annotated[dict[Annotated[str, Field(max_length=MAX_LABEL)], _Value], Field(max_length=MAX_LABELS)]
 Scores = Annotated[Evaluation, AfterValidator(_few_labels)]
@@ -104,7 +104,7 @@ class Trained(_Record):
     patients: Some  # the weight of this update
     images: Some
     steps: Some
-    train_loss: Loss
+    train_loss: Annotated[float, Field(ge=0.0, le=MAX_LOSS)]  # cross-entropy; q-FedAvg takes powers of it
     incoming: Scores | None  # of the model as it came, on validation patients
     train_seconds: Seconds
     seconds: Seconds
@@ -116,6 +116,7 @@ class Evaluated(_Record):
     site: Slug
     cohort: Digest
     evaluation: Scores
+    personal: Scores | None = None  # of the site's own model, where the strategy keeps one there
     seconds: Seconds
 
 
@@ -221,6 +222,11 @@ def record_of(arrays: Mapping[str, Array]) -> ArrayRecord:
     for name, array in arrays.items():
         record[name] = array
     return record
+
+
+def plain(record: ArrayRecord) -> ArrayRecord:
+    """The same arrays as flwr makes them, each with its own bytes: code that is not ours may build others of them."""
+    return record_of({name: Array(a.dtype, a.shape, a.stype, bytes(a.data)) for name, a in record.items()})
 
 
 def from_array_record(record: ArrayRecord) -> dict[str, npt.NDArray[Any]]:

@@ -197,6 +197,7 @@ class Training(Section):
     optimizer: Optimizer = Optimizer()
     augmentation: tuple[Literal["flip", "affine", "contrast", "noise"], ...] = ()
     class_weights: bool = True  # weigh the loss by inverse class frequency at the site
+    batch_norm: Literal["share", "local", "recalibrate", "group"] = "share"  # see fedward_common.batch_norm
     seed: Annotated[int, Field(ge=0, lt=2**53)] = 42
 
     rules = (Rule(("local_epochs", "local_steps"), _epochs_or_steps), Rule(("augmentation",), _augmentation))
@@ -285,6 +286,61 @@ def _inflate(model: Model, images: Input) -> Iterator[Fault]:
         )
 
 
+def _batch_norm(model: Model, training: Training, strategy: Strategy) -> Iterator[Fault]:
+    """A policy for BatchNorm layers needs some, and FedBN is that they stay at their site."""
+    from fedward_common import models
+
+    policy = training.batch_norm
+    try:
+        has_layers = models.has_batch_norm(model.name, model.options)
+    except ModelError:  # told at its own key
+        return
+    if policy != "share" and not has_layers:
+        yield Fault(
+            ("training", "batch_norm"),
+            f'has no effect: model "{model.name}" has no BatchNorm layer with these options; remove it',
+        )
+    elif strategy.name == "fedbn" and not has_layers:
+        yield Fault(
+            ("strategy", "name"),
+            f'keeps BatchNorm layers at their site, and model "{model.name}" has none with these options; '
+            "choose a model with BatchNorm, or fedavg",
+        )
+    elif strategy.name == "fedbn" and policy != "local":
+        yield Fault(
+            ("strategy", "name"),
+            f'keeps BatchNorm layers at their site, and [training] batch_norm is "{policy}"; '
+            'set batch_norm = "local", or choose another strategy',
+        )
+
+
+def _local_layers(training: Training, split: Split, sites: Sites) -> Iterator[Fault]:
+    """Who trains nothing has no layers of its own, and the ones that nobody sends were never trained."""
+    if training.batch_norm != "local":
+        return
+    for index, site in enumerate(sites):
+        if site.role == "evaluate":
+            yield Fault(("sites", index, "role"), f"{_NO_LAYERS} to train, or choose another batch_norm")
+    if split.kind == "leave-site-out":
+        yield Fault(("split", "kind"), f"{_NO_LAYERS}, or choose another batch_norm")
+
+
+_NO_LAYERS = (
+    'leaves out a hospital that would need BatchNorm layers of its own, for [training] batch_norm = "local" '
+    "sends none: let it take part"
+)
+
+
+def _scaffold(strategy: Strategy, training: Training) -> Iterator[Fault]:
+    """SCAFFOLD's option II reads the mean gradient off the way that plain SGD went; no other optimizer goes so."""
+    optimizer = training.optimizer
+    if strategy.name == "scaffold" and (optimizer.name != "sgd" or optimizer.momentum != 0):
+        yield Fault(
+            ("training", "optimizer"),
+            'must be { name = "sgd", momentum = 0.0, … } for scaffold: its correction holds for plain SGD only',
+        )
+
+
 def _eta_l(strategy: Strategy, training: Training) -> Iterator[Fault]:
     """Flower takes eta_l and uses it nowhere: sites learn at training.optimizer.lr; a study must not say otherwise."""
     eta_l, rate = strategy.options.get("eta_l"), training.optimizer.lr
@@ -348,6 +404,9 @@ class StudySpec(Section):
         Rule(("min_fedward",), _min_fedward),
         Rule(("model", "input", "cohort"), _model),
         Rule(("model", "input"), _inflate),
+        Rule(("model", "training", "strategy"), _batch_norm),
+        Rule(("training", "split", "sites"), _local_layers),
+        Rule(("strategy", "training"), _scaffold),
         Rule(("strategy", "training"), _eta_l),
         Rule(("sites",), _roster),
         Rule(("strategy", "split", "sites"), _quorum),

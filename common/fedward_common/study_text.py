@@ -16,9 +16,29 @@ _AUGMENTATION = {
 
 _STRATEGIES = {
     "fedavg": "the mean of the hospitals' models, weighted by their training patients (FedAvg)",
+    "fedavgm": "the last common model moved towards the mean with momentum (FedAvgM)",
     "fedprox": "the mean of the hospitals' models, each held close to the last common one (FedProx)",
+    "fedadagrad": "the last common model moved towards the mean by an Adagrad step (FedAdagrad)",
     "fedadam": "the last common model moved towards the mean by an Adam step (FedAdam)",
     "fedyogi": "the last common model moved towards the mean by a Yogi step (FedYogi)",
+    "fedmedian": "the median of the hospitals' models, number by number, all hospitals alike (FedMedian)",
+    "fedtrimmedavg": "the mean of the hospitals' models, number by number, without those at the ends (trimmed mean)",
+    "krum": "the one hospital's model that is nearest to the others' (Krum)",
+    "multikrum": "the mean of the hospitals' models that are nearest to each other (Multi-Krum)",
+    "bulyan": "a mean around the median of the hospitals' models that are nearest to each other (Bulyan)",
+    "qfedavg": "a mean of the hospitals' models in which those with a higher loss weigh more (q-FedAvg)",
+    "scaffold": "the mean of the hospitals' models, each corrected for its drift while it trained (SCAFFOLD)",
+    "fedbn": "the mean of the hospitals' models without their BatchNorm layers, which stay at each hospital (FedBN)",
+    "ditto": "the mean of the hospitals' models; each hospital keeps a model of its own beside it (Ditto)",
+    "geometric-median": "the geometric median of the hospitals' models, weighted by their training patients",
+    "norm-clipped-mean": "the mean of the hospitals' models, after large changes were made smaller (clipped norms)",
+}
+
+_BATCH_NORM = {
+    "share": "",
+    "local": "Statistics of BatchNorm layers stay at each hospital",
+    "recalibrate": "Before a model is scored, each hospital measures the statistics of its BatchNorm layers anew",
+    "group": "GroupNorm layers stand in the place of BatchNorm layers",
 }
 
 _PRIMARY = {
@@ -134,6 +154,7 @@ def _training(training: Training) -> str:
             f"{training.rounds} rounds, each of {amount}, {training.batch_size} images a batch",
             f"Optimizer {optimizer.name}, learning rate {optimizer.lr:g}, weight decay {optimizer.weight_decay:g}",
             f"Training images are varied by {changes}" if changes else "Training images are not varied",
+            _BATCH_NORM[training.batch_norm],
             "Rare labels weigh more" if training.class_weights else "All images weigh the same",
             f"Seed {training.seed}",
         ]
@@ -145,7 +166,7 @@ def _combination(strategy: Strategy) -> str:
     norm, cosine = strategy.max_update_norm, strategy.min_cosine
     return _sentences(
         [
-            f"After each round: {_STRATEGIES[strategy.name]}{options}",
+            f"After each round: {_STRATEGIES.get(strategy.name, _plug_in(strategy.name))}{options}",
             f"A round counts when at least {strategy.min_sites} hospitals have answered",
             f"It waits at most {strategy.round_deadline_s:g} s for them"
             + (", and not so long for one that is gone or far slower than before" * (strategy.deadline == "adaptive")),
@@ -156,6 +177,10 @@ def _combination(strategy: Strategy) -> str:
             else "",
         ]
     )
+
+
+def _plug_in(name: str) -> str:
+    return f"what the installed plug-in '{name}' makes of the hospitals' models"
 
 
 def _success(evaluation: Evaluation, cohort: Cohort) -> str:

@@ -16,6 +16,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedward_common import __version__
+from fedward_common.batch_norm import returned_names
 from fedward_common.metrics import Evaluation, evaluate_scores
 from fedward_common.records import (
     Arrays,
@@ -75,7 +76,8 @@ class FakeSite:
             seconds=0.2,
         )
         arrays = self.update(from_array_record(message.content.array_records["arrays"]))
-        return Message(answer_record(trained, to_array_record(arrays)), reply_to=message)
+        returned = {name: arrays[name] for name in returned_names(question.study, arrays)}
+        return Message(answer_record(trained, to_array_record(returned)), reply_to=message)
 
     @property
     def _digest(self) -> str:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from fedward_common.distance import squared_distance
+from fedward_common.records import CONTROL
 from fedward_server.aggregation import as_tensor
 
 _NAMES_SHOWN = 3
@@ -62,7 +63,8 @@ class Gate:
         bound = self._max_update_norm
         if bound is None:
             return None
-        norm = sum(squared_distance(arrays[name], self._reference[name]) for name in self._floats()) ** 0.5
+        model = [name for name in self._floats() if not name.startswith(CONTROL)]
+        norm = sum(squared_distance(arrays[name], self._reference[name]) for name in model) ** 0.5
         if norm <= bound:
             return None
         return f"the update of {site} is {norm:.4g} from the model (L2 norm); the study allows {bound:g}"

@@ -14,6 +14,7 @@ EventKind = Literal[
     "answered",
     "refused",
     "aggregated",
+    "warning",  # the note says of what
     "stopping",  # before the last round: the note says why
     "closing",
     "finished",

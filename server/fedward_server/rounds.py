@@ -24,9 +24,11 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedward_common import models
+from fedward_common.batch_norm import MEAN, VARIANCE, layers, returned_names
 from fedward_common.errors import RecordError, RunError
 from fedward_common.metrics import Evaluation, pooled, primary_value
 from fedward_common.records import (
+    CONTROL,
     Evaluated,
     Prepared,
     Question,
@@ -35,11 +37,14 @@ from fedward_common.records import (
     from_array_record,
     json_bytes,
     model_sha256,
+    plain,
     question_record,
     record_of,
     to_array_record,
 )
 from fedward_common.study import StudySpec
+from fedward_common.study_strategy import SHIPPED
+from fedward_server.batch_norm import disagreement
 from fedward_server.checkpoints import BEST, Checkpoint, latest, of_round, save
 from fedward_server.checks import Gate
 from fedward_server.events import EventKind, Listener, RunEvent
@@ -51,6 +56,7 @@ from fedward_server.result import RoundHistory, RunResult, SiteResult, SiteRound
 from fedward_server.roster import Gathering, Participant
 from fedward_server.selection import Selection, Standing
 from fedward_server.strategies import make_strategy, only_averages, restore_state, strategy_state, takes
+from fedward_server.strategies.scaffold import ROSTER_EXAMPLES
 from fedward_server.updates import Updates, lower_median
 
 log = logging.getLogger(__name__)
@@ -58,7 +64,6 @@ log = logging.getLogger(__name__)
 State = dict[str, npt.NDArray[Any]]
 
 UPDATES = ".updates"  # there too: updates that wait for others
-CONTROL = "control/"  # how arrays begin that a strategy sends and gets beside the model's
 SHORTEST_LIMIT_S, TIMES_USUAL, USUAL_OF = 20.0, 3.0, 5  # a site's own limit: of the longest of its last rounds
 
 # flwr's strategies read arrays through numpy's .npy parser, and so through Python's ast, which in CPython 3.11 fails
@@ -89,6 +94,7 @@ class RoundEngine:
     _gone: set[str] = field(default_factory=set, init=False, repr=False)  # sites that were gone in the last trip
     _quarantine: Quarantine = field(default_factory=Quarantine, init=False, repr=False)
     _selection: Selection = field(init=False, repr=False)
+    _warned: bool = field(default=False, init=False, repr=False)  # of BatchNorm statistics
     _resumed: bool = field(default=False, init=False, repr=False)  # sites may still be coming back
 
     def __post_init__(self) -> None:
@@ -97,7 +103,7 @@ class RoundEngine:
     def __call__(self, *, resume: bool = False) -> RunResult:
         """Run the study to its end; with `resume`, from the last checkpoint in the folder."""
         started = time.perf_counter()
-        strategy = make_strategy(self.study.strategy)
+        strategy = make_strategy(self.study)
         self._state, self._parameters = models.initial_model(self.study, self.folder)
         checkpoint = latest(self.folder, study_digest=self.study.digest) if resume else None
         if checkpoint is not None:
@@ -184,9 +190,10 @@ class RoundEngine:
         by_node = dict(enumerate(trainers, start=1))
         everything = to_array_record(self._state)
         self._state = from_array_record(everything)  # the same in the message's own memory: it is held once
-        sent = record_of({name: array for name, array in everything.items() if name in self._parameters})
+        sent = record_of({name: array for name, array in everything.items() if self._is_the_strategys(name)})
         with _FLOWER:
-            messages = list(strategy.configure_train(number, sent, ConfigRecord(), RosterGrid(by_node, self.grid)))
+            given = self._given(sent)
+            messages = list(strategy.configure_train(number, given, ConfigRecord(), RosterGrid(by_node, self.grid)))
         question = Question(kind="train", study=self.study, run=self.run, score_incoming=number > 1)
         questions = {}
         for message in messages:
@@ -213,9 +220,10 @@ class RoundEngine:
             enough=lambda: len(updates.accepted) >= rules.min_sites,
             closed=lambda: rules.quorum != "all" and len(updates.accepted) >= rules.quorum,
         )
-        reference = from_array_record(next(iter(messages.values())).content.array_records["arrays"])
+        reference = self._expected(next(iter(messages.values())))
         gate = Gate(reference, max_update_norm=rules.max_update_norm)
         rows: dict[str, SiteRound] = {}
+        statistics: dict[str, State] = {}  # of BatchNorm layers
         for came in trip.replies():
             try:
                 trained, record = self._admitted(number, came, gate)
@@ -233,15 +241,41 @@ class RoundEngine:
                 bytes_up=array_bytes(record) + json_bytes(came.reply.content),
                 bytes_down=array_bytes(down.array_records["arrays"]) + json_bytes(down),
             )
+            statistics[came.site] = _statistics(record)
             updates.accept(trained, record)
             self._tell("answered", number, site=came.site)
         self._gone = trip.gone()
         for site, reason in trip.silent().items():
             self._tell("refused", number, site=site, note=reason)
+        self._compare_statistics(number, statistics)
         if rules.min_cosine is not None:
             self._leave_outliers_out(number, rules.min_cosine, reference, updates)
         updates.close(trip.silent())
         return updates, rows
+
+    def _given(self, record: ArrayRecord) -> ArrayRecord:
+        """Arrays as a strategy may be given them: ours take views, a plug-in may not."""
+        return record if self.study.strategy.name in SHIPPED else plain(record)
+
+    def _is_the_strategys(self, name: str) -> bool:
+        """Whether a strategy makes the next one of an array of the state: parameters; where it takes all, real numbers.
+
+        So a robust strategy protects BatchNorm's statistics too.
+        """
+        everything = takes(self.study.strategy) == "all"
+        return self._state[name].dtype.kind == "f" if everything else name in self._parameters
+
+    def _expected(self, question: Message) -> State:
+        """What a site is to send back, as it was sent: its part of the state, and what the strategy added."""
+        sent = from_array_record(question.content.array_records["arrays"])
+        returned = set(returned_names(self.study, self._state))
+        return {name: array for name, array in sent.items() if name in returned or name.startswith(CONTROL)}
+
+    def _compare_statistics(self, number: int, statistics: Mapping[str, State]) -> None:
+        """Warn, once a run, where the sites' BatchNorm statistics disagree."""
+        if not self._warned and (found := disagreement(statistics)):
+            self._warned = True
+            self._tell("warning", number, note=found.warning)
 
     def _limits(self, names: list[str]) -> dict[str, float]:
         """Each site's own limit, from what it has needed in its last rounds; none before it has answered once."""
@@ -282,7 +316,8 @@ class RoundEngine:
 
     def _leave_outliers_out(self, number: int, bound: float, reference: State, updates: Updates) -> None:
         arrays = {site: from_array_record(record) for site, record in updates.all()}
-        for site, cosine in outliers(arrays, reference, bound).items():
+        model = {name: array for name, array in reference.items() if not name.startswith(CONTROL)}
+        for site, cosine in outliers(arrays, model, bound).items():
             reason = (
                 f"the update of {site} points elsewhere than the others': its cosine to their mean direction is "
                 f"{cosine:.2f}, the study asks for at least {bound:g}"
@@ -304,6 +339,11 @@ class RoundEngine:
                     f"round {number}: see the hub's log of the run"
                 )
             learned = from_array_record(arrays)
+        if wrong := next((name for name, array in learned.items() if not np.isfinite(array).all()), None):
+            raise RunError(
+                f"strategy {self.study.strategy.name} made numbers that are none of the updates of round {number} "
+                f"(array {wrong}): lower its learning rate, or choose another strategy; the run can be resumed"
+            )
         self._state = {
             name: learned[name].astype(old.dtype, copy=False) if name in learned else others.get(name, old)
             for name, old in self._state.items()
@@ -314,21 +354,29 @@ class RoundEngine:
         mean = updates.mean()
         taken = {name for name in mean if name in self._parameters or name.startswith(CONTROL)}
         arrays = to_array_record({name: mean[name] for name in mean if name in taken})
-        reply = _reply(arrays, updates.patients, updates.train_loss, next(iter(asked.values())))
+        reply = _reply(self._given(arrays), updates.patients, updates.train_loss, next(iter(asked.values())))
+        reply.content.metric_records["metrics"][ROSTER_EXAMPLES] = self._training_patients
         return [reply], {name: array for name, array in mean.items() if name not in taken}
 
     def _all(self, updates: Updates, asked: Mapping[str, Message]) -> tuple[list[Message], State]:
         """Each site's reply, of its arrays of real numbers. Then the integers, which no strategy averages."""
+        order = [name for name in self._state if self._is_the_strategys(name)]  # by place, as flwr's q-FedAvg does
+        order += sorted({name for _, record in updates.all() for name in record if name.startswith(CONTROL)})
         counts: dict[str, list[npt.NDArray[Any]]] = {}
         replies = []
         for site, record in updates.all():
             trained = updates.accepted[site]
             whole = from_array_record(record)
-            floats = {name: array for name, array in record.items() if whole[name].dtype.kind == "f"}
-            replies.append(_reply(record_of(floats), trained.patients, trained.train_loss, asked[site]))
+            floats = {name: record[name] for name in order if name in record}
+            replies.append(_reply(self._given(record_of(floats)), trained.patients, trained.train_loss, asked[site]))
             for name in whole.keys() - floats.keys():
                 counts.setdefault(name, []).append(whole[name])
         return replies, {name: lower_median(values) for name, values in counts.items()}
+
+    @property
+    def _training_patients(self) -> int:
+        """Of all sites that train, whether they answered or not."""
+        return sum(site.prepared.patients["train"] or 0 for site in self._sites if site.trains)
 
     def _score(self, number: int, evaluations: Mapping[str, Evaluation]) -> None:
         """Add the validation figures of round `number`'s model, which is the present state, to its history."""
@@ -418,21 +466,20 @@ class RoundEngine:
         self._tell("closing", last)
         validation = self._evaluate("validation", None)
         trained_on = {site.name for site in self._sites if site.trains}
-        self._score(last, {site: v for site, v in validation.items() if site in trained_on})
+        self._score(last, {site: v.evaluation for site, v in validation.items() if site in trained_on})
         kept = self._keep(last)
         if kept != last:
             validation = self._evaluate("validation", None)
-        thresholds = self._operating_points([v for site, v in sorted(validation.items()) if site in trained_on])
+        thresholds = self._operating_points(
+            [v.evaluation for site, v in sorted(validation.items()) if site in trained_on]
+        )
         test = self._evaluate("test", thresholds)
         result = RunResult(
             run=self.run,
             engine=self.engine,
             study=self.study,
             sites={
-                site.name: SiteResult(
-                    prepared=site.prepared, validation=validation.get(site.name), test=test.get(site.name)
-                )
-                for site in self._sites
+                site.name: _site_result(site, validation.get(site.name), test.get(site.name)) for site in self._sites
             },
             history=tuple(self._history),
             kept_round=kept,
@@ -455,19 +502,19 @@ class RoundEngine:
 
     def _evaluate(
         self, side: Literal["validation", "test"], thresholds: dict[str, float] | None
-    ) -> dict[str, Evaluation]:
+    ) -> dict[str, Evaluated]:
         question = Question(kind="evaluate", study=self.study, run=self.run, side=side, thresholds=thresholds)
         content = question_record(question, to_array_record(self._state))
         number = len(self._history)
         questions = {site.name: Message(content, site.node_id, MessageType.EVALUATE) for site in self._sites}
-        evaluations: dict[str, Evaluation] = {}
+        evaluations: dict[str, Evaluated] = {}
         trip = self._trip(questions, number)
         for came in trip.replies():
             try:
                 evaluated = read_reply(came.reply, Evaluated)
                 site = next(site for site in self._sites if site.name == came.site)
                 _check_scores(site, evaluated, thresholds or {})
-                evaluations[came.site] = evaluated.evaluation
+                evaluations[came.site] = evaluated
             except RecordError as error:
                 self._tell("refused", number, site=came.site, note=str(error))
         self._gone = trip.gone()
@@ -499,6 +546,21 @@ def _reply(arrays: ArrayRecord, patients: int, train_loss: float, asked: Message
     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=asked)
 
 
+def _site_result(site: Participant, validation: Evaluated | None, test: Evaluated | None) -> SiteResult:
+    return SiteResult(
+        prepared=site.prepared,
+        validation=validation.evaluation if validation is not None else None,
+        test=test.evaluation if test is not None else None,
+        personal=test.personal if test is not None else None,
+    )
+
+
+def _statistics(record: ArrayRecord) -> State:
+    """Copies of the running statistics in an update; they are small."""
+    names = {layer + kind for layer in layers(record) for kind in (MEAN, VARIANCE)}
+    return {name: array.copy() for name, array in from_array_record(record).items() if name in names} if names else {}
+
+
 def _primary_of_site(evaluation: Evaluation) -> float | None:
     values = [figures.roc_auc.value for figures in evaluation.figures.values()]
     return float(np.mean(values)) if values else None
@@ -508,6 +570,7 @@ def _check_scores(site: Participant, evaluated: Evaluated, thresholds: Mapping[s
     """Raise unless the scores are this site's, about its frozen cohort, at the operating points asked for."""
     if evaluated.site != site.name or evaluated.cohort != site.prepared.cohort:
         raise RecordError(f"{site.name}'s node sent scores of {evaluated.site} on another cohort than it froze")
-    for label, figures in evaluated.evaluation.figures.items():
-        if figures.threshold != thresholds.get(label):
-            raise RecordError(f"{site.name} scored {label!r} at another operating point than it was asked to")
+    for evaluation in (evaluated.evaluation, evaluated.personal):
+        for label, figures in evaluation.figures.items() if evaluation is not None else ():
+            if figures.threshold != thresholds.get(label):
+                raise RecordError(f"{site.name} scored {label!r} at another operating point than it was asked to")

@@ -208,7 +208,7 @@ def local_job(study: StudySpec, name: str, names: list[str], out: Path, seed: in
         title=f"local {name}",
         hospital=name,
         folder=out / f"seed-{seed}" / f"local-{name}",
-        study=resolved(study.model_copy(update={"strategy": _plain(study)}), sites=roster, seed=seed),
+        study=resolved(_plain(study), sites=roster, seed=seed),
         hospitals=(name, *others),
     )
 
@@ -216,22 +216,25 @@ def local_job(study: StudySpec, name: str, names: list[str], out: Path, seed: in
 def pooled_job(study: StudySpec, names: list[str], trained: int, out: Path, seed: int) -> Job:
     """Training patients of the hospitals in one place; as many batches as `trained` hospitals saw together."""
     roster = (SiteEntry(name=POOLED), *(SiteEntry(name=name, role="evaluate") for name in names))
-    training = study.training
-    if training.local_steps is not None:
-        training = training.model_copy(update={"local_steps": training.local_steps * trained})
+    plain = _plain(study)
+    if (steps := plain.training.local_steps) is not None:
+        training = plain.training.model_copy(update={"local_steps": steps * trained})
+        plain = plain.model_copy(update={"training": training})
     return Job(
         title="pooled data",
         hospital=POOLED,
         folder=out / f"seed-{seed}" / "pooled",
-        study=resolved(
-            study.model_copy(update={"strategy": _plain(study), "training": training}), sites=roster, seed=seed
-        ),
+        study=resolved(plain, sites=roster, seed=seed),
         hospitals=(POOLED, *names),
     )
 
 
-def _plain(study: StudySpec) -> Strategy:
-    return Strategy(name="fedavg", min_sites=1, round_deadline_s=study.strategy.round_deadline_s)
+def _plain(study: StudySpec) -> StudySpec:
+    """The study as plain training. Who only scores it has no BatchNorm layers of its own, so these come along."""
+    strategy = Strategy(name="fedavg", min_sites=1, round_deadline_s=study.strategy.round_deadline_s)
+    policy = "share" if study.training.batch_norm == "local" else study.training.batch_norm
+    training = study.training.model_copy(update={"batch_norm": policy})
+    return study.model_copy(update={"strategy": strategy, "training": training})
 
 
 # Running one ---------------------------------------------------------------------------------------------------------

@@ -2,10 +2,12 @@
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from fedward_client.cache import SiteData
+from fedward_client.site_state import RunState
 from fedward_common.events import Listener
 from fedward_common.streams import stream
 from fedward_common.study import StudySpec
@@ -19,23 +21,30 @@ class OpenPhantom:
     patients: int
     signal: float = 2.0
     min_cell: int = 5
+    folder: Path | None = None
 
     def __call__(self) -> "PhantomSource":
         """The source."""
-        return PhantomSource(self.name, self.patients, self.signal, self.min_cell)
+        return PhantomSource(self.name, self.patients, self.signal, self.min_cell, self.folder)
 
 
 @dataclass(frozen=True, slots=True)
 class PhantomSource:
     """`patients` patients, one image each: unit noise, and for every label stripes of its own width, `signal` high.
 
-    Sides follow the study's shares; labels take turns. The same name gives the same images for the same study.
+    Sides follow the study's shares; labels take turns. The same name gives the same images for the same study. What is
+    kept between rounds is in `folder`; without one, nothing is.
     """
 
     name: str
     patients: int
     signal: float
     min_cell: int
+    folder: Path | None = None
+
+    def state(self, study: StudySpec, run: str) -> RunState | None:
+        """Kept in the phantom's folder, where it has one."""
+        return None if self.folder is None else RunState.of(self.folder / self.name, study, run)
 
     def once(self, run: str, name: str, value: str) -> str:  # noqa: ARG002 - a source's signature
         """Nothing is remembered: a phantom has no patients to protect."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from fedward_client.cache import SiteData
 from fedward_client.handlers import SiteSource, Source
+from fedward_client.site_state import RunState
 from fedward_common.events import Listener
 from fedward_common.study import StudySpec
 
@@ -51,6 +52,10 @@ class PooledSource:
     def once(self, run: str, name: str, value: str) -> str:
         """As the first member remembers."""
         return self.members[0].once(run, f"pooled {name}", value)
+
+    def state(self, study: StudySpec, run: str) -> RunState:
+        """In the first member's state folder, beside the member's own."""
+        return self.members[0].state(study, f"pooled-{run}")
 
     def load(self, study: StudySpec, run: str, listener: Listener) -> SiteData:
         """The tensors of the members on the study's roster, one after the other; patients are numbered through."""

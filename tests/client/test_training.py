@@ -12,6 +12,7 @@ from fedward_client.training.augment import Augmentation
 from fedward_client.training.device import pick_device
 from fedward_client.training.freezing import freeze
 from fedward_client.training.loop import class_weights, make_optimizer, train
+from fedward_client.training.rules import Proximal
 from fedward_common import models
 from fedward_common.errors import DataError, ModelError
 from fedward_common.events import Event, ignore
@@ -46,7 +47,7 @@ def trained(study: StudySpec, *, round_number: int = 1, proximal_mu: float = 0.0
         round_number=round_number,
         device=pick_device(),
         listener=ignore,
-        proximal_mu=proximal_mu,
+        rule=Proximal(proximal_mu) if proximal_mu else None,
     )
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 

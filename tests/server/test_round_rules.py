@@ -13,6 +13,7 @@ from fedward_common import models
 from fedward_common.errors import RunError
 from fedward_common.records import Arrays, model_sha256, read_question
 from fedward_common.study import StudySpec
+from fedward_common.study_strategy import SHIPPED
 from fedward_common.testing import Answerer, FakeGrid, FakeSite, tiny_study
 from fedward_server.checkpoints import BEST, latest
 from fedward_server.events import RunEvent
@@ -242,3 +243,91 @@ def test_the_start_is_that_of_the_study(tmp_path: Path) -> None:
     spec = study(training={"rounds": 1})
     result, _ = run(tmp_path, spec, {1: FakeSite(name="a")})
     assert result.model_sha256 == model_sha256(models.initial_state(spec, spec.training.seed))
+
+
+# Every strategy ------------------------------------------------------------------------------------------------------
+
+
+def by(name: str) -> StudySpec:
+    more: dict[str, dict[str, Any]] = {}
+    if name == "scaffold":
+        more = {"training": {"rounds": 4, "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.0}}}
+    if name == "fedbn":
+        more = {
+            "model": {"name": "resnet10", "options": {"norm": "batch"}},
+            "input": {"size": [32, 32]},
+            "training": {"rounds": 4, "batch_norm": "local"},
+        }
+    return tiny_study(**{"training": {"rounds": 4}, "strategy": {"name": name, "min_sites": 5}, **more})
+
+
+class Cut(FakeSite):
+    """A site at which the run is cut off when it is asked for round 3."""
+
+    off = False
+
+    def __call__(self, message: Message) -> Message | None:
+        question, numbers = read_question(message.content)
+        if self.off and question.kind == "train" and numbers["server-round"] == 3:
+            raise KeyboardInterrupt
+        return super().__call__(message)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_strategy_runs_through_the_engine_and_over_a_cut_to_the_same_bits(tmp_path: Path, name: str) -> None:
+    cut = Cut(name="good-9", patients=20, update=learns(0.01, seed=9))
+    honest = [FakeSite(name=f"good-{n}", patients=20 + n, update=learns(0.01, seed=n)) for n in range(4)]
+    answering: dict[int, Answerer] = dict(enumerate([*honest, cut], start=1))
+    whole, _ = run(tmp_path / "whole", by(name), answering)
+    cut.off = True
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", by(name), answering)
+    cut.off = False
+    resumed, _ = run(tmp_path / "cut", by(name), answering, resume=True)
+    assert resumed.model_sha256 == whole.model_sha256
+    assert all(len(row.sites) == 5 and not row.refused for row in whole.history)
+    assert whole.model_sha256 != model_sha256(models.initial_state(by(name), by(name).training.seed))
+    assert not (tmp_path / "cut" / ".updates").exists()
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, 100.0])
+@pytest.mark.parametrize("name", ["fedmedian", "fedtrimmedavg", "krum", "geometric-median"])
+def test_a_robust_strategy_is_hardly_moved_by_one_site_its_batchnorm_statistics_too(
+    tmp_path: Path, name: str, factor: float
+) -> None:
+    """Zeros, sign-flipped and scaled: of the model and its buffers alike."""
+
+    def attack(arrays: Arrays) -> Arrays:
+        learned = learns(0.01)(arrays)
+        return {
+            key: (a + factor * (learned[key] - a) * (100 if factor else 0) - (a if factor == 0 else 0)).astype(a.dtype)
+            if a.dtype.kind == "f"
+            else a + 10**6
+            for key, a in arrays.items()
+        }
+
+    spec = tiny_study(
+        model={"name": "resnet10", "options": {"norm": "batch"}},
+        input={"size": [32, 32]},
+        training={"rounds": 2},
+        strategy={"name": name, "min_sites": 5, "options": {"beta": 0.2} if name == "fedtrimmedavg" else {}},
+    )
+    if name == "krum":
+        spec = tiny_study(
+            model={"name": "resnet10", "options": {"norm": "batch"}}, input={"size": [32, 32]},
+            training={"rounds": 2}, strategy={"name": name, "min_sites": 5, "options": {"num_malicious_nodes": 1}},
+        )  # fmt: skip
+    honest = [FakeSite(name=f"good-{n}", patients=20, update=learns(0.01, seed=n)) for n in range(5)]
+    bad = FakeSite(name="bad", patients=20, update=attack)
+    run(tmp_path / "with", spec, dict(enumerate([*honest, bad], start=1)))
+    run(tmp_path / "without", spec, dict(enumerate(honest, start=1)))
+    ends = [latest(tmp_path / each, study_digest=spec.digest) for each in ("with", "without")]
+    assert ends[0] is not None
+    assert ends[1] is not None
+    start = models.initial_state(spec, spec.training.seed)
+    for key, array in ends[0].arrays.items():
+        if array.dtype.kind == "f":
+            moved = np.linalg.norm((ends[1].arrays[key] - start[key]).astype(np.float64))
+            assert np.linalg.norm((array - ends[1].arrays[key]).astype(np.float64)) < 0.5 * moved + 1e-6, key
+        else:
+            assert array.max() < 10**6, key

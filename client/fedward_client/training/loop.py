@@ -1,12 +1,11 @@
 """A round's local optimisation: from the global model to this site's update. State goes in and comes out.
 
-The optimizer starts anew each round, as in FedAvg (McMahan et al. 2017, arXiv:1602.05629); with `proximal_mu` above 0
-the loss is FedProx's (Li et al. 2020, arXiv:1812.06127).
+The optimizer starts anew each round, as in FedAvg (McMahan et al. 2017, arXiv:1602.05629). What another strategy
+changes in the loop is a `Rule`.
 """
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,9 @@ from torch import nn
 from fedward_client.cache import SiteData
 from fedward_client.training.augment import Augmentation
 from fedward_client.training.device import Device
+from fedward_client.training.epochs import EpochJournal, Progress
 from fedward_client.training.freezing import freeze
+from fedward_client.training.rules import Rule
 from fedward_common.errors import DataError
 from fedward_common.events import Event, Listener
 from fedward_common.models import rate_factor
@@ -70,52 +71,59 @@ def train(
     round_number: int,
     device: Device,
     listener: Listener,
-    proximal_mu: float = 0.0,
+    rule: Rule | None = None,
+    journal: EpochJournal | None = None,
 ) -> TrainResult:
-    """Train `model` in place on the site's training images for the study's epochs or steps."""
+    """Train `model` in place on the site's training images for the study's epochs or steps.
+
+    With a journal, a training that was cut off goes on after its last whole epoch.
+    """
     started = time.perf_counter()
     indices = data.indices("train")
     if not len(indices):
         raise DataError("no training image is left at this site: scan the folder again and read its report")
     spec = study.training
+    rule = rule or Rule()
     dims = len(study.input.size)
     device.place(model, dims)
     model.train()
     freeze(model, study)
-    anchor = [p.detach().clone() for p in model.parameters() if p.requires_grad] if proximal_mu else []
+    rule.begin(model)
     optimizer = make_optimizer(model, study)
     weights = class_weights(data.labels[indices], len(study.cohort.labels)) if spec.class_weights else None
     criterion = nn.CrossEntropyLoss(weight=weights).to(device.torch)
     augment = Augmentation(spec.augmentation, study.input.size)
     total = _steps(study, len(indices))
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device.torch)  # stays there: no wait for a GPU each step
-    seen = 0
     torch.manual_seed(stream(spec.seed, "dropout", site, round_number).integers(2**63))
-    for step, (batch, seeds) in enumerate(_batches(indices, study, site, round_number), start=1):
-        images = augment(torch.from_numpy(np.ascontiguousarray(data.images[batch])), seeds)
-        images = images.to(device.torch, memory_format=device.layout(dims))
-        targets = torch.from_numpy(data.labels[batch]).to(device.torch)
-        with torch.autocast(device.torch.type, dtype=torch.bfloat16, enabled=device.amp):
-            loss = criterion(model(images), targets)
-        if anchor:
-            loss = loss + 0.5 * proximal_mu * _squared_distance(model, anchor)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        loss_sum += loss.detach() * len(batch)
-        seen += len(batch)
-        listener(Event(site=site, stage="train", done=step, total=total, note=f"round {round_number}"))
-    mean_loss = float(loss_sum) / seen
+    at = (journal.restore(model, optimizer) if journal is not None else None) or Progress(
+        torch.zeros((), dtype=torch.float64, device=device.torch)
+    )
+    while at.step < total:
+        for batch, seeds in _batches(indices, study, site, round_number, at.epoch)[: total - at.step]:
+            images = augment(torch.from_numpy(np.ascontiguousarray(data.images[batch])), seeds)
+            images = images.to(device.torch, memory_format=device.layout(dims))
+            targets = torch.from_numpy(data.labels[batch]).to(device.torch)
+            with torch.autocast(device.torch.type, dtype=torch.bfloat16, enabled=device.amp):
+                loss = criterion(model(images), targets)
+            if (penalty := rule.penalty(model)) is not None:
+                loss = loss + penalty
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            rule.correct(model)
+            optimizer.step()
+            at.loss_sum += loss.detach() * len(batch)
+            at.step += 1
+            at.seen += len(batch)
+            listener(Event(site=site, stage="train", done=at.step, total=total, note=f"round {round_number}"))
+        at.epoch += 1
+        if journal is not None and (at.step < total or journal.last_too):
+            journal.save(model, optimizer, at)
+    mean_loss = float(at.loss_sum) / at.seen
     if not math.isfinite(mean_loss):
         raise DataError(
             "the training loss is not a number: lower [training] optimizer.lr, or look for broken images in the report"
         )
     return TrainResult(loss=mean_loss, steps=total, seconds=time.perf_counter() - started)
-
-
-def _squared_distance(model: nn.Module, anchor: list[torch.Tensor]) -> torch.Tensor:
-    trainable = (parameter for parameter in model.parameters() if parameter.requires_grad)
-    return torch.stack([(p - a).pow(2).sum() for p, a in zip(trainable, anchor, strict=True)]).sum()
 
 
 def _batches_per_epoch(study: StudySpec, images: int) -> int:
@@ -128,23 +136,21 @@ def _steps(study: StudySpec, images: int) -> int:
     return (study.training.local_epochs or 1) * _batches_per_epoch(study, images)
 
 
-def _batches(indices: Indices, study: StudySpec, site: str, round_number: int) -> Iterator[tuple[Indices, list[int]]]:
-    """Shuffled batches of image indices, each with a seed an image; epochs repeat until the steps are done.
+def journaled(study: StudySpec, data: SiteData) -> bool:
+    """Whether a round takes more than one epoch: else there is nothing to go on from."""
+    images = len(data.indices("train"))
+    return _steps(study, images) > _batches_per_epoch(study, images)
+
+
+def _batches(
+    indices: Indices, study: StudySpec, site: str, round_number: int, epoch: int
+) -> list[tuple[Indices, list[int]]]:
+    """An epoch's shuffled batches of image indices, each with a seed an image.
 
     Batches are of equal size to within one image: a last batch of a single image would have no batch statistics.
     """
-    spec = study.training
-    remaining = _steps(study, len(indices))
     batches = _batches_per_epoch(study, len(indices))
-    epoch = 0
-    while remaining:
-        random = stream(spec.seed, "shuffle", site, round_number, epoch)
-        order = random.permutation(indices)
-        seeds = random.integers(2**32, size=len(indices))
-        taken = min(batches, remaining)
-        for batch, batch_seeds in zip(
-            np.array_split(order, batches)[:taken], np.array_split(seeds, batches)[:taken], strict=True
-        ):
-            yield batch, [int(seed) for seed in batch_seeds]
-        remaining -= taken
-        epoch += 1
+    random = stream(study.training.seed, "shuffle", site, round_number, epoch)
+    order = np.array_split(random.permutation(indices), batches)
+    seeds = np.array_split(random.integers(2**32, size=len(indices)), batches)
+    return [(batch, [int(seed) for seed in each]) for batch, each in zip(order, seeds, strict=True)]

@@ -18,7 +18,7 @@ A name can be taken once: nothing replaces a network that a hospital has approve
 
 from fedward_common.models.cards import Architecture, Choice, ModelCard, Option, Range
 from fedward_common.models.layer_rules import check_layers, frozen_names, rate_factor
-from fedward_common.models.registry import build, check, describe, names, register
+from fedward_common.models.registry import build, check, describe, has_batch_norm, names, register
 from fedward_common.models.weights import (
     Beginning,
     begin,
@@ -43,6 +43,7 @@ __all__ = [
     "check_layers",
     "describe",
     "frozen_names",
+    "has_batch_norm",
     "initial_model",
     "initial_state",
     "names",

@@ -136,3 +136,8 @@ def replace(
         for name, part in list(parent.named_children()):
             if isinstance(part, kinds):
                 setattr(parent, name, by(part))
+
+
+def without_batch_norm(model: nn.Module) -> None:
+    """Put group normalisation in the place of every BatchNorm layer; the names of parameters stay."""
+    replace(model, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), lambda part: group_norm(part.num_features))

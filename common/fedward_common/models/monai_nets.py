@@ -15,7 +15,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.nn import functional
 
-from fedward_common.models.layers import Pool3d, Pooling, group_norm, replace
+from fedward_common.models.layers import Pool3d, Pooling, replace, without_batch_norm
 
 
 def _resnet(
@@ -59,7 +59,7 @@ def _densenet(
 def _adapted(network: nn.Module, norm: str) -> nn.Module:
     """Exchange normalisation and 3-D pooling; the names of parameters stay MONAI's."""
     if norm == "group":
-        replace(network, (nn.BatchNorm2d, nn.BatchNorm3d), lambda part: group_norm(part.num_features))
+        without_batch_norm(network)
     replace(network, nn.MaxPool3d, partial(_pool_3d, functional.max_pool2d))
     replace(network, nn.AvgPool3d, partial(_pool_3d, functional.avg_pool2d))
     return network

@@ -54,6 +54,15 @@ def check(name: str, options: Mapping[str, Option], size: tuple[int, ...], chann
         raise ModelError(f"a model tells at least 2 classes apart, not {classes}")
 
 
+def has_batch_norm(name: str, options: Mapping[str, Option]) -> bool:
+    """Whether a network with these options has BatchNorm layers; `ModelError` where there is none of that name.
+
+    A card that can have them and lets no option called "norm" choose is taken to have them always.
+    """
+    card = describe(name)
+    return card.batch_norm and {**card.options, **options}.get("norm", "batch") == "batch"
+
+
 def build(
     name: str, *, options: Mapping[str, Option], size: tuple[int, ...], channels: int, classes: int
 ) -> "nn.Module":

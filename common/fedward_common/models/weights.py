@@ -41,14 +41,22 @@ class Beginning:
 
 
 def network(study: "StudySpec") -> "nn.Module":
-    """The network that a study names, for its input and its labels; weights are drawn from torch's generator."""
-    return build(
+    """The network that a study names, for its input and its labels; weights are drawn from torch's generator.
+
+    With [training] batch_norm = "group", group normalisation stands in the place of its BatchNorm layers.
+    """
+    model = build(
         study.model.name,
         options=study.model.options,
         size=study.input.size,
         channels=study.input.channels,
         classes=len(study.cohort.labels),
     )
+    if study.training.batch_norm == "group":
+        from fedward_common.models.layers import without_batch_norm
+
+        without_batch_norm(model)
+    return model
 
 
 def initial_state(study: "StudySpec", seed: int) -> State:
