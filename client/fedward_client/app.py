@@ -29,7 +29,7 @@ app = ClientApp()
 
 def simulated(hospital: Hospital) -> Desk:
     """The desk of a hospital in a simulation: what its outbox lets through goes to this machine only."""
-    return Desk(hospital, Outbox(hospital.source.name, unsafe_everything()))
+    return Desk(hospital, Outbox(hospital.source.name, unsafe_everything(), state=hospital.source.state))
 
 
 @lru_cache(maxsize=1)  # warm between rounds; a process answers for one hospital at a time

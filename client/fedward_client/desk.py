@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fedward_client.handlers import Hospital
+from fedward_client.handlers import Hospital, model_sent
 from fedward_client.ledger import Answered, Ledger
 from fedward_client.outbox import Answer, Outbox, Outgoing
 from fedward_client.spool import Parcel
@@ -114,7 +114,7 @@ class Desk:
         number = int(numbers.get("server-round", 0)) if question.kind == "train" else 0
         if stored := self._stored(question, number, digest):
             return stored
-        reference = arrays() if question.kind != "prepare" else {}
+        reference = model_sent(question, arrays()) if question.kind != "prepare" else {}
         answer, update = self._work(question, number, reference)
         released = self.outbox.release(
             Outgoing(

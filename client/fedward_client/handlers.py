@@ -30,6 +30,7 @@ from fedward_client.training.loop import TrainResult, journaled, train
 from fedward_client.training.recalibrate import recalibrated
 from fedward_client.training.rules import Rule
 from fedward_common import __version__, models
+from fedward_common.compression import decode_model
 from fedward_common.errors import DataError
 from fedward_common.events import Listener, ignore
 from fedward_common.metrics import Evaluation, told, told_total
@@ -292,3 +293,12 @@ class Hospital:
 def network(study_json: bytes) -> nn.Module:
     """The network of a study (its canonical JSON), weights to be loaded."""
     return models.network(StudySpec.from_json(study_json))
+
+
+def model_sent(question: Question, arrays: Arrays) -> Arrays:
+    """The model in a question. To be trained it comes as the study's [update] says, to be evaluated as it is."""
+    if question.kind != "train" or question.study.update.compression == "none":
+        return arrays
+    state = network(question.study.canonical_json()).state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if str(tensor.dtype) == "torch.float32"}
+    return decode_model(arrays, shapes, question.study.update)

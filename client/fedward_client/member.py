@@ -19,6 +19,7 @@ from fedward_client.ledger import Ledger
 from fedward_client.outbox import QUARANTINED, Outbox
 from fedward_client.policy import of_site
 from fedward_client.site import SETTINGS, Site
+from fedward_client.site_state import FOLDER, RunState
 from fedward_client.spool import IN, OUT, Parcel
 from fedward_common import audit, pki
 from fedward_common.audit import AuditLog
@@ -181,6 +182,7 @@ class Member:
             log=self.log,
             spool=self.site.spool if spool else None,
             spool_bytes=self.site.spool_bytes,
+            state=lambda study, run: RunState.of(self.site.state / FOLDER, study, run),
         )
         outbox.tidy({Parcel.model_validate_json(text).sha256 for text in self.ledger.parcels()})
         return outbox

@@ -1,7 +1,7 @@
 """The one door out of a site. Everything that leaves goes through `Outbox`: a list of links with one signature.
 
 policy, clip, noise, quantise, mask, receipt, in that order, in code, whatever a study says; the site has the last word.
-Noise, quantise and mask pass things on as they are in this version. The outbox alone writes to the spool towards the
+Noise and mask pass things on as they are in this version. The outbox alone writes to the spool towards the
 hub and to the stream of events that the site's own tools watch (an import contract and a test hold it).
 """
 
@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedward_client import spool_writer
 from fedward_client.policy import Departure, Policy
+from fedward_client.site_state import RunState
 from fedward_client.spool import OUT, Parcel
 from fedward_common.audit import AuditLog
 from fedward_common.distance import update_norm
@@ -34,6 +35,10 @@ from fedward_common.records import (
     printable,
     to_array_record,
 )
+from fedward_common.study import StudySpec
+
+if TYPE_CHECKING:
+    from fedward_common.compression import Coded
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +47,17 @@ RECEIPT = "left"  # the audit log's event of a receipt
 REFUSED = "refused"
 QUARANTINED = "quarantined"  # the hub refused an update of this site
 MOST_NAMES = 1000  # of arrays, in a receipt
+_RESIDUAL = "residual"
+_BELOW = 1 - 2**-8  # of a site's norm: what a coding rounds up stays below it
 _BACKLOG = 1000  # events that a slow watcher may lag behind; then it misses some, and nobody waits for it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outgoing:
-    """An answer at the door. `reference` is the model that came with the question: an update is the difference."""
+    """An answer at the door. `reference` is the model that came with the question: an update is the difference.
+
+    `norm` is the L2 norm of the update where its arrays are coded and no longer tell it.
+    """
 
     site: str
     question: Question
@@ -55,6 +65,7 @@ class Outgoing:
     answer: Answer
     arrays: Arrays = field(default_factory=dict)
     reference: Arrays = field(default_factory=dict)
+    norm: float | None = None
 
     @property
     def departure(self) -> Departure:
@@ -63,6 +74,7 @@ class Outgoing:
 
 
 Link = Callable[[Outgoing], Outgoing]
+States = Callable[[StudySpec, str], RunState | None]
 
 
 def policy(rules: Policy) -> Link:
@@ -92,13 +104,13 @@ def clip(max_norm: float | None) -> Link:
         norm = update_norm(outgoing.arrays, outgoing.reference)
         if norm <= max_norm:
             return outgoing
-        scale = max_norm / norm
-        return replace(
-            outgoing,
-            arrays={name: _scaled(array, outgoing.reference[name], scale) for name, array in outgoing.arrays.items()},
-        )
+        return replace(outgoing, arrays=_shrunk(outgoing, max_norm / norm))
 
     return link
+
+
+def _shrunk(outgoing: Outgoing, scale: float) -> dict[str, np.ndarray]:
+    return {name: _scaled(array, outgoing.reference[name], scale) for name, array in outgoing.arrays.items()}
 
 
 def _scaled(array: np.ndarray, reference: np.ndarray, scale: float) -> np.ndarray:
@@ -112,9 +124,38 @@ def noise(outgoing: Outgoing) -> Outgoing:
     return outgoing
 
 
-def quantise(outgoing: Outgoing) -> Outgoing:
-    """Compression: none in this version."""
-    return outgoing
+def quantise(state: States, max_norm: float | None) -> Link:
+    """Codes an update as the study says; what the coding leaves out waits in the run's `state` for the next round.
+
+    What waited before is added first, so the sum is held to the site's `max_norm` once more; what that cuts is gone.
+    The same update of the same round gives the same bits, however often it is asked for. Where a site keeps no state,
+    what is left out is lost.
+    """
+
+    def link(outgoing: Outgoing) -> Outgoing:
+        study = outgoing.question.study
+        if study.update.compression == "none" or not isinstance(outgoing.answer, Trained):
+            return outgoing
+        held = state(study, outgoing.question.run)
+        residual = held.load(_RESIDUAL, before=outgoing.round).get(_RESIDUAL) if held is not None else None
+        coded = _coded(outgoing, residual)
+        if max_norm is not None and coded.norm > max_norm:
+            scale = _BELOW * max_norm / coded.norm
+            shrunk = replace(outgoing, arrays=_shrunk(outgoing, scale))
+            coded = _coded(shrunk, None if residual is None else residual * np.float32(scale))
+        if held is not None:
+            held.save(_RESIDUAL, outgoing.round, {_RESIDUAL: coded.residual})
+        return replace(outgoing, arrays=coded.arrays, norm=coded.norm)
+
+    return link
+
+
+def _coded(outgoing: Outgoing, residual: np.ndarray | None) -> "Coded":
+    from fedward_common.compression import encode_update, rounding  # torch, which a command line does without
+
+    study = outgoing.question.study
+    random = rounding(study, outgoing.site, outgoing.round)
+    return encode_update(outgoing.arrays, outgoing.reference, study.update, residual=residual, random=random)
 
 
 def mask(outgoing: Outgoing) -> Outgoing:
@@ -150,8 +191,10 @@ def _receipt(outgoing: Outgoing) -> dict[str, Any]:
         "masked": False,
     }
     if outgoing.arrays:
+        norm = update_norm(outgoing.arrays, outgoing.reference) if outgoing.norm is None else outgoing.norm
         data["model_sha256"] = model_sha256(outgoing.arrays)
-        data["update_norm"] = float(f"{update_norm(outgoing.arrays, outgoing.reference):.6g}")
+        data["update_norm"] = float(f"{norm:.6g}")
+        data["compression"] = outgoing.question.study.update.compression
     return data
 
 
@@ -165,6 +208,7 @@ class Outbox:
     log: AuditLog | None = None
     spool: Path | None = None
     spool_bytes: int = 0
+    state: States = lambda _study, _run: None  # where a run keeps what its next round needs
     _watchers: list["queue.Queue[Event]"] = field(default_factory=list)
     _refused: dict[str, str] = field(default_factory=dict)
     _quarantined: dict[str, str] = field(default_factory=dict)
@@ -174,7 +218,8 @@ class Outbox:
     @property
     def links(self) -> tuple[Link, ...]:
         """What everything passes through, in this order."""
-        return (policy(self.rules), clip(self.max_update_norm), noise, quantise, mask, receipt(self.log))
+        coding = quantise(self.state, self.max_update_norm)
+        return (policy(self.rules), clip(self.max_update_norm), noise, coding, mask, receipt(self.log))
 
     def admit(self, question: Question) -> None:
         """Raise PolicyError for a question whose answer may not leave: before any work is done for it."""

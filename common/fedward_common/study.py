@@ -32,6 +32,7 @@ from fedward_common.study_spec import (
     Split,
     StudySpec,
     Training,
+    Update,
 )
 from fedward_common.study_start import Start
 from fedward_common.study_strategy import Strategy
@@ -57,6 +58,7 @@ __all__ = [
     "Strategy",
     "StudySpec",
     "Training",
+    "Update",
     "find",
     "load",
     "loads",

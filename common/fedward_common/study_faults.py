@@ -82,7 +82,8 @@ def _unknown_key(loc: KeyPath, schema: "_Schema") -> str:
 
 def _did_you_mean(key: KeyPath, document: Mapping[str, Any], schema: "_Schema") -> str:
     value = value_at(document, key)
-    return near(value, (schema.at(key) or {}).get("enum", [])) if isinstance(value, str) else ""
+    choices = [choice for choice in (schema.at(key) or {}).get("enum", []) if isinstance(choice, str)]
+    return near(value, choices) if isinstance(value, str) else ""
 
 
 def near(word: str, choices: Sequence[str]) -> str:

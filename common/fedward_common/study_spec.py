@@ -19,7 +19,7 @@ from fedward_common.errors import ModelError
 from fedward_common.study_faults import Fault, near
 from fedward_common.study_section import Fingerprint, Fraction, OptionValue, Positive, Rule, Section, Slug, only_with
 from fedward_common.study_start import Factors, Patterns, Start, repeated
-from fedward_common.study_strategy import Strategy
+from fedward_common.study_strategy import COMPARE_COORDINATES, Strategy
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -203,6 +203,15 @@ class Training(Section):
     rules = (Rule(("local_epochs", "local_steps"), _epochs_or_steps), Rule(("augmentation",), _augmentation))
 
 
+class Update(Section):
+    """[update]: in how many bytes models and updates travel; see `fedward_common.compression`."""
+
+    compression: Literal["none", "bf16", "int8", "top-k"] = "none"
+    share: Annotated[float, Field(gt=0.0, le=0.5)] = 0.01  # of the values, for "top-k"; beyond half nothing is saved
+
+    rules = (only_with("share", 0.01, "compression", "top-k"),)
+
+
 def _not_yet(key: str) -> Rule:
     def check(asked: object) -> Iterator[Fault]:
         if asked not in (False, None):
@@ -351,6 +360,16 @@ def _eta_l(strategy: Strategy, training: Training) -> Iterator[Fault]:
         )
 
 
+def _compared(update: Update, strategy: Strategy) -> Iterator[Fault]:
+    """Of updates that are mostly zeros, the middle of each value is zero, and distances say who kept which values."""
+    if update.compression == "top-k" and strategy.name in COMPARE_COORDINATES:
+        yield Fault(
+            ("update", "compression"),
+            f'cannot stand beside [strategy] name = "{strategy.name}", which compares updates value by value; '
+            'use "int8", "bf16" or "none"',
+        )
+
+
 def _roster(sites: Sites) -> Iterator[Fault]:
     first: dict[str, int] = {}
     for index, site in enumerate(sites):
@@ -396,6 +415,7 @@ class StudySpec(Section):
     model: Model
     training: Training = Training()
     strategy: Strategy = Strategy()
+    update: Update = Update()
     privacy: Privacy = Privacy()
     evaluation: Evaluation = Evaluation()
     sites: Sites = ()
@@ -408,6 +428,7 @@ class StudySpec(Section):
         Rule(("training", "split", "sites"), _local_layers),
         Rule(("strategy", "training"), _scaffold),
         Rule(("strategy", "training"), _eta_l),
+        Rule(("update", "strategy"), _compared),
         Rule(("sites",), _roster),
         Rule(("strategy", "split", "sites"), _quorum),
         Rule(("split", "sites"), _left_out_site),

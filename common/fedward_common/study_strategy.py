@@ -250,6 +250,10 @@ def _quorum(quorum: Literal["all"] | int, min_sites: int) -> Iterator[Fault]:
         yield Fault(("quorum",), f'must be at least min_sites, which is {min_sites}, or "all"')
 
 
+# Those that compare sites' updates value by value: they need whole updates, not each site's largest values.
+COMPARE_COORDINATES = frozenset({"bulyan", "fedmedian", "fedtrimmedavg", "krum", "multikrum"})
+
+
 class Strategy(Section):
     """[strategy]: how updates become the next model; `options` go to the strategy of that name."""
 

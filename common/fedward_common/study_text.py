@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from fedward_common.study_faults import toml_value
-from fedward_common.study_spec import Cohort, Evaluation, Input, Model, Split, StudySpec, Training
+from fedward_common.study_spec import Cohort, Evaluation, Input, Model, Split, StudySpec, Training, Update
 from fedward_common.study_start import Start
 from fedward_common.study_strategy import Strategy
 
@@ -47,6 +47,14 @@ _PRIMARY = {
 }
 
 
+_COMPRESSION = {
+    "none": "Models and updates travel as they are, four bytes a number",
+    "bf16": "Models and updates travel at two bytes a number (bf16)",
+    "int8": "Models and updates travel at one byte a number (int8)",
+    "top-k": "Models travel as they are, and of an update the {:g} % of its values that are largest",
+}
+
+
 def describe(spec: StudySpec) -> list[tuple[str, str]]:
     """Headings and their text, in the order in which a study is read."""
     return [
@@ -57,6 +65,7 @@ def describe(spec: StudySpec) -> list[tuple[str, str]]:
         ("Network", _network(spec.model)),
         ("Training", _training(spec.training)),
         ("Combination", _combination(spec.strategy)),
+        ("Messages", _messages(spec.update)),
         ("Success", _success(spec.evaluation, spec.cohort)),
         ("Hospitals", _hospitals(spec)),
     ]
@@ -181,6 +190,16 @@ def _combination(strategy: Strategy) -> str:
 
 def _plug_in(name: str) -> str:
     return f"what the installed plug-in '{name}' makes of the hospitals' models"
+
+
+def _messages(update: Update) -> str:
+    coded = update.compression != "none"
+    return _sentences(
+        [
+            _COMPRESSION[update.compression].format(100 * update.share),
+            "What this leaves out of a hospital's update waits there, and is added to its next" if coded else "",
+        ]
+    )
 
 
 def _success(evaluation: Evaluation, cohort: Cohort) -> str:

@@ -25,6 +25,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedward_common import models
 from fedward_common.batch_norm import MEAN, VARIANCE, layers, returned_names
+from fedward_common.compression import decode_update, encode_model
 from fedward_common.errors import RecordError, RunError
 from fedward_common.metrics import Evaluation, pooled, primary_value
 from fedward_common.records import (
@@ -195,17 +196,27 @@ class RoundEngine:
             given = self._given(sent)
             messages = list(strategy.configure_train(number, given, ConfigRecord(), RosterGrid(by_node, self.grid)))
         question = Question(kind="train", study=self.study, run=self.run, score_incoming=number > 1)
+        coded: dict[int, ArrayRecord] = {}  # strategies give all sites one record
         questions = {}
         for message in messages:
             site = by_node[message.metadata.dst_node_id]
             config = message.content.config_records["config"]
             arrays = message.content.array_records["arrays"]
-            extra = {name: array for name, array in arrays.items() if name.startswith(CONTROL)}
-            whole = record_of({**{name: arrays.get(name, array) for name, array in everything.items()}, **extra})
+            if id(arrays) not in coded:
+                extra = {name: array for name, array in arrays.items() if name.startswith(CONTROL)}
+                coded[id(arrays)] = self._coded(
+                    record_of({**{name: arrays.get(name, array) for name, array in everything.items()}, **extra})
+                )
             asked = question.model_copy(update={"notice": self._quarantine.notice(site.name, number)})
-            content = question_record(asked, whole, config)
+            content = question_record(asked, coded[id(arrays)], config)
             questions[site.name] = Message(content, site.node_id, message.metadata.message_type)
         return questions
+
+    def _coded(self, model: ArrayRecord) -> ArrayRecord:
+        """The model as it travels: the hub keeps it at full precision."""
+        if self.study.update.compression == "none":
+            return model
+        return to_array_record(encode_model(from_array_record(model), self.study.update))
 
     def _collect(self, number: int, messages: Mapping[str, Message]) -> tuple[Updates, dict[str, SiteRound]]:
         """Wait for updates; each is checked as it comes, and added in site order."""
@@ -226,7 +237,7 @@ class RoundEngine:
         statistics: dict[str, State] = {}  # of BatchNorm layers
         for came in trip.replies():
             try:
-                trained, record = self._admitted(number, came, gate)
+                trained, record, sent = self._admitted(number, came, gate)
             except RecordError as error:
                 self._refuse(number, came.site, str(error), updates, offence=not came.reply.has_error())
                 continue
@@ -238,7 +249,7 @@ class RoundEngine:
                 seconds=trained.seconds,
                 waited_s=came.seconds,
                 notes=trip.notes(came.site),
-                bytes_up=array_bytes(record) + json_bytes(came.reply.content),
+                bytes_up=array_bytes(sent) + json_bytes(came.reply.content),
                 bytes_down=array_bytes(down.array_records["arrays"]) + json_bytes(down),
             )
             statistics[came.site] = _statistics(record)
@@ -268,8 +279,12 @@ class RoundEngine:
     def _expected(self, question: Message) -> State:
         """What a site is to send back, as it was sent: its part of the state, and what the strategy added."""
         sent = from_array_record(question.content.array_records["arrays"])
-        returned = set(returned_names(self.study, self._state))
-        return {name: array for name, array in sent.items() if name in returned or name.startswith(CONTROL)}
+        return {**self._returned, **{name: array for name, array in sent.items() if name.startswith(CONTROL)}}
+
+    @property
+    def _returned(self) -> State:
+        """The part of the state that sites send back."""
+        return {name: self._state[name] for name in returned_names(self.study, self._state)}
 
     def _compare_statistics(self, number: int, statistics: Mapping[str, State]) -> None:
         """Warn, once a run, where the sites' BatchNorm statistics disagree."""
@@ -288,12 +303,15 @@ class RoundEngine:
             if seconds
         }
 
-    def _admitted(self, number: int, came: Came, gate: Gate) -> tuple[Trained, ArrayRecord]:
-        """The site's update; RecordError unless it is one that may be aggregated."""
+    def _admitted(self, number: int, came: Came, gate: Gate) -> tuple[Trained, ArrayRecord, ArrayRecord]:
+        """The site's update, and its arrays as they were sent; RecordError unless it is one that may be aggregated."""
         site = next(site for site in self._sites if site.name == came.site)
         trained = read_reply(came.reply, Trained)
-        record = came.reply.content.array_records.get("arrays", ArrayRecord())
-        arrays = from_array_record(record)
+        sent = came.reply.content.array_records.get("arrays", ArrayRecord())
+        arrays = from_array_record(sent)
+        coded = self.study.update.compression != "none"
+        if coded:
+            arrays = decode_update(arrays, self._returned, self.study.update)
         if trained.site != site.name:
             raise RecordError(f"{site.name}'s node answered as {trained.site}")
         if (trained.study, trained.round) != (self.study.digest, number):
@@ -304,7 +322,7 @@ class RoundEngine:
             raise RecordError("it says another number of training patients than when its cohort was frozen")
         if reason := gate.check(site.name, arrays):
             raise RecordError(reason)
-        return trained, record
+        return trained, to_array_record(arrays) if coded else sent, sent
 
     def _refuse(self, number: int, site: str, reason: str, updates: Updates, *, offence: bool) -> None:
         updates.refuse(site, reason)

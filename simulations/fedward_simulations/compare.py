@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from fedward_client.site import Site
 from fedward_common.errors import RunError, SettingsError, UsageError
-from fedward_common.study import SiteEntry, Strategy, StudySpec, resolved
+from fedward_common.study import SiteEntry, Strategy, StudySpec, Update, resolved
 from fedward_server.app import serve
 from fedward_server.checkpoints import latest, of_round
 from fedward_server.events import RunEvent
@@ -234,7 +234,7 @@ def _plain(study: StudySpec) -> StudySpec:
     strategy = Strategy(name="fedavg", min_sites=1, round_deadline_s=study.strategy.round_deadline_s)
     policy = "share" if study.training.batch_norm == "local" else study.training.batch_norm
     training = study.training.model_copy(update={"batch_norm": policy})
-    return study.model_copy(update={"strategy": strategy, "training": training})
+    return study.model_copy(update={"strategy": strategy, "training": training, "update": Update()})
 
 
 # Running one ---------------------------------------------------------------------------------------------------------

@@ -94,5 +94,7 @@ def test_arrays_that_do_not_fit_are_refused(change: str) -> None:
 def test_nothing_that_leaves_names_a_patient() -> None:
     trained, _ = hospital().train(question("train", score_incoming=True), arrays(), round_number=1)
     assert set(trained.model_dump()) == {
-        "site", "cohort", "patients", "images", "steps", "train_loss", "incoming", "train_seconds", "seconds",
+        "site", "study",
+        "round",
+        "cohort", "patients", "images", "steps", "train_loss", "incoming", "train_seconds", "seconds",
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from fedward_client.desk import Desk, Reply
 from fedward_client.handlers import Hospital, SiteSource
 from fedward_client.ledger import Ledger
 from fedward_client.member import Member
-from fedward_client.outbox import Outbox, Outgoing, clip
+from fedward_client.outbox import Outbox, Outgoing, clip, quantise
 from fedward_client.policy import unsafe_everything
+from fedward_client.site_state import RunState
 from fedward_client.spool import OUT
 from fedward_client.steward import approve
 from fedward_common import audit, models
+from fedward_common.compression import decode_update, encode_model
 from fedward_common.distance import update_norm
-from fedward_common.errors import AuditError, PolicyError
+from fedward_common.errors import AuditError, PolicyError, RecordError
 from fedward_common.events import Event
 from fedward_common.records import Prepared, Question, Trained, model_sha256, question_record
 from fedward_common.study import StudySpec
@@ -107,6 +110,7 @@ def test_a_receipt_is_signed_before_anything_leaves(member: MemberMaker, roster_
         "masked": False,
         "model_sha256": model_sha256(update),
         "update_norm": 4.0,
+        "compression": "none",
     }
     audit.verify(at.site.state / "audit.jsonl", public_key=at.key.public_key())
 
@@ -144,6 +148,100 @@ def test_watchers_get_the_last_event_of_each_stage_and_all_after() -> None:
         outbox.tell(Event(site="north", stage="train", done=2, total=3))
         assert events.get(timeout=1).done == 2
     assert [event.done for event in outbox.latest()] == [2]
+
+
+# Compression ---------------------------------------------------------------------------------------------------------
+
+CODINGS = ("bf16", "int8", "top-k")
+
+
+def coding_study(compression: str, at: Member | None = None, roster_study: StudyMaker = tiny_study) -> StudySpec:
+    sections: dict[str, Any] = {"update": {"compression": compression}, "training": {"rounds": 4}}
+    return roster_study(*([] if at is None else [at]), **sections)
+
+
+def sent_down(study: StudySpec) -> dict[str, np.ndarray]:
+    return encode_model(model(study), study.update)
+
+
+@pytest.mark.parametrize("compression", CODINGS)
+def test_a_receipt_tells_of_the_coded_update(member: MemberMaker, roster_study: StudyMaker, compression: str) -> None:
+    at = member()
+    study = coding_study(compression, at, roster_study)
+    approve(at, study, TODAY)
+    reply = desk(at).answer(config(study), lambda: sent_down(study))
+    assert isinstance(reply.answer, Trained), reply.refusal
+    [receipt] = audit.entries(at.site.state / "audit.jsonl", event="left")
+    assert receipt.data["compression"] == compression
+    assert receipt.data["model_sha256"] == model_sha256(reply.arrays)
+    assert receipt.data["array_bytes"] == sum(array.nbytes for array in reply.arrays.values())
+    assert receipt.data["arrays"] == sorted(reply.arrays)
+    trained = decode_update(reply.arrays, model(study), study.update)
+    assert receipt.data["update_norm"] == pytest.approx(update_norm(trained, model(study)), rel=1e-3)
+    assert receipt.data["array_bytes"] < sum(array.nbytes for array in model(study).values())
+
+
+@pytest.mark.parametrize("compression", CODINGS)
+def test_a_round_trained_again_gives_the_same_bits(
+    member: MemberMaker, roster_study: StudyMaker, compression: str
+) -> None:
+    """With a new process each time, and from what waited before that round."""
+    at = member()
+    study = coding_study(compression, at, roster_study)
+    approve(at, study, TODAY)
+    asked: dict[int, list[str]] = {}
+    for turn, number in enumerate((1, 2, 2, 3, 3)):
+        # another digest of the question: it is not answered from the ledger
+        reply = desk(at).answer(config(study, number=number), lambda: sent_down(study), f"{turn:064x}")
+        assert isinstance(reply.answer, Trained), reply.refusal
+        asked.setdefault(number, []).append(model_sha256(reply.arrays))
+    assert [len(set(asked[number])) for number in (1, 2, 3)] == [1, 1, 1]
+    assert len({asked[number][0] for number in (1, 2, 3)}) == 3
+    [folder] = (at.site.state / "rounds" / study.digest).iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == [f"00000{n}-residual.safetensors" for n in (2, 3)]
+
+
+@pytest.mark.parametrize("compression", CODINGS)
+@given(seed=st.integers(0, 2**32), scale=st.sampled_from([0.01, 1.0, 100.0]))
+def test_what_waited_does_not_make_an_update_longer_than_the_site_says(
+    tmp_path_factory: pytest.TempPathFactory, compression: str, seed: int, scale: float
+) -> None:
+    random = np.random.default_rng(seed)
+    study = coding_study(compression)
+    waiting = RunState(tmp_path_factory.mktemp("state") / "study" / "run")
+    link = quantise(lambda _study, _run: waiting, 1.0)
+    reference = {"w": random.standard_normal((40, 50)).astype(np.float32)}
+    waiting.save("residual", 1, {"residual": (scale * random.standard_normal(2000)).astype(np.float32)})
+    step = random.standard_normal((40, 50)) / 50
+    update = clip(1.0)(outgoing({"w": (reference["w"] + step).astype(np.float32)}, reference, study))
+    released = link(replace(update, round=2))
+    assert released.norm is not None
+    assert released.norm <= 1.0
+    back = decode_update(released.arrays, reference, study.update)
+    assert update_norm(back, reference) <= 1.0 + 1e-4
+    [left] = waiting.load("residual", before=3).values()
+    assert np.isfinite(left).all()
+    assert released.norm == pytest.approx(1.0, rel=0.01) or scale == 0.01 or compression == "top-k"
+
+
+def test_an_update_that_went_astray_stays_and_nothing_waits(tmp_path: Path) -> None:
+    study, waiting = coding_study("int8"), RunState(tmp_path / "study" / "run")
+    reference = {"w": np.zeros(2000, np.float32)}
+    with pytest.raises(RecordError, match="went astray"):
+        quantise(lambda _study, _run: waiting, None)(
+            outgoing({"w": np.full(2000, np.nan, np.float32)}, reference, study)
+        )
+    assert waiting.load("residual") == {}
+
+
+def test_a_model_to_be_evaluated_comes_as_it_is(member: MemberMaker, roster_study: StudyMaker) -> None:
+    at = member()
+    study = coding_study("int8", at, roster_study)
+    approve(at, study, TODAY)
+    assert desk(at).answer(config(study, "evaluate"), lambda: model(study)).answer is not None
+    refused = desk(at).answer(config(study, "evaluate"), lambda: sent_down(study), "cd" * 32).refusal
+    assert "the arrays do not fit the study's network" in refused
+    assert "is missing" in desk(at).answer(config(study), lambda: model(study)).refusal
 
 
 # Who may write -------------------------------------------------------------------------------------------------------

@@ -14,7 +14,9 @@ from pydantic import ValidationError
 from fedward_common.errors import StudyError, UsageError
 from fedward_common.study import (
     SiteEntry,
+    Strategy,
     StudySpec,
+    Update,
     find,
     load,
     loads,
@@ -22,6 +24,7 @@ from fedward_common.study import (
     template_names,
     template_path,
 )
+from fedward_common.study_strategy import COMPARE_COORDINATES
 from fedward_common.study_text import describe
 
 GOOD: dict[str, str] = {
@@ -84,6 +87,31 @@ def test_strategy_options_are_resolved(name: str, given_options: str, options: d
     assert spec.strategy.options == options
 
 
+def test_strategies_that_compare_value_by_value_refuse_top_k() -> None:
+    def faults(compression: str, strategy: str) -> list[str]:
+        update = Update.model_validate({"compression": compression})
+        values = {"update": update, "strategy": Strategy.model_construct(name=strategy)}
+        return [fault.reason for fault in StudySpec.faults(values)]
+
+    for name in COMPARE_COORDINATES:
+        (reason,) = faults("top-k", name)
+        assert f'cannot stand beside [strategy] name = "{name}", which compares updates value by value' in reason
+        assert faults("int8", name) == []
+    assert faults("top-k", "fedavg") == []
+
+
+@pytest.mark.parametrize(
+    ("coding", "words"),
+    [
+        ("", "Models and updates travel as they are, four bytes a number."),
+        ('compression = "int8"', "Models and updates travel at one byte a number (int8). What this leaves out"),
+        ('compression = "top-k"\nshare = 0.025', "of an update the 2.5 % of its values that are largest. What this"),
+    ],
+)
+def test_a_study_says_how_updates_travel(coding: str, words: str) -> None:
+    assert words in dict(describe(loads(text(update=coding))))["Messages"]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of flwr itself, when it is imported
 def test_our_defaults_are_flowers() -> None:
     from flwr.serverapp.strategy import FedAdam, FedYogi
@@ -143,6 +171,7 @@ FAULTS: list[tuple[dict[str, str], str]] = [
     ),
     ({"input": "size = [128, 4]"}, "[input] size item 2 = 4: must be a whole number at least 8 and at most 1024"),
     ({"input": "channels = 2"}, "[input] channels = 2: must be one of 1, 3"),
+    ({"input": 'channels = ""'}, '[input] channels = "": must be one of 1, 3'),
     ({"input": "percentiles = [99, 1]"}, "must be two numbers from 0 to 100, the lower one first"),
     ({"input": "percentiles = [0, 101]"}, "must be two numbers from 0 to 100"),
     ({"input": 'intensity = "window"'}, '[input] window: missing; intensity = "window" needs [center, width]'),
@@ -187,6 +216,12 @@ FAULTS: list[tuple[dict[str, str], str]] = [
         "options.beta_1 = 1: must be a number at least 0 and below 1",
     ),
     ({"strategy": 'name = "fedadam"\noptions.eta_l = 0.1'}, "options.eta_l = 0.1: is the sites' learning rate, and"),
+    ({"update": 'compression = "gzip"'}, 'must be one of "none", "bf16", "int8", "top-k"'),
+    ({"update": "share = 0.1"}, '[update] share = 0.1: has no effect without compression = "top-k"; remove it, or set'),
+    (
+        {"update": 'compression = "top-k"\nshare = 0.6'},
+        "[update] share = 0.6: must be a number above 0 and at most 0.5",
+    ),
     ({"privacy": "secure_aggregation = true"}, "is not in this version of Fedward: remove the key"),
     ({"privacy": "dp = { unit = 'patient' }"}, "[privacy] dp: is not in this version of Fedward: remove the key"),
     ({"privacy": "dp = {}"}, "[privacy] dp: is not in this version of Fedward: remove the key"),

@@ -258,7 +258,8 @@ def by(name: str) -> StudySpec:
             "input": {"size": [32, 32]},
             "training": {"rounds": 4, "batch_norm": "local"},
         }
-    return tiny_study(**{"training": {"rounds": 4}, "strategy": {"name": name, "min_sites": 5}, **more})
+    sections: dict[str, dict[str, Any]] = {"training": {"rounds": 4}, "strategy": {"name": name, "min_sites": 5}}
+    return tiny_study(**{**sections, **more})
 
 
 class Cut(FakeSite):
