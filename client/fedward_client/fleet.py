@@ -53,7 +53,7 @@ from fedward_common.cards import HubCard
 from fedward_common.errors import LinkError
 from fedward_common.records import is_small
 
-HEARTBEAT_S = 10.0  # Flower takes a node for gone after two of them
+HEARTBEAT_S = 10.0  # the least that Flower takes, which takes a node for gone after two of them
 GONE_S = 2.0  # so that a hub that waits for this node, and looks twice a second at least, sees that it is gone
 SKEW_S = 2.0  # below this the local clock is right: a Date header has whole seconds
 OBJECT_WAIT_S, OBJECT_LIMIT_S = 0.02, 600.0  # for an object that its sender is still sending

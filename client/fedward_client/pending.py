@@ -65,11 +65,15 @@ class PendingFolder:
         """Write a message down; it is whole on the disk when this returns."""
         path = self._path(pending)
         temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(pending.model_dump_json())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(pending.model_dump_json())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def remove(self, pending: Pending) -> None:
         """Forget a message: the hub has its reply, or does not want it any more."""

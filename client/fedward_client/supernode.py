@@ -1,8 +1,8 @@
 """The network side of a site: fetches questions from the hub, brings back what the data side lets go, sees no patient.
 
 It keeps what it has fetched on disk until the hub has the reply, and its node's id over a restart. Whatever goes wrong
-with the network, it does not end: it says why, waits with growing pauses, and tries again. It refuses to start where it
-could see what only the data side may (`isolation`).
+with the network or its disk, it does not end: it says why, waits with growing pauses, and tries again. It refuses to
+start where it could see what only the data side may (`isolation`).
 """
 
 import json
@@ -108,6 +108,9 @@ class Link:
                     self._serve(backoff)
             except LinkError as error:
                 self._say("waiting", str(error))
+                self.stopping.wait(backoff.next())
+            except OSError as error:  # what was asked is asked again: the hub is told that this node was away
+                self._say("waiting", f"this site's disk cannot be written to ({error.strerror}): free space on it")
                 self.stopping.wait(backoff.next())
         self._say("stopped", "")
         with suppress(LinkError):

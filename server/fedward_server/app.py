@@ -7,6 +7,7 @@ real sites (engine "deployment") there are also `hub` (its folder), `roster` (a 
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from flwr.app import Context
@@ -26,8 +27,23 @@ INTERRUPTED = "it was interrupted; it can be resumed after its last checkpoint"
 app = ServerApp()
 
 
-def serve(grid: Grid, config: UserConfig, listener: Listener, connected: Connected | None = None) -> RunResult:
-    """Run a study over a grid and keep its history in the store; `connected` is of real sites."""
+def ends(_error: BaseException) -> bool:
+    """What ends a run of an engine that nobody starts again by itself: anything."""
+    return True
+
+
+def serve(
+    grid: Grid,
+    config: UserConfig,
+    listener: Listener,
+    connected: Connected | None = None,
+    *,
+    fails: Callable[[BaseException], bool] = ends,
+) -> RunResult:
+    """Run a study over a grid and keep its history in the store; `connected` is of real sites.
+
+    `fails` says whether an error is the run's end; after another the run is still recorded as running.
+    """
     study = StudySpec.from_json(Path(str(config["study"])).read_bytes())
     folder = Path(str(config["folder"]))
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +64,8 @@ def serve(grid: Grid, config: UserConfig, listener: Listener, connected: Connect
                 wait_s=float(config.get("wait_s", 0.0)),
             )(resume=bool(config.get("resume", False)))
         except BaseException as error:
-            store.finish_run(run, "failed", None, _reason(error))
+            if fails(error):
+                store.finish_run(run, "failed", None, _reason(error))
             raise
         store.finish_run(run, "finished", result.model_sha256)
     return result

@@ -111,6 +111,11 @@ def latest(folder: Path, *, study_digest: str) -> Checkpoint | None:
     return None
 
 
+def newest(folder: Path) -> int:
+    """The last round that a folder holds a checkpoint of, 0 where it holds none; its files are not read."""
+    return max((number for number, kind in _files(folder) if kind == "json"), default=0)
+
+
 def final_places(folder: Path) -> tuple[Path, Path]:
     """Where a finished run's model may be: with the last round, or with the best."""
     return folder, folder / BEST

@@ -69,7 +69,7 @@ def up(
 
 @app.command()
 def down(folder: Folder) -> None:
-    """End a hub that is up; runs that are at work fail, and can be resumed.
+    """End a hub that is up; runs that are at work go on by themselves when it is up again.
 
     Example: fedward hub down /srv/hub
     """

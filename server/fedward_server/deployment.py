@@ -1,6 +1,7 @@
 """A run on real sites, in the process that Flower starts for it: its grid, its events, its log, its end in the records.
 
 The process holds the lock of the run's folder while it lives, so that the hub's supervisor knows at once when it died.
+What ends the process and is not the run's own failure it does not record: the supervisor does, and lets the run go on.
 """
 
 import json
@@ -9,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 from flwr.app.user_config import UserConfig
 from flwr.serverapp import Grid
+from flwr.supercore.run import RunNotRunningException
 from flwr.superlink.grid import HttpGrid
 
 from fedward_common.errors import RunError
@@ -39,9 +42,10 @@ def serve_sites(grid: Grid, config: UserConfig) -> None:
             raise RunError(f"run {run} was stopped before it began")
         journal(RunEvent(kind="began", run=run, round=0, rounds=rounds))
         try:
-            serve(sites, config, journal, sites.connected)
-        except BaseException:
-            logging.getLogger(__name__).exception("run %s failed", run)
+            serve(sites, config, journal, sites.connected, fails=fails)
+        except BaseException as error:
+            end = "failed" if fails(error) else "was interrupted"
+            logging.getLogger(__name__).exception("run %s %s", run, end)
             raise
         finally:
             row = _row(hub, run)
@@ -49,6 +53,11 @@ def serve_sites(grid: Grid, config: UserConfig) -> None:
                 journal(RunEvent(kind="failed", run=run, round=0, rounds=rounds, note=row.reason or ""))
             if row.status in ("failed", "finished"):
                 hub.audit().append(f"run {row.status}", _end(row))
+
+
+def fails(error: BaseException) -> bool:
+    """Whether an error is the run's own; without its SuperLink, or told to end, it goes on in another process."""
+    return isinstance(error, Exception) and not isinstance(error, (httpx.HTTPError, RunNotRunningException))
 
 
 def _row(hub: Hub, run: str) -> RunRow:

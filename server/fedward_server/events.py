@@ -18,6 +18,9 @@ EventKind = Literal[
     "stopping",  # before the last round: the note says why
     "closing",
     "finished",
+    "died",  # what did the run is gone; the note says why, the round is the last one on disk
+    "interrupted",  # as above, because the hub was stopped: nothing died
+    "resumed",  # it goes on after the round, which is on disk
     "failed",  # the note says why
     "stopped",
 ]

@@ -69,6 +69,7 @@ class Standing:
     rounds: int = 0
     kind: EventKind | None = None
     sites: dict[str, tuple[EventKind, str]] = field(default_factory=dict)  # what, and why
+    interruptions: list[tuple[int, str]] = field(default_factory=list)  # after which round, and why
 
 
 def standing(events: Iterable[RunEvent]) -> Standing:
@@ -77,6 +78,8 @@ def standing(events: Iterable[RunEvent]) -> Standing:
     for event in events:
         if event.kind == "began":
             now.sites.clear()
+        if event.kind in ("died", "interrupted"):
+            now.interruptions.append((event.round, event.note))
         if event.site:
             now.sites[event.site] = event.kind, event.note
         else:

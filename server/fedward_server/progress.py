@@ -6,7 +6,18 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from fedward_server.events import RunEvent
+from fedward_server.events import EventKind, RunEvent
+
+_SAID: dict[EventKind, str] = {
+    "preparing": "{site} is preparing its data",
+    "waiting": "{site} {note}",
+    "prepared": "{site} is ready",
+    "left-out": "{site} is left out: {note}",
+    "refused": "{site} is left out of round {round}: {note}",
+    "died": "the run is interrupted after round {round}: {note}; the hub lets it go on",
+    "interrupted": "the run is interrupted after round {round}: {note}; the hub lets it go on when it is up again",
+    "resumed": "the run goes on after round {round}",
+}
 
 
 class RunBar:
@@ -37,19 +48,11 @@ class RunBar:
 
     def __call__(self, event: RunEvent) -> None:
         """Show an event."""
+        if event.kind in _SAID:
+            self._say(_SAID[event.kind].format(site=event.site, round=event.round, note=event.note))
         match event.kind:
             case "began":
                 self._show(event, "asking sites")
-            case "preparing":
-                self._say(f"{event.site} is preparing its data")
-            case "waiting":
-                self._say(f"{event.site} {event.note}")
-            case "prepared":
-                self._say(f"{event.site} is ready")
-            case "left-out":
-                self._say(f"{event.site} is left out: {event.note}")
-            case "refused":
-                self._say(f"{event.site} is left out of round {event.round}: {event.note}")
             case "round":
                 self._show(event, f"round {event.round}", done=event.round - 1)
             case "aggregated":

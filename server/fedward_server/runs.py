@@ -20,13 +20,14 @@ from typing import Literal
 from fedward_common import pki
 from fedward_common.errors import FedwardError, RunError, SettingsError, UsageError
 from fedward_common.study import SiteEntry, StudySpec, resolved
+from fedward_server.checkpoints import newest
 from fedward_server.enrolment import node_digest
-from fedward_server.events import RunEvent
+from fedward_server.events import EventKind, RunEvent
 from fedward_server.hub import Hub, enrolled
 from fedward_server.journal import Journal
 from fedward_server.locks import holder
 from fedward_server.models import Registry, Started, keep_start, resolve_start
-from fedward_server.store import RunRow, SiteRow, Store
+from fedward_server.store import UNFINISHED, RunRow, SiteRow, Store
 from fedward_server.superlink import CONNECTION, POLL_S, RunConfig, write_bundle
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,8 @@ def start(
         hub.audit().append("run started", {**_named(run, spec.digest), "sites": [site.name for site in spec.sites]})
         store.start_run(run, spec.study.id, spec.digest, spec.canonical_json().decode(), ENGINE)
         with _failing(hub, store, run):
-            _launch(hub, store, run, spec, sites, resume=False, wait_s=wait_s)
+            _write_roster(folder, spec, sites)
+            _launch(hub, store, run, resume=False, wait_s=wait_s)
         return store.run(run)
 
 
@@ -96,41 +98,59 @@ def _resolved(hub: Hub, study: StudySpec, names: Sequence[str], seed: int | None
 def resume(hub: Hub, run: str, *, wait_s: float = 0.0) -> RunRow:
     """Let a run that failed or was stopped go on after its last checkpoint.
 
-    Raises RunError for one that is unknown, running or finished, and where the hub is not up.
+    Raises RunError for one that is unknown, running, interrupted or finished, and where the hub is not up.
     """
     with hub.store() as store:
         row = store.run(run)
-        if row.status in ("running", "finished"):
-            todo = f"follow it with `fedward study status {run}`" if row.status == "running" else "start a new run"
-            raise RunError(f"run {run} {'is running' if row.status == 'running' else 'has finished'}: {todo}")
+        if row.status not in ("failed", "stopped"):
+            raise RunError(f"run {run} {_NOT_TO_RESUME[row.status].format(run=run, hub=hub.folder)}")
         require_up(hub)
-        if holder(hub.runs / run / LOCK) is not None:
-            raise RunError(f"the process of run {run} is still ending: wait a moment, then resume it")
-        spec = _study(hub.runs / run, row)
-        sites = store.sites()
-        for entry in spec.sites:
-            _check_entry(entry, enrolled(sites, entry.name))
-        (hub.runs / run / LOCK).unlink(missing_ok=True)  # of the process before
-        hub.audit().append("run resumed", _named(run, row.study_digest))
-        store.start_run(run, row.study_id, row.study_digest, spec.canonical_json().decode(), ENGINE)
-        store.set_flower_run(run, None)
         with _failing(hub, store, run):
-            _launch(hub, store, run, spec, sites, resume=True, wait_s=wait_s)
+            go_on(hub, store, row, wait_s=wait_s, by="the hub's operator")
         return store.run(run)
+
+
+_NOT_TO_RESUME = {
+    "running": "is running: follow it with `fedward study status {run}`",
+    "interrupted": "was interrupted, and goes on by itself while the hub is up: see `fedward hub status {hub}`",
+    "finished": "has finished: start a new run",
+}
+
+
+def go_on(hub: Hub, store: Store, row: RunRow, *, wait_s: float, by: str) -> None:
+    """Hand a run to Flower once more, to go on after its last checkpoint; nothing where it was stopped meanwhile.
+
+    Raises RunError where Flower does not take it, SettingsError or UsageError where the run or a site was changed.
+    """
+    folder = hub.runs / row.run
+    if holder(folder / LOCK) is not None:
+        raise RunError(f"the process of run {row.run} is still ending: wait a moment, then resume it")
+    spec, sites = _study(folder, row), store.sites()
+    for entry in spec.sites:
+        _check_entry(entry, enrolled(sites, entry.name))
+    _write_roster(folder, spec, sites)
+    (folder / LOCK).unlink(missing_ok=True)  # of the process before
+    if store.go_on(row.run, row.status):
+        tell(hub, row, "resumed")
+        hub.audit().append("run resumed", {**_named(row.run, row.study_digest), "by": by})
+        _launch(hub, store, row.run, resume=True, wait_s=wait_s)
+        if row.status == "interrupted" and row.flower_run is not None:
+            _give_up(hub, row.flower_run)
 
 
 def stop(hub: Hub, run: str) -> None:
     """Stop a run; its checkpoints stay, and nothing works on it any more when this returns.
 
-    Raises RunError for one that is not running, and where the hub is not up.
+    Raises RunError for one that has ended, and for one that is at work where the hub is not up.
     """
     with hub.store() as store:
         row = store.run(run)
-        if row.status != "running":
+        if row.status not in UNFINISHED:
             raise RunError(f"run {run} is not running: it {_ended(row)}")
-        require_up(hub)
+        if row.status == "running":
+            require_up(hub)
         end_run(hub, store, run, "stopped", "it was stopped by the hub's operator")  # first: it then ends as stopped
-        if row.flower_run is not None:
+        if row.status == "running" and row.flower_run is not None:
             hub.link.flwr("stop", row.flower_run, CONNECTION)
     _await_end(hub.runs / run / LOCK)
 
@@ -150,9 +170,21 @@ def end_run(hub: Hub, store: Store, run: str, status: Literal["failed", "stopped
     row = store.run(run)
     store.finish_run(run, status, None, reason)
     if store.run(run).status == status:  # a stopped one does not become a failed one
-        rounds = int(row.study_json["training"]["rounds"])
-        Journal(hub.runs / run)(RunEvent(kind=status, run=run, round=0, rounds=rounds, note=reason))
+        tell(hub, row, status, reason)
         hub.audit().append(f"run {status}", {**_named(run, row.study_digest), "reason": reason})
+
+
+def interrupt(hub: Hub, store: Store, row: RunRow, kind: Literal["died", "interrupted"], reason: str) -> None:
+    """Record that nothing works on a run any more, unless it has ended by itself."""
+    if store.interrupt_run(row.run, reason):
+        tell(hub, row, kind, reason)
+        hub.audit().append("run interrupted", {**_named(row.run, row.study_digest), "reason": reason})
+
+
+def tell(hub: Hub, row: RunRow, kind: EventKind, note: str = "") -> None:
+    """Write into a run's events what happened to it as a whole; the event's round is the last one on disk."""
+    folder, rounds = hub.runs / row.run, int(row.study_json["training"]["rounds"])
+    Journal(folder)(RunEvent(kind=kind, run=row.run, round=newest(folder), rounds=rounds, note=note))
 
 
 def require_up(hub: Hub) -> None:
@@ -201,12 +233,17 @@ def _check_entry(entry: SiteEntry, row: SiteRow) -> None:
 # Handing a run to Flower ---------------------------------------------------------------------------------------------
 
 
-def _launch(
-    hub: Hub, store: Store, run: str, study: StudySpec, sites: Mapping[str, SiteRow], *, resume: bool, wait_s: float
-) -> None:
-    folder = hub.runs / run
+def _write_roster(folder: Path, study: StudySpec, sites: Mapping[str, SiteRow]) -> None:
     roster = {node_digest(sites[entry.name].node_key): entry.name for entry in study.sites}
-    pki.write_public(folder / ROSTER, json.dumps(roster, indent=1).encode())
+    text = json.dumps(roster, indent=1).encode()
+    if (folder / ROSTER).exists() and (folder / ROSTER).read_bytes() == text:
+        (folder / ROSTER).touch()  # its time says when the run was last started
+    else:
+        pki.write_public(folder / ROSTER, text)
+
+
+def _launch(hub: Hub, store: Store, run: str, *, resume: bool, wait_s: float) -> None:
+    folder = hub.runs / run
     config: RunConfig = {
         "hub": str(hub.folder),
         "run": run,
@@ -224,13 +261,23 @@ def _launch(
         store.set_flower_run(run, str(hub.link.flwr("run", str(bundle), CONNECTION)["run-id"]))
 
 
+def _give_up(hub: Hub, flower_run: str) -> None:
+    """End a Flower run whose process is gone, which Flower notices after a minute only.
+
+    Until then sites wait for the pieces of a question that nobody sends any more.
+    """
+    with suppress(RunError):  # it has noticed, or its database is a new one
+        hub.link.flwr("stop", flower_run, CONNECTION)
+
+
 @contextmanager
 def _failing(hub: Hub, store: Store, run: str) -> Iterator[None]:
     """Record a run that could not be handed over as failed."""
     try:
         yield
     except FedwardError as error:
-        end_run(hub, store, run, "failed", str(error))
+        if store.run(run).status == "running":
+            end_run(hub, store, run, "failed", str(error))
         raise
 
 
@@ -249,5 +296,5 @@ def _named(run: str, digest: str) -> dict[str, str]:
 
 
 def _ended(row: RunRow) -> str:
-    words = {"finished": "has finished", "failed": "failed", "stopped": "was stopped"}[row.status]
+    words = {"failed": "failed", "stopped": "was stopped"}.get(row.status, "has finished")
     return f"{words} ({row.reason})" if row.reason else words

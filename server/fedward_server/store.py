@@ -22,7 +22,8 @@ from fedward_common.errors import RunError, SettingsError
 from fedward_common.sqlite import Database, put
 from fedward_common.sqlite import reason as drivers_words
 
-RunStatus = Literal["running", "finished", "failed", "stopped"]
+RunStatus = Literal["running", "interrupted", "finished", "failed", "stopped"]
+UNFINISHED: tuple[RunStatus, ...] = ("running", "interrupted")  # an interrupted one goes on by itself
 RoundStatus = Literal["finished", "failed"]
 SiteStatus = Literal["accepted", "refused"]
 
@@ -42,7 +43,7 @@ class RunRow:
     status: RunStatus
     model_sha256: str | None
     flower_run: str | None = None  # Flower's id of the process that does the run, for steering only
-    reason: str | None = None  # why it failed or was stopped
+    reason: str | None = None  # why it failed, was stopped or was interrupted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,7 +175,10 @@ class Store:
     # Runs ------------------------------------------------------------------------------------------------------------
 
     def start_run(self, run: str, study_id: str, study_digest: str, study_json: str, engine: str) -> None:
-        """Record that a run starts, or goes on where it is known. Raises RunError where its id is another study's."""
+        """Record that a run starts, or goes on where it is known and was not stopped.
+
+        Raises RunError where its id is another study's.
+        """
         values = {"status": "running", "ended": None, "reason": None, "engine": engine, "fedward_version": __version__}
         with self._writing() as connection:
             known = connection.execute(sa.select(_RUNS.c.study_digest).where(_RUNS.c.run == run)).scalar_one_or_none()
@@ -184,7 +188,8 @@ class Store:
             elif known != study_digest:
                 raise RunError(f"run {run} belongs to another study (digest {known[:12]}…): give this run another id")
             else:
-                connection.execute(sa.update(_RUNS).where(_RUNS.c.run == run).values(values))
+                open_ = sa.and_(_RUNS.c.run == run, _RUNS.c.status != "stopped")  # that may come at any moment
+                connection.execute(sa.update(_RUNS).where(open_).values(values))
 
     def record_round(self, row: RoundRow) -> None:
         """Record a round, replacing what was recorded of it. Its run must have been started."""
@@ -216,6 +221,20 @@ class Store:
             if not (known == "stopped" and status == "failed"):
                 connection.execute(sa.update(_RUNS).where(_RUNS.c.run == run).values(values))
 
+    def interrupt_run(self, run: str, reason: str) -> bool:
+        """Record that nothing works any more on a run that is at work; whether it was."""
+        return self._change(run, "running", {"status": "interrupted", "reason": reason})
+
+    def go_on(self, run: str, before: RunStatus) -> bool:
+        """Record that a run with the status `before` is at work again; False where it has another by now."""
+        values = {"status": "running", "ended": None, "reason": None, "flower_run": None}
+        return self._change(run, before, {**values, "fedward_version": __version__})
+
+    def _change(self, run: str, before: RunStatus, values: dict[str, str | None]) -> bool:
+        with self._writing() as connection:
+            same = sa.and_(_RUNS.c.run == run, _RUNS.c.status == before)
+            return connection.execute(sa.update(_RUNS).where(same).values(values)).rowcount == 1
+
     def set_flower_run(self, run: str, flower_run: str | None) -> None:
         """Record Flower's id of the process that does a run, None while there is none."""
         with self._writing() as connection:
@@ -230,6 +249,11 @@ class Store:
     def runs(self) -> list[RunRow]:
         """Every run, in the order in which they were started."""
         return [RunRow(**row) for row in self._rows(sa.select(_RUNS).order_by(_RUNS.c.started, _RUNS.c.run))]
+
+    def unfinished(self, engine: str) -> list[RunRow]:
+        """The runs of an engine that are at work or were interrupted, in the order in which they were started."""
+        open_ = sa.and_(_RUNS.c.engine == engine, _RUNS.c.status.in_(UNFINISHED))
+        return [RunRow(**row) for row in self._rows(sa.select(_RUNS).where(open_).order_by(_RUNS.c.started))]
 
     def rounds(self, run: str) -> list[RoundRow]:
         """The rounds of a run, in order."""

@@ -1,8 +1,8 @@
 """`fedward hub up`: keeps a hub's SuperLink running, and leaves nothing behind when it ends, however it ends.
 
 One supervisor a hub: it holds hub.lock. It ends what a killed one left, renews the server's certificate, starts the
-SuperLink, lets the enrolled sites in and nobody else, starts it again when it dies, and records runs that died. As a
-program it prints "ready", or why it is not, as one line, and logs to the hub's hub.log:
+SuperLink, lets the enrolled sites in and nobody else, starts it again when it dies, and lets runs that died go on
+(`revival`). As a program it prints "ready", or why it is not, as one line, and logs to the hub's hub.log:
 
     python -m fedward_server.supervisor FOLDER
 """
@@ -22,19 +22,18 @@ from pathlib import Path
 from types import FrameType
 
 from fedward_common.errors import FedwardError, RunError, SettingsError, UsageError
-from fedward_server.deaths import fail_dead, fail_unfinished
 from fedward_server.enrolment import bring_in_line
 from fedward_server.hub import Hub
 from fedward_server.hub_settings import SETTINGS
 from fedward_server.locks import held
 from fedward_server.marked import end_marked
+from fedward_server.revival import HUB_DIED, HUB_STOPPED, SUPERLINK_DIED, Revival
 from fedward_server.superlink import HOST
 
 READY = "ready"
 LOG = "hub.log"
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
-LOOK_S = 0.5  # at the SuperLink
-LOOK_AT_RUNS_S = 5.0
+LOOK_S = 0.5  # at the SuperLink, and at the runs
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # before a SuperLink that died is started again
 
 log = logging.getLogger("fedward_server.supervisor")  # also where it is a program
@@ -53,12 +52,9 @@ class Supervisor:
         try:
             with held(self.hub.lock):
                 end_marked(self.hub.link.mark)
-                fail_unfinished(self.hub)
                 self._prepare()
-                try:
-                    self._keep_running()
-                finally:
-                    fail_unfinished(self.hub)
+                with self.hub.store() as store:
+                    self._keep_running(Revival(self.hub, store))
         except BlockingIOError:
             raise UsageError(
                 f"the hub is up already (process {self.hub.pid()}): stop it with `fedward hub down {self.hub.folder}`"
@@ -71,12 +67,12 @@ class Supervisor:
         if self.hub.renew_card():
             log.warning("the hub's address is new: give %s to every site", self.hub.card)
 
-    def _keep_running(self) -> None:
+    def _keep_running(self, revival: Revival) -> None:
+        revival.all_ended("died", HUB_DIED)  # with a supervisor that was killed
         pause = SHORTEST_PAUSE_S
         started = time.monotonic()
-        self._run_once(self.ready)
+        self._run_once(revival, self.ready)
         while not self.stopping.is_set():
-            fail_unfinished(self.hub)
             pause = (
                 SHORTEST_PAUSE_S if time.monotonic() - started > LONGEST_PAUSE_S else min(2 * pause, LONGEST_PAUSE_S)
             )
@@ -84,31 +80,31 @@ class Supervisor:
             if not self.stopping.wait(pause):
                 started = time.monotonic()
                 try:
-                    self._run_once(lambda: None)
+                    self._run_once(revival, lambda: None)
                 except RunError as error:
                     log.error("%s", error)  # noqa: TRY400 - the sentence says it all
 
-    def _run_once(self, ready: Callable[[], None]) -> None:
-        with self.hub.link.running() as process:
-            log.info("the SuperLink is up at %s:%d (process %d)", HOST, self.hub.port, process.pid)
-            for trouble in bring_in_line(self.hub):
-                log.warning("%s", trouble)
-            ready()
-            self._watch(process)
+    def _run_once(self, revival: Revival, ready: Callable[[], None]) -> None:
+        try:
+            with self.hub.link.running() as process:
+                log.info("the SuperLink is up at %s:%d (process %d)", HOST, self.hub.port, process.pid)
+                for trouble in bring_in_line(self.hub):
+                    log.warning("%s", trouble)
+                ready()
+                self._watch(process, revival)
+        finally:
+            if self.stopping.is_set():
+                revival.all_ended("interrupted", HUB_STOPPED)
+            else:
+                revival.all_ended("died", SUPERLINK_DIED)
         log.info("the SuperLink has ended")
 
-    def _watch(self, process: "subprocess.Popen[bytes]") -> None:
-        looked = time.monotonic()
+    def _watch(self, process: "subprocess.Popen[bytes]", revival: Revival) -> None:
         while not self.stopping.wait(LOOK_S):
             if process.poll() is not None:
                 log.error("the SuperLink died (exit code %d); see %s", process.returncode, self.hub.link.log_file)
                 return
-            if time.monotonic() - looked > LOOK_AT_RUNS_S:
-                looked = time.monotonic()
-                try:
-                    fail_dead(self.hub)
-                except FedwardError as error:
-                    log.warning("%s", error)
+            revival.look()
 
 
 def supervise(hub: Hub, ready: Callable[[], None]) -> None:

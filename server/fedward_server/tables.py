@@ -29,9 +29,12 @@ def show_run(found: Mapping[str, Any]) -> None:
     shown = {"run": "Run", "study": "Study", "study_digest": "Digest", "status": "Status", "reason": "Reason"}
     shown |= {"started": "Started", "ended": "Ended", "model_sha256": "Model", "figures": "Figures"}
     _show_pairs({title: found[name] for name, title in shown.items() if found[name] is not None})
+    if found["interruptions"]:
+        rows = [{"interrupted after round": each["round"], "why": each["reason"]} for each in found["interruptions"]]
+        _show_table(rows, ("interrupted after round", "why"), "")
     _show_table(found["sites"], ("name", "last", "note"), "no site was asked yet")
-    rows = [{**entry, "sites": _taken(entry["sites"])} for entry in found["history"]]
-    _show_table(rows, ("round", "seconds", "loss", "primary", "sites"), "no round has ended yet")
+    rounds = [{**entry, "sites": _taken(entry["sites"])} for entry in found["history"]]
+    _show_table(rounds, ("round", "seconds", "loss", "primary", "sites"), "no round has ended yet")
 
 
 def _taken(parts: Sequence[Mapping[str, Any]]) -> str:

@@ -10,7 +10,7 @@ from fedward_server.events import RunEvent
 from fedward_server.hub import Hub
 from fedward_server.journal import Tail, standing
 from fedward_server.result import FILE
-from fedward_server.store import RunRow
+from fedward_server.store import UNFINISHED, RunRow
 
 LOOK_S = 0.2
 
@@ -27,12 +27,12 @@ def follow(hub: Hub, run: str, show: Callable[[RunEvent], None], tail: Tail | No
             row = store.run(run)  # before its events: so the last of them are read too
             for event in tail.new():
                 show(event)
-            if row.status != "running":
+            if row.status not in UNFINISHED:
                 return row
             if not up:
                 raise RunError(
-                    f"the hub is not up any more: start it with `fedward hub up {hub.folder}`, then let the run go on "
-                    f"with `fedward study resume {run}`"
+                    f"the hub is not up any more: start it with `fedward hub up {hub.folder}`; the run then goes on by "
+                    f"itself, and `fedward study status {run} --hub {hub.folder} --follow` shows it"
                 )
             time.sleep(LOOK_S)
 
@@ -63,6 +63,7 @@ def report(hub: Hub, run: str) -> dict[str, Any]:
         "round": now.round,
         "rounds": int(row.study_json["training"]["rounds"]),
         "sites": [{"name": name, "last": kind, "note": note} for name, (kind, note) in sorted(now.sites.items())],
+        "interruptions": [{"round": number, "reason": note} for number, note in now.interruptions],
         "history": [
             {**asdict(entry), "sites": [asdict(part) for part in parts if part.round == entry.round]}
             for entry in rounds

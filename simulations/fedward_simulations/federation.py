@@ -14,6 +14,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
 import grpc
@@ -33,7 +34,7 @@ from fedward_server import runs, watch
 from fedward_server.events import RunEvent
 from fedward_server.hub import Hub
 from fedward_server.result import RunResult
-from fedward_server.store import RunRow
+from fedward_server.store import UNFINISHED, RunRow
 from fedward_server.superlink import free_port
 
 START_LIMIT_S = 180.0
@@ -81,7 +82,7 @@ class Federation:
         spec = self.approve(study, names=names, seed=seed)
         with self.hub.store() as store:
             before = [row for row in store.runs() if row.study_digest == spec.digest] if resume else []
-        if before and before[-1].status in {"running", "finished"}:
+        if before and before[-1].status in {*UNFINISHED, "finished"}:  # the hub lets an interrupted one go on
             return self.follow(before[-1], listener)
         if before:
             return self.follow(runs.resume(self.hub, before[-1].run, wait_s=WAIT_S), listener)
@@ -126,15 +127,20 @@ def federation(
     step: Step = no_step,
     hub_up: Sequence[str] = HUB_UP,
     site_up: Sequence[str] = SITE_UP,
+    cards: Mapping[str, Path] = MappingProxyType({}),
 ) -> Iterator[Federation]:
     """A federation of the hospitals in these folders, with a hub in `hub`, made where there is none.
 
-    `hub_up` and `site_up` are the modules that run them, with their words. Where this machine cannot isolate processes
+    `hub_up` and `site_up` are the modules that run them, with their words. `cards` are cards of the hub for sites that
+    reach it at another address than its own. Where this machine cannot isolate processes
     the sites run without walls, and `isolated` says so. Raises RunError where it does not come up.
     """
     logs.mkdir(parents=True, exist_ok=True)
     opened = Hub.open(hub) if (hub / "hub.toml").exists() else Hub.init(hub, name="demo-hub", port=free_port())
-    sites = {name: _enrolled(opened, folder, logs / f"{name}.card.json") for name, folder in sorted(hospitals.items())}
+    sites = {
+        name: _enrolled(opened, cards.get(name, opened.card), folder, logs / f"{name}.card.json")
+        for name, folder in sorted(hospitals.items())
+    }
     flags = [] if isolation.impossible() is None else ["--unsafe-no-walls"]
     with ExitStack() as daemons:
         pids = {}
@@ -147,9 +153,9 @@ def federation(
         yield Federation(opened, sites, pids, isolated=not flags)
 
 
-def _enrolled(hub: Hub, folder: Path, path: Path) -> Site:
+def _enrolled(hub: Hub, hub_card: Path, folder: Path, path: Path) -> Site:
     """A hospital's folder as a site that has joined; the cards go both ways as files, as they do between people."""
-    site, card = join(folder, hub.card)
+    site, card = join(folder, hub_card)
     (site.link / LINK_STATUS).unlink(missing_ok=True)
     card.write(path)
     hub.enrol(SiteCard.read(path))

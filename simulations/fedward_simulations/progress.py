@@ -59,6 +59,8 @@ class Bars:
                 self._show(title, event.rounds, event.rounds, "done")
                 if not self._console.is_terminal:
                     self.say(f"{title}: {event.rounds} rounds done")
+            case "died" | "interrupted":
+                self.say(f"{title}: interrupted after round {event.round}, and let go on: {event.note}")
             case "refused" | "left-out":
                 self.say(f"{title}: {event.site or 'a site'} is left out: {event.note}")
 

@@ -147,13 +147,31 @@ def test_a_stopped_run_does_not_become_a_failed_one_but_a_finished_one(path: Pat
         store.finish_run("run-1", "failed", None, "interrupted")
         row = store.run("run-1")
         assert (row.status, row.reason, row.flower_run) == ("stopped", "by the operator", "18446744073709551615")
-        started(store)
+        started(store)  # its process began just now
+        assert store.run("run-1").status == "stopped"
+        assert not store.go_on("run-1", "interrupted")
+        assert store.go_on("run-1", "stopped")
         assert (store.run("run-1").status, store.run("run-1").reason) == ("running", None)
         store.finish_run("run-1", "stopped", None, "by the operator")
         store.finish_run("run-1", "finished", "e" * 64)
         assert (store.run("run-1").status, store.run("run-1").reason) == ("finished", None)
         with pytest.raises(RunError, match="run nowhere is not known here"):
             store.run("nowhere")
+
+
+def test_a_run_is_interrupted_only_while_it_is_at_work(path: Path) -> None:
+    with Store.open(path) as store:
+        started(store)
+        assert [row.run for row in store.unfinished("embedded")] == ["run-1"]
+        assert store.unfinished("deployment") == []
+        assert store.interrupt_run("run-1", "the hub was stopped")
+        assert (store.run("run-1").status, store.run("run-1").reason) == ("interrupted", "the hub was stopped")
+        assert not store.interrupt_run("run-1", "again")
+        assert [row.status for row in store.unfinished("embedded")] == ["interrupted"]
+        assert store.go_on("run-1", "interrupted")
+        store.finish_run("run-1", "finished", "e" * 64)
+        assert not store.interrupt_run("run-1", "too late")
+        assert store.unfinished("embedded") == []
 
 
 # Sites ---------------------------------------------------------------------------------------------------------------

@@ -41,9 +41,25 @@ def family(pid: int, role: str) -> dict[int, str]:
 
 def peak_mib(pid: int) -> float:
     """The most memory that a process had in use so far, in MiB; 0 for one that is gone."""
+    return _status_mib(pid, "VmHWM:")
+
+
+def resident_mib(pid: int) -> float:
+    """The memory that a process has in use, in MiB; 0 for one that is gone."""
+    return _status_mib(pid, "VmRSS:")
+
+
+def open_files(pid: int) -> int:
+    """How many files and sockets a process has open; 0 for one that is gone."""
+    with suppress(OSError):
+        return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - names are enough
+    return 0
+
+
+def _status_mib(pid: int, field: str) -> float:
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(field):
                 return int(line.split()[1]) / 1024
     return 0.0
 
