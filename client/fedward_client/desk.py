@@ -136,7 +136,8 @@ class Desk:
         if question.kind == "prepare":
             return self.hospital.prepare(question), {}
         if question.kind == "evaluate":
-            return self.hospital.evaluate(question, arrays), {}
+            score = self.hospital.alone if question.model == "alone" else self.hospital.evaluate
+            return score(question, arrays), {}
         return self.hospital.train(question, arrays, round_number=number)
 
     def _keeps(self, question: Question) -> bool:
@@ -148,7 +149,7 @@ class Desk:
         if self.ledger is None or not self._keeps(question):
             return None
         held = self.ledger.answered(
-            study=question.study.digest, run=question.run, kind=question.kind, number=number, side=question.side
+            study=question.study.digest, run=question.run, kind=question.kind, number=number, side=_side(question)
         )
         if held is None or held.question != digest:
             return None
@@ -166,7 +167,7 @@ class Desk:
                 run=question.run,
                 kind=question.kind,
                 round=number,
-                side=question.side,
+                side=_side(question),
                 question=digest,
                 answer=answer.model_dump_json(),
                 parcel=parcel.model_dump_json() if parcel else None,
@@ -174,6 +175,11 @@ class Desk:
         )
         for text in dropped:
             self.outbox.drop(Parcel.model_validate_json(text))
+
+
+def _side(question: Question) -> str:
+    """What tells an evaluation from the run's others."""
+    return question.side if question.model == "sent" else f"{question.side} {question.model}"
 
 
 def _digest(config: Mapping[str, Any], sha256: str) -> str:

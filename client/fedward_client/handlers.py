@@ -33,9 +33,12 @@ from fedward_common import __version__, models
 from fedward_common.compression import decode_model
 from fedward_common.errors import DataError
 from fedward_common.events import Listener, ignore
-from fedward_common.metrics import Evaluation, told, told_total
+from fedward_common.metrics import Evaluation, pooled, told, told_total
 from fedward_common.records import CONTROL, Arrays, Evaluated, Prepared, Question, Trained, model_sha256
 from fedward_common.study import StudySpec
+
+ALONE = "alone"  # of what is kept in a run's state: the model that the site trains without the others
+_ROUND = "round/number"  # beside its arrays, whose names hold no "/"
 
 
 class Source(Protocol):
@@ -191,6 +194,40 @@ class Hospital:
             cohort=data.cohort_digest,
             evaluation=evaluation,
             personal=personal,
+            seconds=time.perf_counter() - started,
+        )
+
+    def alone(self, question: Question, arrays: Arrays) -> Evaluated:
+        """Train from the arrays that were sent on this site's patients only, as long as the study does, and score that.
+
+        The operating point is the site's own, from its validation patients. Goes on after the last whole round.
+        """
+        started = time.perf_counter()
+        study, data, state = question.study, self._load(question), self.source.state(question.study, question.run)
+        model = network(study.canonical_json())
+        held = state.load(ALONE) if state is not None else {}
+        done = int(held.pop(_ROUND, np.array(0)))
+        load_state(model, held or arrays)
+        for number in range(done + 1, study.training.rounds + 1):
+            train(
+                model,
+                data,
+                study,
+                site=self.source.name,
+                round_number=number,
+                device=pick_device(),
+                listener=self.listener,
+            )
+            if state is not None:
+                state.save(ALONE, number, {**local.state_arrays(model), _ROUND: np.array(number)})
+        validation = self._evaluate(model, data, question, "validation", None, own_layers=True)
+        points = {label: pooled([validation], label) for label in study.asked_labels}
+        rule = study.evaluation.operating_point
+        thresholds = {label: merged.threshold(rule) for label, merged in points.items() if merged is not None}
+        return Evaluated(
+            site=self.source.name,
+            cohort=data.cohort_digest,
+            evaluation=self._evaluate(model, data, question, question.side, thresholds, own_layers=True),
             seconds=time.perf_counter() - started,
         )
 

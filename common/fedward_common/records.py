@@ -78,6 +78,7 @@ class Question(_Record):
     run: RunId
     score_incoming: bool = False  # train: also score the model as it came, on validation patients
     side: Literal["validation", "test"] = "validation"  # evaluate: on whom
+    model: Literal["sent", "alone"] = "sent"  # evaluate: what was sent, or what the site makes of it without the others
     thresholds: ByLabel[float] | None = None  # evaluate: a label's operating point
     notice: Annotated[str, Field(max_length=MAX_NOTICE)] | None = None  # train: why the site's last update was refused
 

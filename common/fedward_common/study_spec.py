@@ -454,6 +454,11 @@ class StudySpec(Section):
         """Index into `cohort.labels` of the positive label, None where there is none (then every class counts)."""
         return None if self.cohort.positive is None else self.cohort.labels.index(self.cohort.positive)
 
+    @property
+    def asked_labels(self) -> tuple[str, ...]:
+        """The labels that have an operating point: the positive one, or all where there is none."""
+        return self.cohort.labels if self.cohort.positive is None else (self.cohort.positive,)
+
     def only_evaluates(self, site: str) -> bool:
         """Whether a site trains nothing here: its role says so, or it is the site left out of the split."""
         left_out = self.split.kind == "leave-site-out" and self.split.site == site

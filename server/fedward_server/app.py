@@ -62,6 +62,7 @@ def serve(
                 listener=listener,
                 connected=connected,
                 wait_s=float(config.get("wait_s", 0.0)),
+                compares=engine == "deployment",  # elsewhere the baselines are runs of their own
             )(resume=bool(config.get("resume", False)))
         except BaseException as error:
             if fails(error):

@@ -17,6 +17,7 @@ EventKind = Literal[
     "warning",  # the note says of what
     "stopping",  # before the last round: the note says why
     "closing",
+    "comparing",  # each hospital trains alone, to see what it gained
     "finished",
     "died",  # what did the run is gone; the note says why, the round is the last one on disk
     "interrupted",  # as above, because the hub was stopped: nothing died

@@ -61,6 +61,8 @@ class RunBar:
                     self._say(f"round {event.round} of {event.rounds} is done")
             case "closing":
                 self._show(event, "scoring the final model", done=event.round)
+            case "comparing":
+                self._show(event, "each hospital trains alone, to see what it gained", done=event.round)
             case "finished":
                 self._show(event, "done", done=event.rounds)
 

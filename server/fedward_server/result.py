@@ -51,6 +51,7 @@ class SiteResult(_Record):
     prepared: Prepared
     validation: Evaluation | None = None
     test: Evaluation | None = None
+    alone: Evaluation | None = None  # of what the site trained without the others, on its test patients
     personal: Evaluation | None = None  # of the site's own model on its test patients, where the strategy keeps one
 
 

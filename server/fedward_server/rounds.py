@@ -86,6 +86,7 @@ class RoundEngine:
     listener: Listener
     connected: Connected | None = None  # in a deployment: the study's sites that are connected now, and their nodes
     wait_s: float = 0.0  # in a deployment: for sites that are not connected, or wait for approval, before round 1
+    compares: bool = False  # at the end each site also trains alone, where the study lets it: what did it gain?
 
     _state: State = field(default_factory=dict, init=False, repr=False)
     _parameters: frozenset[str] = field(default=frozenset(), init=False, repr=False)
@@ -142,7 +143,6 @@ class RoundEngine:
         return Trip(
             carrier=self.grid,
             questions=questions,
-            hard_s=self._deadline_s,
             lets_go=self.study.strategy.deadline == "adaptive" and not self._resumed,
             connected=self.connected,
             long_gone=self._gone,
@@ -227,6 +227,7 @@ class RoundEngine:
         trip = self._trip(
             messages,
             number,
+            hard_s=self._deadline_s,
             soft_s=self._limits(names),
             enough=lambda: len(updates.accepted) >= rules.min_sites,
             closed=lambda: rules.quorum != "all" and len(updates.accepted) >= rules.quorum,
@@ -492,12 +493,14 @@ class RoundEngine:
             [v.evaluation for site, v in sorted(validation.items()) if site in trained_on]
         )
         test = self._evaluate("test", thresholds)
+        alone = self._alone() if self.compares and self.study.evaluation.local_baseline else {}
         result = RunResult(
             run=self.run,
             engine=self.engine,
             study=self.study,
             sites={
-                site.name: _site_result(site, validation.get(site.name), test.get(site.name)) for site in self._sites
+                site.name: _site_result(site, *(each.get(site.name) for each in (validation, test, alone)))
+                for site in self._sites
             },
             history=tuple(self._history),
             kept_round=kept,
@@ -522,16 +525,32 @@ class RoundEngine:
         self, side: Literal["validation", "test"], thresholds: dict[str, float] | None
     ) -> dict[str, Evaluated]:
         question = Question(kind="evaluate", study=self.study, run=self.run, side=side, thresholds=thresholds)
-        content = question_record(question, to_array_record(self._state))
+        return self._evaluated(question, self._state, self._sites, self._deadline_s)
+
+    def _alone(self) -> dict[str, Evaluated]:
+        """What each hospital that trains would have reached without the others, on its own test patients.
+
+        It takes as long as all rounds together, at all of them at once.
+        """
+        self._tell("comparing", len(self._history))
+        question = Question(kind="evaluate", study=self.study, run=self.run, side="test", model="alone")
+        start, _ = models.initial_model(self.study, self.folder)
+        trainers = [site for site in self._sites if site.trains]
+        return self._evaluated(question, start, trainers, self._deadline_s * (self.study.training.rounds + 1))
+
+    def _evaluated(
+        self, question: Question, arrays: State, sites: list[Participant], deadline_s: float
+    ) -> dict[str, Evaluated]:
+        content = question_record(question, to_array_record(arrays))
         number = len(self._history)
-        questions = {site.name: Message(content, site.node_id, MessageType.EVALUATE) for site in self._sites}
+        questions = {site.name: Message(content, site.node_id, MessageType.EVALUATE) for site in sites}
         evaluations: dict[str, Evaluated] = {}
-        trip = self._trip(questions, number)
+        trip = self._trip(questions, number, hard_s=deadline_s)
         for came in trip.replies():
             try:
                 evaluated = read_reply(came.reply, Evaluated)
                 site = next(site for site in self._sites if site.name == came.site)
-                _check_scores(site, evaluated, thresholds or {})
+                _check_scores(site, evaluated, None if question.model == "alone" else question.thresholds or {})
                 evaluations[came.site] = evaluated
             except RecordError as error:
                 self._tell("refused", number, site=came.site, note=str(error))
@@ -542,8 +561,7 @@ class RoundEngine:
 
     def _operating_points(self, evaluations: list[Evaluation]) -> dict[str, float]:
         """A threshold for each label whose merged validation sketch is there."""
-        labels = self.study.cohort.labels if self.study.cohort.positive is None else (self.study.cohort.positive,)
-        merged = {label: pooled(evaluations, label) for label in labels}
+        merged = {label: pooled(evaluations, label) for label in self.study.asked_labels}
         rule = self.study.evaluation.operating_point
         return {label: histogram.threshold(rule) for label, histogram in merged.items() if histogram is not None}
 
@@ -564,8 +582,11 @@ def _reply(arrays: ArrayRecord, patients: int, train_loss: float, asked: Message
     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=asked)
 
 
-def _site_result(site: Participant, validation: Evaluated | None, test: Evaluated | None) -> SiteResult:
+def _site_result(
+    site: Participant, validation: Evaluated | None, test: Evaluated | None, alone: Evaluated | None
+) -> SiteResult:
     return SiteResult(
+        alone=alone.evaluation if alone is not None else None,
         prepared=site.prepared,
         validation=validation.evaluation if validation is not None else None,
         test=test.evaluation if test is not None else None,
@@ -584,10 +605,15 @@ def _primary_of_site(evaluation: Evaluation) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _check_scores(site: Participant, evaluated: Evaluated, thresholds: Mapping[str, float]) -> None:
-    """Raise unless the scores are this site's, about its frozen cohort, at the operating points asked for."""
+def _check_scores(site: Participant, evaluated: Evaluated, thresholds: Mapping[str, float] | None) -> None:
+    """Raise unless the scores are this site's, about its frozen cohort, at the operating points asked for.
+
+    Without `thresholds` they are at the site's own.
+    """
     if evaluated.site != site.name or evaluated.cohort != site.prepared.cohort:
         raise RecordError(f"{site.name}'s node sent scores of {evaluated.site} on another cohort than it froze")
+    if thresholds is None:
+        return
     for evaluation in (evaluated.evaluation, evaluated.personal):
         for label, figures in evaluation.figures.items() if evaluation is not None else ():
             if figures.threshold != thresholds.get(label):

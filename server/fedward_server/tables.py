@@ -33,8 +33,37 @@ def show_run(found: Mapping[str, Any]) -> None:
         rows = [{"interrupted after round": each["round"], "why": each["reason"]} for each in found["interruptions"]]
         _show_table(rows, ("interrupted after round", "why"), "")
     _show_table(found["sites"], ("name", "last", "note"), "no site was asked yet")
+    if found["gains"]:
+        show_gains(found["gains"])
     rounds = [{**entry, "sites": _taken(entry["sites"])} for entry in found["history"]]
     _show_table(rounds, ("round", "seconds", "loss", "primary", "sites"), "no round has ended yet")
+
+
+def show_gains(rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+    """Who gains: a line each hospital and label."""
+    table = [
+        {
+            "hospital": row["site"],
+            "label": row["label"],
+            "test patients": row["patients"],
+            **{title: _estimate(row[key]) for key, title in _AREAS.items()},
+            "gain": _gain(row["alone"], row["together"]),
+        }
+        for row in rows
+    ]
+    shown = [title for title in _AREAS.values() if title != _AREAS["personal"] or any(row[title] for row in table)]
+    _show_table(table, ("hospital", "label", "test patients", *shown, "gain"), "no figures left the hospitals", console)
+
+
+_AREAS = {"alone": "AUC alone", "together": "AUC with the others", "personal": "AUC of its own model"}
+
+
+def _estimate(found: Mapping[str, float] | None) -> str:
+    return "" if found is None else f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+
+
+def _gain(alone: Mapping[str, float] | None, together: Mapping[str, float] | None) -> str:
+    return f"{together['value'] - alone['value']:+.3f}" if alone is not None and together is not None else ""
 
 
 def _taken(parts: Sequence[Mapping[str, Any]]) -> str:
@@ -51,14 +80,17 @@ def _show_pairs(pairs: Mapping[str, Any]) -> None:
     Console().print(grid)
 
 
-def _show_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], none: str) -> None:
+def _show_table(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], none: str, console: Console | None = None
+) -> None:
+    console = console or Console()
     if not rows:
-        Console().print(f"({none})", highlight=False)
+        console.print(f"({none})", highlight=False)
         return
     table = Table(*columns)
     for row in rows:
         table.add_row(*(Text(_cell(row[column]), overflow="fold") for column in columns))
-    Console().print(table)
+    console.print(table)
 
 
 def _cell(value: Any) -> str:

@@ -3,13 +3,15 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from fedward_common.errors import RunError
+from fedward_common.metrics import Evaluation
 from fedward_server.events import RunEvent
 from fedward_server.hub import Hub
 from fedward_server.journal import Tail, standing
-from fedward_server.result import FILE
+from fedward_server.result import FILE, RunResult
 from fedward_server.store import UNFINISHED, RunRow
 
 LOOK_S = 0.2
@@ -53,6 +55,28 @@ def summary(hub: Hub, row: RunRow) -> dict[str, Any]:
     }
 
 
+def gains(figures: Path) -> list[dict[str, Any]]:
+    """Who gains: each hospital's test patients by the model it made alone and by the common one, from a run's figures.
+
+    `alone`, `together` and `personal` (the strategy's own model of the hospital) are areas under the ROC curve with
+    their 95 % intervals, None where the small-cell rule, the policy or the study keeps them home.
+    """
+    result = RunResult.read(figures.parent)
+    kinds = ("alone", "together", "personal")
+    return [
+        {"site": site, "label": label, "patients": counted, **dict(zip(kinds, areas, strict=True))}
+        for site, found in sorted(result.sites.items())
+        for label in result.study.asked_labels
+        for areas in [[_area(each, label) for each in (found.alone, found.test, found.personal)]]
+        for counted in [found.test.patients if found.test is not None else None]
+    ]
+
+
+def _area(evaluation: Evaluation | None, label: str) -> dict[str, float] | None:
+    figures = evaluation.figures.get(label) if evaluation is not None else None
+    return None if figures is None else figures.roc_auc.model_dump()
+
+
 def report(hub: Hub, run: str) -> dict[str, Any]:
     """All that is known of a run, as JSON."""
     with hub.store() as store:
@@ -64,6 +88,7 @@ def report(hub: Hub, run: str) -> dict[str, Any]:
         "rounds": int(row.study_json["training"]["rounds"]),
         "sites": [{"name": name, "last": kind, "note": note} for name, (kind, note) in sorted(now.sites.items())],
         "interruptions": [{"round": number, "reason": note} for number, note in now.interruptions],
+        "gains": gains(figures) if (figures := hub.runs / row.run / FILE).exists() else [],
         "history": [
             {**asdict(entry), "sites": [asdict(part) for part in parts if part.round == entry.round]}
             for entry in rounds

@@ -55,6 +55,8 @@ class Bars:
                 self._show(title, event.round, event.rounds, "")
             case "closing":
                 self._show(title, event.round, event.rounds, "scoring the final model")
+            case "comparing":
+                self._show(title, event.round, event.rounds, "each hospital trains alone")
             case "finished":
                 self._show(title, event.rounds, event.rounds, "done")
                 if not self._console.is_terminal:

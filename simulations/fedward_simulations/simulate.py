@@ -96,7 +96,11 @@ class Simulation:
                 return {seed: self._deploy(running, seed, bars) for seed in self.seeds}
 
     def _deploy(self, running: Federation, seed: int, bars: Bars) -> Deployed:
-        result = running.run(self.study, lambda event: bars.on_run("federated", event), seed=seed, resume=self.resume)
+        rules = self.study.evaluation.model_copy(
+            update={"local_baseline": False}
+        )  # the baselines are runs of their own
+        study = self.study.model_copy(update={"evaluation": rules})
+        result = running.run(study, lambda event: bars.on_run("federated", event), seed=seed, resume=self.resume)
         return Deployed(result, running.hub.runs / result.run)
 
     def _compare(self, seed: int, grid: EmbeddedGrid, bars: Bars, logs: Path, deployed: Deployed | None) -> Comparison:

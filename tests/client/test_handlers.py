@@ -9,6 +9,7 @@ import pytest
 from fedward_client.handlers import Hospital, SiteSource
 from fedward_common import models
 from fedward_common.errors import DataError, RecordError
+from fedward_common.metrics import pooled
 from fedward_common.records import Question
 from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
@@ -98,3 +99,27 @@ def test_nothing_that_leaves_names_a_patient() -> None:
         "round",
         "cohort", "patients", "images", "steps", "train_loss", "incoming", "train_seconds", "seconds",
     }  # fmt: skip
+
+
+# Alone ---------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_hospital_makes_of_it_alone_is_what_a_federation_of_one_makes(tmp_path: Path) -> None:
+    """The same bits as rounds of training handed on by hand, at the operating point of its own validation patients."""
+    folder = tmp_path / "state"
+    source = PhantomSource("north", 60, 1.0, 5, folder)
+    study = tiny_study(training={"rounds": 3, "batch_size": 8})
+    asked = Question(kind="evaluate", study=study, run="run-1", side="test", model="alone")
+    start = models.initial_state(study, study.training.seed)
+    alone = Hospital(source).alone(asked, start)
+    by_hand, state = Hospital(PhantomSource("north", 60, 1.0, 5)), start
+    for number in (1, 2, 3):
+        _, state = by_hand.train(Question(kind="train", study=study, run="run-2"), state, round_number=number)
+    validation = by_hand.evaluate(asked.model_copy(update={"side": "validation", "model": "sent"}), state).evaluation
+    merged = pooled([validation], "malignant")
+    assert merged is not None
+    points = {"malignant": merged.threshold("youden")}
+    test = by_hand.evaluate(asked.model_copy(update={"thresholds": points, "model": "sent"}), state)
+    assert alone.evaluation == test.evaluation
+    again = Hospital(source).alone(asked, {})
+    assert again.evaluation == alone.evaluation, "all rounds are on the disk: nothing is trained again"

@@ -61,17 +61,15 @@ def needs_state(study: StudySpec) -> bool:
 
 
 def train(at: Round) -> Outcome:
-    """A round of the study's strategy; the site's own layers are taken out of what goes back."""
+    """A round of the study's strategy; the site's own layers and frozen ones are taken out of what goes back."""
     own = personal_names(at.study, at.start)
     outcome = _STRATEGIES.get(at.study.strategy.name, _common)(at)
-    if not own:
-        return outcome
     state, wanted = outcome.returned, returned_names(at.study, at.start)
     beside = {name: array for name, array in state.items() if name not in at.start}
     return Outcome(
         result=outcome.result,
         returned={**{name: state[name] for name in wanted}, **beside},
-        kept={**outcome.kept, LAYERS: {name: state[name] for name in own}},
+        kept={**outcome.kept, LAYERS: {name: state[name] for name in own}} if own else outcome.kept,
     )
 
 
