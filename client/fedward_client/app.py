@@ -43,7 +43,12 @@ def _desk(folder: Path, *, simulation: bool) -> Desk:
 
 def answer(message: Message, at: Desk) -> Message:
     """A hospital's answer to a message; a refusal or a failure travels as a Flower error with its reason."""
-    return _message(message, guarded(lambda: _reply(message, at)))
+    return _message(message, reply(message, at))
+
+
+def reply(message: Message, at: Desk) -> Reply:
+    """A hospital's reply to a message, not made a message yet."""
+    return guarded(lambda: _reply(message, at))
 
 
 def _reply(message: Message, at: Desk) -> Reply:

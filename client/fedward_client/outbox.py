@@ -33,7 +33,6 @@ from fedward_common.records import (
     Trained,
     model_sha256,
     printable,
-    to_array_record,
 )
 from fedward_common.study import StudySpec
 
@@ -235,7 +234,7 @@ class Outbox:
         """Write a released answer's arrays into the spool; None where it has none."""
         if self.spool is None or not outgoing.arrays:
             return None
-        return spool_writer.write(self.spool, OUT, to_array_record(outgoing.arrays), limit=self.spool_bytes)
+        return spool_writer.write(self.spool, OUT, outgoing.arrays, limit=self.spool_bytes)
 
     def holds(self, parcel: Parcel | None) -> bool:
         """Whether an answer's arrays are still in the spool."""

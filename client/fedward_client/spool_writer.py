@@ -7,16 +7,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from flwr.app import ArrayRecord
-
 from fedward_client.spool import IN, OUT, Parcel
-from fedward_common.array_blocks import block_size, pieces
+from fedward_common.array_blocks import Record, block_size, pieces
 from fedward_common.errors import RunError
 
 _UNFINISHED = ".writing-"
 
 
-def write(spool: Path, where: str, record: ArrayRecord, *, limit: int) -> Parcel:
+def write(spool: Path, where: str, record: Record, *, limit: int) -> Parcel:
     """Write a record as a parcel into `spool`/`where`; raises RunError where the spool is full (`limit`: bytes)."""
     return write_block(spool, where, pieces(record), block_size(record), limit=limit)
 

@@ -40,20 +40,23 @@ class Piece(NamedTuple):
 _LAYOUT = TypeAdapter(Annotated[list[Piece], Field(max_length=MAX_PIECES)])
 
 
-def block_size(record: ArrayRecord) -> int:
+Record = ArrayRecord | Mapping[str, npt.NDArray[Any]]  # arrays that were not made a record yet save a copy
+
+
+def block_size(record: Record) -> int:
     """How many bytes a record's block takes."""
-    head, layout = _plan(record)
+    head, layout, _ = _plan(record)
     return len(head) + (layout[-1].offset + layout[-1].length if layout else 0)
 
 
-def pieces(record: ArrayRecord) -> Iterator[bytes | memoryview]:
+def pieces(record: Record) -> Iterator[bytes | memoryview]:
     """A record's block in parts, to be written one after the other; the arrays' own buffers are not copied."""
-    head, layout = _plan(record)
+    head, layout, buffers = _plan(record)
     yield head
     end = 0
-    for piece, array in zip(layout, record.values(), strict=True):
+    for piece, parts in zip(layout, buffers, strict=True):
         yield bytes(piece.offset - end)
-        yield array.data
+        yield from parts
         end = piece.offset + piece.length
 
 
@@ -82,7 +85,7 @@ def block_under(record: ArrayRecord) -> memoryview | None:
     if first is None or not isinstance(first.data, memoryview):
         return None
     block = memoryview(first.data.obj).cast("B")
-    head, layout = _plan(record)
+    head, layout, _ = _plan(record)
     if bytes(block[: len(head)]) != head or len(block) != len(head) + layout[-1].offset + layout[-1].length:
         return None
     start = _address(block) + len(head)
@@ -117,13 +120,18 @@ def view(memory: memoryview) -> ArrayRecord:
     return record
 
 
-def _plan(record: ArrayRecord) -> tuple[bytes, list[Piece]]:
-    """The head, padded so that the first buffer is aligned, and what lies where after it."""
-    return _layout((name, array.dtype, tuple(array.shape), len(array.data)) for name, array in record.items())
+def _plan(record: Record) -> tuple[bytes, list[Piece], list[tuple[bytes | memoryview, ...]]]:
+    """The head, padded so that the first buffer is aligned, what lies where after it, and the buffers in parts."""
+    described: list[tuple[str, str, tuple[int, ...], int]] = []
+    buffers: list[tuple[bytes | memoryview, ...]] = []
+    for name, array in record.items():
+        buffers.append((array.data,) if isinstance(array, Array) else npy.parts(np.asarray(array)))
+        described.append((name, str(array.dtype), tuple(array.shape), sum(map(len, buffers[-1]))))
+    return *_layout(described), buffers
 
 
 def _layout(arrays: Iterable[tuple[str, str, tuple[int, ...], int]]) -> tuple[bytes, list[Piece]]:
-    """The same of names, types, shapes and sizes in bytes."""
+    """The head and what lies where, of names, types, shapes and sizes in bytes."""
     layout: list[Piece] = []
     end = 0
     for name, dtype, shape, size in arrays:

@@ -46,9 +46,14 @@ def head(array: npt.NDArray[Any]) -> bytes:
     return header.getvalue()
 
 
+def parts(array: npt.NDArray[Any]) -> tuple[bytes, memoryview]:
+    """What `dump` gives, in two parts, the second the array's own memory where it lies in C order."""
+    return head(array), raw(np.ascontiguousarray(array).reshape(array.shape))
+
+
 def dump(array: npt.NDArray[Any]) -> bytes:
     """`array`, of a type in DTYPES, as a buffer in C order; `RecordError` for what does not travel."""
-    return b"".join((head(array), raw(np.ascontiguousarray(array).reshape(array.shape))))
+    return b"".join(parts(array))
 
 
 def load(data: Buffer, dtype: str) -> npt.NDArray[Any]:

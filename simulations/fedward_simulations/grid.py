@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, reduction
@@ -31,7 +31,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedward_client.handlers import Hospital, Source
 from fedward_common.errors import RunError
 from fedward_common.events import Event, Listener, ignore
-from fedward_simulations.shared_arrays import NO_BLOCK, BlockPool, read_block, write_block
+from fedward_common.records import answer_record
+from fedward_simulations.shared_arrays import NO_BLOCK, BlockPool, ReplyBlock, ReplyBlocks, ReplyWriter, read_block
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,9 @@ class Opener(Protocol):
 
     def __call__(self) -> Source:
         """The source."""
+
+
+Answerer = Callable[[Source, Listener], Hospital]
 
 
 # Worker --------------------------------------------------------------------------------------------------------------
@@ -70,12 +74,14 @@ class _Reporter:
             self._pipe.send(("event", event))
 
 
-def _work(pipe: Connection, openers: Mapping[int, Opener], threads: int, log_file: Path | None) -> None:
+def _work(
+    pipe: Connection, openers: Mapping[int, Opener], answerer: Answerer, threads: int, log_file: Path | None
+) -> None:
     """Answer questions until the pipe closes."""
     import torch
 
-    from fedward_client.app import answer, simulated
-    from fedward_client.desk import Desk
+    from fedward_client.app import REFUSED, reply, simulated
+    from fedward_client.desk import Desk, Reply
 
     _die_with_parent()
     if log_file is not None:
@@ -85,39 +91,37 @@ def _work(pipe: Connection, openers: Mapping[int, Opener], threads: int, log_fil
     torch.set_num_threads(threads)
     _identify(0)
     desks: dict[int, Desk] = {}
-    reporter = _Reporter(pipe)
+    reporter, writer = _Reporter(pipe), ReplyWriter()
     while True:
+        given: Reply | None = None
         try:
             node, kind, config, has_arrays = pipe.recv()
         except (EOFError, ConnectionResetError):  # the parent is gone
             return
         arrays = read_block(reduction.recv_handle(pipe)) if has_arrays else None
+        block = reduction.recv_handle(pipe)
         content = RecordDict({"config": ConfigRecord(config)})
         if arrays is not None:
             content["arrays"] = arrays
         message = Message(content, node, kind)
         try:
             if node not in desks:
-                desks[node] = simulated(Hospital(openers[node](), reporter))
-            _send_reply(pipe, answer(message, desks[node]))
+                desks[node] = simulated(answerer(openers[node](), reporter))
+            given = reply(message, desks[node])
+            if given.answer is None:
+                pipe.send(("error", REFUSED, given.refusal))
+            else:
+                if given.arrays:
+                    writer.write(block, given.arrays)
+                content = answer_record(given.answer)
+                configs = {name: dict(record) for name, record in content.config_records.items()}
+                metrics = {name: dict(record) for name, record in content.metric_records.items()}
+                pipe.send(("answer", configs, metrics, bool(given.arrays)))
         except Exception as error:  # the process's edge: the hub hears of it, the worker goes on
             log.exception("a worker failed")
             pipe.send(("error", WORKER_FAILED, f"{type(error).__name__} at the site; its log says where"))
-        del arrays, content, message  # so that the question's memory can go
-
-
-def _send_reply(pipe: Connection, reply: Message) -> None:
-    if reply.has_error():
-        pipe.send(("error", reply.error.code, reply.error.reason))
-        return
-    configs = {name: dict(record) for name, record in reply.content.config_records.items()}
-    metrics = {name: dict(record) for name, record in reply.content.metric_records.items()}
-    arrays = reply.content.array_records.get("arrays")
-    block = write_block(arrays) if arrays else NO_BLOCK
-    pipe.send(("answer", configs, metrics, block != NO_BLOCK))
-    if block != NO_BLOCK:
-        reduction.send_handle(pipe, block, os.getppid())
         os.close(block)
+        del arrays, content, message, given  # so that the question's memory can go
 
 
 def _identify(node: int) -> None:
@@ -134,6 +138,8 @@ def _identify(node: int) -> None:
 class _Worker:
     process: BaseProcess
     pipe: Connection
+    replies: ReplyBlocks = field(default_factory=ReplyBlocks)
+    block: ReplyBlock | None = None  # what the reply to `message` will be in
     message: Message | None = None
     started: float = 0.0
 
@@ -165,11 +171,13 @@ class EmbeddedGrid(Grid):
         threads: int = 1,
         listener: Listener = ignore,
         log_file: Path | None = None,
+        answerer: Answerer = Hospital,
     ) -> None:
         if not openers:
             raise RunError("there is no hospital to simulate")
         self.nodes = {name: node for node, name in enumerate(sorted(openers), start=1)}
         self._openers = {self.nodes[name]: opener for name, opener in openers.items()}
+        self._answerer = answerer
         self._threads = threads
         self._log_file = log_file
         self._listener = listener
@@ -204,6 +212,9 @@ class EmbeddedGrid(Grid):
         for worker in self._workers:
             worker.pipe.close()
             worker.process.terminate()
+            worker.replies.close()
+            if worker.block is not None:
+                worker.replies.give_back(worker.block)
         for worker in self._workers:
             worker.process.join(timeout=5)
             if worker.process.is_alive():
@@ -283,7 +294,7 @@ class EmbeddedGrid(Grid):
     def _start_worker(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=_work, args=(theirs, self._openers, self._threads, self._log_file), daemon=True
+            target=_work, args=(theirs, self._openers, self._answerer, self._threads, self._log_file), daemon=True
         )
         process.start()
         theirs.close()
@@ -337,6 +348,7 @@ class EmbeddedGrid(Grid):
         worker.message, worker.started = message, time.monotonic()
         config = dict(message.content.config_records["config"])
         descriptor = NO_BLOCK
+        worker.block = block = worker.replies.take()
         if arrays := message.content.array_records.get("arrays"):
             try:
                 with self._change:
@@ -349,6 +361,7 @@ class EmbeddedGrid(Grid):
             worker.pipe.send((message.metadata.dst_node_id, message.metadata.message_type, config, has_arrays))
             if has_arrays:
                 reduction.send_handle(worker.pipe, descriptor, worker.process.pid)
+            reduction.send_handle(worker.pipe, block.descriptor, worker.process.pid)
 
     def _receive(self, worker: _Worker) -> bool:
         """Take one thing from a worker's pipe; False when the worker is gone."""
@@ -363,6 +376,7 @@ class EmbeddedGrid(Grid):
             worker.process.join(timeout=5)
             reply = None if worker.message is None else _obituary(worker.process.exitcode, worker.message)
             worker.pipe.close()
+            worker.replies.close()
             alive = False
         if worker.message is not None and reply is not None:
             self._finish(worker, reply)
@@ -379,12 +393,16 @@ class EmbeddedGrid(Grid):
         content = RecordDict({name: ConfigRecord(record) for name, record in configs.items()})
         for name, record in metrics.items():
             content[name] = MetricRecord(record)
-        if has_arrays:
-            content["arrays"] = read_block(reduction.recv_handle(worker.pipe))
+        if has_arrays and worker.block is not None:
+            block, worker.block = worker.block, None
+            content["arrays"] = worker.replies.read(block)
         return Message(content, reply_to=asked)
 
     def _finish(self, worker: _Worker, reply: Message) -> None:
         asked, worker.message = worker.message, None
+        if worker.block is not None:
+            worker.replies.give_back(worker.block)
+            worker.block = None
         if asked is None:
             return
         with self._change:

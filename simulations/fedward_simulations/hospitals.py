@@ -19,7 +19,14 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless, RLELossless, UltrasoundImageStorage
+from pydicom.uid import (
+    UID,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+    UltrasoundImageStorage,
+)
 
 from fedward_common.errors import UsageError
 from fedward_common.streams import stream
@@ -230,3 +237,22 @@ def _write_key(folder: Path, name: str) -> None:
 def _write_bytes(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
+
+
+def write_plain(path: Path, pixels: npt.NDArray[np.uint8], *, patient: str) -> None:
+    """Write a grey image [rows, columns] as a plain DICOM file of an invented patient, with what it must have."""
+    dataset = Dataset()
+    dataset.PatientName, dataset.PatientID, dataset.Modality = f"Invented^{patient}", patient, "US"
+    dataset.SOPClassUID = UltrasoundImageStorage
+    dataset.SOPInstanceUID, dataset.SeriesInstanceUID, dataset.StudyInstanceUID = (
+        make_uid(f"{what} of {patient}") for what in ("image", "series", "study")
+    )
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.MediaStorageSOPClassUID = UltrasoundImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID(dataset.SOPInstanceUID)
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    _set_pixels(dataset, pixels, ExplicitVRLittleEndian)
+    dataset.save_as(path, enforce_file_format=True)

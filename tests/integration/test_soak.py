@@ -17,11 +17,12 @@ from fedward_server import control, runs
 from fedward_server.checkpoints import newest
 from fedward_server.store import UNFINISHED
 from fedward_simulations.benchmarks._deployments import DAEMON, SUPERVISOR, ours
+from fedward_simulations.benchmarks._noop_rounds import NOOP_SITE
 from fedward_simulations.benchmarks._processes import family, open_files, resident_mib
-from fedward_simulations.benchmarks.round_overhead import NOOP_SITE, SITES
 from fedward_simulations.faults import VICTIMS, MissedError, Victim, Watched, wait_until
 from fedward_simulations.federation import Federation
 
+SITES = ("north", "south")
 ROUNDS, KILLS, SEED = 200, 15, 7
 ROLES = (SUPERVISOR, DAEMON, "superlink", "superexec", "serverapp", "executor", "supernode")
 MORE_MIB, MORE_FILES = 32.0, 16  # of noise: what an allocator keeps, what is open for a moment

@@ -1,8 +1,11 @@
 """The streaming mean: against a sum by hand, against NumPy in float64, and what it refuses."""
 
+import mmap
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedward_common.array_blocks import pieces, view
 from fedward_common.errors import RecordError, RunError
-from fedward_common.records import model_sha256
+from fedward_common.records import from_array_record, model_sha256, to_array_record
 from fedward_server.aggregation import StreamingMean
 
 Update = Mapping[str, np.ndarray[Any, Any]]
@@ -145,6 +149,114 @@ def test_no_updates_have_no_mean() -> None:
     assert mean.result()["w"] == [1]
     with pytest.raises(RunError, match="no updates"):  # handed over: the next round starts from nothing
         mean.result()
+
+
+# Where updates lie ----------------------------------------------------------------------------------------------------
+
+
+def random_update(random: np.random.Generator, sizes: list[int]) -> Update:
+    """float32 arrays of these sizes, with a counter and a float64 array among them."""
+    arrays: dict[str, np.ndarray[Any, Any]] = {
+        "start": np.ones((2, 3), np.float32),
+        "seen": np.array(random.integers(100)),
+        "double": random.standard_normal(3),
+    }
+    for number, size in enumerate(sizes):
+        arrays[f"layer{number}"] = random.standard_normal(size).astype(np.float32)
+    return arrays
+
+
+def in_a_block(update: Update) -> Update:
+    return from_array_record(view(memoryview(b"".join(pieces(to_array_record(update))))))
+
+
+def in_one_array(update: Update) -> Update:
+    """The float32 arrays as views of one flat one, backwards."""
+    floats = {name: array for name, array in reversed(list(update.items())) if array.dtype == np.float32}
+    flat = np.concatenate([array.reshape(-1) for array in floats.values()])
+    ends = np.cumsum([array.size for array in floats.values()])
+    parts = zip(floats.items(), np.split(flat, ends[:-1]), strict=True)
+    return {**update, **{name: part.reshape(array.shape) for (name, array), part in parts}}
+
+
+LAYOUTS = (dict, in_a_block, in_one_array)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 500), st.sampled_from(LAYOUTS)), min_size=1, max_size=5),
+    st.lists(st.integers(0, 70), max_size=6),
+    st.integers(0, 2**32 - 1),
+)
+def test_the_bits_do_not_depend_on_where_updates_lie(sites: list[tuple[int, Any]], sizes: list[int], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    plain = [random_update(random, sizes) for _ in sites]
+    weights_ = [weight for weight, _ in sites]
+    expected = mean_of(*zip(plain, weights_, strict=True))
+    laid = [layout(update) for update, (_, layout) in zip(plain, sites, strict=True)]
+    found = mean_of(*zip(laid, weights_, strict=True))
+    assert model_sha256(found) == model_sha256(expected)
+    assert list(found) == list(plain[0])
+    for name in found:
+        if found[name].dtype == np.float64:
+            reference = np.average([update[name] for update in plain], axis=0, weights=weights_)
+            np.testing.assert_allclose(found[name], reference, rtol=1e-9, atol=1e-12)
+
+
+def test_updates_are_averaged_from_a_mapped_file(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    updates = [random_update(random, [300_000, 5, 40_000]) for _ in range(3)]
+    mean, mapped = StreamingMean(), []
+    for number, update in enumerate(updates):
+        path = tmp_path / str(number)
+        path.write_bytes(b"".join(pieces(to_array_record(update))))
+        with path.open("rb") as file:
+            mapped.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        mean.add(from_array_record(view(memoryview(mapped[-1]))), 10 + number)
+    found = mean.result()
+    assert model_sha256(found) == model_sha256(mean_of(*zip(updates, (10, 11, 12), strict=True)))
+    assert all(copied_kib(one) == 0 for one in (tmp_path / "0", tmp_path / "2"))
+    for one in mapped:
+        one.close()  # a BufferError where the mean held on to the file
+
+
+def copied_kib(path: Path) -> int:
+    """How much of a mapped file this process holds as a copy of its own: proc(5), smaps."""
+    mappings = re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())
+    (mine,) = [mapping for mapping in mappings if str(path) in mapping]
+    return sum(int(kib) for kib in re.findall(r"Anonymous: +(\d+) kB", mine))
+
+
+def test_a_held_mean_is_never_written_to() -> None:
+    mean = StreamingMean()
+    results = []
+    for factor in (1, 2, 3, 4):
+        for _ in range(2):
+            mean.add({"w": np.full(100, factor, np.float32), "n": np.array(factor)}, 5)
+        results.append(mean.result())
+    assert [float(one["w"][0]) for one in results] == [1, 2, 3, 4]
+    address = results[-1]["w"].__array_interface__["data"][0]
+    part = results.pop()["w"][7:9]  # a view of a view is a hold too
+    again = mean_of_two(mean, 5.0)
+    assert part.tolist() == [4, 4]
+    assert not np.shares_memory(part, again["w"])
+    del part, results
+    address = again["w"].__array_interface__["data"][0]
+    del again
+    assert mean_of_two(mean, 6.0)["w"].__array_interface__["data"][0] == address  # nobody held it: used again
+
+
+def mean_of_two(mean: StreamingMean, value: float) -> dict[str, np.ndarray[Any, Any]]:
+    for _ in range(2):
+        mean.add({"w": np.full(100, value, np.float32), "n": np.array(1)}, 5)
+    return mean.result()
+
+
+def test_a_single_update_is_copied() -> None:
+    update = weights(1, 2, 3)
+    found = mean_of((update, 4))["w"]
+    assert not np.shares_memory(found, update["w"])
+    assert found.tolist() == [1, 2, 3]
 
 
 MEMORY = """

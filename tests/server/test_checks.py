@@ -110,6 +110,27 @@ def test_the_norm_is_numpys(size: int, seed: int) -> None:
         assert (refused is None) == passes
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-15, 1e25])
+def test_the_norm_of_values_whose_squares_float32_does_not_hold(scale: float) -> None:
+    moved = np.full(100, scale, np.float32)  # 10 * scale from 0
+    gates = [Gate({"w": np.zeros(100, np.float32)}, max_update_norm=factor * scale) for factor in (9.9, 11)]
+    assert gates[0].check("north", {"w": moved}) is not None
+    assert gates[1].check("north", {"w": moved}) is None
+
+
+@pytest.mark.parametrize("bound", [None, 1e3])
+def test_a_large_value_that_may_be_averaged_passes_where_no_norm_forbids_it(bound: float | None) -> None:
+    reason = refusal(with_value(1e30), bound=bound)
+    assert (reason is None) == (bound is None)
+    assert reason is None or reason.startswith("the update of north is 1e+30 from the model")
+
+
+@pytest.mark.parametrize("bound", [None, 1e3])
+def test_a_bad_value_is_found_with_and_without_a_bound(bound: float | None) -> None:
+    assert refusal(with_value(np.nan, 5), bound=bound) == "array 'conv.weight' of north holds NaN or Inf"
+    assert "too large" in str(refusal(with_value(3e38), bound=bound))
+
+
 def test_nothing_is_changed() -> None:
     update = model()
     before = {name: array.tobytes() for name, array in update.items()}

@@ -7,19 +7,36 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fedward_client import cache
+from fedward_client.catalog import scan
+from fedward_client.site import Site
 from fedward_common.errors import RunError, UsageError
+from fedward_common.events import ignore
 from fedward_simulations import benchmarks
-from fedward_simulations.benchmarks import Figure, aggregation, fastest
+from fedward_simulations.benchmarks import (
+    Figure,
+    _digits,
+    aggregation,
+    executor_training,
+    fastest,
+    real_cnn_rounds,
+    simulation_rounds,
+)
 from fedward_simulations.benchmarks._deployments import timed, wait_until, whole_lines
-from fedward_simulations.benchmarks._processes import Peaks, cpu_s, family, peak_mib
+from fedward_simulations.benchmarks._processes import Peaks, cpu_s, family, peak_mib, peak_over
 from fedward_simulations.federation import background
 
+TINY = "{'model': {'name': 'small-cnn', 'options': {'width': 8}}}"
 DEPLOYMENTS = {
-    "round-overhead": "round_overhead.measure(rounds=3, stock_rounds=3, width=8)",
+    "round-overhead": f"round_overhead.beside_stock(Path(sys.argv[1]), {TINY}, sites=2, rounds=3, stock=3)",
+    "hub-memory": f"hub_memory.measure({TINY}, sites=(1, 2), rounds=3, reference_rounds=3)",
     "idle": "idle.measure(settle_s=1, window_s=5)",
 }
+HUB, SITE = {"supervisor", "superlink", "superexec"}, {"daemon", "executor", "supernode"}
+PROCESSES = {"round-overhead": HUB | SITE | {"serverapp"}, "hub-memory": {"serverapp", "hub"}, "idle": HUB | SITE}
 
 
 def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -66,8 +83,63 @@ def test_fastest_takes_turns() -> None:
 
 
 def test_aggregation_measures_what_it_says() -> None:
-    figure = aggregation.measure(sites=3, parameters=20_000, arrays=7)
-    assert figure.setting.items() >= {"sites": 3, "parameters": 20_000, "arrays": 7}.items()
+    assert len(aggregation.resnet_50()) == 161
+    seconds, memory = aggregation.measure(sites=3, shapes=[(100_000,), (7, 9), ()])
+    assert (seconds.name, memory.name) == ("aggregation", "aggregation-memory")
+    assert seconds.setting == memory.setting
+    assert seconds.setting.items() >= {"sites": 3, "parameters": 100_064, "arrays": 3}.items()
+    assert seconds.value > 0
+    assert seconds.reference_value > 0
+    assert memory.value >= 0
+
+
+def test_the_peak_of_a_piece_of_work() -> None:
+    assert 90 < peak_over(lambda: np.ones(100 * 2**20, np.uint8)) < 120
+    assert peak_over(lambda: None) < 5  # what was used before does not count
+
+
+def test_local_training_is_measured() -> None:
+    study, source = _digits.study(1, 1), _digits.OpenDigits(0, 10)()
+    figure = executor_training.measure("digits", study, source, repeats=1)
+    assert figure.setting.items() >= {"data": "digits", "images": 126, "model": "small-cnn"}.items()
+    assert figure.value > 0
+    assert figure.reference_value > 0
+
+
+def test_the_digits_are_dealt_out_whole() -> None:
+    study = _digits.study(4, 1)
+    parts = [_digits.OpenDigits(part, 4).data(study) for part in range(4)]
+    assert sum(len(part.labels) for part in parts) == 1797
+    assert parts[0].images.shape[1:] == (1, 8, 8)
+    assert all(len(np.unique(part.labels)) == 10 for part in parts)
+    assert all(np.bincount(part.sides, minlength=3).min() > 60 for part in parts)
+
+
+def test_digits_planted_as_dicom_are_read_back_as_they_were(tmp_path: Path) -> None:
+    _digits.plant(tmp_path / "site", 3, 40)
+    site = Site.open(tmp_path / "site")
+    scan(site)
+    study = _digits.study(1, 1)
+    read, meant = cache.load(site, study, "run-1", ignore), _digits.OpenDigits(3, 40).data(study)
+    assert read.unreadable == 0
+    assert sorted(read.labels) == sorted(meant.labels)
+    assert len(np.unique(read.patients)) == len(meant.patients)
+    assert read.images.shape == meant.images.shape
+
+
+@pytest.mark.long
+def test_rounds_of_the_embedded_engine_are_measured() -> None:
+    figures = [*simulation_rounds.digits(rounds=3), simulation_rounds.noop(sites=2, width=16, rounds=3)]
+    assert [figure.name for figure in figures] == ["simulation-rounds"] * 3
+    assert [figure.setting["data"] for figure in figures] == ["digits", "digits", "none"]
+    assert [figure.setting["workers"] for figure in figures] == [1, 2, 2]
+    assert all(figure.value > 0 and figure.reference_value > 0 for figure in figures)
+
+
+@pytest.mark.long
+def test_rounds_of_a_deployment_that_learns_are_measured() -> None:
+    figure = real_cnn_rounds.measure(sites=2, rounds=3)
+    assert figure.setting.items() >= {"data": "digits", "sites": 2, "images": 1797}.items()
     assert figure.value > 0
     assert figure.reference_value > 0
 
@@ -114,20 +186,25 @@ def test_a_deployment_that_stands_still_says_what_it_said(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_a_deployment_is_measured_and_leaves_nothing(name: str, tmp_path: Path) -> None:
     code = (
-        "import json; from fedward_simulations.benchmarks import idle, round_overhead\n"
+        "import json, sys; from pathlib import Path\n"
+        "from fedward_simulations.benchmarks import hub_memory, idle, round_overhead\n"
         f"for figure in {DEPLOYMENTS[name]}: print(json.dumps(figure.as_json()))"
     )
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=500
+        [sys.executable, "-c", code, str(tmp_path / "here")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr
     figures = [json.loads(line) for line in done.stdout.splitlines()]
     assert figures[0]["name"] == name
-    processes = {figure["setting"].get("process", "") for figure in figures} - {""}
-    assert {"supervisor", "superlink", "superexec", "daemon", "executor", "supernode"} <= processes
-    assert all(figure["value"] >= 0 and figure["reference_value"] > 0 for figure in figures)
-    assert list(tmp_path.iterdir()) == []
+    assert {figure["setting"].get("process", "") for figure in figures} - {""} == PROCESSES[name]
+    assert all(isinstance(figure["value"], float) and figure["reference_value"] != 0 for figure in figures)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "here"] == []
     assert _processes_that_name(tmp_path) == []
 
 

@@ -24,8 +24,20 @@ class Device:
 
     def place(self, model: nn.Module, dims: int) -> None:
         """Move a network here, in this layout."""
+        if self.torch.type == "cpu":  # where networks are made, in this layout; to look costs a small one a millisecond
+            return
         model.to(device=self.torch)
         model.to(memory_format=self.layout(dims))  # type: ignore[call-overload]  # torch's stubs lack this overload
+
+    def seed(self, seed: int) -> None:
+        """Seed what is drawn here and on the CPU, as `torch.manual_seed` does.
+
+        That one, where there is no GPU, keeps the call with its whole stack for each kind of GPU, in case one comes:
+        milliseconds and memory for every call.
+        """
+        torch.default_generator.manual_seed(seed)
+        if self.torch.type == "cuda":
+            torch.cuda.manual_seed_all(seed)
 
 
 @cache
@@ -33,6 +45,7 @@ def pick_device() -> Device:
     """The first GPU where there is one that knows bfloat16, else the CPU. Turns on deterministic algorithms."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it
     torch.backends.cudnn.benchmark = False
     if torch.cuda.is_available():
         return Device(torch.device("cuda"), amp=torch.cuda.is_bf16_supported())

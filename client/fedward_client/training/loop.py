@@ -94,7 +94,7 @@ def train(
     criterion = nn.CrossEntropyLoss(weight=weights).to(device.torch)
     augment = Augmentation(spec.augmentation, study.input.size)
     total = _steps(study, len(indices))
-    torch.manual_seed(stream(spec.seed, "dropout", site, round_number).integers(2**63))
+    device.seed(int(stream(spec.seed, "dropout", site, round_number).integers(2**63)))
     at = (journal.restore(model, optimizer) if journal is not None else None) or Progress(
         torch.zeros((), dtype=torch.float64, device=device.torch)
     )

@@ -1,6 +1,6 @@
 """A histogram of scores that may leave a site: each class in bins of its own that hold at least k of its patients."""
 
-from itertools import pairwise
+from operator import ge
 from typing import Annotated, Self
 
 import numpy as np
@@ -56,7 +56,7 @@ class ClassSketch(Record):
     def _fits(self) -> Self:
         if self.edges[0] != 0 or self.edges[-1] != BINS:
             raise ValueError(f"edges go from 0 to {BINS}, not from {self.edges[0]} to {self.edges[-1]}")
-        if any(left >= right for left, right in pairwise(self.edges)):
+        if any(map(ge, self.edges, self.edges[1:])):
             raise ValueError("edges must rise from one to the next")
         if len(self.counts) != len(self.edges) - 1:
             raise ValueError(

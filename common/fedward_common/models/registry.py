@@ -1,7 +1,9 @@
 """Finds a network by name, refuses what cannot work, builds what can. Never imports torch before `build`."""
 
+import sys
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import TYPE_CHECKING, cast
 
 from fedward_common.errors import ModelError
@@ -19,7 +21,7 @@ _registered: dict[str, Architecture] = {each.card.name: each for each in SHIPPED
 
 def names() -> list[str]:
     """The names of all networks, those of installed plug-ins included, sorted."""
-    return sorted({*_registered, *(point.name for point in entry_points(group=ENTRY_POINTS))})
+    return sorted({*_registered, *_plug_ins(tuple(sys.path)).names})
 
 
 def describe(name: str) -> ModelCard:
@@ -78,7 +80,7 @@ def build(
 
 
 def _find(name: str) -> Architecture:
-    points = entry_points(group=ENTRY_POINTS, name=name)
+    points = _plug_ins(tuple(sys.path)).select(name=name)
     if len(points) + (name in _registered) > 1:
         packages = ", ".join(sorted(point.dist.name if point.dist else point.value for point in points))
         raise ModelError(f'the model name "{name}" is taken more than once: uninstall or rename that of {packages}')
@@ -88,6 +90,11 @@ def _find(name: str) -> Architecture:
         return _plug_in(point)
     known = names()
     raise ModelError(f'there is no model "{name}"; choose one of {", ".join(known)}{near(name, known)}')
+
+
+@lru_cache(maxsize=1)  # a search reads a file of every installed package, and each question that a site reads needs one
+def _plug_ins(path: tuple[str, ...]) -> EntryPoints:  # noqa: ARG001 - what is installed follows from it
+    return entry_points(group=ENTRY_POINTS)
 
 
 def _plug_in(point: EntryPoint) -> Architecture:

@@ -1,6 +1,8 @@
 """The reference of the training benchmarks: federated averaging as a bare torch loop, and nothing around it."""
 
+import time
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +10,7 @@ import torch
 from torch import nn
 
 from fedward_client.cache import SiteData
+from fedward_common import models
 from fedward_common.study import StudySpec
 
 State = Mapping[str, torch.Tensor]
@@ -17,7 +20,8 @@ def train(model: nn.Module, data: SiteData, study: StudySpec) -> None:
     """One epoch of AdamW with class weights over shuffled equal batches."""
     indices = data.indices("train")
     labels = data.labels[indices]
-    weights = torch.as_tensor(len(labels) / 2 / np.bincount(labels), dtype=torch.float32)
+    counts = np.bincount(labels)
+    weights = torch.as_tensor(len(labels) / len(counts) / counts, dtype=torch.float32)
     criterion = nn.CrossEntropyLoss(weight=weights)
     optimizer = torch.optim.AdamW(model.parameters(), lr=study.training.optimizer.lr, weight_decay=0.01)
     model.train()
@@ -49,3 +53,20 @@ def federated_round(model: nn.Module, state: State, sites: Sequence[SiteData], s
         for name, tensor in model.state_dict().items():
             mean[name].add_(tensor, alpha=share)
     return mean
+
+
+def round_s(sites: Sequence[SiteData], study: StudySpec, rounds: int, warm_up: int) -> float:
+    """The median of the seconds of rounds after the first ones, on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        model = models.network(study)
+        state: State = {name: torch.as_tensor(array) for name, array in models.initial_state(study, 1).items()}
+        seconds = []
+        for _ in range(rounds):
+            started = time.perf_counter()
+            state = federated_round(model, state, sites, study)
+            seconds.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(threads)
+    return median(seconds[warm_up:])

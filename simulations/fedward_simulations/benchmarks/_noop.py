@@ -52,8 +52,7 @@ class NoHospital(Hospital):
         )
 
     def train(self, question: Question, arrays: Arrays, *, round_number: int) -> tuple[Trained, dict[str, np.ndarray]]:
-        """The arrays that came, a little changed: equal ones would be stored and sent once, as no update ever is."""
-        step = np.float32(np.random.default_rng().random() * 1e-3)
+        """The arrays as `changed` makes them."""
         trained = Trained(
             site=self.source.name,
             study=question.study.digest,
@@ -67,12 +66,29 @@ class NoHospital(Hospital):
             train_seconds=0.0,
             seconds=0.0,
         )
-        return trained, {name: array + step for name, array in arrays.items()}
+        return trained, self.changed(arrays)
+
+    def changed(self, arrays: Arrays) -> dict[str, np.ndarray]:
+        """The arrays that came, a little changed: equal ones would be stored and sent once, as no update ever is."""
+        step = np.float32(np.random.default_rng().random() * 1e-3)
+        return {name: array + step for name, array in arrays.items()}
 
     def evaluate(self, question: Question, arrays: Arrays) -> Evaluated:
         """A loss."""
         del question, arrays
         return Evaluated(site=self.source.name, cohort=self._cohort, evaluation=_NOTHING, seconds=0.0)
+
+    alone = evaluate
+
+
+class Echo(NoHospital):
+    """A hospital without patients that gives back what came: for engines that store nothing by its content."""
+
+    __slots__ = ()
+
+    def changed(self, arrays: Arrays) -> dict[str, np.ndarray]:
+        """What came."""
+        return dict(arrays)
 
 
 def main(folder: Path, state: State, supervised: Flag = False, unsafe_no_walls: Flag = False) -> None:

@@ -1,7 +1,7 @@
 """What processes take, read from /proc by the role that each plays."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +62,14 @@ def _status_mib(pid: int, field: str) -> float:
             if line.startswith(field):
                 return int(line.split()[1]) / 1024
     return 0.0
+
+
+def peak_over(work: Callable[[], object]) -> float:
+    """The most memory that this process takes for `work`, over what it has before, in MiB."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is in use: proc(5)
+    before = peak_mib(os.getpid())
+    work()
+    return peak_mib(os.getpid()) - before
 
 
 def cpu_s(pid: int) -> float:
