@@ -11,15 +11,19 @@ is off by at most about n/2 roundings (n * 3e-8) of the largest value: measured 
 for 1000. The bits depend on the order in which updates are added, and on nothing else.
 
 Two things save a pass each: the first update is not copied, it waits for the second; and the buffer is used again once
-nobody holds the mean that was in it, for new memory costs the system as much as an update. Updates are only read, so
-views of a mapped file are averaged from the file's own pages.
+nobody holds the mean that was in it, for new memory costs the system as much as an update. A third keeps networks of
+hundreds of arrays as fast as one array: where an update's float32 arrays lie in one block, as a message's do, the whole
+block is added at once, whatever lies between them included, for each call finds the processor's caches empty.
+
+Updates are only read, so views of a mapped file are averaged from the file's own pages.
 """
 
 import math
+import mmap
 import sys
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +33,23 @@ from fedward_common.errors import RecordError, RunError
 
 _TAKEN = frozenset(map(np.dtype, (np.float32, np.float64, np.uint8, np.int8, np.int16, np.int32, np.int64)))
 _LINE = 64  # bytes; arrays begin at multiples of it, a processor's cache line
+_GAP = 4096  # bytes between two arrays, at most, for both to be added at once
+_FLOAT_BYTES = 4
 
 with warnings.catch_warnings():  # torch warns of read-only memory once in a process: here, where nothing writes to it
     warnings.simplefilter("ignore")
     torch.from_numpy(np.frombuffer(b"0", np.uint8))
+
+
+class _Update(NamedTuple):
+    """Arrays and, where the float32 ones lie in one block, that block."""
+
+    arrays: Mapping[str, npt.NDArray[Any]]
+    places: tuple[tuple[int, int], ...]  # in the block: where each of them begins and ends, in elements
+    block: torch.Tensor  # of all of them, and of what lies between
+
+
+_NOTHING = _Update({}, (), torch.empty(0))
 
 
 class StreamingMean:
@@ -42,7 +59,7 @@ class StreamingMean:
     """
 
     def __init__(self) -> None:
-        self._mean: dict[str, torch.Tensor] = {}  # of one update so far, that update itself
+        self._mean = _NOTHING  # of one update so far, that update itself
         self._in_buffer = False  # whether the mean is
         self._buffer = np.empty(0, np.uint8)
         self._first: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
@@ -59,50 +76,113 @@ class StreamingMean:
             raise RecordError(f"an update's weight is {weight:g}; it is a number of patients, finite and above 0")
         kinds = {name: (array.dtype, array.shape) for name, array in arrays.items()}
         _check(kinds, self._first or kinds)
+        update = _as_update(
+            arrays, [name for name, (dtype, _) in (self._first or kinds).items() if dtype == np.float32]
+        )
         self._weight += weight
         if not self._first:
-            self._first = kinds
-            self._mean = {name: as_tensor(array) for name, array in arrays.items()}
+            self._first, self._mean = kinds, update
             return
         share = weight / self._weight
-        mean = self._mean if self._in_buffer else self._room()
-        update = {name: as_tensor(arrays[name]) for name in mean}
-        floats = [name for name, tensor in mean.items() if tensor.is_floating_point()]
-        if not self._in_buffer:
-            for name in floats:
-                torch.lerp(self._mean[name], update[name], share, out=mean[name])
-        elif floats:  # one call for all arrays: one for each takes some hundredths more
-            torch._foreach_lerp_([mean[name] for name in floats], [update[name] for name in floats], share)
-        for name in mean.keys() - floats:
-            torch.maximum(self._mean[name], update[name], out=mean[name])
-        self._mean, self._in_buffer = mean, True
+        old, new = self._mean, self._mean if self._in_buffer else self._room()
+        at_once = old.places == update.places != ()
+        if at_once:
+            torch.lerp(old.block, update.block, share, out=new.block)
+        for name, (dtype, _) in self._first.items():
+            if at_once and dtype == np.float32:
+                continue
+            mean, one, other = as_tensor(new.arrays[name]), as_tensor(old.arrays[name]), as_tensor(arrays[name])
+            if dtype.kind == "f":
+                torch.lerp(one, other, share, out=mean)
+            else:
+                torch.maximum(one, other, out=mean)
+        self._mean, self._in_buffer = new, True
 
     def result(self) -> dict[str, npt.NDArray[Any]]:
         """Hand the mean over, without a copy, and start anew. Raises RunError where no update was added."""
         if not self._first:
             raise RunError("there is no mean of no updates: no site's update was accepted")
-        mean = self._mean if self._in_buffer else {n: into.copy_(self._mean[n]) for n, into in self._room().items()}
-        self._mean, self._in_buffer, self._first, self._weight = {}, False, {}, 0.0
-        return {name: tensor.numpy() for name, tensor in mean.items()}
+        mean = self._mean.arrays
+        if not self._in_buffer:
+            mean = self._room().arrays
+            for name, array in self._mean.arrays.items():
+                mean[name][...] = array
+        self._mean, self._in_buffer, self._first, self._weight = _NOTHING, False, {}, 0.0
+        return dict(mean)
 
-    def _room(self) -> dict[str, torch.Tensor]:
-        """The buffer, as arrays like the first update's; what is in them is of no meaning.
+    def _room(self) -> _Update:
+        """The buffer, as arrays that lie like the first update's; what is in them is of no meaning.
 
         It is one allocation: in huge pages, which the system hands over far faster than small ones.
         """
-        sizes = {name: -(-tensor.nbytes // _LINE) * _LINE for name, tensor in self._mean.items()}
-        if len(self._buffer) != sum(sizes.values()) or sys.getrefcount(self._buffer) > 2:  # the attribute, the argument
-            self._buffer = np.empty(sum(sizes.values()), np.uint8)
-        parts = torch.split_with_sizes(torch.from_numpy(self._buffer), list(sizes.values()))
-        return {
-            name: part[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-            for (name, tensor), part in zip(self._mean.items(), parts, strict=True)
+        size = _lines(_FLOAT_BYTES * len(self._mean.block))
+        block = iter(self._mean.places)
+        starts = {}
+        for name, array in self._mean.arrays.items():
+            if array.dtype == np.float32 and self._mean.places:
+                starts[name] = _FLOAT_BYTES * next(block)[0]
+            else:
+                starts[name], size = size, size + _lines(array.nbytes)
+        if len(self._buffer) != size or sys.getrefcount(self._buffer) > 2:  # the attribute and the argument
+            self._buffer = np.empty(size, np.uint8)
+        arrays = {
+            name: self._buffer[starts[name] : starts[name] + array.nbytes].view(array.dtype).reshape(array.shape)
+            for name, array in self._mean.arrays.items()
         }
+        memory = self._buffer[: _FLOAT_BYTES * len(self._mean.block)].view(np.float32)
+        return _Update(arrays, self._mean.places, torch.from_numpy(memory))
 
 
 def as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
     """A tensor over the same memory. It must only be read where the array is read-only: no tensor can be marked so."""
     return torch.from_numpy(np.asarray(array, order="C"))
+
+
+def _as_update(arrays: Mapping[str, npt.NDArray[Any]], floats: Sequence[str]) -> _Update:
+    """An update; `floats` names its float32 arrays."""
+    alone = _Update(arrays, (), _NOTHING.block)
+    if not floats or not _in_one_piece(arrays[floats[0]], arrays[floats[-1]]):
+        return alone
+    start = end = _address(arrays[floats[0]])
+    places = []
+    for name in floats:
+        array = arrays[name]
+        begin = _address(array)
+        if not 0 <= begin - end <= _GAP or (begin - start) % _FLOAT_BYTES or not array.flags.c_contiguous:
+            return alone
+        end = begin + array.nbytes
+        places.append(((begin - start) // _FLOAT_BYTES, (end - start) // _FLOAT_BYTES))
+    first = arrays[floats[0]].reshape(-1)
+    whole = np.lib.stride_tricks.as_strided(first, (places[-1][1],), (_FLOAT_BYTES,), writeable=False)
+    return _Update(arrays, tuple(places), torch.from_numpy(whole))
+
+
+def _address(array: npt.NDArray[Any]) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def _in_one_piece(first: npt.NDArray[Any], last: npt.NDArray[Any]) -> bool:
+    """Whether what lies between two arrays is memory of the same owner, so that it may be read."""
+    owner = _owner(first)
+    return isinstance(owner, np.ndarray | bytes | bytearray | mmap.mmap) and owner is _owner(last)
+
+
+def _owner(array: npt.NDArray[Any]) -> object:
+    """What an array's memory belongs to."""
+    owner: object = array
+    while True:
+        if isinstance(owner, np.ndarray) and owner.base is not None:
+            owner = owner.base
+        elif isinstance(owner, memoryview):
+            owner = owner.obj
+        else:
+            return owner
+
+
+def _lines(size: int) -> int:
+    """A number of bytes, in whole cache lines."""
+    return -(-size // _LINE) * _LINE
 
 
 _Kinds = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]

@@ -215,3 +215,10 @@ def test_flip_is_left_right() -> None:
     assert [[0, 1, 2], [3, 4, 5]] in flipped
     assert [[2, 1, 0], [5, 4, 3]] in flipped
     assert len({str(one) for one in flipped}) == 2
+
+
+def test_a_device_is_seeded_as_torch_seeds_it() -> None:
+    torch.manual_seed(5)
+    meant = torch.rand(9)
+    pick_device().seed(5)
+    assert torch.equal(torch.rand(9), meant)

@@ -11,14 +11,15 @@ from flwr.app import ConfigRecord, Message
 
 from fedward_common import models
 from fedward_common.errors import RunError
-from fedward_common.records import Arrays, model_sha256, read_question
-from fedward_common.study import StudySpec
+from fedward_common.records import Arrays, from_array_record, model_sha256, read_question
+from fedward_common.study import SiteEntry, StudySpec, resolved
 from fedward_common.study_strategy import SHIPPED
 from fedward_common.testing import Answerer, FakeGrid, FakeSite, tiny_study
 from fedward_server.checkpoints import BEST, latest
 from fedward_server.events import RunEvent
 from fedward_server.result import RunResult
 from fedward_server.rounds import RoundEngine
+from fedward_server.watch import gains
 
 ROUNDS = 6
 
@@ -26,12 +27,12 @@ ROUNDS = 6
 def learns(scale: float = 1.0, seed: int = 0) -> Callable[[Arrays], Arrays]:
     """Training that moves every real array in a direction that is nearly the same at all sites."""
 
+    common, own = np.random.default_rng(5).normal(size=997), np.random.default_rng(seed).normal(size=997)
+    step = (scale * (common + 0.1 * own)).astype(np.float32)
+
     def update(arrays: Arrays) -> Arrays:
-        common, own = np.random.default_rng(5), np.random.default_rng(seed)
         return {
-            name: (a + scale * (common.normal(size=a.shape) + 0.1 * own.normal(size=a.shape))).astype(a.dtype)
-            if a.dtype.kind == "f"
-            else a
+            name: (a + np.resize(step, a.shape)).astype(a.dtype, copy=False) if a.dtype.kind == "f" else a
             for name, a in arrays.items()
         }
 
@@ -243,6 +244,37 @@ def test_the_start_is_that_of_the_study(tmp_path: Path) -> None:
     spec = study(training={"rounds": 1})
     result, _ = run(tmp_path, spec, {1: FakeSite(name="a")})
     assert result.model_sha256 == model_sha256(models.initial_state(spec, spec.training.seed))
+
+
+# Who gains -----------------------------------------------------------------------------------------------------------
+
+
+def test_at_the_end_each_hospital_that_trains_is_asked_what_it_makes_of_it_alone(tmp_path: Path) -> None:
+    asked: dict[str, Arrays] = {}
+
+    class Listening(FakeSite):
+        def __call__(self, message: Message) -> Message | None:
+            question, _ = read_question(message.content)
+            if question.model == "alone":
+                asked[self.name] = from_array_record(message.content.array_records["arrays"])
+            return super().__call__(message)
+
+    spec = resolved(study(), sites=[SiteEntry(name="a"), SiteEntry(name="b"), SiteEntry(name="c", role="evaluate")])
+    answering = {n: Listening(name=name, update=learns(0.01)) for n, name in enumerate("abc", start=1)}
+    engine = RoundEngine(
+        grid=FakeGrid(answering), study=spec, run="run-1", engine="embedded", folder=tmp_path,
+        on_round=lambda _row: None, listener=lambda _event: None, compares=True,
+    )  # fmt: skip
+    result = engine()
+    start = models.initial_state(spec, spec.training.seed)
+    assert set(asked) == {"a", "b"}
+    assert model_sha256(asked["a"]) == model_sha256(start) != result.model_sha256
+    assert result.sites["a"].alone is not None
+    assert result.sites["c"].alone is None
+    rows = {row["site"]: row for row in gains(tmp_path / "run.json")}
+    assert rows["a"]["alone"]["value"] == result.sites["a"].alone.figures["malignant"].roc_auc.value
+    assert rows["c"]["alone"] is None
+    assert rows["c"]["together"] is not None
 
 
 # Every strategy ------------------------------------------------------------------------------------------------------

@@ -16,14 +16,14 @@ from flwr.app import ArrayRecord, Message, MessageType
 from fedward_common import models
 from fedward_common.errors import RunError
 from fedward_common.events import Event
-from fedward_common.records import Question, question_record, to_array_record
+from fedward_common.records import Question, from_array_record, question_record, to_array_record
 from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
 from fedward_server.result import RunResult
 from fedward_server.rounds import RoundEngine
 from fedward_simulations.grid import EmbeddedGrid, GridView
 from fedward_simulations.phantoms import OpenPhantom
-from fedward_simulations.shared_arrays import BlockPool, read_block, write_block
+from fedward_simulations.shared_arrays import BlockPool, ReplyBlocks, ReplyWriter, read_block, write_block
 
 STUDY = tiny_study(
     training={"rounds": 3, "optimizer": {"name": "adamw", "lr": 0.01}},
@@ -195,3 +195,45 @@ def test_a_listener_that_fails_ends_the_wait_with_its_error() -> None:
         with pytest.raises(RunError, match="log says where") as caught:
             grid.send_and_receive([train_message(STUDY)], timeout=LIMIT_S)
         assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_replys_memory_is_used_again_once_nobody_reads_it() -> None:
+    blocks, writer = ReplyBlocks(), ReplyWriter()
+
+    def reply(*values: float) -> np.ndarray[Any, Any]:
+        block = blocks.take()
+        writer.write(block.descriptor, {"w": np.array(values), "n": np.array(7)})
+        return from_array_record(blocks.read(block))["w"]
+
+    first = reply(1, 2, 3)
+    second = reply(4, 5, 6)  # the first is still read
+    assert (first.tolist(), second.tolist()) == ([1, 2, 3], [4, 5, 6])
+    place = first.__array_interface__["data"][0]
+    part = first[1:]
+    del first
+    third = reply(7, 8, 9)
+    assert part.tolist() == [2, 3]
+    del part
+    fourth = reply(*range(3))
+    assert fourth.__array_interface__["data"][0] == place
+    assert third.tolist() == [7, 8, 9]
+    longer = reply(*range(10_000))  # a block grows with what is written into it
+    assert longer[-1] == 9999
+    blocks.close()
+    assert (third.tolist(), longer[1]) == ([7, 8, 9], 1)  # what is read stays
+
+
+def test_closing_gives_a_replys_memory_back_when_it_was_read() -> None:
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - listed, not walked
+    blocks, writer = ReplyBlocks(), ReplyWriter()
+    held = []
+    for value in range(6):
+        block = blocks.take()
+        writer.write(block.descriptor, {"w": np.full(5, value)})
+        held.append(from_array_record(blocks.read(block))["w"])
+    assert [int(one[0]) for one in held] == list(range(6))
+    blocks.close()
+    del held, writer, block
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
