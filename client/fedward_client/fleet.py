@@ -196,15 +196,18 @@ class Fleet:
                 )
             )
 
-    def push(self, envelope: Envelope, make: Callable[[Message], Message]) -> None:
-        """Send the reply that `make` makes to a pulled message, and everything that it is made of."""
+    def push(self, envelope: Envelope, make: Callable[[Message], Message], *, whole: bool) -> None:
+        """Send the reply that `make` makes to a pulled message, and everything that it is made of.
+
+        A small one goes in one request where `whole` says that it is understood: see ADR 0013.
+        """
         asked = envelope._read()
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = asked.metadata.run_id, self.node_id, 0
         asked.content = RecordDict()
         reply = make(asked)
         reply.metadata.__dict__["_created_at"] = self._signer.now().timestamp()
         run_id = asked.metadata.run_id
-        if reply.has_error() or is_small(reply.content):
+        if whole and (reply.has_error() or is_small(reply.content)):
             self._push_whole(run_id, reply)
             return
         with no_object_id_recompute(), self._explained(run_id):
@@ -212,7 +215,9 @@ class Fleet:
             response = self._client.PushMessages(
                 PushMessagesRequest(
                     node=self._node,
-                    messages_list=[message_to_proto(remove_content_from_message(reply))],
+                    messages_list=[
+                        message_to_proto(remove_content_from_message(reply) if reply.has_content() else reply)
+                    ],
                     message_object_trees=[get_object_tree(reply)],
                 )
             )
@@ -221,7 +226,7 @@ class Fleet:
                 self._push_object(run_id, response.session_id, object_id, objects[object_id].deflate())
 
     def _push_whole(self, run_id: int, reply: Message) -> None:
-        """Send a reply in one request: see ADR 0013."""
+        """Send a reply in one request."""
         reply.metadata.__dict__["_message_id"] = secrets.token_hex(32)
         tree = ObjectTree(object_id=reply.metadata.message_id)
         with self._explained(run_id):

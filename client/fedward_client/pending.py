@@ -28,6 +28,7 @@ class Pending(BaseModel):
     config: str | None = None  # JSON, once the content is here
     parcel: Parcel | None = None
     packed: bool = False  # how the arrays came, and are to go back
+    whole: bool = False  # whether the reply may go in one request
     answer: str | None = None  # JSON, once the data side has answered
     answer_parcel: Parcel | None = None
     refusal: str | None = None

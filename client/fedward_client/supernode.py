@@ -41,6 +41,7 @@ from fedward_common.records import (
     Trained,
     answer_record,
     block_of,
+    may_be_whole,
     packed,
     printable,
     without_block,
@@ -202,7 +203,9 @@ class Link:
             text = json.dumps(config)
         except TypeError:
             raise RecordError("the question's config holds what is neither text nor a number") from None
-        return pending.model_copy(update={"config": text, "parcel": parcel, "packed": block is not None})
+        return pending.model_copy(
+            update={"config": text, "parcel": parcel, "packed": block is not None, "whole": may_be_whole(content)}
+        )
 
     def _parcel(self, content: RecordDict, block: memoryview | None) -> Parcel | None:
         """The arrays of a question, in the spool; a block is written as it came."""
@@ -273,7 +276,7 @@ class Link:
             content = packed(answer_record(answer), block) if pending.packed else answer_record(answer, view(block))
             return Message(content, reply_to=asked)
 
-        self.fleet.push(Envelope(*pending.raw), make)
+        self.fleet.push(Envelope(*pending.raw), make, whole=pending.whole)
 
     def _forget(self, pending: Pending) -> None:
         self.pending.remove(pending)

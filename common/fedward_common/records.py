@@ -40,6 +40,7 @@ WAITS = "waits for approval"  # how a refusal begins that the site's steward can
 MAX_INLINE_BYTES = 5 * 2**20  # of arrays beside the text: Flower cuts arrays into pieces of this size
 CONTROL = "control/"  # how a strategy's own arrays are named beside the model's, whose names hold no "/"
 _BLOCK = "fedward.block"  # the block's key in the text, or the name and type of the one array, where arrays are packed
+_WHOLE = "fedward.whole"  # in the text of a hub that takes a small reply in one request
 _SHOWN = 40  # characters of a name that is refused
 
 
@@ -307,8 +308,19 @@ def unpacked(content: RecordDict) -> RecordDict:
 
 
 def without_block(text: ConfigRecord) -> dict[str, ConfigRecordValues]:
-    """What stands in a record but the block that may lie beside it."""
-    return {key: value for key, value in text.items() if key != _BLOCK}
+    """What stands in a record but the block that may lie beside it, and how the reply may come."""
+    return {key: value for key, value in text.items() if key not in {_BLOCK, _WHOLE}}
+
+
+def for_whole_replies(content: RecordDict) -> RecordDict:
+    """A question's content that says that a small reply may come in one request; flwr's own grid cannot read such."""
+    texts = {name: ConfigRecord({**text, _WHOLE: True}) for name, text in content.config_records.items()}
+    return RecordDict({**content, **texts})
+
+
+def may_be_whole(content: RecordDict) -> bool:
+    """Whether whoever asked takes a small reply in one request."""
+    return any(_WHOLE in text for text in content.config_records.values())
 
 
 def is_small(content: RecordDict) -> bool:

@@ -50,7 +50,7 @@ from flwr.superlink.grid import HttpGrid
 from google.protobuf.message import DecodeError
 
 from fedward_common.errors import RecordError, RunError
-from fedward_common.records import MAX_ARRAYS, array_bytes, is_small, packed, unpacked
+from fedward_common.records import MAX_ARRAYS, array_bytes, for_whole_replies, is_small, packed, unpacked
 from fedward_common.rhythm import Rhythm
 from fedward_server.exchange import GONE, Node
 
@@ -246,7 +246,7 @@ def _packed(messages: Iterable[Message]) -> list[Message]:
         text = str({name: dict(text) for name, text in message.content.config_records.items()})
         key = (text, *(id(array) for record in message.content.array_records.values() for array in record.values()))
         if key not in common:
-            common[key] = packed(message.content)
+            common[key] = for_whole_replies(packed(message.content))
         ready.append(make_message(metadata=message.metadata, content=common[key]))
     return ready
 

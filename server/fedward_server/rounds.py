@@ -90,6 +90,7 @@ class RoundEngine:
 
     _state: State = field(default_factory=dict, init=False, repr=False)
     _parameters: frozenset[str] = field(default=frozenset(), init=False, repr=False)
+    _sent_back: dict[str, None] = field(default_factory=dict, init=False, repr=False)  # names, in order
     _history: list[RoundHistory] = field(default_factory=list, init=False, repr=False)
     _sites: list[Participant] = field(default_factory=list, init=False, repr=False)
     _left_out: list[str] = field(default_factory=list, init=False, repr=False)
@@ -107,6 +108,7 @@ class RoundEngine:
         started = time.perf_counter()
         strategy = make_strategy(self.study)
         self._state, self._parameters = models.initial_model(self.study, self.folder)
+        self._sent_back = dict.fromkeys(returned_names(self.study, self._state))
         checkpoint = latest(self.folder, study_digest=self.study.digest) if resume else None
         if checkpoint is not None:
             self._resumed = True
@@ -270,10 +272,12 @@ class RoundEngine:
         return record if self.study.strategy.name in SHIPPED else plain(record)
 
     def _is_the_strategys(self, name: str) -> bool:
-        """Whether a strategy makes the next one of an array of the state: parameters; where it takes all, real numbers.
+        """Whether a strategy makes the next one of an array that sites send back: of parameters, or of real numbers.
 
-        So a robust strategy protects BatchNorm's statistics too.
+        The latter where it takes all, so that a robust one protects BatchNorm's statistics too.
         """
+        if name not in self._sent_back:
+            return False
         everything = takes(self.study.strategy) == "all"
         return self._state[name].dtype.kind == "f" if everything else name in self._parameters
 
@@ -285,7 +289,7 @@ class RoundEngine:
     @property
     def _returned(self) -> State:
         """The part of the state that sites send back."""
-        return {name: self._state[name] for name in returned_names(self.study, self._state)}
+        return {name: self._state[name] for name in self._sent_back}
 
     def _compare_statistics(self, number: int, statistics: Mapping[str, State]) -> None:
         """Warn, once a run, where the sites' BatchNorm statistics disagree."""

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message, MessageType
+from flwr.app import Message, MessageType
 
 from fedward_common import models
 from fedward_common.errors import RunError
 from fedward_common.events import Event
-from fedward_common.records import Question, from_array_record, question_record, to_array_record
+from fedward_common.records import Question, from_array_record, question_record, record_of, to_array_record
 from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
 from fedward_server.result import RunResult
@@ -100,7 +100,7 @@ def test_a_killed_worker_costs_one_question_and_is_replaced() -> None:
 def test_a_refusal_comes_back_in_words() -> None:
     with EmbeddedGrid({"a": OpenPhantom("a", 60)}, workers=1) as grid:
         message = train_message(STUDY)
-        arrays = ArrayRecord({**message.content.array_records["arrays"], **to_array_record({"odd": np.zeros(1)})})
+        arrays = record_of({**message.content.array_records["arrays"], **to_array_record({"odd": np.zeros(1)})})
         message.content["arrays"] = arrays
         reply = reply_to(grid, message)
     assert "odd" in (reply.error.reason or "")

@@ -90,9 +90,10 @@ def _scaffold(at: Round) -> Outcome:
 
     Every gradient is corrected by c - c_i. Then c_i+ = c_i - c + g, g = (x - y_i) / (K lr); g goes back, beside y_i.
     """
-    names = [name for name, _ in at.model.named_parameters()]
+    trained = set(returned_names(at.study, at.start))
+    names = [name for name, _ in at.model.named_parameters() if name in trained]
     if at.control.keys() != set(names):
-        raise RecordError("the hub sends another control variate than one for each of the network's parameters")
+        raise RecordError("the hub sends another control variate than one for each of the parameters that are trained")
     ours = at.held(OWN_CONTROL) or {name: np.zeros_like(at.control[name]) for name in names}
     by = {name: torch.from_numpy(at.control[name] - ours[name]) for name in names}
     result = at.fit(at.model, Corrected(by))
