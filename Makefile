@@ -45,10 +45,10 @@ demo: $(RUN_STAMP)  ## Three phantom hospitals train one breast-ultrasound model
 	$(BIN)/fedward demo --out demo-output --seeds $(SEEDS)
 
 test: $(DEV_STAMP) $(SYSTEM_STAMP)  ## The tests (at most 12 minutes on 2 cores)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not long'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not long'
 
 test-all: $(DEV_STAMP) $(SYSTEM_STAMP)  ## The long ones too
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(DEV_STAMP)  ## Style, types, import rules
 	$(BIN)/ruff format --check .

@@ -374,6 +374,7 @@ def test_one_daemon_a_site(running: Federation) -> None:
 # What a kill costs ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("side", ["executor", "supernode"])
 def test_a_killed_side_costs_no_bits(finished: Finished, running: Federation, side: str) -> None:
     before = sides(running, "north")[side]

@@ -1,9 +1,10 @@
 """Strategies by name: each is made with a study's options, works on our messages, and goes on after a resume."""
 
+import gc
 import inspect
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,14 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 SITES = 7
 MEAN = {"fedavg", "fedavgm", "fedprox", "fedadagrad", "fedadam", "fedyogi", "scaffold", "fedbn", "ditto"}
+
+
+@pytest.fixture(autouse=True)
+def _few_objects() -> Iterator[None]:
+    """Flower's strategies collect garbage at every reply, which takes long where a test process holds much."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def study(name: str, **options: float) -> StudySpec:
