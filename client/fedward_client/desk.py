@@ -134,10 +134,13 @@ class Desk:
 
     def _work(self, question: Question, number: int, arrays: Arrays) -> tuple[Answer, dict[str, np.ndarray]]:
         if question.kind == "prepare":
-            return self.hospital.prepare(question), {}
+            prepared = self.hospital.prepare(question)
+            return prepared.model_copy(update={"local_model": self.outbox.lends_model(question.study)}), {}
         if question.kind == "evaluate":
-            score = self.hospital.alone if question.model == "alone" else self.hospital.evaluate
-            return score(question, arrays), {}
+            if question.model == "alone":
+                evaluated, own = self.hospital.alone(question, arrays)
+                return evaluated, own if question.hand_over else {}
+            return self.hospital.evaluate(question, arrays), {}
         return self.hospital.train(question, arrays, round_number=number)
 
     def _keeps(self, question: Question) -> bool:

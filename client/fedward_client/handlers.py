@@ -178,15 +178,16 @@ class Hospital:
         data = self._load(question)
         self._fix_operating_points(question)
         study, state = question.study, self._state(question)
+        whole = question.model == "other"  # it comes with all that its site trained
         model = network(study.canonical_json())
-        layers = self._layers(study, state)
+        layers = {} if whole else self._layers(study, state)
         load_state(model, {**arrays, **layers})
 
         def scored(*, own_layers: bool) -> Evaluation:
             return self._evaluate(model, data, question, question.side, question.thresholds, own_layers=own_layers)
 
-        evaluation, personal = scored(own_layers=bool(layers)), None
-        if state is not None and (own := state.load(local.PERSONAL)):
+        evaluation, personal = scored(own_layers=whole or bool(layers)), None
+        if not whole and state is not None and (own := state.load(local.PERSONAL)):
             load_state(model, own)
             personal = scored(own_layers=True)
         return Evaluated(
@@ -197,10 +198,11 @@ class Hospital:
             seconds=time.perf_counter() - started,
         )
 
-    def alone(self, question: Question, arrays: Arrays) -> Evaluated:
+    def alone(self, question: Question, arrays: Arrays) -> tuple[Evaluated, dict[str, np.ndarray]]:
         """Train from the arrays that were sent on this site's patients only, as long as the study does, and score that.
 
-        The operating point is the site's own, from its validation patients. Goes on after the last whole round.
+        The operating point is the site's own, from its validation patients. Goes on after the last whole round. Gives
+        the figures and the model.
         """
         started = time.perf_counter()
         study, data, state = question.study, self._load(question), self.source.state(question.study, question.run)
@@ -224,12 +226,13 @@ class Hospital:
         points = {label: pooled([validation], label) for label in study.asked_labels}
         rule = study.evaluation.operating_point
         thresholds = {label: merged.threshold(rule) for label, merged in points.items() if merged is not None}
-        return Evaluated(
+        evaluated = Evaluated(
             site=self.source.name,
             cohort=data.cohort_digest,
             evaluation=self._evaluate(model, data, question, question.side, thresholds, own_layers=True),
             seconds=time.perf_counter() - started,
         )
+        return evaluated, local.state_arrays(model)
 
     def settle(self, question: Question, round_number: int) -> None:
         """A round's answer is where it can be asked for again: what was written down to go on from can go."""

@@ -69,7 +69,11 @@ class Outgoing:
     @property
     def departure(self) -> Departure:
         """What the policy looks at."""
-        return Departure(site=self.site, study=self.question.study, kind=self.question.kind)
+        return _departure(self.site, self.question)
+
+
+def _departure(site: str, question: Question) -> Departure:
+    return Departure(site=site, study=question.study, kind=question.kind, hand_over=question.hand_over)
 
 
 Link = Callable[[Outgoing], Outgoing]
@@ -95,10 +99,13 @@ def policy(rules: Policy) -> Link:
 
 
 def clip(max_norm: float | None) -> Link:
-    """Scales an update down to an L2 norm of `max_norm` over all its float arrays; None leaves it as it is."""
+    """Scales an update down to an L2 norm of `max_norm` over all its float arrays; None leaves it as it is.
+
+    The model that a site trains without the others is no update: it leaves whole, where the policy names it, or stays.
+    """
 
     def link(outgoing: Outgoing) -> Outgoing:
-        if max_norm is None or not outgoing.arrays:
+        if max_norm is None or not isinstance(outgoing.answer, Trained):
             return outgoing
         norm = update_norm(outgoing.arrays, outgoing.reference)
         if norm <= max_norm:
@@ -222,7 +229,15 @@ class Outbox:
 
     def admit(self, question: Question) -> None:
         """Raise PolicyError for a question whose answer may not leave: before any work is done for it."""
-        self.rules.check(Departure(site=self.site, study=question.study, kind=question.kind))
+        self.rules.check(_departure(self.site, question))
+
+    def lends_model(self, study: StudySpec) -> bool:
+        """Whether the model may leave that the site trains without the others."""
+        try:
+            self.rules.check(Departure(site=self.site, study=study, kind="evaluate", hand_over=True))
+        except PolicyError:
+            return False
+        return True
 
     def release(self, outgoing: Outgoing) -> Outgoing:
         """What may leave of an answer. Raises PolicyError where nothing may, AuditError where it cannot be logged."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fedward_client.site import Site
 
 _OUTPUT: dict[str, Output] = {"prepare": "counts", "train": "update", "evaluate": "evaluation"}
+LOCAL_MODEL: Output = "local_model"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,11 +29,12 @@ class Departure:
     site: str
     study: StudySpec
     kind: str  # the question's: prepare | train | evaluate
+    hand_over: bool = False  # the model that the site trains without the others is in it
 
     @property
-    def output(self) -> Output:
+    def outputs(self) -> tuple[Output, ...]:
         """What a policy calls it."""
-        return _OUTPUT[self.kind]
+        return (_OUTPUT[self.kind], LOCAL_MODEL) if self.hand_over else (_OUTPUT[self.kind],)
 
 
 Rule = Callable[[Departure], str | None]
@@ -82,8 +84,9 @@ def outputs(allowed: Collection[Output]) -> Rule:
                 f"{departure.site} has an empty policy, which lets nothing leave: its steward names what may, "
                 "as [policy] outputs in site.toml"
             )
-        if departure.output not in allowed:
-            return f"{departure.site}'s policy does not let '{departure.output}' leave ([policy] outputs in site.toml)"
+        for output in departure.outputs:
+            if output not in allowed:
+                return f"{departure.site}'s policy does not let '{output}' leave ([policy] outputs in site.toml)"
         return None
 
     return rule

@@ -68,7 +68,7 @@ class _PrivacySection(_Section):
     min_cell: Annotated[int, Field(ge=1)] = 5
 
 
-Output = Literal["counts", "update", "evaluation"]
+Output = Literal["counts", "update", "evaluation", "local_model"]
 
 
 class _PolicySection(_Section):

@@ -79,7 +79,8 @@ class Question(_Record):
     run: RunId
     score_incoming: bool = False  # train: also score the model as it came, on validation patients
     side: Literal["validation", "test"] = "validation"  # evaluate: on whom
-    model: Literal["sent", "alone"] = "sent"  # evaluate: what was sent, or what the site makes of it without the others
+    model: Literal["sent", "alone", "other"] = "sent"  # evaluate: the common one; the site's own; another site's own
+    hand_over: bool = False  # evaluate, alone: the site's own model comes beside its figures
     thresholds: ByLabel[float] | None = None  # evaluate: a label's operating point
     notice: Annotated[str, Field(max_length=MAX_NOTICE)] | None = None  # train: why the site's last update was refused
 
@@ -93,6 +94,7 @@ class Prepared(_Record):
     total: Count | None  # patients on any side
     patients: dict[Literal["train", "validation", "test"], Count | None]
     labels: ByLabel[Count | None]  # training patients a label
+    local_model: bool = False  # whether the site's policy lets the model leave that it trains without the others
     seconds: Seconds
 
 

@@ -48,6 +48,7 @@ class FakeSite:
     update: Callable[[Arrays], Arrays] = unchanged
     cohort: str = ""
     fedward: str = __version__
+    local_model: bool = False  # its policy lets the model leave that it trains without the others
 
     def __call__(self, message: Message) -> Message | None:
         """The answer to a hub's message."""
@@ -61,7 +62,10 @@ class FakeSite:
                 evaluation=self._evaluation(question.study, question.thresholds),
                 seconds=0.1,
             )
-            return Message(answer_record(evaluated), reply_to=message)
+            own = None
+            if question.hand_over:
+                own = to_array_record(self.update(from_array_record(message.content.array_records["arrays"])))
+            return Message(answer_record(evaluated, own), reply_to=message)
         trained = Trained(
             site=self.name,
             study=question.study.digest,
@@ -91,6 +95,7 @@ class FakeSite:
             total=3 * self.patients,
             patients={"train": self.patients, "validation": self.patients, "test": self.patients},
             labels=dict.fromkeys(study.cohort.labels, self.patients),
+            local_model=self.local_model,
             seconds=0.1,
         )
 

@@ -184,7 +184,8 @@ class FlowerGrid(Grid):
         """
         if not asked or time.monotonic() < self._waits.next_look():
             return
-        answer = self._grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=asked | self._open))
+        open_ = (asked | self._open) - self._arriving.keys()
+        answer = self._grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=open_))
         if not answer.messages_list:
             self._waits.in_vain(time.monotonic())
         for proto, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):

@@ -52,6 +52,7 @@ class SiteResult(_Record):
     validation: Evaluation | None = None
     test: Evaluation | None = None
     alone: Evaluation | None = None  # of what the site trained without the others, on its test patients
+    across: dict[str, Evaluation] = {}  # of what each other site trained without the others, on this site's patients
     personal: Evaluation | None = None  # of the site's own model on its test patients, where the strategy keeps one
 
 

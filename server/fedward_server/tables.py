@@ -35,6 +35,7 @@ def show_run(found: Mapping[str, Any]) -> None:
     _show_table(found["sites"], ("name", "last", "note"), "no site was asked yet")
     if found["gains"]:
         show_gains(found["gains"])
+    show_across(found["across"])
     rounds = [{**entry, "sites": _taken(entry["sites"])} for entry in found["history"]]
     _show_table(rounds, ("round", "seconds", "loss", "primary", "sites"), "no round has ended yet")
 
@@ -53,6 +54,24 @@ def show_gains(rows: Sequence[Mapping[str, Any]], console: Console | None = None
     ]
     shown = [title for title in _AREAS.values() if title != _AREAS["personal"] or any(row[title] for row in table)]
     _show_table(table, ("hospital", "label", "test patients", *shown, "gain"), "no figures left the hospitals", console)
+
+
+def show_across(rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+    """The cross-site matrix: a line each model that a hospital trained alone, a column each site that tested it."""
+    console = console or Console()
+    for label in dict.fromkeys(row["label"] for row in rows):
+        of_label = {(row["trained_at"], row["tested_at"]): row["area"] for row in rows if row["label"] == label}
+        makers, testers = (sorted({pair[place] for pair in of_label}) for place in (0, 1))
+        table = [
+            {"trained alone at": maker, **{site: _value(of_label.get((maker, site))) for site in testers}}
+            for maker in makers
+        ]
+        console.print(f"AUC of {label} on the test patients of", highlight=False)
+        _show_table(table, ("trained alone at", *testers), "", console)
+
+
+def _value(found: Mapping[str, float] | None) -> str:
+    return "" if found is None else f"{found['value']:.3f}"
 
 
 _AREAS = {"alone": "AUC alone", "together": "AUC with the others", "personal": "AUC of its own model"}

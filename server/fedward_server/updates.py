@@ -1,51 +1,42 @@
 """The updates of one round, added in the order of the sites' names whatever the order in which they come.
 
 For a mean, each is added to it and let go; one that comes before its turn waits. For a strategy that takes all, and
-where updates are compared with each other, all wait until the round ends. What waits is in memory up to a bound, then
-in mapped files: the hub's memory does not grow with the number of sites.
+where updates are compared with each other, all wait until the round ends.
 """
 
-import mmap
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import ArrayRecord
 
-from fedward_common.array_blocks import block_size, pieces, view
-from fedward_common.errors import RunError
 from fedward_common.records import Trained, from_array_record
 from fedward_server.aggregation import StreamingMean
-
-IN_MEMORY_BYTES = 64 * 2**20
+from fedward_server.shelf import Shelf
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(slots=True)
 class Updates:
-    """The updates of one round: `order` are the sites' names in order, `folder` is where those that wait may lie."""
+    """The updates of one round: `order` are the sites' names in order, those that wait lie on the `shelf`."""
 
     order: list[str]
-    folder: Path
+    shelf: Shelf
     kept: bool  # all wait until the round ends
     accepted: dict[str, Trained] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     _mean: StreamingMean = field(default_factory=StreamingMean)
     _waiting: dict[str, ArrayRecord] = field(default_factory=dict)
     _next: int = 0
-    _held: int = 0  # bytes in memory
 
     def accept(self, trained: Trained, record: ArrayRecord) -> None:
         """Take in a site's update. Raises RunError where one that must wait cannot be written."""
         self.accepted[trained.site] = trained
         if self.kept or self.order[self._next] != trained.site:
-            self._waiting[trained.site] = self._put_by(trained.site, record)
+            self._waiting[trained.site] = self.shelf.put(trained.site, record)
         else:
             self._waiting[trained.site] = record
         self._drain(lambda name: name in self.refused)
@@ -76,7 +67,7 @@ class Updates:
     def clear(self) -> None:
         """Let go of everything."""
         self._waiting.clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.shelf.clear()
 
     @property
     def patients(self) -> int:
@@ -97,25 +88,6 @@ class Updates:
             elif not skip(name):
                 return
             self._next += 1
-
-    def _put_by(self, site: str, record: ArrayRecord) -> ArrayRecord:
-        """The same record, in a mapped file where memory is for others."""
-        size = block_size(record)
-        if self._held + size <= IN_MEMORY_BYTES:
-            self._held += size
-            return record
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / site).open("w+b") as file:
-                for piece in pieces(record):
-                    file.write(piece)
-                file.flush()
-                return view(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
-        except OSError as error:
-            raise RunError(
-                f"an update cannot be put by in {self.folder} ({os.strerror(error.errno or 0)}): free space on that "
-                "disk, then resume the run"
-            ) from error
 
 
 def lower_median(values: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:

@@ -11,7 +11,7 @@ from fedward_common.metrics import Evaluation
 from fedward_server.events import RunEvent
 from fedward_server.hub import Hub
 from fedward_server.journal import Tail, standing
-from fedward_server.result import FILE, RunResult
+from fedward_server.result import FILE, RunResult, SiteResult
 from fedward_server.store import UNFINISHED, RunRow
 
 LOOK_S = 0.2
@@ -72,6 +72,28 @@ def gains(figures: Path) -> list[dict[str, Any]]:
     ]
 
 
+def across(figures: Path) -> list[dict[str, Any]]:
+    """The cross-site matrix: each model that a hospital trained alone on each site's test patients, as in `gains`.
+
+    Empty where a site's policy keeps these models home.
+    """
+    result = RunResult.read(figures.parent)
+    if not any(found.across for found in result.sites.values()):
+        return []
+    tested = {site: {**found.across, **_own(site, found)} for site, found in result.sites.items()}
+    return [
+        {"trained_at": maker, "tested_at": site, "label": label, "area": _area(models[maker], label)}
+        for label in result.study.asked_labels
+        for maker in sorted({name for models in tested.values() for name in models})
+        for site, models in sorted(tested.items())
+        if maker in models
+    ]
+
+
+def _own(site: str, found: SiteResult) -> dict[str, Evaluation]:
+    return {} if found.alone is None else {site: found.alone}
+
+
 def _area(evaluation: Evaluation | None, label: str) -> dict[str, float] | None:
     figures = evaluation.figures.get(label) if evaluation is not None else None
     return None if figures is None else figures.roc_auc.model_dump()
@@ -82,13 +104,16 @@ def report(hub: Hub, run: str) -> dict[str, Any]:
     with hub.store() as store:
         row, rounds, parts = store.run(run), store.rounds(run), store.site_rounds(run)
     now = standing(Tail(hub.runs / run).new())
+    figures = hub.runs / row.run / FILE
+    there = figures.exists()
     return {
         **summary(hub, row),
         "round": now.round,
         "rounds": int(row.study_json["training"]["rounds"]),
         "sites": [{"name": name, "last": kind, "note": note} for name, (kind, note) in sorted(now.sites.items())],
         "interruptions": [{"round": number, "reason": note} for number, note in now.interruptions],
-        "gains": gains(figures) if (figures := hub.runs / row.run / FILE).exists() else [],
+        "gains": gains(figures) if there else [],
+        "across": across(figures) if there else [],
         "history": [
             {**asdict(entry), "sites": [asdict(part) for part in parts if part.round == entry.round]}
             for entry in rounds

@@ -10,7 +10,7 @@ from fedward_client.handlers import Hospital, SiteSource
 from fedward_common import models
 from fedward_common.errors import DataError, RecordError
 from fedward_common.metrics import pooled
-from fedward_common.records import Question
+from fedward_common.records import Question, model_sha256
 from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
 from fedward_simulations.phantoms import PhantomSource
@@ -111,7 +111,7 @@ def test_what_a_hospital_makes_of_it_alone_is_what_a_federation_of_one_makes(tmp
     study = tiny_study(training={"rounds": 3, "batch_size": 8})
     asked = Question(kind="evaluate", study=study, run="run-1", side="test", model="alone")
     start = models.initial_state(study, study.training.seed)
-    alone = Hospital(source).alone(asked, start)
+    alone, own = Hospital(source).alone(asked, start)
     by_hand, state = Hospital(PhantomSource("north", 60, 1.0, 5)), start
     for number in (1, 2, 3):
         _, state = by_hand.train(Question(kind="train", study=study, run="run-2"), state, round_number=number)
@@ -121,5 +121,25 @@ def test_what_a_hospital_makes_of_it_alone_is_what_a_federation_of_one_makes(tmp
     points = {"malignant": merged.threshold("youden")}
     test = by_hand.evaluate(asked.model_copy(update={"thresholds": points, "model": "sent"}), state)
     assert alone.evaluation == test.evaluation
-    again = Hospital(source).alone(asked, {})
+    assert model_sha256(own) == model_sha256(state)
+    again, _ = Hospital(source).alone(asked, {})
     assert again.evaluation == alone.evaluation, "all rounds are on the disk: nothing is trained again"
+
+
+def test_another_hospitals_model_is_scored_as_it_came_whatever_this_one_keeps_for_itself(tmp_path: Path) -> None:
+    """Neither layers of its own nor its personal model come in."""
+    study = tiny_study(
+        model={"name": "resnet10", "options": {"norm": "batch"}}, input={"size": [32, 32]},
+        training={"rounds": 1, "batch_norm": "local"}, strategy={"name": "fedbn"},
+    )  # fmt: skip
+    at = Hospital(PhantomSource("north", 60, 1.0, 5, tmp_path / "state"))
+    sent = dict(models.initial_state(study, study.training.seed))
+    at.train(Question(kind="train", study=study, run="run-1"), sent, round_number=1)
+    other = Hospital(PhantomSource("valley", 60, 1.0, 5, tmp_path / "valley"))
+    _, theirs = other.alone(Question(kind="evaluate", study=study, run="run-1", model="alone", side="test"), sent)
+    asked = Question(kind="evaluate", study=study, run="run-1", side="test", model="other")
+    found = at.evaluate(asked, theirs)
+    fresh = Hospital(PhantomSource("north", 60, 1.0, 5, tmp_path / "fresh"))
+    assert found.evaluation == fresh.evaluate(asked, theirs).evaluation
+    assert found.evaluation != at.evaluate(asked.model_copy(update={"model": "sent"}), theirs).evaluation
+    assert found.personal is None

@@ -102,8 +102,10 @@ class Federation:
 # SCAFFOLD ------------------------------------------------------------------------------------------------------------
 
 
-def scaffold_study(**training: object) -> StudySpec:
-    return tiny_study(training={"optimizer": SGD, **training}, strategy={"name": "scaffold"})
+def scaffold_study(rates: dict[str, float] | None = None, **training: object) -> StudySpec:
+    return tiny_study(
+        model={"learning_rates": rates or {}}, training={"optimizer": SGD, **training}, strategy={"name": "scaffold"}
+    )
 
 
 def gradients(study: StudySpec, state: Arrays, name: str, batch: npt.NDArray[np.int64]) -> Arrays:
@@ -177,8 +179,10 @@ def test_scaffold_corrects_towards_the_others(tmp_path: Path) -> None:
     assert max(np.abs(one.state[key] - two.state[key]).max() for key in one.state) > 1e-3
 
 
-def test_one_step_of_scaffold_sends_back_the_gradient(tmp_path: Path) -> None:
-    study, at = scaffold_study(local_steps=1, batch_size=64), hospital(tmp_path)
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_one_step_of_scaffold_sends_back_the_gradient_whatever_a_layers_rate(tmp_path: Path, factor: float) -> None:
+    first = next(iter(start(scaffold_study())))
+    study, at = scaffold_study({first: factor}, local_steps=1, batch_size=64), hospital(tmp_path)
     model = start(study)
     came = {**model, **{CONTROL + key: np.zeros_like(array) for key, array in model.items()}}
     _, sent = at.train(question(study), came, round_number=1)

@@ -347,6 +347,34 @@ def test_figures_ride_on_an_update_only_where_evaluations_may_leave(
     assert (reply.answer.incoming is not None) is rides
 
 
+OUTPUTS = '"counts", "update", "evaluation"'
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_hospitals_own_model_leaves_whole_where_its_policy_names_it_and_not_else(
+    member: MemberMaker, roster_study: StudyMaker, named: bool
+) -> None:
+    own = ', "local_model"' if named else ""
+    at = member(f'[site]\nname = "north"\n[policy]\noutputs = [{OUTPUTS}{own}]\nmax_update_norm = 0.001\n')
+    study = roster_study(at)
+    approve(at, study, TODAY)
+    prepared = desk(at).answer(config(study, "prepare"), dict).answer
+    assert isinstance(prepared, Prepared)
+    assert prepared.local_model is named
+    asked = config(study, "evaluate", side="test", model="alone", hand_over=True)
+    reply = desk(at).answer(asked, lambda: model(study))
+    if not named:
+        assert "does not let 'local_model' leave" in reply.refusal
+        assert not reply.arrays
+        return
+    assert update_norm(reply.arrays, model(study)) > 0.001, "it is no update"
+    [receipt] = [entry for entry in audit.entries(at.site.state / "audit.jsonl", event="left") if entry.data["arrays"]]
+    assert receipt.data["kind"] == "evaluate"
+    assert receipt.data["arrays"] == sorted(reply.arrays)
+    figures_alone = config(study, "evaluate", side="test", model="alone")
+    assert not desk(at).answer(figures_alone, lambda: model(study)).arrays
+
+
 def test_who_waits_for_another_run_is_told_why() -> None:
     import threading
 

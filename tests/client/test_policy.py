@@ -65,6 +65,15 @@ def test_only_named_outputs_leave(kind: str, output: str) -> None:
         Policy((outputs(every - {output}),)).check(departure(kind=kind))  # type: ignore[arg-type]
 
 
+def test_a_hospitals_own_model_leaves_only_where_it_is_named_beside_its_figures() -> None:
+    lent = Departure(site="north", study=tiny_study(), kind="evaluate", hand_over=True)
+    Policy((outputs({"evaluation", "local_model"}),)).check(lent)
+    Policy((outputs({"evaluation"}),)).check(departure(kind="evaluate"))
+    for allowed, missing in (({"evaluation"}, "local_model"), ({"local_model"}, "evaluation")):
+        with pytest.raises(PolicyError, match=f"does not let '{missing}' leave"):
+            Policy((outputs(allowed),)).check(lent)  # type: ignore[arg-type]
+
+
 def test_a_site_without_outputs_says_where_to_name_them(member: MemberMaker, roster_study: StudyMaker) -> None:
     at = member('[site]\nname = "north"\n')
     study = roster_study(at)

@@ -12,15 +12,16 @@ from flwr.app import ConfigRecord, Message
 
 from fedward_common import models
 from fedward_common.errors import RunError
-from fedward_common.records import Arrays, from_array_record, model_sha256, read_question
+from fedward_common.records import Arrays, from_array_record, model_sha256, read_question, to_array_record
 from fedward_common.study import SiteEntry, StudySpec, resolved
 from fedward_common.study_strategy import SHIPPED
 from fedward_common.testing import Answerer, FakeGrid, FakeSite, tiny_study
 from fedward_server.checkpoints import BEST, latest
+from fedward_server.closing import LOCAL_MODELS
 from fedward_server.events import RunEvent
 from fedward_server.result import RunResult
 from fedward_server.rounds import RoundEngine
-from fedward_server.watch import gains
+from fedward_server.watch import across, gains
 
 ROUNDS = 6
 
@@ -284,6 +285,86 @@ def test_at_the_end_each_hospital_that_trains_is_asked_what_it_makes_of_it_alone
     assert rows["a"]["alone"]["value"] == result.sites["a"].alone.figures["malignant"].roc_auc.value
     assert rows["c"]["alone"] is None
     assert rows["c"]["together"] is not None
+
+
+def compared(folder: Path, spec: StudySpec, answering: Mapping[int, Answerer]) -> tuple[RunResult, list[RunEvent]]:
+    events: list[RunEvent] = []
+    engine = RoundEngine(
+        grid=FakeGrid(answering), study=spec, run="run-1", engine="embedded", folder=folder,
+        on_round=lambda _row: None, listener=events.append, compares=True,
+    )  # fmt: skip
+    return engine(), events
+
+
+def test_each_hospitals_own_model_is_scored_at_every_other_site_where_all_lend_it(tmp_path: Path) -> None:
+    scored: dict[str, list[str]] = {}
+
+    class Listening(FakeSite):
+        def __call__(self, message: Message) -> Message | None:
+            question, _ = read_question(message.content)
+            if question.model == "other":
+                digest = model_sha256(from_array_record(message.content.array_records["arrays"]))
+                scored.setdefault(self.name, []).append(digest)
+            return super().__call__(message)
+
+    spec = resolved(study(), sites=[SiteEntry(name="a"), SiteEntry(name="b"), SiteEntry(name="c", role="evaluate")])
+    answering = {
+        n: Listening(name=name, update=learns(0.01 * n, seed=n), local_model=True)
+        for n, name in enumerate("abc", start=1)
+    }
+    start = models.initial_state(spec, spec.training.seed)
+    own = {name: model_sha256(answering[n].update(start)) for n, name in ((1, "a"), (2, "b"))}
+    result, _ = compared(tmp_path, spec, answering)
+    assert scored == {"a": [own["b"]], "b": [own["a"]], "c": [own["a"], own["b"]]}
+    assert {site: sorted(found.across) for site, found in result.sites.items()} == {
+        "a": ["b"], "b": ["a"], "c": ["a", "b"],
+    }  # fmt: skip
+    assert not (tmp_path / LOCAL_MODELS).exists(), "the hub keeps no hospital's own model"
+    rows = across(tmp_path / "run.json")
+    assert {(row["trained_at"], row["tested_at"]) for row in rows} == {
+        (maker, tester) for maker in "ab" for tester in "abc"
+    }
+    diagonal = next(row for row in rows if (row["trained_at"], row["tested_at"]) == ("a", "a"))
+    alone = result.sites["a"].alone
+    assert alone is not None
+    assert diagonal["area"]["value"] == alone.figures["malignant"].roc_auc.value
+
+
+def test_one_site_that_keeps_its_model_home_and_nobody_is_asked_for_theirs(tmp_path: Path) -> None:
+    asked: list[bool] = []
+
+    def listening(site: FakeSite) -> Answerer:
+        def answer(message: Message) -> Message | None:
+            question, _ = read_question(message.content)
+            if question.kind == "evaluate":
+                asked.append(question.hand_over or question.model == "other")
+            return site(message)
+
+        return answer
+
+    answering = {n: listening(FakeSite(name=f"site-{n}", local_model=n > 1)) for n in (1, 2, 3)}
+    result, _ = compared(tmp_path, study(), answering)
+    assert asked
+    assert not any(asked)
+    assert all(found.alone is not None and not found.across for found in result.sites.values())
+    assert across(tmp_path / "run.json") == []
+
+
+def test_an_own_model_of_another_shape_is_named_and_left_out_of_the_matrix(tmp_path: Path) -> None:
+    class Odd(FakeSite):
+        def __call__(self, message: Message) -> Message | None:
+            reply = super().__call__(message)
+            question, _ = read_question(message.content)
+            if reply is not None and question.hand_over:
+                reply.content["arrays"] = to_array_record({"w": np.zeros(3, np.float32)})
+            return reply
+
+    answering = {1: Odd(name="a", local_model=True), 2: FakeSite(name="b", local_model=True)}
+    result, events = compared(tmp_path, study(), answering)
+    [(_, site, note)] = told(events, "refused")
+    assert site == "a"
+    assert "lacks" in note
+    assert {site: sorted(found.across) for site, found in result.sites.items()} == {"a": ["b"], "b": []}
 
 
 # Every strategy ------------------------------------------------------------------------------------------------------

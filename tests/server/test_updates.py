@@ -9,8 +9,9 @@ import pytest
 
 from fedward_common.errors import RunError
 from fedward_common.records import Trained, from_array_record, to_array_record
-from fedward_server import updates as module
+from fedward_server import shelf as module
 from fedward_server.aggregation import StreamingMean
+from fedward_server.shelf import Shelf
 from fedward_server.updates import Updates, lower_median
 
 NAMES = ["east", "north", "valley", "west"]
@@ -29,7 +30,7 @@ def arrays(site: str) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def made(folder: Path, *, kept: bool = False) -> Updates:
-    return Updates(order=NAMES, folder=folder / "updates", kept=kept)
+    return Updates(order=NAMES, shelf=Shelf(folder / "updates"), kept=kept)
 
 
 @pytest.mark.parametrize("bound", [10**9, 0])

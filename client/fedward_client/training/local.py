@@ -17,6 +17,7 @@ from fedward_client.training.loop import TrainResult
 from fedward_client.training.rules import Corrected, Proximal, Rule
 from fedward_common.batch_norm import personal_names, returned_names
 from fedward_common.errors import RecordError
+from fedward_common.models import rate_factor
 from fedward_common.records import CONTROL, Arrays
 from fedward_common.study import StudySpec
 
@@ -88,7 +89,8 @@ def _common(at: Round) -> Outcome:
 def _scaffold(at: Round) -> Outcome:
     """Karimireddy et al. 2020 (arXiv 1910.06378), algorithm 1, option II.
 
-    Every gradient is corrected by c - c_i. Then c_i+ = c_i - c + g, g = (x - y_i) / (K lr); g goes back, beside y_i.
+    Every gradient is corrected by c - c_i. Then c_i+ = c_i - c + g, g = (x - y_i) / (K lr), with each layer's own
+    rate; g goes back, beside y_i.
     """
     trained = set(returned_names(at.study, at.start))
     names = [name for name, _ in at.model.named_parameters() if name in trained]
@@ -98,8 +100,8 @@ def _scaffold(at: Round) -> Outcome:
     by = {name: torch.from_numpy(at.control[name] - ours[name]) for name in names}
     result = at.fit(at.model, Corrected(by))
     state = state_arrays(at.model)
-    step = at.study.training.optimizer.lr * result.steps
-    gradients = {name: ((at.start[name] - state[name]) / step).astype(state[name].dtype, copy=False) for name in names}
+    way = {name: at.study.training.optimizer.lr * rate_factor(at.study.model, name) * result.steps for name in names}
+    gradients = {name: ((at.start[name] - state[name]) / way[name]).astype(state[name].dtype) for name in names}
     return Outcome(
         result=result,
         returned={**state, **{CONTROL + name: gradient for name, gradient in gradients.items()}},

@@ -1,6 +1,6 @@
 """What the benchmarks of whole deployments run: Fedward's own, and beside it stock Flower behind the same guarantees.
 
-Both have TLS, node authentication and a database file. They are on free ports of loopback, and nothing of either
+Both have TLS, node authentication and their state in memory. They are on free ports of loopback, and nothing of either
 outlives its block.
 """
 

@@ -78,7 +78,9 @@ class NoHospital(Hospital):
         del question, arrays
         return Evaluated(site=self.source.name, cohort=self._cohort, evaluation=_NOTHING, seconds=0.0)
 
-    alone = evaluate
+    def alone(self, question: Question, arrays: Arrays) -> tuple[Evaluated, dict[str, np.ndarray]]:
+        """The same loss, of the model that came."""
+        return self.evaluate(question, arrays), dict(arrays)
 
 
 class Echo(NoHospital):

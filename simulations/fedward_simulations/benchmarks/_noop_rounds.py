@@ -67,7 +67,7 @@ def setting(study: StudySpec, sites: int) -> dict[str, Any]:
         "evaluation": True,
         "tls": True,
         "node_authentication": True,
-        "database": "file",
+        "database": "memory",
     }
 
 

@@ -26,7 +26,7 @@ from fedward_simulations.benchmarks._noop_rounds import (
 
 SITES, MANY_SITES = 2, 8
 ROUNDS, LARGE_ROUNDS, STOCK_ROUNDS = 20, 8, 5
-COMPRESSIONS = ("none",)  # of updates, at 25 million parameters
+COMPRESSIONS = ("none", "bf16", "int8")  # of updates, at 25 million parameters
 STOCK = "stock Flower: flower-superlink, flower-supernode and FedAvg, training and evaluating"
 MEMORY_BESIDE = {
     **dict.fromkeys((SUPERVISOR, "superlink", "superexec", "serverapp"), STOCK_LINK),
