@@ -84,10 +84,6 @@ def simulate(  # noqa: PLR0917 - typer reads options from parameters
     from fedward_common.study import find, load
     from fedward_server.hub import Hub
     from fedward_server.models import Registry, resolve_start
-    from fedward_simulations.compare import open_hospitals
-    from fedward_simulations.progress import Bars
-    from fedward_simulations.report import print_table
-    from fedward_simulations.simulate import Simulation
 
     path = find(study)
     spec, weights, told = resolve_start(
@@ -95,13 +91,20 @@ def simulate(  # noqa: PLR0917 - typer reads options from parameters
     )
     if out.resolve().is_relative_to(data.resolve()):
         raise UsageError(f"{out} is in {data}, where it would count as a hospital next time: choose another --out")
+    folders = site_folders(data)
+
+    from fedward_simulations.compare import open_hospitals  # these take seconds, and what is wrong is said at once
+    from fedward_simulations.progress import Bars
+    from fedward_simulations.report import print_table
+    from fedward_simulations.simulate import Simulation
+
     first = spec.training.seed if seed is None else seed
     console = Console(stderr=True)
     if told:
         console.print(told, highlight=False, markup=False, soft_wrap=True)
     simulation = Simulation(
         study=spec,
-        folders=open_hospitals(data, site_folders(data)),
+        folders=open_hospitals(data, folders),
         out=out,
         seeds=range(first, first + seeds),
         engine=engine.value,

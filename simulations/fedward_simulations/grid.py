@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 WORKER_FAILED = 1001
 PULL_WAIT_S = 0.05
 EVENT_GAP_S = 0.05
+PRELOADED = ["fedward_client.app", "fedward_client.training.transforms", "fedward_simulations.grid"]  # by all workers
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -182,7 +183,7 @@ class EmbeddedGrid(Grid):
         self._log_file = log_file
         self._listener = listener
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["fedward_client.app", "fedward_simulations.grid"])
+        self._context.set_forkserver_preload(PRELOADED)
         self._change = threading.Condition()
         self._desk = _Desk()
         self._run = Run.create_empty(run_id=1)

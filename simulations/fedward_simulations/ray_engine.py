@@ -13,6 +13,8 @@ from fedward_common.errors import RunError
 from fedward_server.result import FILE, RunResult
 from fedward_server.superlink import CONNECTION, POLL_S, RunConfig, SuperLink, free_port, write_bundle
 
+ASK_S = 5.0  # how often Flower is asked whether the run has failed: a process of a second or two each time
+
 
 def run_on_ray(
     config: RunConfig, *, sites: int, workers: int, log_file: Path, on_wait: Callable[[], None]
@@ -32,10 +34,13 @@ def run_on_ray(
             if "RAY_ADDRESS" not in os.environ:  # a cluster that is there already knows its size
                 federation += f" init-args-num-cpus={workers}"
             run_id = link.flwr("run", str(bundle), CONNECTION, "--federation-config", federation)["run-id"]
+            asked = time.monotonic()
             while not (folder / FILE).exists():
-                status = link.flwr("list", CONNECTION, "--run-id", run_id)["runs"][0]["status"]
-                if status.startswith("finished") and not (folder / FILE).exists():
-                    raise RunError(f"the run on Ray ended as {status} without a result; its log is {log_file}")
+                if time.monotonic() - asked > ASK_S:
+                    status = link.flwr("list", CONNECTION, "--run-id", run_id)["runs"][0]["status"]
+                    if status.startswith("finished") and not (folder / FILE).exists():
+                        raise RunError(f"the run on Ray ended as {status} without a result; its log is {log_file}")
+                    asked = time.monotonic()
                 on_wait()
                 time.sleep(POLL_S)
     return RunResult.read(folder)

@@ -1,4 +1,4 @@
-"""Augmentation by name, from MONAI's random transforms, drawn from a named stream per image.
+"""Augmentation by name, drawn from a named stream per image.
 
 Each image of a batch draws its own numbers; the draw depends on the study's seed, the site, the round, the epoch and
 the image's place in it, never on what ran before.
@@ -6,52 +6,18 @@ the image's place in it, never on what ran before.
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from monai.data.meta_obj import set_track_meta
-from monai.transforms.compose import Compose
-from monai.transforms.intensity.array import RandAdjustContrast, RandGaussianNoise
-from monai.transforms.spatial.array import RandAffine, RandFlip
-from monai.transforms.transform import RandomizableTransform
-
-DEGREES = np.pi / 180
-
-set_track_meta(False)  # else each image is a MetaTensor, and each batch too, which takes a fifth of the training's time
-
-
-def _flip(size: tuple[int, ...]) -> RandomizableTransform:
-    return RandFlip(prob=0.5, spatial_axis=len(size) - 1)  # left-right: the last axis
-
-
-def _affine(size: tuple[int, ...]) -> RandomizableTransform:
-    """Up to 10 degrees, 6 % shift, 10 % zoom; the edge's value fills what comes in."""
-    rotations = (10 * DEGREES,) * (1 if len(size) == 2 else 3)
-    return RandAffine(
-        prob=0.8,
-        rotate_range=rotations,
-        scale_range=(0.1,) * len(size),
-        translate_range=tuple(0.06 * length for length in size),
-        padding_mode="border",
-        cache_grid=False,
-    )
-
-
-def _contrast(_size: tuple[int, ...]) -> RandomizableTransform:
-    return RandAdjustContrast(prob=0.5, gamma=(0.7, 1.4))
-
-
-def _noise(_size: tuple[int, ...]) -> RandomizableTransform:
-    return RandGaussianNoise(prob=0.5, std=0.03)
-
-
-_TRANSFORMS = {"flip": _flip, "affine": _affine, "contrast": _contrast, "noise": _noise}
 
 
 class Augmentation:
     """The study's transforms in the order named; empty names leave a batch as it is."""
 
     def __init__(self, names: Sequence[str], size: tuple[int, ...]) -> None:
-        self._transform = Compose([_TRANSFORMS[name](size) for name in names]) if names else None
+        self._transform = None
+        if names:
+            from fedward_client.training.transforms import composed  # MONAI takes seconds to import
+
+            self._transform = composed(names, size)
 
     def __call__(self, batch: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
         """Transform each image of `batch` [n, channels, *size] with the random state of its seed (below 2**32)."""
