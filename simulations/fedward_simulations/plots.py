@@ -40,6 +40,7 @@ class Look(NamedTuple):
 LOOKS: dict[ModelName, Look] = {
     "local": Look("#c05a00", "--", "o", "white", 1.4),
     "federated": Look("#005b94", "-", "o", "#005b94", 2.0),
+    "personal": Look("#7a3b8f", "-.", "s", "white", 1.4),
     "pooled": Look("#4d5761", ":", "D", "white", 1.6),
 }
 STYLE: dict[str, Any] = {
@@ -74,7 +75,7 @@ STYLE: dict[str, Any] = {
     "ytick.major.size": 3,
     "ytick.major.width": 0.7,
 }
-OFFSETS: dict[ModelName, float] = {"local": -0.2, "federated": 0.0, "pooled": 0.2}  # rows
+SPREAD = 0.2  # of a hospital's models above and below its row
 SQUARE = (3.7, 3.5)  # inches
 GRID = np.linspace(0.0, 1.0, 201)
 
@@ -181,7 +182,7 @@ def gain(results: Results) -> str:
         handles = [
             axes.plot([], [], label=MODEL_TITLES[model], **_stroke(model, marked=True))[0] for model in shown(results)
         ]
-        canvas.legend(handles=handles, loc="outside upper right", ncols=3)
+        canvas.legend(handles=handles, loc="outside upper right", ncols=4)
         return _svg(canvas, "gain", gain_alt(results))
 
 
@@ -200,13 +201,14 @@ def gain_alt(results: Results) -> str:
 
 
 def _dumbbell(axes: Axes, row: float, blocks: Mapping[ModelName, Block | None]) -> None:
+    heights = dict(zip(blocks, (row + np.linspace(-SPREAD, SPREAD, len(blocks))).tolist(), strict=True))
     local, federated = blocks["local"], blocks["federated"]
     if local and local.roc_auc and federated and federated.roc_auc:
-        ends = ([local.roc_auc.value, federated.roc_auc.value], [row + OFFSETS["local"], row + OFFSETS["federated"]])
+        ends = ([local.roc_auc.value, federated.roc_auc.value], [heights["local"], heights["federated"]])
         axes.plot(*ends, color=RULE, linewidth=3.0, zorder=1, solid_capstyle="round")
     for model, block in blocks.items():
         if block is not None:
-            _interval(axes, row + OFFSETS[model], model, block)
+            _interval(axes, heights[model], model, block)
 
 
 def _interval(axes: Axes, height: float, model: ModelName, block: Block) -> None:

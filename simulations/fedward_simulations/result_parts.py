@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from fedward_common.metrics import CalibrationGroup, Estimate, RocCurve, SiteFigures
 from fedward_common.study import StudySpec
 
-ModelName = Literal["local", "federated", "pooled"]
+ModelName = Literal["local", "federated", "personal", "pooled"]
 Metric = Literal["roc_auc", "sensitivity", "specificity", "precision"]
 Side = Literal["train", "validation", "test"]
 
-MODELS: tuple[ModelName, ...] = ("local", "federated", "pooled")
+MODELS: tuple[ModelName, ...] = ("local", "federated", "personal", "pooled")
 METRICS: tuple[Metric, ...] = ("roc_auc", "sensitivity", "specificity", "precision")
 
 Count = Annotated[int, Field(ge=0)]
@@ -107,10 +107,14 @@ class OverallBlock(Block):
 
 
 class Compared(Part):
-    """The three ways to a model on all hospitals' test patients; `pooled` is None where data cannot be pooled."""
+    """The ways to a model on all hospitals' test patients; `pooled` is None where data cannot be pooled.
+
+    `personal` is each hospital's own model of a strategy that keeps one there, None where it does not.
+    """
 
     local: Block
     federated: Block
+    personal: Block | None = None
     pooled: Block | None
 
 
@@ -119,6 +123,7 @@ class Overall(Part):
 
     local: OverallBlock
     federated: OverallBlock
+    personal: OverallBlock | None = None
     pooled: OverallBlock | None
 
 
@@ -129,6 +134,7 @@ class SiteResult(Part):
     patients: Count
     local: Block
     federated: Block
+    personal: Block | None = None
     pooled: Block | None
 
     def block(self, model: ModelName) -> Block | None:

@@ -1,8 +1,8 @@
 """What a run found, as results.json: the numbers that scripts, the report and the model card share. Values only.
 
-Scripts may rely on study, seeds, engine, sites (name, patients, local, federated, pooled with roc_auc, sensitivity,
-specificity, precision, each with value, low, high), rounds, seconds_per_round, bytes_per_site_per_round (up, down),
-model_sha256 and wall_s; every other key stands beside them. Nothing here is about one patient.
+Scripts may rely on study, seeds, engine, sites (name, patients, local, federated, personal, pooled with roc_auc,
+sensitivity, specificity, precision, each with value, low, high), rounds, seconds_per_round, bytes_per_site_per_round
+(up, down), model_sha256 and wall_s; every other key stands beside them. Nothing here is about one patient.
 
 `combine` makes the file of one seed or of several: a figure is then the mean over the seeds, its interval the mean of
 the seeds' 95 % intervals, and `sd` says how much the value differs between seeds.
@@ -209,11 +209,13 @@ def _check(runs: Sequence[SeedRun]) -> None:
 
 def _mean_site(sites: Sequence[SiteResult]) -> SiteResult:
     pooled = [site.pooled for site in sites if site.pooled is not None]
+    personal = [site.personal for site in sites if site.personal is not None]
     return SiteResult(
         name=sites[0].name,
         patients=round(fmean(site.patients for site in sites)),
         local=mean_block([site.local for site in sites]),
         federated=mean_block([site.federated for site in sites]),
+        personal=mean_block(personal) if personal else None,
         pooled=mean_block(pooled) if pooled else None,
     )
 
@@ -264,6 +266,7 @@ def _mean_count(values: Sequence[int | None]) -> int | None:
 
 def _overall(seeds: Sequence[Compared], sites: Sequence[SiteResult]) -> Overall:
     pooled = [seed.pooled for seed in seeds if seed.pooled is not None]
+    personal = [seed.personal for seed in seeds if seed.personal is not None]
     means = _means(sites)
 
     def block(blocks: Sequence[Block], model: ModelName) -> OverallBlock:
@@ -272,6 +275,7 @@ def _overall(seeds: Sequence[Compared], sites: Sequence[SiteResult]) -> Overall:
     return Overall(
         local=block([seed.local for seed in seeds], "local"),
         federated=block([seed.federated for seed in seeds], "federated"),
+        personal=block(personal, "personal") if personal else None,
         pooled=block(pooled, "pooled") if pooled else None,
     )
 

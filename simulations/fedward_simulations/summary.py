@@ -27,6 +27,8 @@ TOO_CLOSE = "the scores lie too close together for histograms to tell them apart
 MOST_TIES = 0.02  # half of it, 0.01, is what ties can hide of the area under the ROC curve
 MIXED = "each hospital has a model of its own, whose scores cannot be ranked against another's"
 
+ONE_EACH: tuple[ModelName, ...] = ("local", "personal")  # not one model but one for each hospital
+
 Evaluations = Mapping[str, Evaluation]  # by hospital, on its test patients
 
 
@@ -41,8 +43,12 @@ def summarize(comparison: Comparison, *, workers: int) -> SeedRun:
     if comparison.pooled is not None:
         held = comparison.pooled.sites
         tests["pooled"] = {name: e for name in names if name in held and (e := held[name].test) is not None}
+    if own := {name: e for name in names if (e := run.sites[name].personal) is not None}:
+        tests["personal"] = own
     merged = {model: _merged(found, run.study) for model, found in tests.items()}
-    single = {model: histogram for model, histogram in merged.items() if histogram is not None and model != "local"}
+    single = {model: found for model, found in merged.items() if found is not None and model not in ONE_EACH}
+    overall = {model: _overall(found, merged[model], run.study) for model, found in tests.items()}
+    overall |= {model: _without_ranking(overall[model]) for model in ONE_EACH if model in overall}
     return SeedRun(
         seed=comparison.seed,
         model_sha256=run.model_sha256,
@@ -52,9 +58,10 @@ def summarize(comparison: Comparison, *, workers: int) -> SeedRun:
         bytes_per_site_per_round=traffic(run.history),
         sites=tuple(_site(name, comparison, tests) for name in names),
         overall=Compared(
-            local=_without_ranking(_overall(tests["local"], merged["local"], run.study)),
-            federated=_overall(tests["federated"], merged["federated"], run.study),
-            pooled=_overall(tests["pooled"], merged["pooled"], run.study) if "pooled" in tests else None,
+            local=overall["local"],
+            federated=overall["federated"],
+            personal=overall.get("personal"),
+            pooled=overall.get("pooled"),
         ),
         history=tuple(_point(row) for row in run.history),
         local_history={name: tuple(_point(row) for row in one.history) for name, one in comparison.local.items()},
@@ -97,6 +104,7 @@ def _site(name: str, comparison: Comparison, tests: Mapping[ModelName, Evaluatio
         patients=run.sites[name].prepared.total or 0,
         local=blocks["local"],
         federated=blocks["federated"],
+        personal=blocks.get("personal"),
         pooled=blocks.get("pooled"),
     )
 

@@ -4,7 +4,12 @@ from collections.abc import Mapping
 
 from fedward_simulations.results import METRICS, MODELS, Figure, Metric, ModelName, Results, SiteReport, SiteResult
 
-MODEL_TITLES: dict[ModelName, str] = {"local": "Local only", "federated": "Federated", "pooled": "Pooled data"}
+MODEL_TITLES: dict[ModelName, str] = {
+    "local": "Local only",
+    "federated": "Federated",
+    "personal": "Personal",
+    "pooled": "Pooled data",
+}
 METRIC_TITLES: dict[Metric, str] = {
     "roc_auc": "ROC-AUC",
     "sensitivity": "Sensitivity",
@@ -71,7 +76,7 @@ def plural(many: int, noun: str) -> str:
 
 def shown(results: Results) -> list[ModelName]:
     """The models that these results compare; pooled only where data could be pooled."""
-    return [model for model in MODELS if model != "pooled" or results.overall.pooled is not None]
+    return [model for model in MODELS if getattr(results.overall, model) is not None]
 
 
 def headline(results: Results) -> str:
@@ -147,7 +152,7 @@ def has_threshold(results: Results) -> bool:
 def metrics_shown(results: Results) -> list[Metric]:
     """The metrics that these results hold for at least one block."""
     blocks = [site.block(model) for site in results.sites for model in MODELS]
-    blocks += [results.overall.local, results.overall.federated, results.overall.pooled]
+    blocks += [getattr(results.overall, model) for model in MODELS]
     return [metric for metric in METRICS if any(block is not None and block.figure(metric) for block in blocks)]
 
 
@@ -204,9 +209,11 @@ def _comparison_text(results: Results) -> str:
     alone = (
         "Local only: each hospital trains alone, on its own training patients. Federated: one model, trained together."
     )
+    personal = " Personal: a model of each hospital's own, trained there beside the federated one and held to it."
     pooled = " Pooled data: one model trained with all data in one place, possible only where data may be moved."
     budget = " Every model had the same budget of rounds."
-    return alone + (pooled if results.overall.pooled is not None else "") + budget
+    own = personal if results.overall.personal is not None else ""
+    return alone + own + (pooled if results.overall.pooled is not None else "") + budget
 
 
 def split_text(results: Results) -> str:

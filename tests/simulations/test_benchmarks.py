@@ -171,15 +171,15 @@ def test_rounds_are_timed_from_mark_to_mark() -> None:
         seen[0] = next(marks, seen[0])
         return seen[0]
 
-    assert timed(read, 2, lambda: looks.append(1), limit_s=5, said=[]) == [2.0, 0.5]
-    assert looks
+    assert timed(read, 2, looks.append, limit_s=5, said=[]) == [2.0, 0.5]
+    assert looks == [0, 1, 2]
 
 
 def test_a_deployment_that_stands_still_says_what_it_said(tmp_path: Path) -> None:
     (tmp_path / "hub.out").write_text("port 8080 is taken\nhalf a li")
     assert whole_lines(tmp_path / "none") == []
     with pytest.raises(RunError, match=r"waited 0 s in vain for round 0 \(hub.out: port 8080 is taken\)"):
-        timed(list, 1, lambda: None, limit_s=0, said=[tmp_path / "hub.out", tmp_path / "none"])
+        timed(list, 1, lambda _ended: None, limit_s=0, said=[tmp_path / "hub.out", tmp_path / "none"])
 
 
 @pytest.mark.long

@@ -75,9 +75,12 @@ class Stock:
         return {self.superlink: STOCK_LINK, **dict.fromkeys(self.supernodes, STOCK_NODE)}
 
     def rounds(
-        self, count: int, shapes: Sequence[Sequence[int]], on_round: Callable[[], None], *, limit_s: float
+        self, count: int, shapes: Sequence[Sequence[int]], on_round: Callable[[int], None], *, limit_s: float
     ) -> list[float]:
-        """Seconds that each of `count` rounds of a no-op app took; RunError for one of more than `limit_s`."""
+        """Seconds that each of `count` rounds of a no-op app took; RunError for one of more than `limit_s`.
+
+        `on_round` is told how many rounds have ended.
+        """
         times = self.folder / "times"
         config = {"times": str(times), "nodes": len(self.supernodes), "rounds": count, "shapes": json.dumps(shapes)}
         bundle = self.folder / "bundle"
@@ -136,18 +139,24 @@ def _online(link: SuperLink) -> int:
 
 
 def timed(
-    read: Callable[[], list[float]], count: int, on_round: Callable[[], None], *, limit_s: float, said: Sequence[Path]
+    read: Callable[[], list[float]],
+    count: int,
+    on_round: Callable[[int], None],
+    *,
+    limit_s: float,
+    said: Sequence[Path],
 ) -> list[float]:
     """Seconds that each of `count` rounds took, from the times (`read`) at which each began and the last one ended.
 
-    Raises RunError, with the last words in the files `said`, for one that takes longer than `limit_s`.
+    `on_round` is told how many have ended. Raises RunError, with the last words in the files `said`, for one that takes
+    longer than `limit_s`.
     """
     marks: list[float] = []
     while len(marks) <= count:
         known = len(marks)
         wait_until(lambda: len(read()) > known, limit_s=limit_s, what=f"round {known}", said=said)  # noqa: B023 - here
         marks = read()
-        on_round()
+        on_round(len(marks) - 1)
     return [after - before for before, after in pairwise(marks)]
 
 

@@ -16,7 +16,7 @@ from fedward_common.testing import tiny_study
 from fedward_server import runs
 from fedward_server.journal import FILE as EVENTS
 from fedward_simulations.benchmarks._deployments import ours, roots, stock, timed, whole_lines
-from fedward_simulations.benchmarks._processes import Peaks
+from fedward_simulations.benchmarks._processes import Peaks, Work
 from fedward_simulations.federation import Federation
 
 NOOP_SITE = "fedward_simulations.benchmarks._noop_daemon"
@@ -30,16 +30,33 @@ LARGE = {  # 25.0 million
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rounds:
-    """What rounds took: seconds each, and MiB by process, before the run and at most."""
+    """What rounds took: seconds each, MiB by process before the run and at most, processor seconds of a round."""
 
     seconds: Sequence[float]
     idle: Mapping[str, float]
     peaks: Mapping[str, float]
+    cpu_s: Mapping[str, float]  # by process, those of one role together; without the first round
 
     @property
     def middle_s(self) -> float:
         """The median without the first and the last round; there are at least three."""
         return median(self.seconds[1:-1])
+
+
+class Seen:
+    """What is looked at when a round has begun, and when the last one has ended."""
+
+    def __init__(self, roots: Mapping[int, str]) -> None:
+        self._peaks, self._work = Peaks(roots), Work(roots)
+
+    def look(self, ended: int) -> None:
+        """Look now, when so many rounds have ended."""
+        self._peaks.look()
+        self._work.look(ended)
+
+    def rounds(self, seconds: Sequence[float], idle: Peaks) -> Rounds:
+        """All that was seen of these rounds."""
+        return Rounds(seconds=seconds, idle=idle.mib, peaks=self._peaks.mib, cpu_s=self._work.by_role())
 
 
 def make_study(size: Mapping[str, Any], *, sites: int, rounds: int, compression: str = "none") -> StudySpec:
@@ -80,14 +97,14 @@ def our_rounds(folder: Path, sites: int, study: StudySpec) -> Rounds:
 
 def run_rounds(federation: Federation, names: Sequence[str], study: StudySpec) -> Rounds:
     """Seconds from the beginning of each round to the next one's, and the peaks of memory by process."""
-    hub, idle, peaks = federation.hub, Peaks(roots(federation)), Peaks(roots(federation))
+    hub, idle, seen = federation.hub, Peaks(roots(federation)), Seen(roots(federation))
     federation.approve(study, names=names)
     idle.look()
     run = runs.start(hub, study, names=names, wait_s=ROUND_LIMIT_S).run
     read = partial(_began, hub.runs / run / EVENTS)
     said = [hub.runs / run / "run.log", hub.link.log_file]
-    seconds = timed(read, study.training.rounds, peaks.look, limit_s=ROUND_LIMIT_S, said=said)
-    return Rounds(seconds=seconds, idle=idle.mib, peaks=peaks.mib)
+    seconds = timed(read, study.training.rounds, seen.look, limit_s=ROUND_LIMIT_S, said=said)
+    return seen.rounds(seconds, idle)
 
 
 def _began(events: Path) -> list[float]:
@@ -99,7 +116,7 @@ def _began(events: Path) -> list[float]:
 def stock_rounds(folder: Path, sites: int, rounds: int, study: StudySpec) -> Rounds:
     """The same between a stock SuperLink and stock SuperNodes, with FedAvg."""
     with stock(folder, sites) as deployment:
-        idle, peaks = Peaks(deployment.roots), Peaks(deployment.roots)
+        idle, seen = Peaks(deployment.roots), Seen(deployment.roots)
         idle.look()
-        seconds = deployment.rounds(rounds, shapes(study), peaks.look, limit_s=ROUND_LIMIT_S)
-    return Rounds(seconds=seconds, idle=idle.mib, peaks=peaks.mib)
+        seconds = deployment.rounds(rounds, shapes(study), seen.look, limit_s=ROUND_LIMIT_S)
+    return seen.rounds(seconds, idle)

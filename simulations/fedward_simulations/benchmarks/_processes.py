@@ -31,6 +31,28 @@ class Peaks:
                 self.mib[its_role] = max(self.mib.get(its_role, 0.0), peak_mib(each))
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The processor seconds that rounds take, by the role of processes. `roots`: as of `Peaks`."""
+
+    roots: Mapping[int, str]
+    _looks: list[tuple[int, dict[int, tuple[str, float]]]] = field(default_factory=list)
+
+    def look(self, ended: int) -> None:
+        """Look now, when so many rounds have ended."""
+        now = {p: (r, cpu_s(p)) for pid, role in self.roots.items() for p, r in family(pid, role).items()}
+        self._looks.append((ended, now))
+
+    def by_role(self) -> dict[str, float]:
+        """Seconds a round, of all processes of a role together. Without the first round, and those that have ended."""
+        (begun, first), (ended, last) = next(look for look in self._looks if look[0]), self._looks[-1]
+        found: dict[str, float] = {}
+        for pid, (role, seconds) in last.items():
+            more = (seconds - first.get(pid, (role, 0.0))[1]) / (ended - begun)
+            found[role] = found.get(role, 0.0) + more
+        return found
+
+
 def family(pid: int, role: str) -> dict[int, str]:
     """A process in its `role`, and what it started, each in the role that its command line tells."""
     found = {pid: role}

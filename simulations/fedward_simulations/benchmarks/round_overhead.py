@@ -4,7 +4,7 @@ A real hub and real sites, whose hospitals change the arrays a little and send t
 parameters stand beside stock Flower, which does the same in the same run between a SuperLink and two SuperNodes; more
 sites and more parameters stand beside that first setting. `round-overhead-stock` puts stock Flower beside them too,
 which takes a quarter of an hour. All train and evaluate in every round: at Fedward the evaluation rides on the train
-message. Then the most memory that each process had in use.
+message. Then each process: the processor's time that a round takes there, and the most memory that it had in use.
 """
 
 import tempfile
@@ -28,7 +28,7 @@ SITES, MANY_SITES = 2, 8
 ROUNDS, LARGE_ROUNDS, STOCK_ROUNDS = 20, 8, 5
 COMPRESSIONS = ("none", "bf16", "int8")  # of updates, at 25 million parameters
 STOCK = "stock Flower: flower-superlink, flower-supernode and FedAvg, training and evaluating"
-MEMORY_BESIDE = {
+BESIDE = {
     **dict.fromkeys((SUPERVISOR, "superlink", "superexec", "serverapp"), STOCK_LINK),
     **dict.fromkeys((DAEMON, "executor", "supernode"), STOCK_NODE),
 }
@@ -48,7 +48,7 @@ def run() -> Iterator[Figure]:
 
 
 def beside_stock(
-    folder: Path, size: Mapping[str, Any], *, sites: int, rounds: int, stock: int, memory: bool = True
+    folder: Path, size: Mapping[str, Any], *, sites: int, rounds: int, stock: int, processes: bool = True
 ) -> Iterator[Figure]:
     """Seconds a round beside stock Flower's, then MiB of each process; of each at least three rounds."""
     study = make_study(size, sites=sites, rounds=rounds)
@@ -63,12 +63,21 @@ def beside_stock(
         reference=STOCK,
         reference_value=other.middle_s,
     )
-    if memory:
-        yield from _memory(what, ours, other)
+    if processes:
+        yield from _processes(what, ours, other)
 
 
-def _memory(what: Mapping[str, Any], ours: Rounds, other: Rounds) -> Iterator[Figure]:
-    for role, beside in MEMORY_BESIDE.items():
+def _processes(what: Mapping[str, Any], ours: Rounds, other: Rounds) -> Iterator[Figure]:
+    for role, beside in BESIDE.items():
+        same = role if role in other.cpu_s else beside
+        yield Figure(
+            name="round-overhead-cpu",
+            setting={**what, "process": role},
+            value=ours.cpu_s.get(role, 0.0),
+            unit="s/round",
+            reference=f"stock Flower's {same.removeprefix('stock-')}",
+            reference_value=other.cpu_s[same],
+        )
         yield Figure(
             name="round-overhead-memory",
             setting={**what, "process": role},

@@ -24,4 +24,4 @@ def run() -> Iterator[Figure]:
             ("large", LARGE, SITES, LARGE_ROUNDS),
         ):
             folder = Path(scratch) / name
-            yield from beside_stock(folder, size, sites=sites, rounds=rounds, stock=STOCK_ROUNDS, memory=False)
+            yield from beside_stock(folder, size, sites=sites, rounds=rounds, stock=STOCK_ROUNDS, processes=False)
