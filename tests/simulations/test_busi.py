@@ -66,6 +66,7 @@ def test_licence_and_readme_say_where_the_images_are_from() -> None:
     assert f"{counts[1]} of one, {counts[2]} of two, {481 - counts[1] - counts[2]} of three to seven" in readme
 
 
+@pytest.mark.long
 def test_look_alikes_of_the_shipped_images_are_the_patients_of_the_index() -> None:
     rows = busi.load_index()
     groups = busi.near_duplicate_groups(np.stack([busi.read_image(row.file) for row in rows]))

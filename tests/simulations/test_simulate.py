@@ -118,6 +118,7 @@ def test_the_same_study_on_the_same_data_gives_the_same_bits(
     assert all(site["pooled"] is None for site in two["sites"])
 
 
+@pytest.mark.long
 def test_the_ray_engine_gives_the_same_bits(done: "subprocess.CompletedProcess[str]", work: Path) -> None:
     ray = fedward(
         *("simulate", "study.toml", "--data", "hospitals", "--out", "ray", "--seed", "7", "--engine", "ray"),
