@@ -170,7 +170,7 @@ def serve(site: Site) -> None:
     with claimed(site):
         member = Member.open(site)
         outbox = member.outbox(spool=True)
-        _use_threads(site.threads)
+        use_threads(site.threads)
         desk = Desk(Hospital(SiteSource(site), outbox.tell), outbox, member.ledger)
         with serving(site, Work(desk, site.spool / spool.IN), Control(member, outbox, stopping)):
             log.info("site %s is ready", site.name)
@@ -222,7 +222,8 @@ def claimed(site: Site) -> Iterator[None]:
         yield
 
 
-def _use_threads(threads: int) -> None:
+def use_threads(threads: int) -> None:
+    """Let torch's arithmetic have so many threads; 0: as many as this process has cores."""
     import torch
 
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))

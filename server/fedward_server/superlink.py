@@ -1,4 +1,4 @@
-"""The stock `flower-superlink` as a process on loopback, and the stock `flwr` command line that steers it.
+"""Flower's SuperLink as a process on loopback, and the stock `flwr` command line that steers it.
 
 Whatever a SuperLink starts ends with it, and it ends with the process that started it, however that ends. The bundle
 handed to it holds a pyproject.toml and a README, no code: server and hospitals run what is installed. It is never told
@@ -61,7 +61,10 @@ class Tls:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SuperLink:
-    """One SuperLink. `home` is a folder of its own; `options` are added to its command line; without `tls`, no TLS."""
+    """One SuperLink. `home` is a folder of its own; `options` are added to its command line; without `tls`, no TLS.
+
+    With `stock` it is `flower-superlink` as Flower starts it: for comparisons.
+    """
 
     home: Path
     port: int
@@ -69,6 +72,7 @@ class SuperLink:
     options: tuple[str, ...]
     tls: Tls | None = None
     log_level: str = "INFO"
+    stock: bool = False
 
     @property
     def mark(self) -> str:
@@ -152,7 +156,7 @@ class SuperLink:
         with self.log_file.open("ab") as output:
             return subprocess.Popen(
                 [
-                    str(_programs() / "flower-superlink"),
+                    *self._program,
                     *("--isolation", "subprocess", "--disable-runtime-dependency-installation"),
                     *("--host", HOST, "--port", str(self.port)),
                     *self._security(),
@@ -164,6 +168,12 @@ class SuperLink:
                 stderr=output,
                 start_new_session=True,
             )
+
+    @property
+    def _program(self) -> tuple[str, ...]:
+        if self.stock:
+            return (str(_programs() / "flower-superlink"),)
+        return (sys.executable, "-m", "fedward_server.superlink_process")
 
     def _wait_for(self, process: "subprocess.Popen[bytes]") -> None:
         started = time.monotonic()

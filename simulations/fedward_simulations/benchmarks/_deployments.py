@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+from fedward_client.site import SETTINGS
 from fedward_common import pki
 from fedward_common.errors import RunError
 from fedward_server.hub import Hub
@@ -47,10 +48,14 @@ clientapp = "_stock_app:client"
 def ours(
     folder: Path, sites: Sequence[str], *, hub_up: Sequence[str] = HUB_UP, site_up: Sequence[str] = SITE_UP
 ) -> Iterator[Federation]:
-    """A hub and sites with empty folders, all connected; the two commands are `federation`'s."""
+    """A hub and sites with empty folders, all connected; the two commands are `federation`'s.
+
+    Each site has one thread for its arithmetic: all share this machine, and more would wait for each other.
+    """
     hospitals = {name: folder / name for name in sites}
     for path in hospitals.values():
         path.mkdir(parents=True)
+        (path / SETTINGS).write_text('[policy]\noutputs = ["counts", "update", "evaluation"]\n[limits]\nthreads = 1\n')
     with federation(folder / "hub", hospitals, logs=folder / "logs", hub_up=hub_up, site_up=site_up) as running:
         yield running
 
@@ -101,7 +106,7 @@ def stock(folder: Path, nodes: int, *, log_level: str = "INFO") -> Iterator[Stoc
     """The stock programs, started as their own help says; keys and certificates are a hub's."""
     folder.mkdir(exist_ok=True)
     hub = Hub.init(folder / "hub", name="stock", port=free_port())
-    link = replace(hub.link, log_level=log_level)
+    link = replace(hub.link, log_level=log_level, stock=True)
     with link.running() as process, ExitStack() as stack:
         pids = [stack.enter_context(_stock_node(folder, hub, link, number)) for number in range(nodes)]
         said = [folder / f"node-{number}.out" for number in range(nodes)]

@@ -15,7 +15,7 @@ import typer
 
 from fedward_client import daemon, spool
 from fedward_client.desk import Desk
-from fedward_client.executor import Control, Work, claimed, serving
+from fedward_client.executor import Control, Work, claimed, serving, use_threads
 from fedward_client.handlers import Hospital, SiteSource
 from fedward_client.member import Member
 from fedward_client.site import Site
@@ -104,6 +104,7 @@ def main(folder: Path, state: State, supervised: Flag = False, unsafe_no_walls: 
         signal.signal(number, lambda *_: stopping.set())
     member = Member.open(site)
     outbox = member.outbox(spool=True)
+    use_threads(site.threads)
     desk = Desk(NoHospital(SiteSource(site), outbox.tell), outbox, member.ledger)
     with claimed(site), serving(site, Work(desk, site.spool / spool.IN), Control(member, outbox, stopping)):
         stopping.wait()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 OTHER = "other"
 _ROLES = {  # by a word of the command line
+    "fedward_server.superlink_process": "superlink",
     "flower-superlink": "superlink",
     "flower-superexec": "superexec",
     "flwr-serverapp": "serverapp",

@@ -1,0 +1,25 @@
+"""Flower's own SuperLink program, whose web server takes in a request's body before Flower looks at it: see ADR 0014.
+
+    python -m fedward_server.superlink_process [what flower-superlink takes]
+
+uvicorn stops reading a connection when 64 KiB of a body wait, and Flower, which wants the whole body, passes each such
+piece through all layers of its application by itself: half of what a SuperLink does in a round of models.
+"""
+
+from uvicorn.protocols.http import h11_impl, httptools_impl
+
+BODY_BYTES = 8 * 2**20  # that wait, of one request; Flower's own pieces of arrays have 5 MiB
+
+
+def main() -> None:
+    """Run it until it is told to end."""
+    from flwr.superlink.cli.flower_superlink import flower_superlink
+
+    for implementation in (h11_impl, httptools_impl):
+        assert hasattr(implementation, "HIGH_WATER_LIMIT"), "another uvicorn than this was written for"
+        setattr(implementation, "HIGH_WATER_LIMIT", BODY_BYTES)  # noqa: B010 - a name that it does not export
+    flower_superlink()
+
+
+if __name__ == "__main__":
+    main()
