@@ -5,6 +5,7 @@ approve. Everything is ended with the block, and with this process however that 
 """
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ import grpc
 from fedward_client import isolation
 from fedward_client.member import CONTROL_SOCKET, LINK_STATUS, Member, join, read_json
 from fedward_client.site import Site
-from fedward_client.sockets import channel
+from fedward_client.sockets import address, channel
 from fedward_client.steward import approve
 from fedward_client.stubs.site_pb2 import Nothing, SiteEvent
 from fedward_client.stubs.site_pb2_grpc import ControlStub
@@ -191,7 +192,7 @@ def _wait_until_connected(sites: Mapping[str, Site], pids: Mapping[str, int], lo
         for name, pid in pids.items():
             if _has_ended(pid):
                 raise RunError(f"{name} ended at its start: {_last_word(logs / f'{name}.out')}")
-        away = [name for name, site in sites.items() if read_json(site.link / LINK_STATUS).get("state") != "connected"]
+        away = [name for name, site in sites.items() if not _is_up(site)]
         step("connecting hospitals", len(sites) - len(away), len(sites))
         if not away:
             return
@@ -200,6 +201,14 @@ def _wait_until_connected(sites: Mapping[str, Site], pids: Mapping[str, int], lo
         f"{', '.join(away)} did not reach the hub within {START_LIMIT_S:g} s; the last word of {away[0]} was "
         f"'{_last_word(logs / f'{away[0]}.out')}', and the logs are in {logs}"
     )
+
+
+def _is_up(site: Site) -> bool:
+    """Whether both sides are: the one that is connected to the hub, and the one that its people talk to."""
+    if read_json(site.link / LINK_STATUS).get("state") != "connected":
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(address(site.state / CONTROL_SOCKET)) == 0
 
 
 def _last_word(output: Path) -> str:
