@@ -46,8 +46,11 @@ class Work:
 
     def by_role(self) -> dict[str, float]:
         """Seconds a round, of all processes of a role together. Without the first round, and those that have ended."""
-        (begun, first), (ended, last) = next(look for look in self._looks if look[0]), self._looks[-1]
+        begun, first = next((look for look in self._looks[:-1] if look[0]), self._looks[0])
+        ended, last = self._looks[-1]
         found: dict[str, float] = {}
+        if ended == begun:  # all rounds went by between two looks
+            return found
         for pid, (role, seconds) in last.items():
             more = (seconds - first.get(pid, (role, 0.0))[1]) / (ended - begun)
             found[role] = found.get(role, 0.0) + more
