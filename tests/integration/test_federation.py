@@ -497,7 +497,7 @@ def test_a_stock_supernode_with_the_thin_bundle_gives_the_same_bits(finished: Fi
     assert result.model_sha256 == finished.result.model_sha256
     receipts = audit.entries(site.state / AUDIT, event="left")
     assert [e.data["kind"] for e in receipts if e.data["run"] == result.run] == [
-        *("prepare", "train", "train", "train", "evaluate", "evaluate")
+        *("prepare", "train", "train", "train", "evaluate", "evaluate", "evaluate")
     ]
 
 
