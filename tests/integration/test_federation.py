@@ -455,6 +455,7 @@ def main(grid, context):
 """
 
 
+@pytest.mark.long
 def test_a_stock_app_gets_answers_to_what_is_ours_and_reasons_for_the_rest(
     finished: Finished, running: Federation, tmp_path: Path
 ) -> None:

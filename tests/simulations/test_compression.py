@@ -6,6 +6,7 @@ from fedward_common.testing import tiny_study
 from fedward_simulations.benchmarks.update_compression import CODINGS, federated, measure
 
 
+@pytest.mark.long
 def test_a_compressed_run_has_the_same_bits_on_one_worker_and_on_two() -> None:
     study = tiny_study(
         input={"size": [32, 32]}, training={"rounds": 3}, strategy={"min_sites": 4}, update={"compression": "int8"}

@@ -103,6 +103,7 @@ def test_faults_are_counted_not_hidden(
         assert reports[hospital.name].images is not None
 
 
+@pytest.mark.long
 def test_the_same_study_on_the_same_data_gives_the_same_bits(
     done: "subprocess.CompletedProcess[str]", work: Path
 ) -> None:
