@@ -19,7 +19,7 @@ from fedward_server.result import SiteResult
 from fedward_server.roster import Participant
 from fedward_server.shelf import Shelf
 
-LOCAL_MODELS = ".local-models"  # in a run's folder, while they are scored: no hospital's own model is kept at the hub
+LOCAL_MODELS = ".local-models"  # in a run's folder, for those that wait to be scored; none is kept at the hub
 
 
 @dataclass(kw_only=True, slots=True)
@@ -57,12 +57,10 @@ class Closing:
         study = self.inquiry.study
         lent = all(site.prepared.local_model for site in self.sites)
         question = self._question("test", model="alone", hand_over=lent)
-        deadline_s = self.inquiry.deadline_s * (study.training.rounds + 1)
+        rounds = study.training.rounds + 1  # one for the figures
         gate, shelf, models = Gate(start, max_update_norm=None), Shelf(self.folder / LOCAL_MODELS), {}
         trainers = [site for site in self.sites if site.trains]
-        for site, evaluated, arrays in self.inquiry.scores(
-            question, start, trainers, self.after, deadline_s=deadline_s
-        ):
+        for site, evaluated, arrays in self.inquiry.scores(question, start, trainers, self.after, rounds=rounds):
             self.alone[site.name] = evaluated.evaluation
             if not lent:
                 continue

@@ -1,7 +1,7 @@
 """What a run asks its sites, for how long it waits, and what it tells of it."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,7 +19,6 @@ from fedward_server.roster import Participant
 log = logging.getLogger(__name__)
 
 State = dict[str, npt.NDArray[Any]]
-Refuse = Callable[[str, str], None]
 
 
 class Scored(NamedTuple):
@@ -62,12 +61,15 @@ class Inquiry:
             self.tell("refused", number, site=site, note=reason)
 
     def scores(
-        self, question: Question, arrays: State, sites: Sequence[Participant], after: int, *, deadline_s: float = 0.0
+        self, question: Question, arrays: State, sites: Sequence[Participant], after: int, *, rounds: int = 1
     ) -> Iterator[Scored]:
-        """Sites' figures of a model, as they come, after round `after`. What is not theirs or not asked is refused."""
+        """Sites' figures of a model, as they come, after round `after`. What is not theirs or not asked is refused.
+
+        A site is given as much time as `rounds` have.
+        """
         content = question_record(question, to_array_record(arrays))
         questions = {site.name: Message(content, site.node_id, MessageType.EVALUATE) for site in sites}
-        trip = self.trip(questions, after, hard_s=deadline_s or self.deadline_s)
+        trip = self.trip(questions, after, hard_s=self.deadline_s * rounds)
         for came in trip.replies():
             site = next(site for site in sites if site.name == came.site)
             try:

@@ -1,4 +1,7 @@
-"""Models that wait: in memory up to a bound, then in mapped files, so that memory does not grow with their number."""
+"""Models that wait: in memory up to a bound, then in mapped files, so that memory does not grow with their number.
+
+A file has no name once it is mapped: the mapping keeps it, and nothing of it is left however this process ends.
+"""
 
 import mmap
 import os
@@ -16,20 +19,22 @@ IN_MEMORY_BYTES = 64 * 2**20
 
 @dataclass(slots=True)
 class Shelf:
-    """Where records are put by; `folder` is made when the first one needs it."""
+    """Where records are put by; `folder`, on the disk that holds them, is made when the first one needs it."""
 
     folder: Path
     _held: int = 0  # bytes in memory
 
     def put(self, name: str, record: ArrayRecord) -> ArrayRecord:
-        """The same record, in the file `name` where memory is for others. RunError where it cannot be written."""
+        """The same record, in a file where memory is for others. RunError where it cannot be written."""
         size = block_size(record)
         if self._held + size <= IN_MEMORY_BYTES:
             self._held += size
             return record
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / name).open("w+b") as file:
+            path = self.folder / name
+            with path.open("w+b") as file:
+                path.unlink()
                 for piece in pieces(record):
                     file.write(piece)
                 file.flush()
@@ -41,5 +46,5 @@ class Shelf:
             ) from error
 
     def clear(self) -> None:
-        """Remove the files."""
+        """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -125,6 +125,7 @@ def _go_on(hub: "Hub", run: str, tail: "Tail | None", *, detach: bool, as_json: 
     """Follow a run to its end, unless it is to go on by itself. Raises RunError where it ends otherwise."""
     from fedward_common.errors import RunError
     from fedward_server.progress import RunBar
+    from fedward_server.result import RunResult
     from fedward_server.tables import show_across, show_gains
     from fedward_server.watch import across, follow, gains, summary
 
@@ -142,8 +143,9 @@ def _go_on(hub: "Hub", run: str, tail: "Tail | None", *, detach: bool, as_json: 
     elif detach:
         print(run)
     elif row.status == "finished":
-        show_gains(gains(Path(found["figures"])), console)
-        show_across(across(Path(found["figures"])), console)
+        result = RunResult.read(Path(found["figures"]).parent)
+        show_gains(gains(result), console)
+        show_across(across(result), console)
         print(found["figures"])
     if row.status in ("failed", "stopped"):
         raise RunError(f"run {run} {'failed' if row.status == 'failed' else 'was stopped'}: {row.reason}")

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from fedward_common.errors import RunError
@@ -55,13 +54,12 @@ def summary(hub: Hub, row: RunRow) -> dict[str, Any]:
     }
 
 
-def gains(figures: Path) -> list[dict[str, Any]]:
-    """Who gains: each hospital's test patients by the model it made alone and by the common one, from a run's figures.
+def gains(result: RunResult) -> list[dict[str, Any]]:
+    """Who gains: each hospital's test patients by the model it made alone and by the common one.
 
     `alone`, `together` and `personal` (the strategy's own model of the hospital) are areas under the ROC curve with
     their 95 % intervals, None where the small-cell rule, the policy or the study keeps them home.
     """
-    result = RunResult.read(figures.parent)
     kinds = ("alone", "together", "personal")
     return [
         {"site": site, "label": label, "patients": counted, **dict(zip(kinds, areas, strict=True))}
@@ -72,12 +70,11 @@ def gains(figures: Path) -> list[dict[str, Any]]:
     ]
 
 
-def across(figures: Path) -> list[dict[str, Any]]:
+def across(result: RunResult) -> list[dict[str, Any]]:
     """The cross-site matrix: each model that a hospital trained alone on each site's test patients, as in `gains`.
 
     Empty where a site's policy keeps these models home.
     """
-    result = RunResult.read(figures.parent)
     if not any(found.across for found in result.sites.values()):
         return []
     tested = {site: {**found.across, **_own(site, found)} for site, found in result.sites.items()}
@@ -104,16 +101,15 @@ def report(hub: Hub, run: str) -> dict[str, Any]:
     with hub.store() as store:
         row, rounds, parts = store.run(run), store.rounds(run), store.site_rounds(run)
     now = standing(Tail(hub.runs / run).new())
-    figures = hub.runs / row.run / FILE
-    there = figures.exists()
+    result = RunResult.read(hub.runs / row.run) if (hub.runs / row.run / FILE).exists() else None
     return {
         **summary(hub, row),
         "round": now.round,
         "rounds": int(row.study_json["training"]["rounds"]),
         "sites": [{"name": name, "last": kind, "note": note} for name, (kind, note) in sorted(now.sites.items())],
         "interruptions": [{"round": number, "reason": note} for number, note in now.interruptions],
-        "gains": gains(figures) if there else [],
-        "across": across(figures) if there else [],
+        "gains": gains(result) if result is not None else [],
+        "across": across(result) if result is not None else [],
         "history": [
             {**asdict(entry), "sites": [asdict(part) for part in parts if part.round == entry.round]}
             for entry in rounds

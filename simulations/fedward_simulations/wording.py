@@ -75,7 +75,7 @@ def plural(many: int, noun: str) -> str:
 
 
 def shown(results: Results) -> list[ModelName]:
-    """The models that these results compare; pooled only where data could be pooled."""
+    """The models that these results compare."""
     return [model for model in MODELS if getattr(results.overall, model) is not None]
 
 

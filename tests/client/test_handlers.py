@@ -127,7 +127,7 @@ def test_what_a_hospital_makes_of_it_alone_is_what_a_federation_of_one_makes(tmp
 
 
 def test_another_hospitals_model_is_scored_as_it_came_whatever_this_one_keeps_for_itself(tmp_path: Path) -> None:
-    """Neither layers of its own nor its personal model come in."""
+    """Layers of its own do not come in."""
     study = tiny_study(
         model={"name": "resnet10", "options": {"norm": "batch"}}, input={"size": [32, 32]},
         training={"rounds": 1, "batch_norm": "local"}, strategy={"name": "fedbn"},
@@ -142,4 +142,12 @@ def test_another_hospitals_model_is_scored_as_it_came_whatever_this_one_keeps_fo
     fresh = Hospital(PhantomSource("north", 60, 1.0, 5, tmp_path / "fresh"))
     assert found.evaluation == fresh.evaluate(asked, theirs).evaluation
     assert found.evaluation != at.evaluate(asked.model_copy(update={"model": "sent"}), theirs).evaluation
-    assert found.personal is None
+
+
+def test_a_personal_model_is_not_scored_beside_another_hospitals(tmp_path: Path) -> None:
+    study = tiny_study(training={"rounds": 1}, strategy={"name": "ditto"})
+    at, sent = Hospital(PhantomSource("north", 60, 1.0, 5, tmp_path)), dict(models.initial_state(study, 1))
+    at.train(Question(kind="train", study=study, run="run-1"), sent, round_number=1)
+    asked = Question(kind="evaluate", study=study, run="run-1", side="test")
+    assert at.evaluate(asked, sent).personal is not None
+    assert at.evaluate(asked.model_copy(update={"model": "other"}), sent).personal is None

@@ -16,16 +16,14 @@ from fedward_common.models.layers import AdaptiveMean, LocalResponseNorm, Pool3d
 
 SLOW = {("densenet169", 2), ("densenet169", 3), ("resnet34", 3), ("resnet50", 3)}  # more of their smaller kin's layers
 DEEP_3D = {("resnet10", 3), ("resnet18", 3), ("densenet121", 3)}
-CASES = [
-    pytest.param(name, dims, id=f"{name}-{dims}d", marks=[pytest.mark.long] if (name, dims) in SLOW else [])
-    for name in models.names()
-    for dims in models.describe(name).dims
-]
-IN_BFLOAT16 = [  # which most processors take long over, volumes longest
-    pytest.param(name, dims, id=f"{name}-{dims}d", marks=[pytest.mark.long] if (name, dims) in SLOW | DEEP_3D else [])
-    for name in models.names()
-    for dims in models.describe(name).dims
-]
+CASES, IN_BFLOAT16 = (  # over the latter most processors take long, longest over volumes
+    [
+        pytest.param(name, dims, id=f"{name}-{dims}d", marks=[pytest.mark.long] if (name, dims) in slow else [])
+        for name in models.names()
+        for dims in models.describe(name).dims
+    ]
+    for slow in (SLOW, SLOW | DEEP_3D)
+)
 
 
 @pytest.fixture(autouse=True)

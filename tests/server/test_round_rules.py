@@ -281,7 +281,7 @@ def test_at_the_end_each_hospital_that_trains_is_asked_what_it_makes_of_it_alone
     assert model_sha256(asked["a"]) == model_sha256(start) != result.model_sha256
     assert result.sites["a"].alone is not None
     assert result.sites["c"].alone is None
-    rows = {row["site"]: row for row in gains(tmp_path / "run.json")}
+    rows = {row["site"]: row for row in gains(RunResult.read(tmp_path))}
     assert rows["a"]["alone"]["value"] == result.sites["a"].alone.figures["malignant"].roc_auc.value
     assert rows["c"]["alone"] is None
     assert rows["c"]["together"] is not None
@@ -320,7 +320,7 @@ def test_each_hospitals_own_model_is_scored_at_every_other_site_where_all_lend_i
         "a": ["b"], "b": ["a"], "c": ["a", "b"],
     }  # fmt: skip
     assert not (tmp_path / LOCAL_MODELS).exists(), "the hub keeps no hospital's own model"
-    rows = across(tmp_path / "run.json")
+    rows = across(RunResult.read(tmp_path))
     assert {(row["trained_at"], row["tested_at"]) for row in rows} == {
         (maker, tester) for maker in "ab" for tester in "abc"
     }
@@ -347,7 +347,7 @@ def test_one_site_that_keeps_its_model_home_and_nobody_is_asked_for_theirs(tmp_p
     assert asked
     assert not any(asked)
     assert all(found.alone is not None and not found.across for found in result.sites.values())
-    assert across(tmp_path / "run.json") == []
+    assert across(RunResult.read(tmp_path)) == []
 
 
 def test_an_own_model_of_another_shape_is_named_and_left_out_of_the_matrix(tmp_path: Path) -> None:

@@ -59,7 +59,11 @@ def test_what_waits_beyond_the_bound_is_in_files(tmp_path: Path, monkeypatch: py
     updates = made(tmp_path, kept=True)
     for name in NAMES:
         updates.accept(trained(name), to_array_record(arrays(name)))
-    assert sorted(path.name for path in (tmp_path / "updates").iterdir()) == NAMES[1:]
+    mapped = {
+        line.split(maxsplit=5)[5] for line in Path("/proc/self/maps").read_text().splitlines() if "updates/" in line
+    }
+    assert mapped == {f"{tmp_path / 'updates' / name} (deleted)" for name in NAMES[1:]}
+    assert not list((tmp_path / "updates").iterdir()), "nothing is left if this process dies now"
     for name, record in updates.all():
         assert np.array_equal(from_array_record(record)["w"], arrays(name)["w"])
 
