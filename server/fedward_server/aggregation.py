@@ -21,7 +21,6 @@ Updates are only read, so views of a mapped file are averaged from the file's ow
 import math
 import mmap
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -30,15 +29,12 @@ import numpy.typing as npt
 import torch
 
 from fedward_common.errors import RecordError, RunError
+from fedward_common.tensors import as_tensor
 
 _TAKEN = frozenset(map(np.dtype, (np.float32, np.float64, np.uint8, np.int8, np.int16, np.int32, np.int64)))
 _LINE = 64  # bytes; arrays begin at multiples of it, a processor's cache line
 _GAP = 4096  # bytes between two arrays, at most, for both to be added at once
 _FLOAT_BYTES = 4
-
-with warnings.catch_warnings():  # torch warns of read-only memory once in a process: here, where nothing writes to it
-    warnings.simplefilter("ignore")
-    torch.from_numpy(np.frombuffer(b"0", np.uint8))
 
 
 class _Update(NamedTuple):
@@ -131,11 +127,6 @@ class StreamingMean:
         }
         memory = self._buffer[: _FLOAT_BYTES * len(self._mean.block)].view(np.float32)
         return _Update(arrays, self._mean.places, torch.from_numpy(memory))
-
-
-def as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
-    """A tensor over the same memory. It must only be read where the array is read-only: no tensor can be marked so."""
-    return torch.from_numpy(np.asarray(array, order="C"))
 
 
 def _as_update(arrays: Mapping[str, npt.NDArray[Any]], floats: Sequence[str]) -> _Update:

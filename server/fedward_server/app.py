@@ -20,6 +20,7 @@ from fedward_server.events import Listener
 from fedward_server.exchange import Connected
 from fedward_server.result import RoundHistory, RunResult
 from fedward_server.rounds import RoundEngine
+from fedward_server.shelf import IN_MEMORY_BYTES, SHARED_BYTES
 from fedward_server.store import RoundRow, SiteRoundRow, Store
 
 INTERRUPTED = "it was interrupted; it can be resumed after its last checkpoint"
@@ -58,6 +59,7 @@ def serve(
                 engine=engine,
                 folder=folder,
                 deadline_s=math.inf if engine == "embedded" else None,  # there, nobody is late but in the queue
+                waiting_bytes=SHARED_BYTES if engine == "embedded" else IN_MEMORY_BYTES,
                 on_round=lambda row: _record(store, run, row),
                 listener=listener,
                 connected=connected,

@@ -33,6 +33,7 @@ BEST = "best"  # in a run's folder: the checkpoints of the round that is best so
 _KEPT = 2
 _SAVING = ".saving"
 _MODEL, _STRATEGY = "model/", "strategy/"
+_KINDS = ("safetensors", "json")  # in this order: without its JSON there is no checkpoint
 _FILE = re.compile(r"round-(\d{6,})\.(json|safetensors)")
 
 _State = dict[str, npt.NDArray[Any]]
@@ -88,6 +89,25 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         finally:
             shutil.rmtree(saving, ignore_errors=True)
         _prune(folder, checkpoint.round)
+
+
+def keep_best(folder: Path, number: int) -> None:
+    """Let a round that is on the disk stand as the best one too, whatever is removed later: by a second name, no copy.
+
+    Raises CheckpointError where it cannot be written; the best one before it is then untouched.
+    """
+    best = folder / BEST
+    with _explained(best, number):
+        saving = best / _SAVING
+        shutil.rmtree(saving, ignore_errors=True)
+        saving.mkdir(parents=True)
+        try:
+            for kind in _KINDS:
+                _link(folder / _name(number, kind), saving / _name(number, kind))
+            _commit(saving, best, number)
+        finally:
+            shutil.rmtree(saving, ignore_errors=True)
+        _prune(best, number)
 
 
 def latest(folder: Path, *, study_digest: str) -> Checkpoint | None:
@@ -163,10 +183,19 @@ def _write(saving: Path, checkpoint: Checkpoint) -> None:
 def _commit(saving: Path, folder: Path, number: int) -> None:
     """Move both files to their names. A round saved again is withdrawn first: a new model never meets an old JSON."""
     (folder / _name(number, "json")).unlink(missing_ok=True)
-    for kind in ("safetensors", "json"):
+    for kind in _KINDS:
         _sync(folder)
         (saving / _name(number, kind)).replace(folder / _name(number, kind))
     _sync(folder)
+
+
+def _link(old: Path, new: Path) -> None:
+    """Give a file a second name; a copy, on a disk that has no such thing."""
+    try:
+        new.hardlink_to(old)
+    except OSError:
+        shutil.copyfile(old, new)
+        _sync(new)
 
 
 def _prune(folder: Path, newest: int) -> None:

@@ -18,7 +18,7 @@ import torch
 
 from fedward_common.distance import squared_distance
 from fedward_common.records import CONTROL
-from fedward_server.aggregation import as_tensor
+from fedward_common.tensors import as_tensor
 
 _NAMES_SHOWN = 3
 _NAME_LENGTH = 80

@@ -95,6 +95,7 @@ class Trip:
     closed: Callable[[], bool] = lambda: False
     tell: Callable[[str, str], None] = lambda _site, _note: None  # why a site is waited for
     long_gone: Collection[str] = ()  # sites that were gone before: not waited for unless they are back
+    meanwhile: Callable[[], None] = lambda: None  # called once, when the questions are out
     _waits: dict[str, _Wait] = field(default_factory=dict, init=False)
     _answered: dict[str, list[str]] = field(default_factory=dict, init=False)  # what was told of their waits
     _started: float = field(default=0.0, init=False)
@@ -105,6 +106,7 @@ class Trip:
         self._waits = {site: _Wait(question) for site, question in self.questions.items()}
         there = self.connected() if self.connected is not None else None
         self._ask([site for site in self._waits if there is None or site in there], there)
+        self.meanwhile()
         if there is not None:
             for site in self._waits.keys() & set(self.long_gone) - there.keys():
                 self._waits[site].gone_at = self._started

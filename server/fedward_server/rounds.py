@@ -2,8 +2,9 @@
 
 Sampling, waiting, quorum and refusals are decided here, on the roster of sites; `steering` works the strategy. Updates
 are added in the order of the sites' names whatever the order of arrival, so the bits depend on who took part and on
-nothing else. After each round the state is on disk; `resume` goes on from there. A round's model is scored on
-validation patients in the next round's trip, and the last one's in `closing`.
+nothing else. A round's state goes to the disk as soon as the next questions are out, so that sites work meanwhile;
+`resume` goes on from there. A round's model is scored on validation patients in the next round's trip, and the last
+one's in `closing`.
 """
 
 import logging
@@ -34,7 +35,7 @@ from fedward_common.records import (
 )
 from fedward_common.study import StudySpec
 from fedward_server.batch_norm import disagreement
-from fedward_server.checkpoints import BEST, Checkpoint, latest, of_round, save
+from fedward_server.checkpoints import Checkpoint, keep_best, latest, of_round, save
 from fedward_server.checks import Gate
 from fedward_server.closing import Closing, operating_points
 from fedward_server.events import Listener
@@ -45,7 +46,7 @@ from fedward_server.quarantine import Quarantine
 from fedward_server.result import RoundHistory, RunResult, SiteRound
 from fedward_server.roster import Gathering, Participant
 from fedward_server.selection import Selection, Standing
-from fedward_server.shelf import Shelf
+from fedward_server.shelf import IN_MEMORY_BYTES, Shelf
 from fedward_server.steering import Steering
 from fedward_server.strategies import restore_state, strategy_state, takes
 from fedward_server.updates import Updates
@@ -70,6 +71,7 @@ class RoundEngine:
     listener: Listener
     connected: Connected | None = None  # in a deployment: the study's sites that are connected now, and their nodes
     wait_s: float = 0.0  # in a deployment: for sites that are not connected, or wait for approval, before round 1
+    waiting_bytes: int = IN_MEMORY_BYTES  # of updates that wait for others; more wait on the disk
     compares: bool = False  # at the end each site also trains alone, where the study lets it: what did it gain?
 
     _ask: Inquiry = field(init=False, repr=False)
@@ -79,6 +81,7 @@ class RoundEngine:
     _left_out: list[str] = field(default_factory=list, init=False, repr=False)
     _quarantine: Quarantine = field(default_factory=Quarantine, init=False, repr=False)
     _selection: Selection = field(init=False, repr=False)
+    _unsaved: Checkpoint | None = field(default=None, init=False, repr=False)
     _warned: bool = field(default=False, init=False, repr=False)  # of BatchNorm statistics
 
     def __post_init__(self) -> None:
@@ -102,12 +105,10 @@ class RoundEngine:
             self._restore(checkpoint)
         if not self._sites:
             self._prepare()
-        for number in range(len(self._history) + 1, self.study.training.rounds + 1):
-            self._round(number)
-            self._ask.lets_go = True
-            if self._selection.stalled(number - 1):
-                self._ask.tell("stopping", number, note=self._why_it_stops(number - 1))
-                break
+        try:
+            self._rounds()
+        finally:
+            self._save()
         return self._close(started)
 
     # Before round 1 --------------------------------------------------------------------------------------------------
@@ -129,9 +130,17 @@ class RoundEngine:
 
     # Rounds ----------------------------------------------------------------------------------------------------------
 
+    def _rounds(self) -> None:
+        for number in range(len(self._history) + 1, self.study.training.rounds + 1):
+            self._round(number)
+            self._ask.lets_go = True
+            if self._selection.stalled(number - 1):
+                self._save()
+                self._ask.tell("stopping", number, note=self._why_it_stops(number - 1))
+                return
+
     def _round(self, number: int) -> None:
         started = time.perf_counter()
-        self._ask.tell("round", number)
         messages = self._questions(number)
         updates, rows = self._collect(number, messages)
         if len(updates.accepted) < self.study.strategy.min_sites:
@@ -154,8 +163,7 @@ class RoundEngine:
                 refused=updates.refused,
             )
         )
-        self._save(number, updates)
-        self._ask.tell("aggregated", number)
+        self._unsaved = self._checkpoint(number, strategy_state(self._steering.strategy), sorted(updates.accepted))
 
     def _questions(self, number: int) -> dict[str, Message]:
         """What is asked of each site that trains."""
@@ -173,10 +181,16 @@ class RoundEngine:
         rules = self.study.strategy
         names = sorted(messages)
         kept = takes(rules) == "all" or rules.min_cosine is not None
-        updates = Updates(order=names, shelf=Shelf(self.folder / UPDATES), kept=kept)
+        updates = Updates(order=names, shelf=Shelf(self.folder / UPDATES, self.waiting_bytes), kept=kept)
+
+        def asked() -> None:
+            self._save()
+            self._ask.tell("round", number)
+
         trip = self._ask.trip(
             messages,
             number,
+            meanwhile=asked,
             hard_s=self._ask.deadline_s,
             soft_s=self._limits(names),
             enough=lambda: len(updates.accepted) >= rules.min_sites,
@@ -300,7 +314,7 @@ class RoundEngine:
                 "'evaluation', give the split more validation patients, or take keep and early_stopping out"
             )
         if self._selection.score(number, primary) and rules.keep == "best":
-            save(self.folder / BEST, self._checkpoint(number, {}, []))
+            keep_best(self.folder, number)
 
     def _why_it_stops(self, number: int) -> str:
         standing = self._selection.standing
@@ -311,10 +325,14 @@ class RoundEngine:
 
     # What a resume needs ---------------------------------------------------------------------------------------------
 
-    def _save(self, number: int, updates: Updates) -> None:
-        remembered = strategy_state(self._steering.strategy)
-        save(self.folder, self._checkpoint(number, remembered, sorted(updates.accepted)))
-        self.on_round(self._history[-1])
+    def _save(self) -> None:
+        """Put the last round on the disk, where it is not there yet."""
+        checkpoint, self._unsaved = self._unsaved, None
+        if checkpoint is None:
+            return
+        save(self.folder, checkpoint)
+        self.on_round(self._history[checkpoint.round - 1])
+        self._ask.tell("aggregated", checkpoint.round)
 
     def _checkpoint(
         self, number: int, remembered: Mapping[str, npt.NDArray[Any]], participation: list[str]

@@ -15,6 +15,7 @@ from fedward_common.array_blocks import block_size, pieces, view
 from fedward_common.errors import RunError
 
 IN_MEMORY_BYTES = 64 * 2**20
+SHARED_BYTES = 2**30  # where what waits is shared memory that a simulation's workers have written already
 
 
 @dataclass(slots=True)
@@ -22,12 +23,13 @@ class Shelf:
     """Where records are put by; `folder`, on the disk that holds them, is made when the first one needs it."""
 
     folder: Path
+    in_memory: int = IN_MEMORY_BYTES
     _held: int = 0  # bytes in memory
 
     def put(self, name: str, record: ArrayRecord) -> ArrayRecord:
         """The same record, in a file where memory is for others. RunError where it cannot be written."""
         size = block_size(record)
-        if self._held + size <= IN_MEMORY_BYTES:
+        if self._held + size <= self.in_memory:
             self._held += size
             return record
         try:

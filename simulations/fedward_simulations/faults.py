@@ -122,7 +122,8 @@ class Watched:
         with stopped(self.pid("executor", self.early)):
             folder = PendingFolder(self.federation.sites[self.early].link)
             wait_until(lambda: any(each.kind == "train" and each.config for each in folder.all()), "a question")
-            _require(self.has("round", number) and not self._begun(self.early, number), "it had begun")
+            wait_until(lambda: self.has("round", number), f"round {number}")
+            _require(not self._begun(self.early, number), "it had begun")
             yield
 
     @contextmanager

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import log2
 from multiprocessing import connection, reduction
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 WORKER_FAILED = 1001
 PULL_WAIT_S = 0.05
 EVENT_GAP_S = 0.05
+_UNKNOWN_S = 2.0**40  # as if it took ages
 PRELOADED = ["fedward_client.app", "fedward_client.training.transforms", "fedward_simulations.grid"]  # by all workers
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -332,9 +334,12 @@ class EmbeddedGrid(Grid):
                     self._workers[place] = self._start_worker()
 
     def _next_tasks(self) -> Iterator[tuple[_Worker, Message]]:
-        """Pair free workers with waiting messages: one at a time for a hospital, what took longest last time first."""
+        """Pair free workers with waiting messages: one at a time for a hospital, what took far longer last time first.
+
+        Those that take about as long keep their order, in which they are added up: none has to wait for another.
+        """
         busy = {w.message.metadata.dst_node_id for w in self._workers if w.message is not None}
-        self._desk.waiting.sort(key=lambda m: -self._desk.durations.get(_cost_key(m), float("inf")))
+        self._desk.waiting.sort(key=lambda m: -round(log2(self._desk.durations.get(_cost_key(m), _UNKNOWN_S))))
         for worker in self._workers:
             if worker.message is not None:
                 continue

@@ -1,5 +1,6 @@
 """Checkpoints on a real disk: whole or not there, through kills, torn files and a full disk."""
 
+import errno
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from safetensors.numpy import load_file
 
 from fedward_common.errors import CheckpointError
 from fedward_common.records import model_sha256
-from fedward_server.checkpoints import Checkpoint, latest, save
+from fedward_server.checkpoints import BEST, Checkpoint, keep_best, latest, of_round, save
 
 STUDY = "a" * 64
 
@@ -91,6 +92,34 @@ def test_a_round_saved_again_replaces_it_and_what_followed(tmp_path: Path) -> No
     save(tmp_path, checkpoint(2, size=20))
     assert held(tmp_path).arrays["z.weight"].shape == (2, 10)
     assert names(tmp_path) == ["round-000002.json", "round-000002.safetensors"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_best_one_stays_when_its_round_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    if not links:  # as some network disks
+
+        def refused(_self: Path, _target: Path) -> None:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(Path, "hardlink_to", refused)
+    for number in range(1, 6):
+        save(tmp_path, checkpoint(number))
+        if number in {1, 2}:
+            keep_best(tmp_path, number)
+        if number == 2:
+            assert (tmp_path / BEST / "round-000002.json").samefile(tmp_path / "round-000002.json") == links
+    best = held(tmp_path / BEST)
+    assert (best.round, model_sha256(best.arrays)) == (2, model_sha256(checkpoint(2).arrays))
+    assert model_sha256(of_round(tmp_path, 2, study_digest=STUDY).arrays) == model_sha256(best.arrays)
+    assert held(tmp_path).round == 5
+
+
+def test_a_best_one_that_is_not_there_is_said_and_the_one_before_stays(tmp_path: Path) -> None:
+    save(tmp_path, checkpoint(1))
+    keep_best(tmp_path, 1)
+    with pytest.raises(CheckpointError, match=r"checkpoint of round 2 cannot be written"):
+        keep_best(tmp_path, 2)
+    assert held(tmp_path / BEST).round == 1
 
 
 def test_what_a_killed_save_left_is_removed(tmp_path: Path) -> None:

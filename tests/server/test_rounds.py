@@ -12,11 +12,19 @@ from flwr.app import ConfigRecord, Message
 
 from fedward_common import models
 from fedward_common.errors import CheckpointError, RunError
-from fedward_common.records import Arrays, answer_record, from_array_record, model_sha256, read_answer, to_array_record
+from fedward_common.records import (
+    Arrays,
+    answer_record,
+    from_array_record,
+    model_sha256,
+    read_answer,
+    read_question,
+    to_array_record,
+)
 from fedward_common.records import Trained as TrainedAnswer
 from fedward_common.study import SiteEntry, StudySpec
 from fedward_common.testing import Answerer, FakeGrid, FakeSite, tiny_study
-from fedward_server.checkpoints import latest
+from fedward_server.checkpoints import latest, newest
 from fedward_server.events import RunEvent
 from fedward_server.facade import RosterGrid
 from fedward_server.result import RoundHistory, RunResult
@@ -297,6 +305,34 @@ def test_resume_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert resumed.model_sha256 == undisturbed.model_sha256
     assert [row.round for row in resumed.history] == [1, 2, 3, 4]
     assert [row.primary for row in resumed.history] == [row.primary for row in undisturbed.history]
+
+
+def test_sites_work_while_the_last_round_goes_to_the_disk(tmp_path: Path) -> None:
+    study, events, on_disk = tiny_study(training={"rounds": 3}), list[RunEvent](), list[int]()
+
+    class Looking(FakeSite):
+        def __call__(self, message: Message) -> Message | None:
+            if message.metadata.message_type == "train":
+                on_disk.append(newest(tmp_path))
+            return super().__call__(message)
+
+    engine({1: Looking(name="a", update=shift(0.1))}, study, tmp_path, events)()
+    assert on_disk == [0, 0, 1], "round 2 is asked for before round 1 is saved, and round 1 is saved before round 3"
+    told = [(event.kind, event.round) for event in events if event.kind in {"round", "aggregated", "closing"}]
+    rounds = [(kind, number) for number in (1, 2, 3) for kind in ("round", "aggregated")]
+    assert told == [*rounds, ("closing", 3)]
+
+
+def test_who_interrupts_a_round_as_it_begins_does_not_lose_the_one_before(tmp_path: Path) -> None:
+    class Interrupted(FakeSite):
+        def __call__(self, message: Message) -> Message | None:
+            if message.metadata.message_type == "train" and read_question(message.content)[1]["server-round"] == 2:
+                raise KeyboardInterrupt
+            return super().__call__(message)
+
+    with pytest.raises(KeyboardInterrupt):
+        engine({1: Interrupted(name="a")}, tiny_study(training={"rounds": 3}), tmp_path)()
+    assert newest(tmp_path) == 1
 
 
 def test_a_checkpoint_of_another_study_is_refused(tmp_path: Path) -> None:

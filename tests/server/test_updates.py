@@ -9,9 +9,8 @@ import pytest
 
 from fedward_common.errors import RunError
 from fedward_common.records import Trained, from_array_record, to_array_record
-from fedward_server import shelf as module
 from fedward_server.aggregation import StreamingMean
-from fedward_server.shelf import Shelf
+from fedward_server.shelf import IN_MEMORY_BYTES, Shelf
 from fedward_server.updates import Updates, lower_median
 
 NAMES = ["east", "north", "valley", "west"]
@@ -29,22 +28,19 @@ def arrays(site: str) -> dict[str, np.ndarray[Any, Any]]:
     return {"w": random.normal(size=1000).astype(np.float32), "n": np.array([NAMES.index(site)], np.int64)}
 
 
-def made(folder: Path, *, kept: bool = False) -> Updates:
-    return Updates(order=NAMES, shelf=Shelf(folder / "updates"), kept=kept)
+def made(folder: Path, *, kept: bool = False, in_memory: int = IN_MEMORY_BYTES) -> Updates:
+    return Updates(order=NAMES, shelf=Shelf(folder / "updates", in_memory), kept=kept)
 
 
 @pytest.mark.parametrize("bound", [10**9, 0])
 @pytest.mark.parametrize("kept", [True, False])
-def test_the_bits_depend_on_the_sites_and_not_on_who_comes_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: int, kept: bool
-) -> None:
-    monkeypatch.setattr(module, "IN_MEMORY_BYTES", bound)
+def test_the_bits_depend_on_the_sites_and_not_on_who_comes_first(tmp_path: Path, bound: int, kept: bool) -> None:
     in_order = StreamingMean()
     for weight, name in enumerate(NAMES, start=1):
         in_order.add(arrays(name), weight)
     expected = in_order.result()
     for order in itertools.permutations(NAMES):
-        updates = made(tmp_path, kept=kept)
+        updates = made(tmp_path, kept=kept, in_memory=bound)
         for name in order:
             updates.accept(trained(name, NAMES.index(name) + 1), to_array_record(arrays(name)))
         updates.close({})
@@ -54,9 +50,8 @@ def test_the_bits_depend_on_the_sites_and_not_on_who_comes_first(
         assert not (tmp_path / "updates").exists()
 
 
-def test_what_waits_beyond_the_bound_is_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IN_MEMORY_BYTES", 6000)
-    updates = made(tmp_path, kept=True)
+def test_what_waits_beyond_the_bound_is_in_files(tmp_path: Path) -> None:
+    updates = made(tmp_path, kept=True, in_memory=6000)
     for name in NAMES:
         updates.accept(trained(name), to_array_record(arrays(name)))
     mapped = {
@@ -89,11 +84,10 @@ def test_one_that_waits_can_still_be_refused(tmp_path: Path) -> None:
     assert updates.patients == 20
 
 
-def test_a_disk_that_cannot_hold_it_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IN_MEMORY_BYTES", 0)
+def test_a_disk_that_cannot_hold_it_is_said_in_words(tmp_path: Path) -> None:
     (tmp_path / "updates").write_text("a file where the folder should be")
     with pytest.raises(RunError, match=r"free space on that disk, then resume"):
-        made(tmp_path, kept=True).accept(trained("east"), to_array_record(arrays("east")))
+        made(tmp_path, kept=True, in_memory=0).accept(trained("east"), to_array_record(arrays("east")))
 
 
 def test_the_lower_median_is_a_value_that_was_sent() -> None:

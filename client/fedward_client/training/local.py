@@ -20,6 +20,7 @@ from fedward_common.errors import RecordError
 from fedward_common.models import rate_factor
 from fedward_common.records import CONTROL, Arrays
 from fedward_common.study import StudySpec
+from fedward_common.tensors import as_tensor
 
 LAYERS = "layers"  # of what a site keeps: BatchNorm layers or statistics of its own
 OWN_CONTROL = "control"  # SCAFFOLD's c_i
@@ -137,8 +138,7 @@ def load_state(model: nn.Module, arrays: Arrays) -> None:
             array = arrays[name]
             if tuple(tensor.shape) != array.shape:
                 raise RecordError(f"array '{name}' has shape {array.shape}, the network wants {tuple(tensor.shape)}")
-            # torch warns of read-only memory although nothing here writes to it
-            tensor.copy_(torch.from_numpy(array if array.flags.writeable else array.copy()))
+            tensor.copy_(as_tensor(array))
 
 
 def state_arrays(model: nn.Module) -> Own:

@@ -22,6 +22,7 @@ from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
 from fedward_server.events import RunEvent
 from fedward_server.rounds import RoundEngine
+from fedward_server.shelf import SHARED_BYTES
 from fedward_simulations.benchmarks import Figure, _bare, _digits
 from fedward_simulations.benchmarks._noop import Echo
 from fedward_simulations.grid import Answerer, EmbeddedGrid, Opener
@@ -126,6 +127,7 @@ def _embedded(study: StudySpec, openers: Mapping[str, Opener], workers: int, ans
             run="bench",
             engine="embedded",
             folder=Path(folder),
+            waiting_bytes=SHARED_BYTES,
             on_round=lambda _row: None,
             listener=listen,
         )()
