@@ -13,7 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from fedward_client.cli_member import COMMANDS
+from fedward_client.cli_common import AsJson
+from fedward_client.cli_daemon import down, executor, supernode, up
+from fedward_client.cli_steward import approve, init, pause, resume, withdraw
+from fedward_client.cli_watch import log, receipts, status, watch
 from fedward_client.site import Site
 from fedward_common.errors import DataError, UsageError
 from fedward_common.events import Event, Listener
@@ -29,7 +32,6 @@ Folder = Annotated[Path, typer.Argument(help="The hospital's folder: images, lab
 State = Annotated[
     Path | None, typer.Option(help="Where Fedward keeps its key and catalog.", show_default="FOLDER/.fedward")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback()
@@ -92,6 +94,8 @@ def report(
     if show_paths:
         _show_paths(opened, quarantine)
 
+
+COMMANDS = (init, up, down, approve, withdraw, pause, resume, status, watch, receipts, log, executor, supernode)
 
 for command in COMMANDS:
     app.command()(command)
