@@ -25,11 +25,13 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedward_client.catalog import paths, quarantine
+from fedward_client.choosing import content_of
 from fedward_client.cohort import Cohort, CohortItem, freeze, require, sync_folder, write_durably
 from fedward_client.harmonize import Recipe, recipe
-from fedward_client.intake.dicom import read_pixels
+from fedward_client.intake.dicom import read_slices, read_volume
 from fedward_client.site import Site
 from fedward_client.split import SIDES, Side
+from fedward_client.volume import Volume
 from fedward_common.errors import DataError, UnreadableFile
 from fedward_common.events import Event, Listener, ignore
 from fedward_common.study import StudySpec
@@ -179,7 +181,7 @@ def _came_back(job: _Job, index: _Index) -> bool:
     if not index.gone:
         return False
     gone, where = set(index.gone), paths(job.site)
-    return any(_path(item, where) for item in job.cohort.items if item.image in gone)
+    return any(_paths(item, where) for item in job.cohort.items if item.image in gone)
 
 
 def _build(job: _Job) -> tuple[_Index, Images]:
@@ -231,7 +233,7 @@ def _fill(job: _Job, path: Path) -> _Index:
         for done, item in enumerate(job.cohort.items):
             job.tell(done)
             try:
-                outcome[_write_row(file, _path(item, where), job.recipe)].append(item.image)
+                outcome[_write_row(file, _paths(item, where), job.recipe)].append(item.image)
             except UnreadableFile as error:
                 outcome["unreadable"].append(item.image)
                 reasons[item.image] = str(error)
@@ -252,26 +254,36 @@ def _fill(job: _Job, path: Path) -> _Index:
     ).sealed()
 
 
-def _path(item: CohortItem, where: Mapping[str, Path]) -> Path | None:
-    """Where an image's file is, None when it is not there or is no longer the one that was frozen."""
-    path = where.get(item.image)
-    if path is None:
-        return None
+def _paths(item: CohortItem, where: Mapping[str, Path]) -> list[Path]:
+    """Where an image's files are, none when one is not there or they are no longer those that were frozen."""
+    paths = [where[key] for key in item.files if key in where]
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=len(item.content) // 2))
+        digests = [_digest(path) for path in paths]
     except OSError:
-        return None
-    return path if digest.hexdigest() == item.content else None
+        return []
+    whole = len(paths) == len(item.files) and content_of(digests) == item.content
+    return paths if whole else []
 
 
-def _write_row(file: BinaryIO, path: Path | None, recipe: Recipe) -> _Outcome:
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+
+
+def _write_row(file: BinaryIO, paths: list[Path], recipe: Recipe) -> _Outcome:
     """Harmonise one image to the end of `file`; says which list of the index it belongs to. Raises UnreadableFile."""
-    if path is None:
+    if not paths:
         return "gone"
-    image = recipe.apply(read_pixels(path, voi=recipe.voi))
+    image = recipe.apply(_read(paths, recipe).pixels)
     file.write(image.astype("<f4", copy=False).data)
     return "images"
+
+
+def _read(paths: list[Path], recipe: Recipe) -> Volume:
+    """An image of its files: the slices of a volume, or one file, which must be a volume where one is wanted."""
+    if len(paths) > 1:
+        return read_slices(paths)
+    return read_volume(paths[0], voi=recipe.voi, stack=recipe.is_3d)
 
 
 def _write_header(file: BinaryIO, images: int, recipe: Recipe) -> None:

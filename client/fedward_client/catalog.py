@@ -24,10 +24,13 @@ _PATIENTS = select(index.files.c.patient).where(_IS_IMAGE).distinct()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRow:
-    """One image. `key`, `patient`: pseudonyms; `content`: hex BLAKE2b of the file's bytes; the rest from its header."""
+    """One image, as its header says (`intake.dicom.Header`). `content`: hex BLAKE2b of the file's bytes."""
 
-    key: str
+    key: str  # a pseudonym, as are the next four; "" where the header names none
     patient: str
+    study: str
+    series: str
+    accession: str
     content: str
     modality: str
     rows: int
@@ -37,6 +40,18 @@ class ImageRow:
     manufacturer: str
     device: str
     transfer_syntax: str
+    body_part: str
+    sequence: str
+    tesla: float | None
+    sex: str
+    age: int | None
+    month: str
+    flags: str
+    row_mm: float | None
+    column_mm: float | None
+    orientation: str
+    place_mm: float | None
+    turn: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,18 +19,16 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedward_client.catalog import Catalog, ImageRow, is_scanned, scan
+from fedward_client.choosing import chosen, units
 from fedward_client.intake.labels import SPLIT, read_labels
 from fedward_client.site import Site
 from fedward_client.split import PatientInfo, Side, assign
 from fedward_common.errors import DataError, RunError
 from fedward_common.events import Event, Listener, ignore
-from fedward_common.study import Input, StudySpec
+from fedward_common.study import StudySpec
 
 _log = logging.getLogger(__name__)
 
-OTHER_MODALITY = "images of another modality"
-SINGLE_SLICES = "images of a single slice, which this version does not stack into volumes"
-COLOUR = "colour images, which have no units that a window could be in"
 UNLABELLED = "patients without a label, or with two that differ"
 OTHER_LABEL = "patients with another label"
 NO_IMAGES = "labelled patients without images"
@@ -41,9 +39,10 @@ class _Value(BaseModel):
 
 
 class CohortItem(_Value):
-    """One image: its key, its patient (both pseudonyms), the index of its label, its side, the digest of its file."""
+    """One image: its key, its patient and its files (pseudonyms), the index of its label, its side, a digest of it."""
 
     image: str
+    files: tuple[str, ...]  # the slices of a volume in order, or the one file
     patient: str
     label: int
     side: Side
@@ -159,44 +158,29 @@ def resolve(images: Sequence[ImageRow], table: Mapping[str, Mapping[str, str]], 
     Raises DataError when the study splits by a column that does not serve.
     """
     left_out: Counter[str] = Counter()
-    rows = _of_input(_of_modality(images, study.cohort.modality, left_out), study.input, left_out)
-    imaged = {row.patient for row in rows}
+    found = units(chosen(images, study.cohort, left_out), study.input, study.cohort, left_out)
+    imaged = {unit.patient for unit in found}
     labels = _labels(imaged, table, site.labels.label, study.cohort.labels, left_out)
     left_out[NO_IMAGES] += len(table.keys() - {row.patient for row in images})
     infos = {patient: PatientInfo(table[patient].get(study.split.column)) for patient in labels}
     sides = assign(infos, split=study.split, seed=study.training.seed, key=site.key, site_name=site.name)
     items = [
         CohortItem(
-            image=row.key,
-            patient=row.patient,
-            label=labels[row.patient],
-            side=sides[row.patient],
-            content=row.content,
+            image=unit.key,
+            files=unit.files,
+            patient=unit.patient,
+            label=labels[unit.patient],
+            side=sides[unit.patient],
+            content=unit.content,
         )
-        for row in rows
-        if row.patient in labels
+        for unit in found
+        if unit.patient in labels
     ]
     return Cohort(
         labels=study.cohort.labels,
         items=tuple(sorted(items, key=lambda item: item.image)),
         left_out={reason: count for reason, count in sorted(left_out.items()) if count},
     )
-
-
-def _of_modality(images: Iterable[ImageRow], modality: str | None, left_out: Counter[str]) -> list[ImageRow]:
-    images = list(images)
-    rows = [row for row in images if modality in (None, row.modality)]
-    left_out[OTHER_MODALITY] += len(images) - len(rows)
-    return rows
-
-
-def _of_input(images: list[ImageRow], spec: Input, left_out: Counter[str]) -> list[ImageRow]:
-    """A study of volumes takes multi-frame images only, one that windows takes images in modality units only."""
-    volumes = [row for row in images if len(spec.size) == 2 or row.frames > 1]
-    rows = [row for row in volumes if spec.intensity != "window" or row.channels == 1]
-    left_out[SINGLE_SLICES] += len(images) - len(volumes)
-    left_out[COLOUR] += len(volumes) - len(rows)
-    return rows
 
 
 def _labels(

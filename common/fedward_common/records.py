@@ -22,8 +22,8 @@ from fedward_common.array_blocks import block_under, pack, pieces, view
 from fedward_common.errors import RecordError
 from fedward_common.metrics import Evaluation
 from fedward_common.study import Slug, StudySpec
+from fedward_common.study_cohort import MAX_LABEL, MAX_LABELS
 from fedward_common.study_section import Version
-from fedward_common.study_spec import MAX_LABEL, MAX_LABELS
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 

@@ -4,7 +4,6 @@ Every rule runs wherever a spec is made: from a file, from the wire, from code. 
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import date
 from math import isclose
@@ -16,14 +15,13 @@ from pydantic import Field
 
 from fedward_common import __version__
 from fedward_common.errors import ModelError
+from fedward_common.study_cohort import Cohort
 from fedward_common.study_faults import Fault, near
 from fedward_common.study_section import Fingerprint, Fraction, OptionValue, Positive, Rule, Section, Slug, only_with
 from fedward_common.study_start import Factors, Patterns, Start, repeated
 from fedward_common.study_strategy import COMPARE_COORDINATES, Strategy
 
 SCHEMA_VERSION: Literal[1] = 1
-
-MAX_LABELS, MAX_LABEL = 1000, 256  # labels, and the characters of one; a site's answers are held to the same
 
 
 class About(Section):
@@ -37,42 +35,6 @@ class About(Section):
     task: Annotated[
         Literal["classification"], Field(description='"classification", the one task of this version of Fedward')
     ]
-
-
-def _labels(labels: tuple[str, ...]) -> Iterator[Fault]:
-    for index, label in enumerate(labels):
-        if not label.strip() or label != label.strip() or not label.isprintable():
-            yield Fault(("labels", index), "must be printable text without spaces around it")
-        if len(label) > MAX_LABEL:
-            yield Fault(("labels", index), f"must be at most {MAX_LABEL} characters long, not {len(label)}")
-    for label, count in Counter(labels).items():
-        if count > 1:
-            yield Fault(("labels",), f'holds "{label}" {count} times; name each label once')
-
-
-def _modality(modality: str | None) -> Iterator[Fault]:
-    if modality is not None and not modality.strip():
-        yield Fault(("modality",), 'must be a DICOM modality such as "US"; remove the key to take any')
-
-
-def _positive(positive: str | None, labels: tuple[str, ...]) -> Iterator[Fault]:
-    if positive is not None and positive not in labels:
-        yield Fault(("positive",), f"must be one of the labels: {', '.join(labels)}{near(positive, labels)}")
-    if positive is None and len(labels) == 2:
-        yield Fault(("positive",), f"missing; with two labels, say which of them is looked for: {' or '.join(labels)}")
-
-
-class Cohort(Section):
-    """[cohort]: which patients. Resolved against each site's catalog and frozen at the start of a run."""
-
-    modality: str | None = None  # DICOM Modality (0008,0060), e.g. "US"; None takes any
-    labels: Annotated[tuple[str, ...], Field(min_length=2, max_length=MAX_LABELS)]
-    positive: str | None = None  # the label whose probability is the score; needed with two labels
-    min_patients: Annotated[int, Field(ge=1, le=1_000_000)] = (
-        20  # a site with fewer training patients does not take part
-    )
-
-    rules = (Rule(("labels",), _labels), Rule(("modality",), _modality), Rule(("positive", "labels"), _positive))
 
 
 def _shares(shares: tuple[float, float, float]) -> Iterator[Fault]:

@@ -241,5 +241,5 @@ def test_progress_is_told_and_nothing_told_or_written_names_a_patient(
 
 def test_single_slices_are_no_volumes(site_folder: Folder) -> None:
     site = Site.open(site_folder(LABELS))
-    with pytest.raises(DataError, match="48 images of a single slice"):
+    with pytest.raises(DataError, match="48 slices that do not say where they lie"):
         freeze(site, spec(input={"size": (8, 16, 16)}), "run-1")

@@ -13,7 +13,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from fedward_client.intake import dicom, worker
-from fedward_client.intake.dicom import read_pixels
+from fedward_client.intake.dicom import read_volume
 from fedward_common.errors import UnreadableFile
 
 
@@ -43,25 +43,25 @@ def _no_worker_before_or_after() -> Iterator[None]:
 def worker_pid() -> int:
     """A worker that has just decoded a file."""
     before = children()
-    read_pixels(GOOD)
+    read_volume(GOOD)
     (pid,) = children() - before
     return pid
 
 
 def test_the_worker_gives_what_decoding_here_gives() -> None:
     for name in ("MR_small_jp2klossless.dcm", "SC_rgb_jpeg_dcmtk.dcm", "MR_small_jpeg_ls_lossless.dcm"):
-        np.testing.assert_array_equal(read_pixels(bundled(name)), dicom.decode(bundled(name)))
+        np.testing.assert_array_equal(read_volume(bundled(name)).pixels, dicom.decode(bundled(name)).pixels)
 
 
 def test_it_stays_for_the_next_file(worker_pid: int) -> None:
-    read_pixels(GOOD)
+    read_volume(GOOD)
     assert worker_pid in children()
 
 
 def test_uncompressed_files_need_none() -> None:
     before = children()
-    read_pixels(bundled("MR_small.dcm"))
-    read_pixels(bundled("MR_small_RLE.dcm"))
+    read_volume(bundled("MR_small.dcm"))
+    read_volume(bundled("MR_small_RLE.dcm"))
     assert children() == before
 
 
@@ -72,14 +72,14 @@ def test_a_file_that_crashes_the_decoder_costs_that_file_alone(tmp_path: Path) -
     path.write_bytes(data)
     for _ in range(2):
         with pytest.raises(UnreadableFile, match=r"crash|do not decode"):
-            read_pixels(path)
-        assert read_pixels(GOOD).shape == (1, 1, 64, 64)
+            read_volume(path)
+        assert read_volume(GOOD).pixels.shape == (1, 1, 64, 64)
 
 
 def test_a_worker_that_died_between_files_is_replaced(worker_pid: int) -> None:
     os.kill(worker_pid, signal.SIGKILL)
     os.waitid(os.P_PID, worker_pid, os.WEXITED | os.WNOWAIT)
-    assert read_pixels(GOOD).shape == (1, 1, 64, 64)
+    assert read_volume(GOOD).pixels.shape == (1, 1, 64, 64)
     assert worker_pid not in children()
 
 
@@ -87,14 +87,14 @@ def test_a_decoder_that_hangs_is_given_up(worker_pid: int, monkeypatch: pytest.M
     monkeypatch.setattr(worker, "LIMIT_S", 0.2)
     os.kill(worker_pid, signal.SIGSTOP)
     with pytest.raises(UnreadableFile, match="take it too long"):
-        read_pixels(GOOD)
+        read_volume(GOOD)
     assert worker_pid not in children()
 
 
 def test_it_is_quiet_and_ends_with_its_parent() -> None:
     code = (
         "import os, sys\nfrom pathlib import Path\nfrom fedward_client.intake import worker\n"
-        "worker.read_pixels(Path(sys.argv[1]), voi=None)\n"
+        "worker.read_volume(Path(sys.argv[1]), voi=None, stack=False)\n"
         "print(*Path(f'/proc/self/task/{os.getpid()}/children').read_text().split())"
     )
     done = subprocess.run(

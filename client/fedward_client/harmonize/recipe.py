@@ -47,6 +47,11 @@ class Recipe:
         return False if self.input.intensity == "window" else None
 
     @property
+    def is_3d(self) -> bool:
+        """Whether volumes are wanted."""
+        return len(self.input.size) == 3
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of what `apply` returns: (channels, *size)."""
         return (self.input.channels, *self.input.size)

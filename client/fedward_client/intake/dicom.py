@@ -1,11 +1,12 @@
-"""One DICOM file: what its header says (`read_header`), and its pixels (`read_pixels`). Nothing else opens DICOM.
+"""One DICOM file: what its header says (`read_header`), and its pixels (`read_volume`). Nothing else opens DICOM.
 
 Files are judged, never trusted: a header that promises more pixels than the file holds, or more than fit in memory, is
 refused before anything is allocated. Identifiers stay in the `Header`, whose repr hides them; no error holds one.
 """
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +23,11 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from fedward_client.intake import elements, jpeg12, part10, render, worker
+from fedward_client.intake import describe, elements, geometry, jpeg12, mosaic, part10, render, worker
 from fedward_client.intake.quiet import DICOM_ERRORS, quiet
+from fedward_client.volume import Pixels, Volume
 from fedward_common.errors import UnreadableFile
 
-Pixels = npt.NDArray[np.float32]
 NotAnImage = Literal["not DICOM", "DICOMDIR", "no pixels"]
 
 MAX_VALUES = 2**29  # pixels times channels times frames: 2 GiB as float32
@@ -43,7 +44,10 @@ class Header:
     """What an image's header says. `transfer_syntax` is the syntax's name; `channels` is 1 or 3, as pixels are read."""
 
     patient_id: str = field(repr=False)
-    instance_uid: str = field(repr=False)  # "" where there is none
+    instance_uid: str = field(repr=False)  # "" where there is none, here and below
+    study_uid: str = field(repr=False)
+    series_uid: str = field(repr=False)
+    accession: str = field(repr=False)
     modality: str
     rows: int
     columns: int
@@ -52,6 +56,18 @@ class Header:
     manufacturer: str
     device: str
     transfer_syntax: str
+    body_part: str
+    sequence: str  # kinds of MR sequence, e.g. "FLAIR T2"
+    tesla: float | None
+    sex: str
+    age: int | None  # years, 90 for more
+    month: str  # of the study, "2019-03"
+    flags: str  # separated by ", ": see `describe.flags`
+    row_mm: float | None  # from row to row
+    column_mm: float | None
+    orientation: str  # both directions of a single frame, to three digits
+    place_mm: float | None  # of a single frame, along its normal
+    turn: str  # sorts the slices of a series at one place
 
 
 def read_header(path: Path) -> Header | NotAnImage:
@@ -71,11 +87,15 @@ def read_header(path: Path) -> Header | NotAnImage:
         header = _header(dataset, stored)
         if not header.patient_id:
             raise UnreadableFile("no patient id")
-        return header
+        slices = mosaic.tiles(dataset)
+        if slices is None:
+            return header
+        rows, columns = mosaic.tile_size(header.rows, header.columns, slices)
+        return replace(header, rows=rows, columns=columns, frames=slices)
 
 
-def read_pixels(path: Path, *, voi: bool | None = None) -> Pixels:
-    """The pixels of an image: float32 [frames, channels, rows, columns], channels 1 (gray) or 3 (red, green, blue).
+def read_volume(path: Path, *, voi: bool | None = None, stack: bool = False) -> Volume:
+    """An image: float32 [frames, channels, rows, columns], channels 1 (gray) or 3 (red, green, blue), and its place.
 
     Gray goes through the modality LUT or rescale (PS3.3 C.11.1). With `voi` it goes on to what a viewer shows: the
     first VOI LUT or window (C.11.2) gives [0, 1], and MONOCHROME1 is turned so that more is brighter (C.7.6.3.1.2);
@@ -83,16 +103,31 @@ def read_pixels(path: Path, *, voi: bool | None = None) -> Pixels:
     whatever its photometric interpretation. None: VOI for all but CT and PT, whose units mean something. Padding
     (C.7.5.1.1.2) takes the image's least value. Palette and YBR become RGB (C.7.6.3.1.2), without rescale or window.
 
-    Compressed pixels are decoded in a worker process (`fedward_client.intake.worker`). Raises UnreadableFile with a
-    reason in words.
+    Frames that say where they lie come in the order of their places where they are one stack; with `stack`, those that
+    are none are refused. Compressed pixels are decoded in a worker process (`fedward_client.intake.worker`). Raises
+    UnreadableFile with a reason in words.
     """
     with quiet(), part10.opened(path) as file:
         risky = part10.is_dicom(file) and part10.syntax(part10.parse(file, pixels=False)) in _RISKY
-    return worker.read_pixels(path, voi=voi) if risky else decode(path, voi=voi)
+    return (worker.read_volume if risky else decode)(path, voi=voi, stack=stack)
 
 
-def decode(path: Path, *, voi: bool | None = None) -> Pixels:
-    """`read_pixels` in this process, which a damaged compressed file can end."""
+def read_slices(paths: Sequence[Path], *, voi: bool = False) -> Volume:
+    """Files of a frame each, in order along their normal, as one volume. Raises UnreadableFile where they are none.
+
+    Their windows are each file's own and would tear the volume apart, so it stays in modality units.
+    """
+    slices = [read_volume(path, voi=voi) for path in paths]
+    if any(one.affine is None or len(one.pixels) != 1 for one in slices):
+        raise UnreadableFile("its slices do not say where they lie")
+    if len({one.pixels.shape for one in slices}) > 1:
+        raise UnreadableFile("its slices are of different sizes")
+    planes = [geometry.plane_of(one.affine) for one in slices if one.affine is not None]
+    return Volume(np.concatenate([one.pixels for one in slices]), geometry.affine(planes))
+
+
+def decode(path: Path, *, voi: bool | None = None, stack: bool = False) -> Volume:
+    """`read_volume` in this process, which a damaged compressed file can end."""
     with quiet(), part10.opened(path) as file:
         if not part10.is_dicom(file):
             raise UnreadableFile("it is not DICOM")
@@ -103,7 +138,22 @@ def decode(path: Path, *, voi: bool | None = None) -> Pixels:
             render.frames(dataset, _decoded(dataset, header), out, voi=_shows(header) if voi is None else voi)
         except DICOM_ERRORS:
             raise UnreadableFile(f"its pixels ({header.transfer_syntax}) do not decode") from None
-        return out
+        if mosaic.tiles(dataset) is not None:
+            return mosaic.unfolded(dataset, out)
+        return _placed(out, describe.planes(dataset, header.frames), stack=stack)
+
+
+def _placed(pixels: Pixels, planes: Sequence[geometry.Plane | None], *, stack: bool) -> Volume:
+    """Pixels with their affine, frames sorted; as they came where they do not say where they lie, or are no stack."""
+    known = [plane for plane in planes if plane is not None]
+    if len(known) < len(planes):
+        return Volume(pixels)
+    order = geometry.in_order(known)
+    if order is None:
+        if stack:
+            raise UnreadableFile("its frames are not one stack of evenly spaced slices")
+        return Volume(pixels)
+    return Volume(pixels[order] if order != sorted(order) else pixels, geometry.affine([known[i] for i in order]))
 
 
 def _shows(header: Header) -> bool:
@@ -144,6 +194,10 @@ def _header(dataset: FileDataset, stored: part10.Stored) -> Header:
         manufacturer=elements.label(dataset, "Manufacturer"),
         device=elements.label(dataset, "ManufacturerModelName"),
         transfer_syntax=_readable_syntax(part10.syntax(dataset), stored),
+        study_uid=elements.text(dataset, "StudyInstanceUID"),
+        series_uid=elements.text(dataset, "SeriesInstanceUID"),
+        accession=elements.text(dataset, "AccessionNumber"),
+        **_described(dataset),
     )
     if photometric not in _SAMPLES:
         raise UnreadableFile("its photometric interpretation is missing or not one that can be read")
@@ -152,6 +206,26 @@ def _header(dataset: FileDataset, stored: part10.Stored) -> Header:
         raise UnreadableFile(f"{samples} samples per pixel do not go with photometric interpretation {photometric}")
     _check_size(dataset, header, stored, samples=samples * (2 / 3 if photometric == "YBR_FULL_422" else 1))
     return header
+
+
+def _described(dataset: FileDataset) -> dict[str, Any]:
+    """What an image can be found by, beside its modality and device."""
+    where = describe.planes(dataset, 1)[0]
+    row_mm, column_mm = where.spacing if where is not None else describe.spacing(dataset)
+    return {
+        "body_part": elements.code(dataset, "BodyPartExamined"),
+        "sequence": describe.sequences(dataset),
+        "tesla": describe.tesla(dataset),
+        "sex": describe.sex(dataset),
+        "age": describe.age(dataset),
+        "month": describe.month(dataset),
+        "flags": describe.flags(dataset),
+        "row_mm": row_mm,
+        "column_mm": column_mm,
+        "orientation": where.orientation if where is not None else "",
+        "place_mm": round(where.place_mm, 4) if where is not None else None,
+        "turn": describe.turn(dataset),
+    }
 
 
 def _samples(dataset: Dataset) -> int:

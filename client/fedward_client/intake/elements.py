@@ -73,6 +73,16 @@ def number(dataset: Dataset, keyword: str) -> float | None:
     return result
 
 
+def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
+    """All numbers of an attribute; none where it is missing or holds something else."""
+    found = value(dataset, keyword)
+    parts = found if isinstance(found, MultiValue | list) else [] if found is None else [found]
+    try:
+        return tuple(float(part) for part in parts)  # type: ignore[arg-type]  # what is no number raises
+    except DICOM_ERRORS:
+        return ()
+
+
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
     """The items of a sequence, none where it is not there."""
     found = value(dataset, keyword)

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Column,
     Connection,
     Engine,
+    Float,
     Index,
     Integer,
     MetaData,
@@ -32,7 +33,7 @@ from sqlalchemy.pool import NullPool
 from fedward_client.site import Site
 from fedward_common.errors import DataError
 
-VERSION = 1
+VERSION = 2
 FILE = "catalog.sqlite"
 WAIT_MS = 30_000  # for another process's transaction
 _MADE_BY, _COMPLETE = "made by", "complete"
@@ -44,24 +45,27 @@ files: Final = Table(
     _metadata,
     Column("key", String, primary_key=True),
     Column("kind", String, nullable=False),  # image | quarantine | what NotAnImage says | link
-    Column("generation", Integer, nullable=False),  # the scan that saw it last
+    Column("folder", String, nullable=False),  # pseudonym
     Column("size", Integer, nullable=False),  # with mtime_ns: unchanged files are not read again; -1: read it again
     Column("mtime_ns", Integer, nullable=False),
     Column("reason", String),  # of quarantine
     Column("instance", String),  # pseudonym of the SOP Instance UID
     Column("duplicate", Boolean, nullable=False, default=False),  # another file of that instance is the image
-    Column("patient", String),
-    Column("content", String),
-    Column("modality", String),
-    Column("rows", Integer),
-    Column("columns", Integer),
-    Column("frames", Integer),
-    Column("channels", Integer),
-    Column("manufacturer", String),
-    Column("device", String),
-    Column("transfer_syntax", String),
+    *(Column(name, String) for name in ("patient", "study", "series", "accession", "content")),
+    *(Column(name, String) for name in ("modality", "manufacturer", "device", "transfer_syntax", "body_part")),
+    *(Column(name, String) for name in ("sequence", "sex", "month", "flags", "orientation", "turn")),
+    *(Column(name, Integer) for name in ("rows", "columns", "frames", "channels", "age")),
+    *(Column(name, Float) for name in ("tesla", "row_mm", "column_mm", "place_mm")),
 )
 Index("files_by_instance", files.c.instance)
+Index("files_by_folder", files.c.folder)
+
+folders: Final = Table(
+    "folders",
+    _metadata,
+    Column("key", String, primary_key=True),
+    Column("stamp", String, nullable=False),  # over the names, sizes and times of its files; "": read it again
+)
 
 labels: Final = Table(
     "labels",

@@ -32,18 +32,16 @@ MAX_INFLATED = 2**31  # bytes of a deflated data set
 _PREAMBLE = 128
 _UNDEFINED = 0xFFFFFFFF
 _HEADER = (
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "Modality",
-    "Manufacturer",
-    "ManufacturerModelName",
-    "PatientID",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber"),
+    *("StudyDate", "SeriesDate", "AcquisitionDate"),
+    *("PatientID", "PatientBirthDate", "PatientSex", "PatientAge"),
+    *("Modality", "Manufacturer", "ManufacturerModelName", "BodyPartExamined", "MagneticFieldStrength"),
+    *("ImageType", "SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName", "BurnedInAnnotation"),
+    *("TemporalPositionIdentifier", "AcquisitionNumber", "EchoTime", "DiffusionBValue", "InstanceNumber"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated"),
+    "SharedFunctionalGroupsSequence",
+    (0x0019, 0x100A),  # see `mosaic`
 )
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 

@@ -1,32 +1,32 @@
 """Bring the catalog up to date with the data folder: new and changed files are read, the rest is not.
 
-A batch of files is one transaction, so an interrupted scan goes on where it was. Each file that is there ends as an
-image, as something that is no image, or in quarantine with its reason.
+A folder whose files have the names, sizes and times that they had is passed over whole. A batch of files is one
+transaction, so an interrupted scan goes on where it was.
 """
 
 import fcntl
-import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
+from typing import TypeVar
 
 from sqlalchemy import Connection, and_, delete, exists, insert, select, update
 
 from fedward_client.intake import index
-from fedward_client.intake.dicom import Header, read_header
 from fedward_client.intake.labels import LabelTable, read_labels
-from fedward_client.intake.walk import Entry, file_key, walk
+from fedward_client.intake.reading import Found, Readers
+from fedward_client.intake.walk import Folder, file_key, files, folder_key, folders
 from fedward_client.site import Site
-from fedward_common.errors import UnreadableFile
 from fedward_common.events import Event, Listener
 
 BATCH = 256
 _LOCK = "scan.lock"
+
+Value = TypeVar("Value")
 
 log = logging.getLogger(__name__)
 
@@ -47,15 +47,21 @@ def scan(site: Site, listener: Listener) -> Done:
     table = read_labels(site)  # first: a wrong table is found before an hour of reading
     with _alone(site):
         index.prepare(site)
-        generation = _next_generation(site)
-        total = sum(1 for _ in walk(site))
-        listener(Event(site=site.name, stage="scan", done=0, total=total))
-        read = seen = 0
-        for batch in _batches(walk(site)):
-            read += _take(site, batch, generation)
-            seen += len(batch)
-            listener(Event(site=site.name, stage="scan", done=seen, total=max(seen, total)))
-        removed = _finish(site, generation, table)
+        known = _known_folders(site)
+        found = {folder_key(site, folder.path): folder for folder in folders(site)}
+        changed = {key: folder for key, folder in found.items() if not folder.stamp or known.get(key) != folder.stamp}
+        total = sum(folder.files for folder in found.values())
+        seen = total - sum(folder.files for folder in changed.values())
+        listener(Event(site=site.name, stage="scan", done=seen, total=total))
+        read = removed = 0
+        with Readers(site) as readers:
+            for batch in _batches(_files(site, changed)):
+                read += _take(site, dict(batch), readers)
+                seen += len(batch)
+                listener(Event(site=site.name, stage="scan", done=seen, total=max(seen, total)))
+        for keys in _batches(changed):
+            removed += _end_folders(site, {key: changed[key] for key in keys})
+        removed += _finish(site, known.keys() - found.keys(), table, changed=bool(changed))
     return Done(read=read, unchanged=seen - read, removed=removed, seconds=time.perf_counter() - started)
 
 
@@ -71,80 +77,70 @@ def _alone(site: Site) -> Iterator[None]:
         yield
 
 
-def _next_generation(site: Site) -> int:
+def _known_folders(site: Site) -> dict[str, str]:
+    """The stamps of the folders that were scanned to their end."""
     with index.writing(site) as connection:
-        generation = int(index.fact(connection, "generation") or 0) + 1
-        index.put(connection, "generation", str(generation))
-    return generation
+        rows = connection.execute(select(index.folders.c.key, index.folders.c.stamp))
+        return {row.key: row.stamp for row in rows}
 
 
-def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
-    while batch := list(islice(entries, BATCH)):
+def _batches(values: Iterable[Value]) -> Iterator[list[Value]]:
+    found = iter(values)
+    while batch := list(islice(found, BATCH)):
         yield batch
 
 
-def _take(site: Site, batch: Sequence[Entry], generation: int) -> int:
-    """Put a batch into the catalog; the number of files that had to be read."""
-    entries = {file_key(site, entry.path): entry for entry in batch}
-    known = index.files.c.key.in_(entries)
+def _files(site: Site, changed: Mapping[str, Folder]) -> Iterator[tuple[str, Found]]:
+    """The files of folders, by their keys."""
+    for key, folder in changed.items():
+        for entry in files(site, folder.path):
+            yield file_key(site, entry.path), (key, entry)
+
+
+def _take(site: Site, batch: Mapping[str, Found], readers: Readers) -> int:
+    """Put a batch of files into the catalog; the number of them that had to be read."""
     with index.writing(site) as connection:
-        stamps = select(index.files.c.key, index.files.c.size, index.files.c.mtime_ns).where(known)
-        before = {key: (size, mtime_ns) for key, size, mtime_ns in connection.execute(stamps)}
-    new = {key: entry for key, entry in entries.items() if before.get(key) != (entry.size, entry.mtime_ns)}
-    rows = [_row(site, key, entry, generation) for key, entry in new.items()]
+        columns = select(index.files.c.key, index.files.c.size, index.files.c.mtime_ns)
+        stamps = connection.execute(columns.where(index.files.c.key.in_(batch)))
+        before = {key: (size, mtime_ns) for key, size, mtime_ns in stamps}
+    new = {key: one for key, one in batch.items() if before.get(key) != (one[1].size, one[1].mtime_ns)}
+    rows = readers.rows(new)
     with index.writing(site) as connection:  # reading files took its time, and needs no lock on the catalog
-        connection.execute(update(index.files).where(known).values(generation=generation))
         connection.execute(delete(index.files).where(index.files.c.key.in_(new)))
         if rows:
             connection.execute(insert(index.files), rows)
     return len(rows)
 
 
-def _row(site: Site, key: str, entry: Entry, generation: int) -> dict[str, Any]:
-    """A file's row, every column of it."""
-    row: dict[str, Any] = dict.fromkeys(column.name for column in index.files.columns)
-    row |= {"key": key, "generation": generation, "size": entry.size, "mtime_ns": entry.mtime_ns, "duplicate": False}
-    if entry.link:
-        return row | {"kind": "link"}
-    try:
-        return row | _read(site, entry)
-    except UnreadableFile as error:
-        row |= {"kind": "quarantine", "reason": str(error)}
-        # what the file system refused may be allowed tomorrow, without a change of the file's size or time
-        return row | ({"size": -1} if isinstance(error.__cause__, OSError) or entry.refused else {})
+def _end_folders(site: Site, ended: Mapping[str, Folder]) -> int:
+    """Forget the files that folders hold no longer, remember the folders as scanned; the number of files that are gone.
 
-
-def _read(site: Site, entry: Entry) -> dict[str, Any]:
-    if entry.refused:
-        raise UnreadableFile(entry.refused)
-    header = read_header(entry.path)
-    if not isinstance(header, Header):
-        return {"kind": header}
-    content = _content(entry)
-    values = asdict(header)
-    patient, instance = values.pop("patient_id"), values.pop("instance_uid") or content
-    return values | {
-        "kind": "image",
-        "patient": site.pseudonym("patient", patient),
-        "instance": site.pseudonym("instance", instance),
-        "content": content,
-    }
-
-
-def _content(entry: Entry) -> str:
-    """BLAKE2b-256 of a file's bytes (hex), read in pieces."""
-    try:
-        with entry.path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
-    except OSError as error:
-        raise UnreadableFile(f"the file system refuses it: {error.strerror}") from error
-
-
-def _finish(site: Site, generation: int, table: LabelTable) -> int:
-    """Forget what is gone, mark duplicates, replace the labels; the number of files that are gone."""
+    A folder with a file that the file system refused is looked through again: that may be allowed tomorrow.
+    """
+    there = {key for key, _ in _files(site, ended)}
+    of_these = index.files.c.folder.in_(ended)
     with index.writing(site) as connection:
-        gone = connection.execute(delete(index.files).where(index.files.c.generation != generation)).rowcount
-        _mark_duplicates(connection)
+        held = connection.execute(select(index.files.c.key, index.files.c.folder, index.files.c.size).where(of_these))
+        rows = held.all()
+        refused = {row.folder for row in rows if row.size < 0}
+        gone = [row.key for row in rows if row.key not in there]
+        for batch in _batches(gone):
+            connection.execute(delete(index.files).where(index.files.c.key.in_(batch)))
+        connection.execute(delete(index.folders).where(index.folders.c.key.in_(ended)))
+        stamps = {key: "" if key in refused else folder.stamp for key, folder in ended.items()}
+        connection.execute(insert(index.folders), [{"key": key, "stamp": stamp} for key, stamp in stamps.items()])
+    return len(gone)
+
+
+def _finish(site: Site, gone: Collection[str], table: LabelTable, *, changed: bool) -> int:
+    """Forget folders that are gone, mark duplicates, replace the labels; the number of files that are gone."""
+    removed = 0
+    with index.writing(site) as connection:
+        for batch in _batches(gone):
+            removed += connection.execute(delete(index.files).where(index.files.c.folder.in_(batch))).rowcount
+            connection.execute(delete(index.folders).where(index.folders.c.key.in_(batch)))
+        if changed or gone:
+            _mark_duplicates(connection)
         connection.execute(delete(index.labels))
         if table.rows:
             rows = [{"patient": patient, "row": json.dumps(row)} for patient, row in table.rows.items()]
@@ -152,7 +148,7 @@ def _finish(site: Site, generation: int, table: LabelTable) -> int:
         left_out = {name: count for name, count in asdict(table).items() if name != "rows"}
         index.put(connection, "labels left out", json.dumps(left_out))
         index.complete(connection)
-    return gone
+    return removed
 
 
 def _mark_duplicates(connection: Connection) -> None:

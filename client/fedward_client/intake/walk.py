@@ -4,14 +4,20 @@ Left out: what begins with a dot, the state folder, the label table, site.toml, 
 leads to what is walked anyway, and one out of it to what was not shared.
 """
 
+import hashlib
 import os
+import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISLNK, S_ISREG
 
 from fedward_client.site import SETTINGS, Site
 from fedward_common.errors import DataError
+
+_STAMP = struct.Struct("<Iqq")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,14 +31,52 @@ class Entry:
     refused: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Folder:
+    """One folder: the files that it holds itself, how many, and a stamp that changes with any of them."""
+
+    path: Path = field(repr=False)
+    files: int
+    stamp: str  # hex BLAKE2b over names, kinds, sizes and times; "" where the folder cannot be opened
+
+
+def folders(site: Site) -> Iterator[Folder]:
+    """The folders of the data folder that hold files, in the order of names; nothing but a stat is done for a file."""
+    skipped = _skipped(site)
+    for folder in _folders(site.data, skipped):
+        try:
+            found = _scanned(folder, skipped)
+        except OSError:
+            yield Folder(path=folder, files=1, stamp="")
+            continue
+        digest = hashlib.blake2b(digest_size=16)
+        for entry, status in found:
+            digest.update(
+                os.fsencode(entry.name) + b"\0" + _STAMP.pack(status.st_mode, status.st_size, status.st_mtime_ns)
+            )
+        if found:
+            yield Folder(path=folder, files=len(found), stamp=digest.hexdigest())
+
+
+def files(site: Site, folder: Path) -> Iterator[Entry]:
+    """The entries of one folder of the data folder, in the order of names."""
+    return _files(folder, _skipped(site))
+
+
 def walk(site: Site) -> Iterator[Entry]:
     """The entries of the data folder, folder by folder in the order of names. Links are entries, not followed."""
+    skipped = _skipped(site)
+    for folder in _folders(site.data, skipped):
+        yield from _files(folder, skipped)
+
+
+def _skipped(site: Site) -> set[str]:
     if not site.data.is_dir():
         raise DataError(f"the data folder of site '{site.name}' is not there; is it a share that is not mounted?")
     skipped = {site.state.resolve(), site.data / SETTINGS}
     if site.labels.file is not None:
         skipped.add(site.labels.file.resolve())
-    return _walk(site.data, skipped)
+    return {os.fspath(path) for path in skipped}
 
 
 def file_key(site: Site, path: Path) -> str:
@@ -40,30 +84,49 @@ def file_key(site: Site, path: Path) -> str:
     return site.pseudonym("file", os.fspath(path.relative_to(site.data)))
 
 
-def _walk(folder: Path, skipped: set[Path]) -> Iterator[Entry]:
+def folder_key(site: Site, folder: Path) -> str:
+    """The pseudonym of a folder of the data folder."""
+    return site.pseudonym("folder", os.fspath(folder.relative_to(site.data)))
+
+
+def _folders(folder: Path, skipped: set[str]) -> Iterator[Path]:
+    """A folder and all below it."""
+    yield folder
     try:
         with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+            below = sorted(entry.name for entry in found if entry.is_dir(follow_symlinks=False))
+    except OSError:  # told by `_files`
+        return
+    for name in below:
+        path = folder / name
+        if not name.startswith(".") and os.fspath(path) not in skipped:
+            yield from _folders(path, skipped)
+
+
+def _files(folder: Path, skipped: set[str]) -> Iterator[Entry]:
+    try:
+        found = _scanned(folder, skipped)
     except OSError as error:
         yield Entry(path=folder, refused=f"a folder that cannot be opened: {error.strerror}")
         return
-    for entry in entries:
-        path = folder / entry.name
-        if entry.name.startswith(".") or path in skipped:
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(path, skipped)
-        elif entry.is_symlink():
-            yield Entry(path=path, link=True)
+    for entry, status in found:
+        if S_ISLNK(status.st_mode):
+            yield Entry(path=folder / entry.name, link=True)
         else:
-            yield from _file(entry, path)
+            yield Entry(path=folder / entry.name, size=status.st_size, mtime_ns=status.st_mtime_ns)
 
 
-def _file(entry: "os.DirEntry[str]", path: Path) -> Iterator[Entry]:
-    """A regular file; pipes, sockets and devices are none, nor is what was just removed."""
-    try:
-        status = entry.stat(follow_symlinks=False)
-    except OSError:
-        return
-    if S_ISREG(status.st_mode):
-        yield Entry(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns)
+def _scanned(folder: Path, skipped: set[str]) -> list[tuple["os.DirEntry[str]", os.stat_result]]:
+    """The regular files and links of a folder; pipes, sockets and devices are none, nor is what was just removed."""
+    with os.scandir(folder) as entries:
+        names = sorted((e for e in entries if not e.name.startswith(".") and e.path not in skipped), key=_name)
+    found = []
+    for entry in names:
+        with suppress(OSError):
+            status = entry.stat(follow_symlinks=False)
+            if S_ISREG(status.st_mode) or S_ISLNK(status.st_mode):
+                found.append((entry, status))
+    return found
+
+
+_name = attrgetter("name")

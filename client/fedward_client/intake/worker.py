@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
+from fedward_client.volume import Volume
 from fedward_common.errors import UnreadableFile
 
 LIMIT_S = 300.0  # for one file
@@ -27,8 +27,8 @@ _lock = threading.Lock()
 _workers: dict[int, "_Worker"] = {}  # by process id: after a fork, the child must not talk to its parent's worker
 
 
-def read_pixels(path: Path, *, voi: bool | None) -> npt.NDArray[np.float32]:
-    """`dicom.read_pixels` in the worker. Raises UnreadableFile, also where the decoder crashes or takes too long."""
+def read_volume(path: Path, *, voi: bool | None, stack: bool) -> Volume:
+    """`dicom.read_volume` in the worker. Raises UnreadableFile, also where the decoder crashes or takes too long."""
     with _lock:
         worker = _workers.get(os.getpid())
         if worker is not None and worker.died():
@@ -37,7 +37,7 @@ def read_pixels(path: Path, *, voi: bool | None) -> npt.NDArray[np.float32]:
         if worker is None:
             worker = _workers[os.getpid()] = _Worker()
         try:
-            return worker.ask(path, voi)
+            return worker.ask(path, voi, stack)
         except (OSError, EOFError, ValueError):  # it died before or in its reply
             close()
             raise UnreadableFile("its pixels make the decoder crash, or take it too long") from None
@@ -64,12 +64,12 @@ class _Worker:
         assert self._process.stdout is not None
         self._requests, self._replies = self._process.stdin, self._process.stdout
 
-    def ask(self, path: Path, voi: bool | None) -> npt.NDArray[np.float32]:
-        """One file's pixels; EOFError, OSError or ValueError where the worker died."""
+    def ask(self, path: Path, voi: bool | None, stack: bool) -> Volume:
+        """One file's image; EOFError, OSError or ValueError where the worker died."""
         timer = threading.Timer(LIMIT_S, self._process.kill)
         timer.start()
         try:
-            self._requests.write(json.dumps([os.fspath(path), voi]).encode() + b"\n")
+            self._requests.write(json.dumps([os.fspath(path), voi, stack]).encode() + b"\n")
             self._requests.flush()
             reply = json.loads(self._replies.readline())
             if "reason" in reply:
@@ -77,7 +77,7 @@ class _Worker:
             pixels = np.empty(reply["shape"], np.float32)
             if self._replies.readinto(pixels.data.cast("B")) != pixels.nbytes:  # type: ignore[attr-defined]
                 raise EOFError
-            return pixels
+            return Volume(pixels, None if reply["affine"] is None else np.array(reply["affine"]))
         finally:
             timer.cancel()
 
@@ -98,14 +98,15 @@ def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
     from fedward_client.intake.dicom import decode
 
     while line := requests.readline():
-        path, voi = json.loads(line)
+        path, voi, stack = json.loads(line)
         try:
-            pixels = decode(Path(path), voi=voi)
+            image = decode(Path(path), voi=voi, stack=stack)
         except UnreadableFile as error:
             replies.write(json.dumps({"reason": str(error)}).encode() + b"\n")
         else:
-            replies.write(json.dumps({"shape": pixels.shape}).encode() + b"\n")
-            replies.write(pixels.data.cast("B"))
+            affine = None if image.affine is None else image.affine.tolist()
+            replies.write(json.dumps({"shape": image.pixels.shape, "affine": affine}).encode() + b"\n")
+            replies.write(np.ascontiguousarray(image.pixels).data.cast("B"))
         replies.flush()
 
 

@@ -1,0 +1,167 @@
+"""Reads files for the catalog, on as many processors as the site gives: one row a file, whatever is in it.
+
+A row is an image, something that is no image, or a file in quarantine with its reason. The processes read headers and
+digest bytes, nothing else. They end with this one, which reads for itself what one that dies had at hand.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from fedward_client.intake import index
+from fedward_client.intake.dicom import Header, read_header
+from fedward_client.intake.walk import Entry
+from fedward_client.site import Site
+from fedward_common.errors import UnreadableFile
+
+FEW = 64  # files that are read before a process would have started
+
+Found = tuple[str, Entry]  # a file, and the pseudonym of its folder
+Row = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+
+class Readers:
+    """Processes that read files, for a `with`; none is started for a few files, or where there is one processor."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._wanted = site.threads or len(os.sched_getaffinity(0))
+        self._processes: list[_Process] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._processes:
+            process.end()
+
+    def rows(self, files: Mapping[str, Found]) -> list[Row]:
+        """The rows of files, by their keys."""
+        if self._wanted > 1 and not self._processes and len(files) >= FEW:
+            self._processes = [_Process(self._site) for _ in range(self._wanted - 1)]
+        everything = list(files.items())
+        shares = [everything[start :: len(self._processes) + 1] for start in range(len(self._processes) + 1)]
+        asked = [(process, share) for process, share in zip(self._processes, shares[1:], strict=True) if share]
+        for process, share in asked:
+            process.ask(share)
+        rows = [row(self._site, key, found) for key, found in shares[0]]
+        for process, share in asked:
+            rows += self._answer(process, share)
+        return rows
+
+    def _answer(self, process: "_Process", share: list[tuple[str, Found]]) -> list[Row]:
+        try:
+            return process.answer()
+        except (OSError, ValueError):
+            log.warning("%s: a process that reads files died; this one goes on with its files", self._site.name)
+            process.end()
+            self._processes.remove(process)
+            return [row(self._site, key, found) for key, found in share]
+
+
+class _Process:
+    """One other process; it is asked and answers in lines of JSON."""
+
+    def __init__(self, site: Site) -> None:
+        # -P: no module of the folder that happens to be the current one
+        command = [sys.executable, "-P", "-m", __name__, os.fspath(site.folder), os.fspath(site.state)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._questions, self._answers = self._process.stdin, self._process.stdout
+
+    def ask(self, files: list[tuple[str, Found]]) -> None:
+        """Send files; one that has died is found out when it should answer."""
+        lines = [(key, folder, {**asdict(entry), "path": os.fspath(entry.path)}) for key, (folder, entry) in files]
+        with suppress(OSError):
+            self._questions.write(json.dumps(lines).encode() + b"\n")
+            self._questions.flush()
+
+    def answer(self) -> list[Row]:
+        """Their rows. Raises ValueError or OSError where the process has died."""
+        rows: list[Row] = json.loads(self._answers.readline())
+        return rows
+
+    def end(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+        self._answers.close()
+        with suppress(OSError):
+            self._questions.close()
+
+
+def _serve(site: Site, questions: BinaryIO, answers: BinaryIO) -> None:
+    while line := questions.readline():
+        files = [
+            (key, (folder, Entry(**{**entry, "path": Path(entry["path"])}))) for key, folder, entry in json.loads(line)
+        ]
+        answers.write(json.dumps([row(site, key, found) for key, found in files]).encode() + b"\n")
+        answers.flush()
+
+
+def _main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; this process ends with its input
+    folder, state = map(Path, sys.argv[1:])
+    _serve(Site.open(folder, state=state), sys.stdin.buffer, sys.stdout.buffer)
+
+
+def row(site: Site, key: str, found: Found) -> dict[str, Any]:
+    """A file's row, every column of it."""
+    folder, entry = found
+    row: dict[str, Any] = dict.fromkeys(column.name for column in index.files.columns)
+    row |= {"key": key, "folder": folder, "size": entry.size, "mtime_ns": entry.mtime_ns, "duplicate": False}
+    if entry.link:
+        return row | {"kind": "link"}
+    try:
+        return row | _read(site, entry)
+    except UnreadableFile as error:
+        row |= {"kind": "quarantine", "reason": str(error)}
+        # what the file system refused may be allowed tomorrow, without a change of the file's size or time
+        return row | ({"size": -1} if isinstance(error.__cause__, OSError) or entry.refused else {})
+
+
+def _read(site: Site, entry: Entry) -> dict[str, Any]:
+    if entry.refused:
+        raise UnreadableFile(entry.refused)
+    header = read_header(entry.path)
+    if not isinstance(header, Header):
+        return {"kind": header}
+    content = _content(entry)
+    values = asdict(header)
+    instance = values.pop("instance_uid") or content
+    named = {
+        "patient": values.pop("patient_id"),
+        "study": values.pop("study_uid"),
+        "series": values.pop("series_uid"),
+        "accession": values.pop("accession"),
+    }
+    pseudonyms = {name: site.pseudonym(name, text) if text else "" for name, text in named.items()}
+    return values | pseudonyms | {"kind": "image", "instance": site.pseudonym("instance", instance), "content": content}
+
+
+def _content(entry: Entry) -> str:
+    """BLAKE2b-256 of a file's bytes (hex), read in pieces."""
+    try:
+        with entry.path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+    except OSError as error:
+        raise UnreadableFile(f"the file system refuses it: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    _main()
