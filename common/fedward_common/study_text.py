@@ -83,11 +83,27 @@ def _question(spec: StudySpec) -> str:
     return _sentences(parts)
 
 
+def _narrowed(cohort: Cohort) -> list[str]:
+    """What else the images and their patients must be."""
+    words = {
+        "Body part": cohort.body_part,
+        "MR sequence": _listed(cohort.sequence, "and") if cohort.sequence else None,
+        "Scanner made by": _listed(cohort.vendors, "or") if cohort.vendors else None,
+        "Sex": cohort.sex,
+        "Age": f"{cohort.age[0]} to {cohort.age[1]} years" if cohort.age else None,
+        "Examined from": f"{cohort.months[0]} to {cohort.months[1]}" if cohort.months else None,
+        "Slices of a volume": f"{cohort.slices[0]} to {cohort.slices[1]}" if cohort.slices else None,
+        "Scout images": "taken too" if cohort.localizers else None,
+    }
+    return [f"{what}: {word}" for what, word in words.items() if word]
+
+
 def _patients(cohort: Cohort) -> str:
     images = f"{cohort.modality} images" if cohort.modality else "images of any modality"
     return _sentences(
         [
             f"Patients with {images} and one of the labels {_listed(cohort.labels, 'or')}",
+            *_narrowed(cohort),
             f"Looked for: {cohort.positive}" if cohort.positive else "Each label is judged against all others",
             f"A hospital with fewer than {cohort.min_patients} training patients does not take part",
         ]

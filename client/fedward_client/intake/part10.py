@@ -30,6 +30,7 @@ from fedward_common.errors import UnreadableFile
 MAX_INFLATED = 2**31  # bytes of a deflated data set
 
 _PREAMBLE = 128
+_META = 2**16  # bytes in which meta information names its transfer syntax, at most; it is 200 as a rule
 _UNDEFINED = 0xFFFFFFFF
 _HEADER = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber"),
@@ -107,8 +108,10 @@ def _syntax_found(dataset: FileDataset) -> UID:
 
 def _inflates(file: BinaryIO) -> bool:
     """Whether the data set is deflated. A kilobyte can inflate to a megabyte, so it is measured, in constant memory."""
-    if file.read(_PREAMBLE + 4)[_PREAMBLE:] != b"DICM":
+    head = file.read(_META)
+    if head[_PREAMBLE : _PREAMBLE + 4] != b"DICM" or DeflatedExplicitVRLittleEndian.encode() not in head:
         return False
+    file.seek(_PREAMBLE + 4)
     meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group != 2)
     if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
         return False

@@ -31,13 +31,18 @@ DICOM_ERRORS = (
     zlib.error,
 )
 
+_SILENT = logging.CRITICAL + 1
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Inside, pydicom neither warns nor logs nor checks values; then all is as it was. For one thread at a time."""
     logger = logging.getLogger("pydicom")  # its children take their level from it
     level, validation = logger.level, config.settings.reading_validation_mode
-    logger.setLevel(logging.CRITICAL + 1)
+    if (level, validation) == (_SILENT, config.IGNORE):  # inside of another one: to set it again takes its time
+        yield
+        return
+    logger.setLevel(_SILENT)
     config.settings.reading_validation_mode = config.IGNORE
     try:
         with warnings.catch_warnings():

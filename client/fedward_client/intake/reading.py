@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Self
 
 from fedward_client.intake import index
 from fedward_client.intake.dicom import Header, read_header
+from fedward_client.intake.quiet import quiet
 from fedward_client.intake.walk import Entry
 from fedward_client.site import Site
 from fedward_common.errors import UnreadableFile
@@ -58,7 +59,8 @@ class Readers:
         asked = [(process, share) for process, share in zip(self._processes, shares[1:], strict=True) if share]
         for process, share in asked:
             process.ask(share)
-        rows = [row(self._site, key, found) for key, found in shares[0]]
+        with quiet():
+            rows = [row(self._site, key, found) for key, found in shares[0]]
         for process, share in asked:
             rows += self._answer(process, share)
         return rows
@@ -106,6 +108,11 @@ class _Process:
 
 
 def _serve(site: Site, questions: BinaryIO, answers: BinaryIO) -> None:
+    with quiet():
+        _answer(site, questions, answers)
+
+
+def _answer(site: Site, questions: BinaryIO, answers: BinaryIO) -> None:
     while line := questions.readline():
         files = [
             (key, (folder, Entry(**{**entry, "path": Path(entry["path"])}))) for key, folder, entry in json.loads(line)
