@@ -58,7 +58,7 @@ class ImageRow:
 class Counts:
     """A catalog in numbers, for the site's own people: small cells included, so nothing of it leaves as it is.
 
-    `files` is the sum of images, duplicates, not_dicom, dicomdir, without_pixels, links and all quarantine.
+    `files` is the sum of images, duplicates, not_dicom, dicomdir, without_pixels, links, opted_out and all quarantine.
     """
 
     files: int
@@ -68,6 +68,7 @@ class Counts:
     dicomdir: int
     without_pixels: int  # DICOM objects that are no images: reports, plans, structures
     links: int  # not followed
+    opted_out: int  # images of patients on the opt-out list
     quarantine: dict[str, int]  # files by reason
     patients: int
     labelled_patients: int
@@ -141,6 +142,7 @@ class Catalog:
             dicomdir=kinds.get("DICOMDIR", 0),
             without_pixels=kinds.get("no pixels", 0),
             links=kinds.get("link", 0),
+            opted_out=kinds.get(index.OPTED_OUT, 0),
             quarantine=self._by(index.files.c.reason, index.files.c.kind == "quarantine"),
             patients=len(patients),
             labelled_patients=len(patients & table.keys()),

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fedward_client.catalog import Catalog, ImageRow, is_scanned, scan
 from fedward_client.choosing import chosen, units
 from fedward_client.intake.labels import SPLIT, read_labels
+from fedward_client.intake.optout import opted_out
 from fedward_client.site import Site
 from fedward_client.split import PatientInfo, Side, assign
 from fedward_common.errors import DataError, RunError
@@ -105,6 +106,11 @@ def freeze(site: Site, study: StudySpec, run: str, listener: Listener = ignore) 
         require(cohort, study, site)
         frozen = _Frozen(study=study.digest, digest=cohort.digest, cohort=cohort)
         write_durably(path, frozen.model_dump_json().encode())
+    if {item.patient for item in cohort.items} & opted_out(site):
+        raise DataError(
+            f"{site.name} has patients in run '{run}' who have opted out since it began: stop the run and start a new "
+            "one, which leaves them out"
+        )
     listener(Event(site=site.name, stage="cohort", done=1, total=1, note=_summary(cohort)))
     return cohort
 
@@ -141,10 +147,12 @@ def from_catalog(site: Site, study: StudySpec, listener: Listener = ignore) -> C
         scan(site, listener)
     with Catalog.open(site) as catalog:
         images, table = catalog.images(None), catalog.labels()
+    out = opted_out(site)  # the list may be younger than the catalog
+    images, table = [row for row in images if row.patient not in out], {k: v for k, v in table.items() if k not in out}
     if study.split.kind == "column" and study.split.column == site.labels.patient:
         raise DataError(f"{site.name}: the study splits by the column of patient ids; name another [split] column")
     if study.split.kind == "column" and study.split.column != SPLIT:  # the catalog keeps one column to split by
-        table = read_labels(site, split=study.split.column).rows
+        table = {k: v for k, v in read_labels(site, split=study.split.column).rows.items() if k not in out}
     if not images:
         raise DataError(f"{site.name}: no readable image is in the catalog; `fedward site report` says what was found")
     if not table:

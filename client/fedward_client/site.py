@@ -5,7 +5,7 @@ A folder of DICOM files with a `labels.csv` is a site as it stands. An optional 
     [site]     name, state       the name that the hub knows; the folder that Fedward writes to
     [data]     folder            where the images are
     [labels]   file, patient, label, encoding    the label table, its patient and label columns, e.g. gb18030
-    [privacy]  min_cell          counts below this never leave
+    [privacy]  min_cell, opt_out    counts below this never leave; the list of patients who take no part
     [policy]   outputs, max_update_norm     what may leave at all; with nothing named, nothing does
     [limits]   threads, spool_mib           processor threads for training; the size of the spool
 
@@ -34,6 +34,7 @@ from fedward_common.errors import SettingsError
 SETTINGS = "site.toml"
 STATE = ".fedward"
 LABELS = "labels.csv"
+OPT_OUT = "opt-out.txt"
 KEY = "site.key"
 KEY_BYTES = 32
 LINK = "link"
@@ -66,6 +67,7 @@ class _LabelsSection(_Section):
 
 class _PrivacySection(_Section):
     min_cell: Annotated[int, Field(ge=1)] = 5
+    opt_out: _Text | None = None
 
 
 Output = Literal["counts", "update", "evaluation", "local_model"]
@@ -110,6 +112,7 @@ class Site:
     labels: LabelSettings
     state: Path
     min_cell: int = 5
+    opt_out: Path | None = None  # the list of patients who take no part
     outputs: frozenset[Output] = frozenset()  # what may leave: an empty policy refuses everything
     max_update_norm: float | None = None  # L2 norm of an update minus the model it started from; None: not clipped
     threads: int = 0  # for training; 0: all that the process may use
@@ -130,6 +133,7 @@ class Site:
             labels=_labels(settings.labels, folder),
             state=(state if state is not None else folder / (settings.site.state or STATE)).absolute(),
             min_cell=settings.privacy.min_cell,
+            opt_out=_opt_out(settings.privacy, folder),
             outputs=frozenset(settings.policy.outputs),
             max_update_norm=norm if math.isfinite(norm := settings.policy.max_update_norm) else None,
             threads=settings.limits.threads,
@@ -241,6 +245,13 @@ def _labels(section: _LabelsSection, folder: Path) -> LabelSettings:
         label=section.label,
         encoding=section.encoding,
     )
+
+
+def _opt_out(section: _PrivacySection, folder: Path) -> Path | None:
+    file = folder / (section.opt_out or OPT_OUT)
+    if section.opt_out is not None and not file.is_file():
+        raise SettingsError(f"{SETTINGS}: [privacy] opt_out names no file that exists; give the list, an empty one too")
+    return file if file.is_file() else None
 
 
 def _checked_name(name: str | None, folder: Path) -> str:

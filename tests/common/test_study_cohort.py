@@ -42,8 +42,15 @@ def test_what_cannot_be_asked_for_is_said_with_its_line(line: str, says: str) ->
 
 def test_a_steward_reads_whose_images_are_meant() -> None:
     cohort = {
-        "modality": "MR", "body_part": "BRAIN", "sequence": ["T2", "FLAIR"], "vendors": ["Siemens", "GE"],
-        "sex": "F", "age": [60, 90], "months": ["2015-01", "2019-12"], "slices": [20, 60], "localizers": True,
+        "modality": "MR",
+        "body_part": "BRAIN",
+        "sequence": ["T2", "FLAIR"],
+        "vendors": ["Siemens", "GE"],
+        "sex": "F",
+        "age": [60, 90],
+        "months": ["2015-01", "2019-12"],
+        "slices": [20, 60],
+        "localizers": True,
     }
     said = dict(describe(tiny_study(cohort=cohort)))["Patients"]
     assert "Body part: BRAIN. MR sequence: T2 and FLAIR. Scanner made by: Siemens or GE. Sex: F." in said

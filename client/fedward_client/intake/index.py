@@ -35,6 +35,7 @@ from fedward_common.errors import DataError
 
 VERSION = 2
 FILE = "catalog.sqlite"
+OPTED_OUT = "opted out"  # an image of a patient who takes no part
 WAIT_MS = 30_000  # for another process's transaction
 _MADE_BY, _COMPLETE = "made by", "complete"
 
@@ -44,7 +45,7 @@ files: Final = Table(
     "files",
     _metadata,
     Column("key", String, primary_key=True),
-    Column("kind", String, nullable=False),  # image | quarantine | what NotAnImage says | link
+    Column("kind", String, nullable=False),  # image | OPTED_OUT | quarantine | what NotAnImage says | link
     Column("folder", String, nullable=False),  # pseudonym
     Column("size", Integer, nullable=False),  # with mtime_ns: unchanged files are not read again; -1: read it again
     Column("mtime_ns", Integer, nullable=False),

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, and_, delete, exists, insert, select, update
 
 from fedward_client.intake import index
 from fedward_client.intake.labels import LabelTable, read_labels
+from fedward_client.intake.optout import opted_out
 from fedward_client.intake.reading import Found, Readers
 from fedward_client.intake.walk import Folder, file_key, files, folder_key, folders
 from fedward_client.site import Site
@@ -44,7 +45,7 @@ class Done:
 def scan(site: Site, listener: Listener) -> Done:
     """Scan the data folder; see `fedward_client.catalog.scan`."""
     started = time.perf_counter()
-    table = read_labels(site)  # first: a wrong table is found before an hour of reading
+    table, out = read_labels(site), opted_out(site)  # first: a wrong table is found before an hour of reading
     with _alone(site):
         index.prepare(site)
         known = _known_folders(site)
@@ -61,7 +62,7 @@ def scan(site: Site, listener: Listener) -> Done:
                 listener(Event(site=site.name, stage="scan", done=seen, total=max(seen, total)))
         for keys in _batches(changed):
             removed += _end_folders(site, {key: changed[key] for key in keys})
-        removed += _finish(site, known.keys() - found.keys(), table, changed=bool(changed))
+        removed += _finish(site, known.keys() - found.keys(), table, out, changed=bool(changed))
     return Done(read=read, unchanged=seen - read, removed=removed, seconds=time.perf_counter() - started)
 
 
@@ -132,8 +133,8 @@ def _end_folders(site: Site, ended: Mapping[str, Folder]) -> int:
     return len(gone)
 
 
-def _finish(site: Site, gone: Collection[str], table: LabelTable, *, changed: bool) -> int:
-    """Forget folders that are gone, mark duplicates, replace the labels; the number of files that are gone."""
+def _finish(site: Site, gone: Collection[str], table: LabelTable, out: Collection[str], *, changed: bool) -> int:
+    """Forget folders that are gone, mark what is not used, replace the labels; the number of files that are gone."""
     removed = 0
     with index.writing(site) as connection:
         for batch in _batches(gone):
@@ -141,9 +142,10 @@ def _finish(site: Site, gone: Collection[str], table: LabelTable, *, changed: bo
             connection.execute(delete(index.folders).where(index.folders.c.key.in_(batch)))
         if changed or gone:
             _mark_duplicates(connection)
+        _mark_opted_out(connection, out)
         connection.execute(delete(index.labels))
-        if table.rows:
-            rows = [{"patient": patient, "row": json.dumps(row)} for patient, row in table.rows.items()]
+        rows = [{"patient": name, "row": json.dumps(row)} for name, row in table.rows.items() if name not in out]
+        if rows:
             connection.execute(insert(index.labels), rows)
         left_out = {name: count for name, count in asdict(table).items() if name != "rows"}
         index.put(connection, "labels left out", json.dumps(left_out))
@@ -156,3 +158,12 @@ def _mark_duplicates(connection: Connection) -> None:
     files, other = index.files, index.files.alias()
     earlier = exists().where(and_(other.c.instance == files.c.instance, other.c.key < files.c.key))
     connection.execute(update(files).where(files.c.instance.is_not(None)).values(duplicate=earlier))
+
+
+def _mark_opted_out(connection: Connection, out: Collection[str]) -> None:
+    """Of patients on the list nothing is an image; who is on it no longer is used again."""
+    kind = index.files.c.kind
+    connection.execute(update(index.files).where(kind == index.OPTED_OUT).values(kind="image"))
+    for batch in _batches(out):
+        theirs = and_(kind == "image", index.files.c.patient.in_(batch))
+        connection.execute(update(index.files).where(theirs).values(kind=index.OPTED_OUT))

@@ -1,7 +1,7 @@
 """Every file of a site's data folder, each once.
 
-Left out: what begins with a dot, the state folder, the label table, site.toml, and links: a link inside the data folder
-leads to what is walked anyway, and one out of it to what was not shared.
+Left out: what begins with a dot, the state folder, the label table, the opt-out list, site.toml, and links: a link
+inside the data folder leads to what is walked anyway, and one out of it to what was not shared.
 """
 
 import hashlib
@@ -74,8 +74,7 @@ def _skipped(site: Site) -> set[str]:
     if not site.data.is_dir():
         raise DataError(f"the data folder of site '{site.name}' is not there; is it a share that is not mounted?")
     skipped = {site.state.resolve(), site.data / SETTINGS}
-    if site.labels.file is not None:
-        skipped.add(site.labels.file.resolve())
+    skipped |= {file.resolve() for file in (site.labels.file, site.opt_out) if file is not None}
     return {os.fspath(path) for path in skipped}
 
 
