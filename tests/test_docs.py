@@ -286,6 +286,7 @@ def test_site_page_shows_every_key_of_site_toml_with_its_default(tmp_path: Path)
     folder = tmp_path / "north"
     folder.mkdir()
     (folder / "labels.csv").write_text(blocks(SITE, "text")[0], "utf-8")
+    (folder / "opt-out.txt").touch()
     defaults = Site.open(folder)
     [shown] = blocks(SITE, "toml")
     (folder / "site.toml").write_text(shown, "utf-8")
