@@ -34,7 +34,7 @@ from fedward_client.split import SIDES, Side
 from fedward_client.volume import Volume
 from fedward_common.errors import DataError, UnreadableFile
 from fedward_common.events import Event, Listener, ignore
-from fedward_common.study import StudySpec
+from fedward_common.study import Input, StudySpec
 
 _log = logging.getLogger(__name__)
 
@@ -100,11 +100,16 @@ class _Job:
 
     @property
     def bytes_needed(self) -> int:
-        return len(self.cohort.items) * prod(self.recipe.shape) * 4 + 4096
+        return bytes_of_cache(len(self.cohort.items), self.recipe.input)
 
     def tell(self, done: int, note: str = "") -> None:
         total = len(self.cohort.items)
         self.listener(Event(site=self.site.name, stage="cache", done=done, total=total, note=note))
+
+
+def bytes_of_cache(images: int, section: Input) -> int:
+    """What so many images of a study take on disk."""
+    return images * prod(recipe(section).shape) * 4 + 4096
 
 
 def load(site: Site, study: StudySpec, run: str, listener: Listener = ignore) -> SiteData:

@@ -1,0 +1,85 @@
+"""What a study would find at a site: whom it takes, whom not and why, and what it would cost this machine.
+
+Nothing is frozen, nothing leaves, no pixel is read. The figures are for the site's own people: small cells included.
+"""
+
+import math
+import shutil
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedward_client.cache import SiteData, bytes_of_cache
+from fedward_client.cohort import Cohort, from_catalog, require
+from fedward_client.site import Site
+from fedward_client.split import SIDES, Side
+from fedward_common.errors import DataError
+from fedward_common.events import Listener, ignore
+from fedward_common.study import StudySpec
+
+TIMED_BATCHES = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DryRun:
+    """What a study would find. `refusal` says why the site cannot take part, "" where it can."""
+
+    study: str
+    digest: str
+    refusal: str
+    patients: dict[Side, int]
+    labels: dict[str, int]  # training patients
+    images: int
+    left_out: dict[str, int]  # by reason
+    cache_mib: float  # that the images will take on the disk of the state folder
+    free_mib: float
+    round_s: float | None  # of training, on this machine; None where there is nothing to train on
+
+
+def dry_run(site: Site, study: StudySpec, listener: Listener = ignore) -> DryRun:
+    """Resolve a study's cohort against the catalog, scanned first where it never was; time one batch of training."""
+    cohort, refusal = Cohort(labels=study.cohort.labels, items=(), left_out={}), ""
+    try:
+        cohort = from_catalog(site, study, listener)
+        require(cohort, study, site)
+    except DataError as error:
+        refusal = str(error)
+    images = [item for item in cohort.items if item.side == "train"]
+    return DryRun(
+        study=study.study.id,
+        digest=study.digest,
+        refusal=refusal,
+        patients={side: cohort.patients(side) for side in SIDES},
+        labels=cohort.label_counts("train"),
+        images=len(cohort.items),
+        left_out=cohort.left_out,
+        cache_mib=bytes_of_cache(len(cohort.items), study.input) / 2**20,
+        free_mib=shutil.disk_usage(site.ensure_state()).free / 2**20,
+        round_s=_round_s(study, len(images)) if images else None,
+    )
+
+
+def _round_s(study: StudySpec, images: int) -> float:
+    """Seconds of a round's training, from batches of noise of the study's size on this machine's device."""
+    from fedward_client.training.device import pick_device
+    from fedward_client.training.loop import train
+    from fedward_common import models
+
+    batch = study.training.batch_size
+    count = min(images, TIMED_BATCHES * batch)
+    data = SiteData(
+        images=np.random.default_rng(0).random((count, study.input.channels, *study.input.size), np.float32),
+        labels=np.arange(count, dtype=np.int64) % len(study.cohort.labels),
+        patients=np.arange(count, dtype=np.int64),
+        sides=np.zeros(count, np.int8),
+        cohort_digest="",
+    )
+    spec = study.training
+    one = study.model_copy(update={"training": spec.model_copy(update={"local_epochs": 1, "local_steps": None})})
+    model = models.network(study)
+    results = [
+        train(model, data, one, site="", round_number=1, device=pick_device(), listener=ignore)
+        for _ in range(2)  # the first pays for what is made once
+    ]
+    steps = spec.local_steps or (spec.local_epochs or 1) * math.ceil(images / batch)
+    return results[-1].seconds / results[-1].steps * steps

@@ -1,0 +1,72 @@
+"""`fedward site check`: whom a study would take, whom not and why, and what that costs; nothing is written down."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fedward_client.cli import app
+from fedward_client.cohort import freeze
+from fedward_client.dry_run import dry_run
+from fedward_client.site import Site
+from fedward_common.study import StudySpec
+from fedward_common.testing import tiny_study
+
+Folder = Callable[..., Path]
+LABELS = {f"PID-{number:03}": "malignant" if number % 2 else "benign" for number in range(24)}
+STUDY = tiny_study(input={"size": [16, 16]}, cohort={"min_patients": 5})
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Path:
+    path = tmp_path / "s.toml"
+    path.write_text(
+        '[study]\nid = "s"\ntask = "classification"\n[cohort]\nmodality = "US"\nlabels = ["benign", "malignant"]\n'
+        'positive = "malignant"\nmin_patients = 5\n[input]\nsize = [16, 16]\n[model]\nname = "small-cnn"\n'
+    )
+    return path
+
+
+def test_it_finds_what_a_run_would_freeze(site_folder: Folder) -> None:
+    site = Site.open(site_folder({**LABELS, "PID-100": "cyst"}))
+    found = dry_run(site, STUDY)
+    assert not (site.state / "runs").exists()
+    cohort = freeze(site, STUDY, "run-1")
+    assert found.patients == {side: cohort.patients(side) for side in found.patients}
+    assert (found.images, found.left_out, found.refusal) == (48, {"patients with another label": 1}, "")
+    assert found.labels == cohort.label_counts("train")
+    assert found.cache_mib == pytest.approx((48 * 16 * 16 * 4 + 4096) / 2**20)
+    assert found.round_s is not None
+    assert found.round_s > 0
+
+
+def test_a_site_that_cannot_take_part_reads_why(site_folder: Folder) -> None:
+    found = dry_run(Site.open(site_folder({"A": "benign", "B": "malignant"})), STUDY)
+    assert "training patients" in found.refusal
+    assert found.images == 4
+
+
+def test_a_longer_round_takes_longer(site_folder: Folder) -> None:
+    site = Site.open(site_folder(LABELS))
+
+    def seconds(steps: int) -> float:
+        training = STUDY.training.model_copy(update={"local_steps": steps, "local_epochs": None})
+        study: StudySpec = STUDY.model_copy(update={"training": training})
+        return dry_run(site, study).round_s or 0.0
+
+    assert seconds(10_000) > 10 * seconds(10)
+
+
+def test_the_command(site_folder: Folder, study_file: Path) -> None:
+    folder, runner = site_folder(LABELS), CliRunner()
+    shown = runner.invoke(app, ["check", str(folder), str(study_file)])
+    assert shown.exit_code == 0, shown.output
+    assert "Can take part." in shown.stdout
+    assert "needed by the cache" in shown.stdout
+    (folder / "opt-out.txt").write_text("\n".join(list(LABELS)[:22]))
+    refused = runner.invoke(app, ["check", str(folder), str(study_file), "--json"])
+    assert refused.exit_code == 1
+    assert "training patients" in json.loads(refused.stdout)["refusal"]
+    assert "PID" not in refused.output
