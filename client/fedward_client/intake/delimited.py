@@ -11,9 +11,8 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
-from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from fedward_client.intake.bounds import opened
 from fedward_common.errors import DataError, SettingsError, UnreadableFile
@@ -23,6 +22,7 @@ MAX_LINE = 2**16  # characters
 XZ_MEMORY = 2**27  # bytes; `xz -9` needs half of it
 
 _CHUNK = 2**16
+_FLOAT32_MAX = 3.4e38
 _XZ = b"\xfd7zXZ\0"
 _DELIMITERS = (",", ";", "\t")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
@@ -36,14 +36,16 @@ class TextFormat:
     delimiter: str | None = None
     decimal: Literal[".", ","] = "."
 
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}  # where TOML describes it
+
     def __post_init__(self) -> None:
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
             raise SettingsError(f"a delimiter is one character, not {self.delimiter!r}; common are ',' ';' and tab")
 
     def number(self, cell: str) -> float:
-        """A cell as a finite number. Raises ValueError for any other text."""
+        """A cell as a number that float32 can hold. Raises ValueError for any other text."""
         plain = cell.replace(",", ".") if self.decimal == "," else cell
-        if not _NUMBER.fullmatch(plain) or not isfinite(number := float(plain)):
+        if not _NUMBER.fullmatch(plain) or abs(number := float(plain)) > _FLOAT32_MAX:
             raise ValueError
         return number
 
