@@ -1,1 +1,1 @@
-"""Readers of what a hospital has: DICOM, NIfTI and BIDS folders, pictures, wearable series, tables of patients and labels."""
+"""Readers of what a hospital has: DICOM, NIfTI and BIDS, pictures, wearable series, tables of patients and labels."""

@@ -1,4 +1,4 @@
-"""A folder in the Brain Imaging Data Structure (BIDS 1.10): whose images are where, and what is said about them.
+"""A folder in the Brain Imaging Data Structure (BIDS 1.11): whose images are where, and what is said about them.
 
 Reads names, participants.tsv and JSON sidecars, and no image (`fedward_client.intake.nifti` does). Only raw images are
 taken: derivatives, sourcedata, code, stimuli and phenotype are passed by, and so is what begins with a point. What does
@@ -21,7 +21,23 @@ _PASSED_BY = {"derivatives", "sourcedata", "code", "stimuli", "phenotype"}  # fo
 _TEXTS = {"README", "CHANGES", "LICENSE", "CITATION"}  # files of the first folder, with any extension
 _TABLES = {_DESCRIPTION, "participants.json", "samples.json", _PARTICIPANTS, "samples.tsv"}
 _DATATYPES = {
-    *("anat", "beh", "dwi", "eeg", "fmap", "func", "ieeg", "meg", "micr", "motion", "mrs", "nirs", "perf", "pet"),
+    *(
+        "anat",
+        "beh",
+        "dwi",
+        "eeg",
+        "emg",
+        "fmap",
+        "func",
+        "ieeg",
+        "meg",
+        "micr",
+        "motion",
+        "mrs",
+        "nirs",
+        "perf",
+        "pet",
+    ),
 }
 _IMAGES = (".nii", ".nii.gz")
 _COMPANIONS = (".json", ".tsv", ".tsv.gz", ".bval", ".bvec")

@@ -1,15 +1,15 @@
-"""File names of the Brain Imaging Data Structure (BIDS 1.10): entities, suffix, extension. Pure."""
+"""File names of the Brain Imaging Data Structure (BIDS 1.11): entities, suffix, extension. Pure."""
 
 import re
 from dataclasses import dataclass, field
 
 from fedward_common.errors import UnreadableFile
 
-# in the order that names must have them (BIDS 1.10, appendix "Entity table")
+# in the order that names must have them (BIDS 1.11, schema/rules/entities.yaml)
 ENTITIES = (
     *("sub", "tpl", "ses", "cohort", "sample", "task", "tracksys", "acq", "nuc", "voi", "ce", "trc", "stain", "rec"),
     *("dir", "run", "mod", "echo", "flip", "inv", "mt", "part", "proc", "hemi", "space", "split", "recording", "chunk"),
-    *("seg", "res", "den", "label", "desc"),
+    *("atlas", "seg", "scale", "res", "den", "label", "prov", "desc"),
 )
 
 _LABEL = "[0-9a-zA-Z+]+"
