@@ -83,8 +83,6 @@ def read_pixels(path: Path, *, time: int = 0) -> Volume:
     with _parsed(path) as (stream, found):
         values = np.empty(prod(found.shape), np.float32)
         _fill(stream, found, values, time=time, turn=_as_float)
-        if not np.isfinite(values).all():
-            raise UnreadableFile("its voxels are not all finite numbers")
         return Volume(values.reshape(found.shape[::-1])[:, None], found.affine)
 
 
@@ -147,15 +145,21 @@ def _scaled(stored: Array, found: Layout) -> Array:
 
 def _as_float(stored: Array, found: Layout) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused
-        return _scaled(stored, found).astype(np.float32)
+        values = _scaled(stored, found).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise UnreadableFile("its voxels are not all finite numbers")
+    return values
 
 
 def _as_labels(stored: Array, found: Layout) -> Array:
+    limits = np.iinfo(np.int32)
     with np.errstate(over="ignore", invalid="ignore"):
-        values, limits = _scaled(stored, found), np.iinfo(np.int32)
-        nearest = np.rint(values)
-        good = abs(nearest - values) <= (0 if found.scaling is None else _SLACK)
-        good &= (values >= limits.min) & (values <= limits.max)
+        values = _scaled(stored, found)
+        good = (values >= limits.min) & (values <= limits.max)
+        nearest = values
+        if values.dtype.kind == "f":
+            nearest = np.rint(values)
+            good &= abs(nearest - values) <= (0 if found.scaling is None else _SLACK)
     if not good.all():
         raise UnreadableFile("its voxels are not whole numbers of 32 bits, so it is no label map")
     return nearest.astype(np.int32)
