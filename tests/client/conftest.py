@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, UltrasoundImageStorage, generate_uid
 
@@ -268,3 +269,28 @@ def roster_study() -> Callable[..., StudySpec]:
         return resolved(tiny_study(**{**small, **sections}), sites=entries, seed=7)
 
     return make
+
+
+# Damage --------------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def _damaged(draw: st.DrawFn, files: tuple[bytes, ...]) -> bytes:
+    if draw(st.integers(0, 9)) == 0:
+        return draw(st.binary(max_size=2000))
+    data = bytearray(draw(st.sampled_from(files)))
+    for _ in range(draw(st.integers(0, 8))):
+        data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
+    begin, end = sorted((draw(st.integers(0, len(data))), draw(st.integers(0, len(data)))))
+    change = draw(st.sampled_from(("nothing", "cut", "repeat", "remove")))
+    if change == "cut":
+        return bytes(data[:end])
+    if change == "repeat":
+        return bytes(data[:end] + data[begin:])
+    return bytes(data[:begin] + data[end:]) if change == "remove" else bytes(data)
+
+
+@pytest.fixture(scope="session")
+def damaged() -> Callable[[tuple[bytes, ...]], st.SearchStrategy[bytes]]:
+    """`data.draw(damaged(files))`: any bytes, or one of `files` with some bytes changed, cut, repeated or removed."""
+    return _damaged

@@ -1,1 +1,1 @@
-"""Readers of what a hospital has: DICOM folders, label tables."""
+"""Readers of what a hospital has: DICOM, NIfTI and BIDS, pictures, wearable series, tables of patients and labels."""

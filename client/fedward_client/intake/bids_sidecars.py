@@ -1,0 +1,155 @@
+"""What lies beside the images of a BIDS folder: JSON sidecars, of which the scanner is taken, and participants.tsv."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal
+
+from fedward_client.intake import bids_names
+from fedward_client.intake.bids_names import BidsName
+from fedward_client.intake.bounds import one_line, opened
+from fedward_client.intake.delimited import TextFormat, lines
+from fedward_common.errors import UnreadableFile
+
+MAX_SIDECAR = 2**20  # bytes
+MAX_PARTICIPANTS = 2**20  # rows
+
+Sex = Literal["M", "F", "O", ""]
+
+_SEXES: Mapping[str, Sex] = {"m": "M", "male": "M", "f": "F", "female": "F", "o": "O", "other": "O"}
+_MISSING = ("", "n/a")
+_KEYS = ("Manufacturer", "ManufacturersModelName", "MagneticFieldStrength", "RepetitionTime", "EchoTime")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scanner:
+    """What sidecars say of the scanner; "" and None where they do not. Times in seconds, the field in tesla."""
+
+    manufacturer: str = ""
+    model: str = ""
+    field_strength_t: float | None = None
+    repetition_time_s: float | None = None
+    echo_time_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Participant:
+    """A row of participants.tsv; None and "" where it says n/a, cannot be read, or has no such column."""
+
+    age: float | None = None  # years
+    sex: Sex = ""
+    group: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sidecar:
+    """The fields of a sidecar that are taken, and the name by which it is known for which images it holds."""
+
+    name: BidsName = field(repr=False)
+    fields: Mapping[str, Any]
+
+
+def read_sidecar(path: Path) -> Sidecar:
+    """A JSON sidecar. Raises UnreadableFile with a reason in words."""
+    name = bids_names.parsed(path.name)
+    with opened(path) as file:
+        data = file.read(MAX_SIDECAR + 1)
+    if len(data) > MAX_SIDECAR:
+        raise UnreadableFile(f"the sidecar is longer than {MAX_SIDECAR} bytes")
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UnreadableFile("the sidecar is not a JSON object")
+    return Sidecar(name=name, fields={key: found[key] for key in _KEYS if key in found})
+
+
+def scanner(image: BidsName, sidecars: Iterable[Sidecar]) -> Scanner:
+    """The scanner of an image by all sidecars above and beside it, outermost first (the inheritance principle).
+
+    A later one wins, and of one folder's the one with more entities.
+    """
+    fields: dict[str, Any] = {}
+    for sidecar in sidecars:
+        if sidecar.name.covers(image):
+            fields |= sidecar.fields
+    return Scanner(
+        manufacturer=_text(fields.get("Manufacturer")),
+        model=_text(fields.get("ManufacturersModelName")),
+        field_strength_t=_positive(fields.get("MagneticFieldStrength")),
+        repetition_time_s=_positive(fields.get("RepetitionTime")),
+        echo_time_s=_positive(fields.get("EchoTime")),
+    )
+
+
+def _text(value: object) -> str:
+    return one_line(value) if isinstance(value, str) else ""
+
+
+def _positive(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if isfinite(number) and number > 0 else None
+
+
+def read_participants(path: Path) -> tuple[dict[str, Participant], list[str]]:
+    """By the label of the subject, what participants.tsv says; and what is wrong with it, row by row.
+
+    Age, sex (or gender) and group are taken. Raises UnreadableFile where the file cannot be read at all.
+    """
+    participants: dict[str, Participant] = {}
+    wrong: list[str] = []
+    header: list[str] | None = None
+    for number, line in enumerate(lines(path), 1):
+        cells = [cell.strip() for cell in line.rstrip("\r\n").split("\t")]
+        if header is None:
+            header = [cell.lower() for cell in cells]
+            _check(header)
+        elif any(cells):
+            _take(
+                dict(zip(header, cells, strict=False)) if len(cells) == len(header) else {}, number, participants, wrong
+            )
+        if number > MAX_PARTICIPANTS:
+            raise UnreadableFile(f"it has more than {MAX_PARTICIPANTS} rows")
+    return participants, wrong
+
+
+def _check(header: list[str]) -> None:
+    if header[0] != "participant_id" or len(set(header)) < len(header):
+        raise UnreadableFile("its columns do not begin with participant_id, or two have one name, as BIDS forbids")
+
+
+def _take(row: Mapping[str, str], number: int, participants: dict[str, Participant], wrong: list[str]) -> None:
+    """One row into `participants`, or what is wrong with it into `wrong`."""
+    if not row:
+        wrong.append(f"row {number} has more or fewer cells than there are columns")
+        return
+    subject = bids_names.label("sub", row["participant_id"])
+    if subject is None or subject in participants:
+        wrong.append(f"row {number} names no subject (sub-01), or one that was named before")
+        return
+    age, sex = row.get("age", ""), row.get("sex", row.get("gender", ""))
+    if age not in _MISSING and _age(age) is None:
+        wrong.append(f"row {number} has an age that is no number")
+    if sex not in _MISSING and sex.lower() not in _SEXES:
+        wrong.append(f"row {number} has a sex that BIDS does not know")
+    group = row.get("group", "")
+    participants[subject] = Participant(
+        age=_age(age), sex=_SEXES.get(sex.lower(), ""), group="" if group in _MISSING else group
+    )
+
+
+def _age(cell: str) -> float | None:
+    """Years; BIDS lets an age above 89 be written as 89+."""
+    try:
+        age = TextFormat().number(cell.removesuffix("+"))
+    except ValueError:
+        return None
+    return age if age >= 0 else None

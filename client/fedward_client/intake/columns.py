@@ -1,0 +1,216 @@
+"""What the columns of a table are (`TableMap`), and what a cell of each comes to. Pure: text in, numbers out."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from functools import cached_property, lru_cache
+from math import nan
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from fedward_client.intake.delimited import TextFormat
+from fedward_common.errors import SettingsError
+
+_STRANGERS = ConfigDict(extra="forbid")  # keys that are not settings
+_WHOLE = re.compile(r"([+-]?[0-9]+)\.0*")
+
+
+class BadRow(Exception):  # noqa: N818 - named for what it is; it never leaves the reader of tables
+    """A row cannot be used. Its message names the column, and not what stands there."""
+
+
+def plain(cell: str) -> str:
+    """A cell without the decimals of a whole number: "1.0" and "1" are one level, "01" is another."""
+    whole = _WHOLE.fullmatch(cell)
+    return whole[1] if whole else cell
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numeric:
+    """A column of numbers, one feature."""
+
+    kind: Literal["numeric"] = "numeric"
+    column: str
+    missing: tuple[str, ...] | None = None  # how the site writes a missing value; None: as in the rest of the table
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRANGERS
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its features."""
+        return (self.column,)
+
+    def values(self, cell: str, text: TextFormat) -> tuple[float, ...]:
+        """Its features. Raises BadRow."""
+        try:
+            return (text.number(cell),)
+        except ValueError:
+            raise BadRow(f"column '{self.column}' holds no number") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Category:
+    """A column of levels, one feature for each: 1 where it is the row's, else 0."""
+
+    kind: Literal["category"] = "category"
+    column: str
+    levels: tuple[str, ...]
+    missing: tuple[str, ...] | None = None
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRANGERS
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its features: column=level."""
+        return tuple(f"{self.column}={level}" for level in self.levels)
+
+    @cached_property
+    def _plain_levels(self) -> tuple[str, ...]:
+        return tuple(map(plain, self.levels))
+
+    def values(self, cell: str, _text: TextFormat) -> tuple[float, ...]:
+        """Its features. Raises BadRow."""
+        level = plain(cell)
+        found = tuple(float(level == one) for one in self._plain_levels)
+        if not any(found):
+            raise BadRow(f"column '{self.column}' holds a level that the map does not list")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Date:
+    """A column of dates, one feature: days since `origin`. `form` is that of strptime."""
+
+    kind: Literal["date"] = "date"
+    column: str
+    origin: date
+    form: str = "%Y-%m-%d"
+    missing: tuple[str, ...] | None = None
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRANGERS
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its features."""
+        return (self.column,)
+
+    def values(self, cell: str, _text: TextFormat) -> tuple[float, ...]:
+        """Its features. Raises BadRow."""
+        try:
+            found = datetime.strptime(cell, self.form).date()
+        except ValueError:
+            raise BadRow(f"column '{self.column}' holds no date of the form {self.form}") from None
+        return (float((found - self.origin).days),)
+
+
+Feature = Annotated[Numeric | Category | Date, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The column to be predicted. `classes` gives the class of each level; without it, it is a number."""
+
+    column: str
+    classes: Mapping[str, str] | None = None
+    missing: tuple[str, ...] | None = None
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRANGERS
+
+    def value(self, cell: str, text: TextFormat) -> str:
+        """Its class, or its number as text. Raises BadRow."""
+        if self.classes is None:
+            return repr(*Numeric(column=self.column).values(cell, text))
+        for level, name in self.classes.items():
+            if plain(level) == plain(cell):
+                return name
+        raise BadRow(f"its target, column '{self.column}', is of no class that the map lists")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableMap:
+    """What the columns of a table are; `columns` are their names where the first row has none.
+
+    `missing` are the texts that stand for a missing value, where a column has none of its own; a number stands for
+    itself however it is written ("-9" for "-9.0").
+    """
+
+    features: tuple[Feature, ...]
+    target: Target | None = None
+    patient: str | None = None
+    columns: tuple[str, ...] | None = None
+    missing: tuple[str, ...] = ("", "NA")
+    text: TextFormat = field(default_factory=TextFormat)
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRANGERS
+
+    def __post_init__(self) -> None:
+        if not self.features or len(set(self.names)) < len(self.names):
+            raise SettingsError("a map of a table needs features, each of another name")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "TableMap":
+        """The map that TOML describes. Raises SettingsError with the key and what is wrong."""
+        try:
+            return _adapter().validate_python(settings)
+        except ValidationError as error:
+            first: Any = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise SettingsError(f"the map of a table's columns is wrong at '{where}': {first['msg']}") from None
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of all features, in their order."""
+        return tuple(name for feature in self.features for name in feature.names)
+
+    @cached_property
+    def feature_columns(self) -> tuple[str, ...]:
+        """The columns of the features, in their order."""
+        return tuple(feature.column for feature in self.features)
+
+    @cached_property
+    def wanted(self) -> tuple[str, ...]:
+        """The columns that a table must have."""
+        target = None if self.target is None else self.target.column
+        return tuple(dict.fromkeys([*self.feature_columns, *filter(None, (self.patient, target))]))
+
+    def values(self, row: Mapping[str, str]) -> tuple[list[float], list[str]]:
+        """A row's features, NaN where they are missing, and the columns where they are. Raises BadRow."""
+        values, absent = [], []
+        for feature in self.features:
+            if self._is_missing(row[feature.column], feature.missing):
+                values += [nan] * len(feature.names)
+                absent.append(feature.column)
+            else:
+                values += feature.values(row[feature.column], self.text)
+        return values, absent
+
+    def target_of(self, row: Mapping[str, str]) -> tuple[str, ...]:
+        """A row's target, () where the map has none. Raises BadRow, also where it is missing."""
+        if self.target is None:
+            return ()
+        if self._is_missing(row[self.target.column], self.target.missing):
+            raise BadRow(f"its target, column '{self.target.column}', is missing")
+        return (self.target.value(row[self.target.column], self.text),)
+
+    def patient_of(self, row: Mapping[str, str], number: int) -> str:
+        """Whose row it is. Raises BadRow where that is missing."""
+        if self.patient is None:
+            return f"row {number}"
+        if self._is_missing(row[self.patient], None):
+            raise BadRow("it names no patient")
+        return row[self.patient]
+
+    def _is_missing(self, cell: str, own: tuple[str, ...] | None) -> bool:
+        return plain(cell) in _plain(self.missing if own is None else own)
+
+
+@lru_cache
+def _plain(cells: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(plain, cells))
+
+
+@lru_cache
+def _adapter() -> TypeAdapter[TableMap]:
+    return TypeAdapter(TableMap)

@@ -1,0 +1,174 @@
+"""What a wearable sensor recorded (`Recording`), at a study's rate (`resampled`) and cut for training (`windows`).
+
+Time is never made up: where samples are missing there is a gap, and nothing is interpolated or cut across it.
+"""
+
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
+
+from fedward_client.intake.bounds import MAX_VALUES
+from fedward_common.errors import DataError, UnreadableFile
+
+MAX_NUMBERS = 2**27  # of one file: 1 GiB while it is read
+OUTSIDE = 0  # the annotation of samples that do not belong to the experiment
+
+_RATE_TOLERANCE = 0.02
+_REGULAR = (0.5, 1.5)  # periods from one sample to the next; what is outside is a gap
+_LEAST_REGULAR = 0.9
+
+Values = npt.NDArray[np.float32]
+Annotation = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Channel:
+    """One signal of a device and the unit of its values: g, mg, N."""
+
+    name: str
+    unit: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Recording:
+    """One run of one subject: `values` [time, channels] at `rate_hz`.
+
+    `annotation` [time] holds what an observer said of each sample, 1 to 127, and `OUTSIDE`; None where nobody did.
+    `gaps` are the samples that do not follow the one before, ascending; `left_out` rows of the file could not be used.
+    """
+
+    values: Values = field(repr=False)
+    rate_hz: float
+    channels: tuple[Channel, ...]
+    annotation: Annotation | None = field(repr=False, default=None)
+    gaps: tuple[int, ...] = ()
+    left_out: int = 0
+    subject: str = field(repr=False)
+    run: str = ""
+    study: str = ""  # where a collection is made of several
+    group: str = ""  # as the collection names it: patients or controls
+
+    def segments(self) -> list[tuple[int, int]]:
+        """The stretches without a gap, as (first sample, sample after the last)."""
+        bounds = [0, *self.gaps, len(self.values)]
+        return [(begin, end) for begin, end in pairwise(bounds) if begin < end]
+
+
+def bounded(count: int) -> None:
+    """Raises UnreadableFile where a file holds more numbers than are read."""
+    if count > MAX_NUMBERS:
+        raise UnreadableFile(f"it holds more than {MAX_NUMBERS} numbers")
+
+
+def float32(numbers: npt.NDArray[np.float64]) -> Values:
+    """Numbers of a file as they are kept. Raises UnreadableFile where one is not finite."""
+    with np.errstate(over="ignore"):  # what becomes infinite is refused
+        values: Values = np.ascontiguousarray(numbers, np.float32)
+    if not np.isfinite(values).all():
+        raise UnreadableFile("its values are not all finite numbers")
+    return values
+
+
+def gaps(times_s: npt.NDArray[np.float64], rate_hz: float) -> tuple[int, ...]:
+    """Where a column of times jumps: samples that come earlier than half or later than 1.5 periods after the last.
+
+    Raises UnreadableFile where the times are not those of `rate_hz`: to 2 %, with a jump in ten samples at most.
+    """
+    if len(times_s) < 2:
+        return ()
+    steps = np.diff(times_s) * rate_hz
+    regular = (steps > _REGULAR[0]) & (steps < _REGULAR[1])
+    if regular.mean() < _LEAST_REGULAR or abs(steps[regular].mean() - 1) > _RATE_TOLERANCE:
+        raise UnreadableFile(f"its column of times is not one of {rate_hz:g} samples a second")
+    return tuple(int(index) + 1 for index in np.flatnonzero(~regular))
+
+
+def resampled(recording: Recording, rate_hz: float) -> Recording:
+    """The recording at another rate, stretch by stretch; what is too short for one sample goes.
+
+    Linear, with a triangular low-pass filter where the rate falls, the kernel that images are resampled with (torch's
+    antialiased one, centres of samples at half-integers): sample i of a stretch is at (i + 1/2) / rate after its
+    beginning. Annotations are those of the nearest sample. Same bits for the same recording. Raises DataError for a
+    rate that asks for more than fits in memory.
+    """
+    if rate_hz == recording.rate_hz:
+        return recording
+    if not 0 < rate_hz * recording.values.size / recording.rate_hz <= MAX_VALUES:
+        raise DataError(f"a recording at {rate_hz:g} Hz is more than fits in memory, or nothing; use another rate")
+    values, annotations, bounds = [], [], [0]
+    for begin, end in recording.segments():
+        part = _resampled(recording.values[begin:end], rate_hz / recording.rate_hz)
+        if recording.annotation is not None:
+            nearest = ((np.arange(len(part)) + 0.5) * (recording.rate_hz / rate_hz)).astype(np.int64)
+            annotations.append(recording.annotation[begin:end][np.minimum(nearest, end - begin - 1)])
+        values.append(part)
+        bounds.append(bounds[-1] + len(part))
+    return replace(
+        recording,
+        values=np.concatenate([recording.values[:0], *values]),
+        annotation=None if recording.annotation is None else np.concatenate([recording.annotation[:0], *annotations]),
+        rate_hz=rate_hz,
+        gaps=tuple(dict.fromkeys(bound for bound in bounds[1:-1] if 0 < bound < bounds[-1])),
+    )
+
+
+def _resampled(values: Values, factor: float) -> Values:
+    """[time, channels] to [floor(time * factor), channels]."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    if int(len(values) * factor) < 1:
+        return values[:0]
+    rows = torch.from_numpy(np.ascontiguousarray(values.T))[None, None]  # [1, 1, channels, time]
+    scaled = interpolate(
+        rows, scale_factor=(1.0, factor), mode="bilinear", antialias=True, recompute_scale_factor=False
+    )
+    array: Values = np.ascontiguousarray(scaled[0, 0].numpy().T)
+    return array
+
+
+def windows(recording: Recording, *, seconds: float, step_seconds: float) -> tuple[Values, Annotation | None]:
+    """Pieces of `seconds`, one every `step_seconds`, as float32 [n, channels, time], and their annotations [n].
+
+    Pieces begin anew after a gap and never lie across one. One that holds a sample `OUTSIDE` the experiment is left
+    out; else its annotation is the one that most of its samples have, of two that are as many the higher. n may be 0.
+    Raises DataError for pieces that hold no sample, or are more than fit in memory.
+    """
+    rate = recording.rate_hz
+    length, step = round(seconds * rate), round(step_seconds * rate)
+    if length < 1 or step < 1:
+        raise DataError(
+            f"windows of {seconds:g} s every {step_seconds:g} s hold no sample at {rate:g} Hz; use longer ones"
+        )
+    starts = _starts(recording, length, step)
+    if len(starts) * length * len(recording.channels) > MAX_VALUES:
+        raise DataError(f"{len(starts)} windows of {length} samples are more than fit in memory; use a longer step")
+    if not len(starts):  # the recording may be shorter than a window
+        values = np.empty((0, len(recording.channels), length), np.float32)
+        return values, None if recording.annotation is None else np.empty(0, np.int8)
+    values = np.ascontiguousarray(sliding_window_view(recording.values, length, axis=0)[starts])
+    if recording.annotation is None:
+        return values, None
+    return values, _majority(sliding_window_view(recording.annotation, length)[starts])
+
+
+def _starts(recording: Recording, length: int, step: int) -> npt.NDArray[np.int64]:
+    """Where the windows begin that lie in one stretch and inside the experiment."""
+    stretches = [np.arange(begin, end - length + 1, step, dtype=np.int64) for begin, end in recording.segments()]
+    starts = np.concatenate([np.empty(0, np.int64), *stretches])
+    if recording.annotation is None:
+        return starts
+    outside = np.concatenate([[0], np.cumsum(recording.annotation == OUTSIDE)])
+    inside: npt.NDArray[np.int64] = starts[outside[starts + length] == outside[starts]]
+    return inside
+
+
+def _majority(notes: Annotation) -> Annotation:
+    """Of each row the value that is there most often, of several the highest."""
+    kinds = np.unique(notes)[::-1]
+    counts = np.stack([(notes == kind).sum(axis=1) for kind in kinds])
+    chosen: Annotation = kinds[counts.argmax(axis=0)]
+    return chosen
