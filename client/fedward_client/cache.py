@@ -28,7 +28,8 @@ from fedward_client.catalog import paths, quarantine
 from fedward_client.choosing import content_of
 from fedward_client.cohort import Cohort, CohortItem, freeze, require, sync_folder, write_durably
 from fedward_client.harmonize import Recipe, recipe
-from fedward_client.intake.dicom import read_slices, read_volume
+from fedward_client.intake.dicom import read_slices
+from fedward_client.intake.files import read_volume
 from fedward_client.site import Site
 from fedward_client.split import SIDES, Side
 from fedward_client.volume import Volume

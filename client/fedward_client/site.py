@@ -3,7 +3,7 @@
 A folder of DICOM files with a `labels.csv` is a site as it stands. An optional `site.toml` in it changes the defaults:
 
     [site]     name, state       the name that the hub knows; the folder that Fedward writes to
-    [data]     folder            where the images are
+    [data]     folder, patient, modality    where the images are; for files that do not say: whose they are, and of what
     [labels]   file, patient, label, encoding    the label table, its patient and label columns, e.g. gb18030
     [privacy]  min_cell, opt_out    counts below this never leave; the list of patients who take no part
     [policy]   outputs, max_update_norm     what may leave at all; with nothing named, nothing does
@@ -56,6 +56,8 @@ class _SiteSection(_Section):
 
 class _DataSection(_Section):
     folder: _Text = "."
+    patient: _Text | None = None
+    modality: Annotated[str, Field(pattern=r"^[A-Z0-9_ ]{0,16}$")] = ""
 
 
 class _LabelsSection(_Section):
@@ -110,6 +112,8 @@ class Site:
     folder: Path
     data: Path
     labels: LabelSettings
+    patient_pattern: str | None = None  # a regular expression on a file's path, whose first group is the patient's id
+    modality: str = ""  # of files that do not say
     state: Path
     min_cell: int = 5
     opt_out: Path | None = None  # the list of patients who take no part
@@ -130,6 +134,8 @@ class Site:
             name=_checked_name(settings.site.name, folder),
             folder=folder,
             data=data,
+            patient_pattern=_pattern(settings.data.patient),
+            modality=settings.data.modality,
             labels=_labels(settings.labels, folder),
             state=(state if state is not None else folder / (settings.site.state or STATE)).absolute(),
             min_cell=settings.privacy.min_cell,
@@ -245,6 +251,19 @@ def _labels(section: _LabelsSection, folder: Path) -> LabelSettings:
         label=section.label,
         encoding=section.encoding,
     )
+
+
+def _pattern(text: str | None) -> str | None:
+    """A regular expression with a group. Raises SettingsError for anything else."""
+    try:
+        if text is not None and re.compile(text).groups < 1:
+            raise SettingsError(
+                f"{SETTINGS}: [data] patient has no group: put the part of the path that is the patient's id in "
+                "parentheses, for example '^([^/]+)/' for the first folder"
+            )
+    except re.error as error:
+        raise SettingsError(f"{SETTINGS}: [data] patient is no regular expression: {error}") from None
+    return text
 
 
 def _opt_out(section: _PrivacySection, folder: Path) -> Path | None:

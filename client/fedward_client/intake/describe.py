@@ -4,7 +4,7 @@ Free text (descriptions, protocols) may hold anything, so nothing of it is kept 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 
 from pydicom.dataset import Dataset
@@ -41,7 +41,11 @@ _LOCALIZERS = re.compile(r"(?:^|[^a-z])(localizer|localiser|scout|survey|topogra
 
 def sequences(dataset: Dataset) -> str:
     """The kinds of sequence that the descriptions name, e.g. "FLAIR T2", in the order of the alphabet."""
-    texts = _described(dataset)
+    return sequences_in(_described(dataset))
+
+
+def sequences_in(texts: Sequence[str]) -> str:
+    """The kinds of sequence that texts name, which are lower case and separated by spaces."""
     return " ".join(sorted(name for name, pattern in _PATTERNS.items() if any(map(pattern.search, texts))))
 
 

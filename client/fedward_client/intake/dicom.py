@@ -41,33 +41,38 @@ _SAMPLES = {**dict.fromkeys((*_GRAY, _PALETTE), 1), **dict.fromkeys(_COLOR, 3)}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
-    """What an image's header says. `transfer_syntax` is the syntax's name; `channels` is 1 or 3, as pixels are read."""
+    """What an image's header says; "" or None for what it does not.
 
-    patient_id: str = field(repr=False)
-    instance_uid: str = field(repr=False)  # "" where there is none, here and below
-    study_uid: str = field(repr=False)
-    series_uid: str = field(repr=False)
-    accession: str = field(repr=False)
-    modality: str
+    `transfer_syntax` is the syntax's name, or the format of a file that is not DICOM; `channels` is 1 or 3, as pixels
+    are read; `orientation` is of a single frame, both directions to three digits; `turn` sorts the slices of a series
+    that lie at one place.
+    """
+
     rows: int
     columns: int
     frames: int
     channels: int
-    manufacturer: str
-    device: str
     transfer_syntax: str
-    body_part: str
-    sequence: str  # kinds of MR sequence, e.g. "FLAIR T2"
-    tesla: float | None
-    sex: str
-    age: int | None  # years, 90 for more
-    month: str  # of the study, "2019-03"
-    flags: str  # separated by ", ": see `describe.flags`
-    row_mm: float | None  # from row to row
-    column_mm: float | None
-    orientation: str  # both directions of a single frame, to three digits
-    place_mm: float | None  # of a single frame, along its normal
-    turn: str  # sorts the slices of a series at one place
+    patient_id: str = field(default="", repr=False)
+    instance_uid: str = field(default="", repr=False)
+    study_uid: str = field(default="", repr=False)
+    series_uid: str = field(default="", repr=False)
+    accession: str = field(default="", repr=False)
+    modality: str = ""
+    manufacturer: str = ""
+    device: str = ""
+    body_part: str = ""
+    sequence: str = ""  # kinds of MR sequence, e.g. "FLAIR T2"
+    tesla: float | None = None
+    sex: str = ""
+    age: int | None = None  # years, 90 for more
+    month: str = ""  # of the study, "2019-03"
+    flags: str = ""  # separated by ", ": see `describe.flags`
+    row_mm: float | None = None  # from row to row
+    column_mm: float | None = None
+    orientation: str = ""
+    place_mm: float | None = None  # of a single frame, along its normal
+    turn: str = ""
 
 
 def read_header(path: Path) -> Header | NotAnImage:

@@ -1,9 +1,10 @@
 """The catalog's SQLite file. It holds pseudonyms and what headers say of devices; no identifier.
 
-The catalog is derived data. One of another version, or made with another key, is thrown away and built again by a
-scan, so it needs no migrations: raise VERSION whenever a table changes or headers are judged differently.
+The catalog is derived data. One of another version, or made with another key or other settings of files, is thrown away
+and built again by a scan, so it needs no migrations: raise VERSION whenever a table changes or headers are judged differently.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -143,7 +144,8 @@ def put(connection: Connection, name: str, value: str) -> None:
 
 
 def _maker(site: Site) -> str:
-    return site.pseudonym("catalog", str(VERSION))
+    """What a catalog depends on beside the files: its version, the key, and what the site says of files."""
+    return site.pseudonym("catalog", json.dumps([VERSION, site.patient_pattern, site.modality]))
 
 
 def _fits(site: Site, connection: Connection) -> bool:

@@ -84,7 +84,7 @@ def _step(dataset: Dataset) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]
 
     spacing = elements.number(dataset, "SpacingBetweenSlices") or elements.number(dataset, "SliceThickness")
     try:
-        tags = read(bytes(dataset[CSA].value))["tags"]  # type: ignore[no-untyped-call]  # nibabel has no types
+        tags = read(bytes(dataset[CSA].value))["tags"]
         normal = np.array(tags["SliceNormalVector"]["items"], np.float64)
     except (CSAReadError, *DICOM_ERRORS):
         return None

@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from fedward_client.intake import index
-from fedward_client.intake.dicom import Header, read_header
+from fedward_client.intake.dicom import Header
+from fedward_client.intake.files import read_header
 from fedward_client.intake.quiet import quiet
 from fedward_client.intake.walk import Entry
 from fedward_client.site import Site
@@ -145,7 +146,7 @@ def row(site: Site, key: str, found: Found) -> dict[str, Any]:
 def _read(site: Site, entry: Entry) -> dict[str, Any]:
     if entry.refused:
         raise UnreadableFile(entry.refused)
-    header = read_header(entry.path)
+    header = read_header(site, entry.path)
     if not isinstance(header, Header):
         return {"kind": header}
     content = _content(entry)
