@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from fedward_common.study_faults import toml_value
-from fedward_common.study_spec import Cohort, Evaluation, Input, Model, Split, StudySpec, Training, Update
+from fedward_common.study_input import Input
+from fedward_common.study_spec import Cohort, Evaluation, Model, Split, StudySpec, Training, Update
 from fedward_common.study_start import Start
 from fedward_common.study_strategy import Strategy
 

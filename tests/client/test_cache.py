@@ -22,6 +22,7 @@ from fedward_client.harmonize import recipe
 from fedward_client.intake.dicom import read_pixels
 from fedward_client.site import Site
 from fedward_client.split import SIDES
+from fedward_client.volume import Volume
 from fedward_common.errors import DataError
 from fedward_common.events import Event
 from fedward_common.study import StudySpec
@@ -64,7 +65,7 @@ def site(site_folder: Folder) -> Site:
 def test_rows_are_the_cohorts_images_harmonised(site: Site) -> None:
     data, cohort = load(site, spec(), "run-1"), freeze(site, spec(), "run-1")
     where, made = catalog.paths(site), recipe(spec().input)
-    expected = np.stack([made.apply(read_pixels(where[item.image])) for item in cohort.items])
+    expected = np.stack([made.apply(Volume(read_pixels(where[item.image]))) for item in cohort.items])
     np.testing.assert_array_equal(data.images, expected)
     assert data.images.shape == (32, 1, 16, 16)
     assert data.labels.tolist() == [item.label for item in cohort.items]
