@@ -241,6 +241,16 @@ def test_nothing_left_keeps_no_cache(site: Site) -> None:
     assert cache_folders(site) == []
 
 
+def test_images_that_a_study_cannot_take_stay_for_the_others(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    # these files say no spacing
+    with pytest.raises(DataError, match="images can be taken by this study: .* the study asks for millimetres"):
+        load(site, spec(input={"spacing": (1.0, 1.0)}), "run-1")
+    assert "images that this study cannot take: 32; the file does not say where its pixels stand" in caplog.text
+    with catalog.Catalog.open(site) as found:
+        assert found.quarantine() == {}
+    assert len(load(site, spec(), "run-2").images) == 32
+
+
 def test_volumes_and_colour(site_folder: Folder) -> None:
     site = Site.open(site_folder(LABELS, shape=(5, 24, 32)))
     data = load(site, spec(input={"size": (8, 16, 16), "channels": 3}), "run-1")

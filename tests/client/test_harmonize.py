@@ -173,12 +173,26 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
         recipe(Input()).apply(Volume(np.zeros(shape, dtype=np.float32)))
 
 
-inputs = st.builds(
-    Input,
-    size=st.sampled_from([(8, 8), (9, 16), (8, 9, 10)]),
-    channels=st.sampled_from([1, 3]),
-    intensity=st.sampled_from(["percentile", "zscore"]),
-) | st.builds(Input, size=st.just((8, 8)), intensity=st.just("window"), window=st.just((40.0, 400.0)))
+SCALE = (0.05, 0.1, 0.2, 0.3, 0.5, 0.5, 0.6, 0.8, 0.9)
+inputs = (
+    st.builds(
+        Input,
+        size=st.sampled_from([(8, 8), (9, 16), (8, 9, 10)]),
+        channels=st.sampled_from([1, 3]),
+        intensity=st.sampled_from(["percentile", "zscore"]),
+        statistics=st.sampled_from(["image", "foreground"]),
+        crop=st.sampled_from([None, "foreground"]),
+    )
+    | st.builds(
+        Input,
+        size=st.just((8, 9, 10)),
+        orientation=st.sampled_from([None, "RAS", "SPL"]),
+        spacing=st.just((1.0, 2.0, 0.5)),
+        intensity=st.just("landmarks"),
+        landmarks=st.just(SCALE),
+    )
+    | st.builds(Input, size=st.just((8, 8)), intensity=st.just("window"), window=st.just((40.0, 400.0)))
+)
 images = st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), st.integers(1, 12), st.integers(1, 12)).flatmap(
     lambda shape: hnp.arrays(np.float32, shape, elements=st.floats(width=32))
 )
@@ -190,7 +204,7 @@ def test_any_pixels_become_a_finite_contiguous_float32_of_the_asked_shape(sectio
     before = pixels.copy()
     pixels.flags.writeable = False
     made = recipe(section)
-    image = made.apply(Volume(pixels))
+    image = made.apply(Volume(pixels, np.eye(4)))
     assert image.shape == made.shape == (section.channels, *section.size)
     assert image.dtype == np.float32
     assert image.flags.c_contiguous
@@ -224,6 +238,17 @@ def test_the_digest_names_everything_that_changes_the_outcome() -> None:
         Input(percentiles=(0.0, 100.0)),
         Input(intensity="window", window=(40.0, 400.0)),
         Input(intensity="window", window=(40.0, 80.0)),
+        Input(intensity="landmarks", landmarks=SCALE),
+        Input(intensity="landmarks", landmarks=(0.01, *SCALE[1:])),
+        Input(statistics="foreground"),
+        Input(crop="foreground"),
+        Input(bias_field="n4"),
+        Input(spacing=(1.0, 1.0)),
+        Input(spacing=(1.0, 2.0)),
+        Input(spacing=(1.0, 1.0), max_upsampling=2.0),
+        Input(size=(8, 8, 8)),
+        Input(size=(8, 8, 8), orientation="RAS"),
+        Input(size=(8, 8, 8), orientation="LPS"),
     ]
     assert len({recipe(section).digest for section in sections}) == len(sections)
     assert recipe(Input()).digest == recipe(Input(size=(128, 128))).digest
