@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from fedward_common.study_text import before_scaling
 from fedward_simulations.results import METRICS, MODELS, Figure, Metric, ModelName, Results, SiteReport, SiteResult
 
 MODEL_TITLES: dict[ModelName, str] = {
@@ -240,9 +241,15 @@ def input_text(results: Results) -> str:
         scaling = f"percentiles {spec.percentiles[0]:g} and {spec.percentiles[1]:g} of an image set to 0 and 1"
     elif spec.intensity == "window" and spec.window is not None:
         scaling = f"window with centre {spec.window[0]:g} and width {spec.window[1]:g}"
+    elif spec.intensity == "landmarks":
+        scaling = "grey values matched to the hospitals’ common landmarks (Nyúl)"
     else:
         scaling = "each image set to mean 0 and standard deviation 1"
-    return f"Resampled to {size_text} pixels, {plural(spec.channels, 'channel')}; {scaling}."
+    if spec.statistics == "foreground":
+        scaling += ", measured on the foreground"
+    before = "".join(f"{sentence}. " for sentence in before_scaling(spec))
+    how = "Resampled" if spec.spacing is None else "Cut or padded"
+    return f"{before}{how} to {size_text} pixels, {plural(spec.channels, 'channel')}; {scaling}."
 
 
 def operating_point_text(results: Results) -> str:

@@ -57,6 +57,23 @@ def test_defaults_are_written_out_and_in_the_digest() -> None:
     assert loads(text(training="local_steps = 2")).training.local_epochs is None
 
 
+def test_every_step_of_an_image_is_said_in_words() -> None:
+    body = """size = [8, 32, 32]
+orientation = "LPS"
+spacing = [2.0, 1.0, 1.0]
+bias_field = "n4"
+crop = "foreground"
+intensity = "landmarks"
+statistics = "foreground"
+landmarks = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+"""
+    assert dict(describe(loads(text(input=body))))["Images"] == (
+        "Axes are turned to LPS. The bias field is taken out (N4). Images are cropped to their foreground. One pixel "
+        "is 2 x 1 x 1 mm; images more than 4 times as coarse are left out. Cut or padded to 8 x 32 x 32 (depth x height "
+        "x width), grey; grey values are matched to the hospitals' common scale, from 0 to 1, measured on the foreground."
+    )
+
+
 def test_arrays_become_tuples_and_dates_dates() -> None:
     spec = loads(text(study=GOOD["study"] + "\nends = 2027-12-31", model=GOOD["model"]))
     assert spec.cohort.labels == ("benign", "malignant")

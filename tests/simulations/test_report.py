@@ -410,6 +410,14 @@ def with_spec(results: Results, **sections: object) -> Results:
         ({"split": Split(kind="leave-one-patient-out", fold=3)}, "Patients", "fold 3"),
         ({"input": Input(size=(16, 64, 64), intensity="zscore")}, "Images", "16 × 64 × 64 pixels"),
         ({"input": Input(intensity="window", window=(40.0, 400.0))}, "Images", "window with centre 40 and width 400"),
+        ({"input": Input(spacing=(1.0, 0.5))}, "Images", "1 x 0.5 mm; images more than 4 times as coarse are left out"),
+        (
+            {"input": Input(bias_field="n4", crop="foreground")},
+            "Images",
+            "The bias field is taken out (N4). Images are",
+        ),
+        ({"input": Input(intensity="landmarks", landmarks=(0.5,) * 9)}, "Images", "common landmarks (Nyúl)."),
+        ({"input": Input(statistics="foreground")}, "Images", "set to 0 and 1, measured on the foreground"),
         (
             {"evaluation": Evaluation(operating_point={"sensitivity": 0.9})},
             "Operating point",
