@@ -69,8 +69,9 @@ landmarks = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 """
     assert dict(describe(loads(text(input=body))))["Images"] == (
         "Axes are turned to LPS. The bias field is taken out (N4). Images are cropped to their foreground. One pixel "
-        "is 2 x 1 x 1 mm; images more than 4 times as coarse are left out. Cut or padded to 8 x 32 x 32 (depth x height "
-        "x width), grey; grey values are matched to the hospitals' common scale, from 0 to 1, measured on the foreground."
+        "is 2 x 1 x 1 mm; images more than 4 times as coarse are left out. Cut or padded to 8 x 32 x 32 (depth x "
+        "height x width), grey; grey values are matched to the hospitals' common scale, from 0 to 1, measured on the "
+        "foreground."
     )
 
 
