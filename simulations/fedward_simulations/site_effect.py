@@ -8,14 +8,18 @@ that differ in their patients, not in their scanners, can be told as well: harmo
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from fedward_client.cache import Images, SiteData
+from fedward_client.cache import Images, SiteData, load
+from fedward_client.site import Site
 from fedward_common.errors import DataError
 from fedward_common.streams import stream
+from fedward_common.study import Input, StudySpec
+from fedward_server.result import RunResult
+from fedward_simulations.result_parts import SiteEffect, SiteEffectChange
 
 Floats = npt.NDArray[np.float64]
 
@@ -23,37 +27,6 @@ FOLDS = 5
 PERMUTATIONS = 2000
 PERCENTILES = (1, 10, 25, 50, 75, 90, 99)
 LAGS = (1, 2, 4)  # pixels
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SiteEffect:
-    """How well a patient's hospital can be told, on patients that were not learned from.
-
-    `accuracy` is balanced: the mean over hospitals of the share of their patients that were told, in 0..1; `chance` is
-    1 / hospitals. With the same answers for patients whose hospitals are exchanged at random, 95 % of accuracies are
-    from `chance_low` to `chance_high`, and a share `p_value` reaches `accuracy` (a permutation test, with one added to
-    both counts).
-    """
-
-    accuracy: float
-    chance: float
-    chance_low: float
-    chance_high: float
-    p_value: float
-    patients: int
-
-    @property
-    def found(self) -> bool:
-        """Whether hospitals can be told better than by chance, at the 5 % level."""
-        return self.p_value < 0.05
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SiteEffectChange:
-    """The same patients before and after harmonisation."""
-
-    before: SiteEffect
-    after: SiteEffect
 
 
 def describe(images: Images) -> Floats:
@@ -146,3 +119,22 @@ def _stacked(tables: Sequence[npt.ArrayLike]) -> tuple[Floats, npt.NDArray[np.in
 def change(before: Mapping[str, SiteData], after: Mapping[str, SiteData], *, seed: int = 0) -> SiteEffectChange:
     """The site effect in the tensors of the same hospitals before and after harmonisation."""
     return SiteEffectChange(before=of_sites(before, seed=seed), after=of_sites(after, seed=seed))
+
+
+def of_run(folders: Mapping[str, Path], run: RunResult) -> SiteEffectChange | None:
+    """The site effect in the hospitals of a run, `folders` by name; None where they are too few, or one has too few.
+
+    Before: the same cohorts with images only brought to size, their darkest and brightest pixel as 0 and 1.
+    """
+    sites = [Site.open(folders[name]) for name in sorted(run.sites)]
+    section = run.study.input
+    plain = Input(size=section.size, channels=section.channels, percentiles=(0.0, 100.0))
+    untouched = run.study.model_copy(update={"input": plain})
+
+    def tensors(study: StudySpec, name: str) -> dict[str, SiteData]:
+        return {site.name: load(site, study, name) for site in sites}
+
+    try:
+        return change(tensors(untouched, f"{run.run}-untouched"), tensors(run.study, run.run))
+    except DataError:
+        return None

@@ -71,7 +71,7 @@ def respaced(image: Pixels, own: Spacing, *, spacing: Spacing, size: tuple[int, 
 
     `own`: its spacing now, of its last axes as many as `size` has; all in mm. Linear between pixels. An axis that
     becomes coarser is smoothed first, with the Gaussian that makes a pixel of the old spacing one of the new (Cardoso
-    et al. 2015, "Scale factor point spread function matching", MICCAI, section 2): without, detail beyond the new grid
+    et al. 2015, "Scale factor point spread function matching", MICCAI): without, detail beyond the new grid
     would come back as a false pattern. Outside the image stands its least value.
 
     Raises UnfitImage where an axis would have to become finer by more than `max_upsampling`.
