@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from fedward_client.intake.files import read_volume
 from fedward_client.site import Site
 from fedward_client.split import SIDES, Side
 from fedward_client.volume import Volume
-from fedward_common.errors import DataError, UnreadableFile
+from fedward_common.errors import DataError, UnfitImage, UnreadableFile
 from fedward_common.events import Event, Listener, ignore
 from fedward_common.study import Input, StudySpec
 
@@ -234,18 +235,24 @@ def _fill(job: _Job, path: Path) -> _Index:
     where = paths(job.site)
     outcome: dict[_Outcome, list[str]] = {"images": [], "unreadable": [], "gone": []}
     reasons: dict[str, str] = {}
+    unfit: Counter[str] = Counter()
     with path.open("wb") as file:
         _write_header(file, len(job.cohort.items), job.recipe)
         for done, item in enumerate(job.cohort.items):
             job.tell(done)
             try:
                 outcome[_write_row(file, _paths(item, where), job.recipe)].append(item.image)
+            except UnfitImage as error:  # no quarantine: another study can take it
+                outcome["unreadable"].append(item.image)
+                unfit[str(error)] += 1
             except UnreadableFile as error:
                 outcome["unreadable"].append(item.image)
                 reasons[item.image] = str(error)
         quarantine(job.site, reasons)
+        for reason, count in unfit.items():
+            _log.warning("%s: images that this study cannot take: %d; %s", job.site.name, count, reason)
         if not outcome["images"]:
-            raise DataError(f"{job.site.name}: none of the cohort's images can be read now; check the data folder")
+            raise DataError(f"{job.site.name}: none of the cohort's images can be {_unusable(unfit)}")
         file.seek(0)
         _write_header(file, len(outcome["images"]), job.recipe)
         file.flush()
@@ -258,6 +265,12 @@ def _fill(job: _Job, path: Path) -> _Index:
         unreadable=tuple(outcome["unreadable"]),
         gone=tuple(outcome["gone"]),
     ).sealed()
+
+
+def _unusable(unfit: Counter[str]) -> str:
+    if not unfit:
+        return "read now; check the data folder"
+    return f"taken by this study: {unfit.most_common(1)[0][0]}"
 
 
 def _paths(item: CohortItem, where: Mapping[str, Path]) -> list[Path]:
@@ -280,7 +293,7 @@ def _write_row(file: BinaryIO, paths: list[Path], recipe: Recipe) -> _Outcome:
     """Harmonise one image to the end of `file`; says which list of the index it belongs to. Raises UnreadableFile."""
     if not paths:
         return "gone"
-    image = recipe.apply(_read(paths, recipe).pixels)
+    image = recipe.apply(_read(paths, recipe))
     file.write(image.astype("<f4", copy=False).data)
     return "images"
 

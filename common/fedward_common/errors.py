@@ -6,6 +6,7 @@
     ├── SettingsError      a site's or a hub's settings are wrong
     ├── DataError          a site's data cannot serve a study
     │   └── UnreadableFile   one file cannot be read; it goes to quarantine, the scan goes on
+    │       └── UnfitImage     one image can be read and does not serve this study; another may take it
     ├── ModelError         a model is unknown, or its options are wrong
     ├── RecordError        what came over the wire is not what was agreed
     ├── CheckpointError    a checkpoint is torn, or another study's
@@ -29,6 +30,7 @@ __all__ = [
     "RunError",
     "SettingsError",
     "StudyError",
+    "UnfitImage",
     "UnreadableFile",
     "UsageError",
 ]
@@ -60,6 +62,10 @@ class DataError(FedwardError):
 
 class UnreadableFile(DataError):  # noqa: N818 - named for what it is, one file in quarantine
     """One file cannot be read. Its message says why in words that hold no identifier and no path."""
+
+
+class UnfitImage(UnreadableFile):
+    """One image can be read, but does not serve this study. It is left out here and not put into quarantine."""
 
 
 class ModelError(FedwardError):

@@ -19,12 +19,12 @@ from pydantic import TypeAdapter, ValidationError
 from fedward_common.errors import StudyError
 from fedward_common.study_cohort import Cohort
 from fedward_common.study_faults import Fault, explain, printable, report
+from fedward_common.study_input import Input
 from fedward_common.study_section import Fraction, Positive, Section, Slug
 from fedward_common.study_spec import (
     SCHEMA_VERSION,
     About,
     Evaluation,
-    Input,
     Model,
     Optimizer,
     Privacy,

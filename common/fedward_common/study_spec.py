@@ -17,6 +17,7 @@ from fedward_common import __version__
 from fedward_common.errors import ModelError
 from fedward_common.study_cohort import Cohort
 from fedward_common.study_faults import Fault, near
+from fedward_common.study_input import Input
 from fedward_common.study_section import Fingerprint, Fraction, OptionValue, Positive, Rule, Section, Slug, only_with
 from fedward_common.study_start import Factors, Patterns, Start, repeated
 from fedward_common.study_strategy import COMPARE_COORDINATES, Strategy
@@ -64,45 +65,6 @@ class Split(Section):
         only_with("column", "split", "kind", "column"),
         only_with("fold", 0, "kind", "leave-one-patient-out"),
         only_with("site", None, "kind", "leave-site-out"),
-    )
-
-
-_PERCENTILES = (1.0, 99.0)
-
-
-def _size(size: tuple[int, ...]) -> Iterator[Fault]:
-    if len(size) not in {2, 3}:
-        yield Fault(("size",), f"must be [height, width] or [depth, height, width], not {len(size)} numbers")
-
-
-def _percentiles(percentiles: tuple[float, float]) -> Iterator[Fault]:
-    if not 0 <= percentiles[0] < percentiles[1] <= 100:
-        yield Fault(("percentiles",), "must be two numbers from 0 to 100, the lower one first")
-
-
-def _window(window: tuple[float, float] | None, intensity: str) -> Iterator[Fault]:
-    if intensity == "window" and window is None:
-        yield Fault(("window",), 'missing; intensity = "window" needs [center, width] in the units of the modality')
-
-
-class Input(Section):
-    """[input]: how an image becomes a tensor."""
-
-    size: Annotated[
-        tuple[Annotated[int, Field(ge=8, le=1024)], ...],  # (height, width) or (depth, height, width)
-        Field(description="[height, width] or [depth, height, width], each a whole number from 8 to 1024"),
-    ] = (128, 128)
-    channels: Literal[1, 3] = 1
-    intensity: Literal["percentile", "zscore", "window"] = "percentile"
-    percentiles: tuple[float, float] = _PERCENTILES  # mapped to 0 and 1, for "percentile"
-    window: tuple[float, Positive] | None = None  # (center, width) in modality units, for "window"
-
-    rules = (
-        Rule(("size",), _size),
-        Rule(("percentiles",), _percentiles),
-        Rule(("window", "intensity"), _window),
-        only_with("percentiles", _PERCENTILES, "intensity", "percentile"),
-        only_with("window", None, "intensity", "window"),
     )
 
 
@@ -250,6 +212,14 @@ def _model(model: Model, images: Input, cohort: Cohort) -> Iterator[Fault]:
         yield Fault(("model", "options" if in_options else "name"), reason)
 
 
+def _landmarks(images: Input) -> Iterator[Fault]:
+    if images.intensity == "landmarks" and images.landmarks is None:
+        yield Fault(
+            ("input", "landmarks"),
+            'missing; intensity = "landmarks" needs the standard scale of nine numbers, see docs/harmonisation.md',
+        )
+
+
 def _inflate(model: Model, images: Input) -> Iterator[Fault]:
     if model.start is not None and model.start.inflate and len(images.size) == 2:
         yield Fault(
@@ -385,6 +355,7 @@ class StudySpec(Section):
     rules = (
         Rule(("min_fedward",), _min_fedward),
         Rule(("model", "input", "cohort"), _model),
+        Rule(("input",), _landmarks),
         Rule(("model", "input"), _inflate),
         Rule(("model", "training", "strategy"), _batch_norm),
         Rule(("training", "split", "sites"), _local_layers),

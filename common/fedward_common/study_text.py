@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from fedward_common.study_cohort import Cohort
 from fedward_common.study_faults import toml_value
-from fedward_common.study_spec import Evaluation, Input, Model, Split, StudySpec, Training, Update
+from fedward_common.study_input import Input
+from fedward_common.study_spec import Evaluation, Model, Split, StudySpec, Training, Update
 from fedward_common.study_start import Start
 from fedward_common.study_strategy import Strategy
 
@@ -136,9 +137,30 @@ def _images(images: Input) -> str:
         "percentile": "grey values from percentile {:g} to percentile {:g} become 0 to 1".format(*images.percentiles),
         "zscore": "grey values are brought to mean 0 and standard deviation 1",
         "window": "grey values in the window with center {:g} and width {:g} become 0 to 1".format(*window),
+        "landmarks": "grey values are matched to the hospitals' common scale, from 0 to 1",
     }
     colour = "grey" if images.channels == 1 else "colour"
-    return _sentences([f"Resized to {size} ({' x '.join(axes)}), {colour}; {words[images.intensity]}"])
+    measured = ", measured on the foreground" * (images.statistics == "foreground")
+    scaled = f"{size} ({' x '.join(axes)}), {colour}; {words[images.intensity]}{measured}"
+    return _sentences(
+        [*before_scaling(images), f"Resized to {scaled}" if images.spacing is None else f"Cut or padded to {scaled}"]
+    )
+
+
+def before_scaling(images: Input) -> list[str]:
+    """What happens to an image besides size and grey values, in sentences without a full stop."""
+    turned = f"Axes are turned to {images.orientation}" if images.orientation else ""
+    corrected = "The bias field is taken out (N4)" * (images.bias_field is not None)
+    cut = "Images are cropped to their foreground" * (images.crop is not None)
+    respaced = (
+        ""
+        if images.spacing is None
+        else (
+            f"One pixel is {' x '.join(f'{mm:g}' for mm in images.spacing)} mm; images more than "
+            f"{images.max_upsampling:g} times as coarse are left out"
+        )
+    )
+    return [sentence for sentence in (turned, corrected, cut, respaced) if sentence]
 
 
 def _network(model: Model) -> str:

@@ -43,6 +43,35 @@ class Figure(Part):
         return None if estimate is None else cls(value=estimate.value, low=estimate.low, high=estimate.high)
 
 
+class SiteEffect(Part):
+    """How well a plain classifier tells a patient's hospital, on patients that it did not learn from.
+
+    `accuracy` is balanced: the mean over hospitals of the share of their patients that were told, in 0..1; `chance` is
+    1 / hospitals. With the same answers for patients whose hospitals are exchanged at random, 95 % of accuracies are
+    from `chance_low` to `chance_high`, and a share `p_value` reaches `accuracy` (a permutation test, with one added to
+    both counts).
+    """
+
+    accuracy: Share
+    chance: Share
+    chance_low: Share
+    chance_high: Share
+    p_value: Share
+    patients: Count
+
+    @property
+    def found(self) -> bool:
+        """Whether hospitals can be told better than by chance, at the 5 % level."""
+        return self.p_value < 0.05
+
+
+class SiteEffectChange(Part):
+    """The same patients before and after harmonisation."""
+
+    before: SiteEffect
+    after: SiteEffect
+
+
 class Block(Part):
     """How well one model does on one group of test patients.
 

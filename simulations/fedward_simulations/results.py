@@ -43,6 +43,8 @@ from fedward_simulations.result_parts import (
     SeedRun,
     Share,
     Side,
+    SiteEffect,
+    SiteEffectChange,
     SiteReport,
     SiteResult,
     StudyInfo,
@@ -72,6 +74,8 @@ __all__ = [
     "SeedRun",
     "Share",
     "Side",
+    "SiteEffect",
+    "SiteEffectChange",
     "SiteReport",
     "SiteResult",
     "StudyInfo",
@@ -104,6 +108,7 @@ class Results(Part):
     data_notes: tuple[str, ...]
     site_reports: tuple[SiteReport, ...]
     participation: dict[str, Participation]
+    site_effect: SiteEffectChange | None = None  # None where data may not be in one place, or are too few
     fedward: str
     versions: dict[str, str]
     created: AwareDatetime
@@ -161,6 +166,7 @@ def combine(
     planted: bool = False,
     data_notes: Sequence[str] = (),
     site_reports: Sequence[SiteReport] = (),
+    site_effect: SiteEffectChange | None = None,
     versions: Mapping[str, str] | None = None,
 ) -> Results:
     """One results.json of a run per seed.
@@ -189,6 +195,7 @@ def combine(
         data_notes=tuple(data_notes),
         site_reports=tuple(site_reports),
         participation={site.name: _participation(runs, site.name) for site in sites},
+        site_effect=site_effect,
         fedward=__version__,
         versions=dict(package_versions() if versions is None else versions),
         created=created,

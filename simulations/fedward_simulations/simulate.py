@@ -19,6 +19,7 @@ from fedward_simulations.grid import EmbeddedGrid
 from fedward_simulations.progress import Bars
 from fedward_simulations.report import write_report
 from fedward_simulations.results import Results, StudyInfo, combine
+from fedward_simulations.site_effect import of_run
 from fedward_simulations.site_reports import site_report
 from fedward_simulations.summary import summarize
 
@@ -131,6 +132,7 @@ class Simulation:
             planted=self.planted,
             data_notes=[*self.data_notes, *(f"Not in the run: {reason}." for reason in first.left_out)],
             site_reports=[site_report(Site.open(folder), first) for _, folder in sorted(self.folders.items())],
+            site_effect=of_run(self.folders, first) if self.pooled else None,
         )
         save_model(first, comparisons[0].folder, self.out / "model.safetensors")
         write_report(results, self.out)

@@ -2,7 +2,18 @@
 
 from collections.abc import Mapping
 
-from fedward_simulations.results import METRICS, MODELS, Figure, Metric, ModelName, Results, SiteReport, SiteResult
+from fedward_common.study_text import before_scaling
+from fedward_simulations.results import (
+    METRICS,
+    MODELS,
+    Figure,
+    Metric,
+    ModelName,
+    Results,
+    SiteEffectChange,
+    SiteReport,
+    SiteResult,
+)
 
 MODEL_TITLES: dict[ModelName, str] = {
     "local": "Local only",
@@ -171,6 +182,7 @@ def method(results: Results) -> list[tuple[str, str]]:
         ("Comparison", _comparison_text(results)),
         ("Patients", split_text(results)),
         ("Images", input_text(results)),
+        *([] if results.site_effect is None else [("Scanners", site_effect_text(results.site_effect))]),
         ("Score", f"{score(results)} for each image; a patient’s score is the mean over that patient’s images."),
         ("Operating point", operating_point_text(results)),
         ("Intervals", intervals_text(results)),
@@ -240,9 +252,27 @@ def input_text(results: Results) -> str:
         scaling = f"percentiles {spec.percentiles[0]:g} and {spec.percentiles[1]:g} of an image set to 0 and 1"
     elif spec.intensity == "window" and spec.window is not None:
         scaling = f"window with centre {spec.window[0]:g} and width {spec.window[1]:g}"
+    elif spec.intensity == "landmarks":
+        scaling = "grey values matched to the hospitals’ common landmarks (Nyúl)"
     else:
         scaling = "each image set to mean 0 and standard deviation 1"
-    return f"Resampled to {size_text} pixels, {plural(spec.channels, 'channel')}; {scaling}."
+    if spec.statistics == "foreground":
+        scaling += ", measured on the foreground"
+    before = "".join(f"{sentence}. " for sentence in before_scaling(spec))
+    how = "Resampled" if spec.spacing is None else "Cut or padded"
+    return f"{before}{how} to {size_text} pixels, {plural(spec.channels, 'channel')}; {scaling}."
+
+
+def site_effect_text(change: SiteEffectChange) -> str:
+    """Whether hospitals could be told by their images."""
+    before, after = change.before, change.after
+    verdict = "can still be told" if after.found else "can no longer be told" if before.found else "could not be told"
+    return (
+        "A plain classifier was asked which hospital a patient’s images come from. Its balanced accuracy was "
+        f"{number(before.accuracy)} on images only brought to size, {number(after.accuracy)} on the model’s input; "
+        f"guessing gives {number(after.chance)} ({number(after.chance_low)}–{number(after.chance_high)}). "
+        f"Hospitals {verdict} by what it looks at; other patients, not only other scanners, can be the reason."
+    )
 
 
 def operating_point_text(results: Results) -> str:

@@ -64,7 +64,7 @@ def site(site_folder: Folder) -> Site:
 def test_rows_are_the_cohorts_images_harmonised(site: Site) -> None:
     data, cohort = load(site, spec(), "run-1"), freeze(site, spec(), "run-1")
     where, made = catalog.paths(site), recipe(spec().input)
-    expected = np.stack([made.apply(read_volume(where[item.image]).pixels) for item in cohort.items])
+    expected = np.stack([made.apply(read_volume(where[item.image])) for item in cohort.items])
     np.testing.assert_array_equal(data.images, expected)
     assert data.images.shape == (32, 1, 16, 16)
     assert data.labels.tolist() == [item.label for item in cohort.items]
@@ -238,6 +238,16 @@ def test_nothing_left_keeps_no_cache(site: Site) -> None:
     with pytest.raises(DataError, match="none of the cohort's images can be read"):
         load(site, spec(), "run-1")
     assert cache_folders(site) == []
+
+
+def test_images_that_a_study_cannot_take_stay_for_the_others(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    # these files say no spacing
+    with pytest.raises(DataError, match=r"images can be taken by this study: .* the study asks for millimetres"):
+        load(site, spec(input={"spacing": (1.0, 1.0)}), "run-1")
+    assert "images that this study cannot take: 32; the file does not say where its pixels stand" in caplog.text
+    with catalog.Catalog.open(site) as found:
+        assert found.quarantine() == {}
+    assert len(load(site, spec(), "run-2").images) == 32
 
 
 def test_volumes_and_colour(site_folder: Folder) -> None:

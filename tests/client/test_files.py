@@ -23,7 +23,7 @@ AFFINE = np.array([[2.0, 0, 0, -10], [0, 3.0, 0, -20], [0, 0, 4.0, 5], [0, 0, 0,
 
 def nifti(path: Path, values: np.ndarray[Any, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(values.astype(np.int16), AFFINE), path)  # type: ignore[no-untyped-call]
+    nibabel.save(nibabel.Nifti1Image(values.astype(np.int16), AFFINE), path)
 
 
 def picture(path: Path, values: np.ndarray[Any, Any]) -> None:

@@ -15,6 +15,7 @@ from fedward_client.harmonize import recipe
 from fedward_client.harmonize.channels import to_grey
 from fedward_client.harmonize.intensity import finite, scale
 from fedward_client.harmonize.resample import resample
+from fedward_client.volume import Volume
 from fedward_common.errors import UnreadableFile
 from fedward_common.study import Input
 
@@ -66,7 +67,7 @@ def test_a_window_is_linear_exact() -> None:
 @pytest.mark.parametrize("intensity", ["percentile", "zscore"])
 @pytest.mark.parametrize("value", [0.0, 0.1, -7.0, 65535.0, 3e38])
 def test_a_constant_image_becomes_zeros(intensity: Literal["percentile", "zscore"], value: float) -> None:
-    scaled = recipe(Input(size=(8, 8), intensity=intensity)).apply(np.full((1, 1, 9, 9), value, dtype=np.float32))
+    scaled = recipe(Input(size=(8, 8), intensity=intensity)).apply(Volume(np.full((1, 1, 9, 9), value, np.float32)))
     assert not scaled.any()
 
 
@@ -91,8 +92,8 @@ def test_colour_becomes_luminance() -> None:
 
 def test_grey_stays_and_becomes_three_equal_channels_when_asked() -> None:
     pixels = noise(1, 1, 10, 10)
-    one = recipe(Input(size=(8, 8))).apply(pixels)
-    three = recipe(Input(size=(8, 8), channels=3)).apply(pixels)
+    one = recipe(Input(size=(8, 8))).apply(Volume(pixels))
+    three = recipe(Input(size=(8, 8), channels=3)).apply(Volume(pixels))
     assert three.shape == (3, 8, 8)
     for band in three:
         np.testing.assert_array_equal(band, one[0])
@@ -102,7 +103,7 @@ def test_colour_keeps_its_hue_when_three_channels_are_asked() -> None:
     # statistics are over the channels together: a red that is constant stays brighter than the rest
     pixels = np.zeros((1, 3, 8, 8), dtype=np.float32)
     pixels[:, 0], pixels[:, 1] = 200, 100
-    image = recipe(Input(size=(8, 8), channels=3, percentiles=(0.0, 100.0))).apply(pixels)
+    image = recipe(Input(size=(8, 8), channels=3, percentiles=(0.0, 100.0))).apply(Volume(pixels))
     np.testing.assert_array_equal(image[:, 0, 0], [1, 0.5, 0])
 
 
@@ -148,13 +149,13 @@ def test_a_flat_size_takes_the_middle_frame() -> None:
     pixels = np.stack([np.full((1, 8, 8), frame, dtype=np.float32) for frame in range(5)])
     pixels[:, 0, 0, 0] = -1
     section = Input(size=(8, 8), intensity="window", window=(2.0, 4.0))
-    assert recipe(section).apply(pixels)[0, 4, 4] == 0.5  # frame 2 of 0..4
-    assert recipe(section).apply(pixels[:4])[0, 4, 4] == 0.5  # frame 2 of 0..3
+    assert recipe(section).apply(Volume(pixels))[0, 4, 4] == 0.5  # frame 2 of 0..4
+    assert recipe(section).apply(Volume(pixels[:4]))[0, 4, 4] == 0.5  # frame 2 of 0..3
 
 
 def test_a_volume_size_takes_frames_as_depth() -> None:
     pixels = noise(12, 1, 20, 30)
-    volume = recipe(Input(size=(8, 9, 10), percentiles=(0.0, 100.0))).apply(pixels)
+    volume = recipe(Input(size=(8, 9, 10), percentiles=(0.0, 100.0))).apply(Volume(pixels))
     assert volume.shape == (1, 8, 9, 10)
     low, high = pixels.min(), pixels.max()
     expected = resample(((pixels - low) / (high - low)).transpose(1, 0, 2, 3), (8, 9, 10))
@@ -162,22 +163,36 @@ def test_a_volume_size_takes_frames_as_depth() -> None:
 
 
 def test_one_frame_fills_a_volume() -> None:
-    volume = recipe(Input(size=(8, 9, 10))).apply(noise(1, 1, 20, 30))
+    volume = recipe(Input(size=(8, 9, 10))).apply(Volume(noise(1, 1, 20, 30)))
     np.testing.assert_allclose(volume, np.repeat(volume[:, :1], 8, axis=1), rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (1, 2, 8, 8), (1, 4, 8, 8), (0, 1, 8, 8), (1, 1, 0, 8)])
 def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(UnreadableFile, match="1 or 3 channels"):
-        recipe(Input()).apply(np.zeros(shape, dtype=np.float32))
+        recipe(Input()).apply(Volume(np.zeros(shape, dtype=np.float32)))
 
 
-inputs = st.builds(
-    Input,
-    size=st.sampled_from([(8, 8), (9, 16), (8, 9, 10)]),
-    channels=st.sampled_from([1, 3]),
-    intensity=st.sampled_from(["percentile", "zscore"]),
-) | st.builds(Input, size=st.just((8, 8)), intensity=st.just("window"), window=st.just((40.0, 400.0)))
+SCALE = (0.05, 0.1, 0.2, 0.3, 0.5, 0.5, 0.6, 0.8, 0.9)
+inputs = (
+    st.builds(
+        Input,
+        size=st.sampled_from([(8, 8), (9, 16), (8, 9, 10)]),
+        channels=st.sampled_from([1, 3]),
+        intensity=st.sampled_from(["percentile", "zscore"]),
+        statistics=st.sampled_from(["image", "foreground"]),
+        crop=st.sampled_from([None, "foreground"]),
+    )
+    | st.builds(
+        Input,
+        size=st.just((8, 9, 10)),
+        orientation=st.sampled_from([None, "RAS", "SPL"]),
+        spacing=st.just((1.0, 2.0, 0.5)),
+        intensity=st.just("landmarks"),
+        landmarks=st.just(SCALE),
+    )
+    | st.builds(Input, size=st.just((8, 8)), intensity=st.just("window"), window=st.just((40.0, 400.0)))
+)
 images = st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), st.integers(1, 12), st.integers(1, 12)).flatmap(
     lambda shape: hnp.arrays(np.float32, shape, elements=st.floats(width=32))
 )
@@ -189,7 +204,7 @@ def test_any_pixels_become_a_finite_contiguous_float32_of_the_asked_shape(sectio
     before = pixels.copy()
     pixels.flags.writeable = False
     made = recipe(section)
-    image = made.apply(pixels)
+    image = made.apply(Volume(pixels, np.eye(4)))
     assert image.shape == made.shape == (section.channels, *section.size)
     assert image.dtype == np.float32
     assert image.flags.c_contiguous
@@ -208,7 +223,7 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(size: tuple[int, ...]) 
     try:
         for count in (1, 2, 4):
             torch.set_num_threads(count)
-            found.add(hashlib.sha256(made.apply(pixels).tobytes()).hexdigest())
+            found.add(hashlib.sha256(made.apply(Volume(pixels)).tobytes()).hexdigest())
     finally:
         torch.set_num_threads(threads)
     assert len(found) == 1
@@ -223,6 +238,17 @@ def test_the_digest_names_everything_that_changes_the_outcome() -> None:
         Input(percentiles=(0.0, 100.0)),
         Input(intensity="window", window=(40.0, 400.0)),
         Input(intensity="window", window=(40.0, 80.0)),
+        Input(intensity="landmarks", landmarks=SCALE),
+        Input(intensity="landmarks", landmarks=(0.01, *SCALE[1:])),
+        Input(statistics="foreground"),
+        Input(crop="foreground"),
+        Input(bias_field="n4"),
+        Input(spacing=(1.0, 1.0)),
+        Input(spacing=(1.0, 2.0)),
+        Input(spacing=(1.0, 1.0), max_upsampling=2.0),
+        Input(size=(8, 8, 8)),
+        Input(size=(8, 8, 8), orientation="RAS"),
+        Input(size=(8, 8, 8), orientation="LPS"),
     ]
     assert len({recipe(section).digest for section in sections}) == len(sections)
     assert recipe(Input()).digest == recipe(Input(size=(128, 128))).digest

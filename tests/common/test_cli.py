@@ -181,7 +181,8 @@ def test_help_starts_without_heavy_libraries() -> None:
     code = (
         "import sys\nfrom fedward_common.cli import main\nsys.argv = ['fedward', '--help']\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
-        "heavy = {'torch', 'monai', 'flwr', 'pandas', 'pydicom', 'sklearn', 'ray', 'numpy'} & set(sys.modules)\n"
+        "heavy = {'torch', 'monai', 'flwr', 'pandas', 'pydicom', 'SimpleITK', 'sklearn', 'ray', 'numpy'}\n"
+        "heavy &= set(sys.modules)\n"
         "print('HEAVY', sorted(heavy))\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -57,6 +57,24 @@ def test_defaults_are_written_out_and_in_the_digest() -> None:
     assert loads(text(training="local_steps = 2")).training.local_epochs is None
 
 
+def test_every_step_of_an_image_is_said_in_words() -> None:
+    body = """size = [8, 32, 32]
+orientation = "LPS"
+spacing = [2.0, 1.0, 1.0]
+bias_field = "n4"
+crop = "foreground"
+intensity = "landmarks"
+statistics = "foreground"
+landmarks = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+"""
+    assert dict(describe(loads(text(input=body))))["Images"] == (
+        "Axes are turned to LPS. The bias field is taken out (N4). Images are cropped to their foreground. One pixel "
+        "is 2 x 1 x 1 mm; images more than 4 times as coarse are left out. Cut or padded to 8 x 32 x 32 (depth x "
+        "height x width), grey; grey values are matched to the hospitals' common scale, from 0 to 1, measured on the "
+        "foreground."
+    )
+
+
 def test_arrays_become_tuples_and_dates_dates() -> None:
     spec = loads(text(study=GOOD["study"] + "\nends = 2027-12-31", model=GOOD["model"]))
     assert spec.cohort.labels == ("benign", "malignant")
@@ -172,6 +190,41 @@ FAULTS: list[tuple[dict[str, str], str]] = [
     ({"input": "size = [128, 4]"}, "[input] size item 2 = 4: must be a whole number at least 8 and at most 1024"),
     ({"input": "channels = 2"}, "[input] channels = 2: must be one of 1, 3"),
     ({"input": 'channels = ""'}, '[input] channels = "": must be one of 1, 3'),
+    ({"input": "spacing = [1.0]"}, "[input] spacing = [1.0]: must be as many numbers as size, 2: millimetres in the"),
+    ({"input": "spacing = [1, 0]"}, "[input] spacing item 2 = 0: must be a number at least 0.01 and at most 100"),
+    ({"input": "max_upsampling = 2"}, "[input] max_upsampling = 2: has no effect without spacing; remove it, or give"),
+    ({"input": "spacing = [1, 1]\nmax_upsampling = 0.5"}, "max_upsampling = 0.5: must be a number at least 1 and at"),
+    ({"input": 'orientation = "RAS"'}, '[input] orientation = "RAS": has no effect on 2-D images; remove it, or give'),
+    (
+        {"input": 'size = [8, 8, 8]\norientation = "RAA"'},
+        '[input] orientation = "RAA": must be three letters, one each of L or R, P or A, I or S',
+    ),
+    ({"input": 'size = [8, 8, 8]\norientation = "ras"'}, 'orientation = "ras": must be three letters'),
+    ({"input": 'size = [8, 8, 8]\norientation = "RA"'}, 'orientation = "RA": must be three letters'),
+    ({"input": 'bias_field = "N4"'}, '[input] bias_field = "N4": must be "n4"'),
+    ({"input": 'crop = "lungs"'}, '[input] crop = "lungs": must be "foreground"'),
+    ({"input": 'intensity = "zscores"'}, "did you mean zscore?"),
+    (
+        {"input": 'intensity = "window"\nwindow = [40, 400]\nstatistics = "foreground"'},
+        '[input] statistics = "foreground": has no effect with intensity = "window"',
+    ),
+    (
+        {"input": 'intensity = "landmarks"'},
+        '[input] landmarks: missing; intensity = "landmarks" needs the standard scale of nine numbers',
+    ),
+    ({"input": f"landmarks = {[0.5] * 9}"}, 'has no effect without intensity = "landmarks"'),
+    (
+        {"input": 'intensity = "landmarks"\nlandmarks = [0.1, 0.5]'},
+        "[input] landmarks = [0.1, 0.5]: must be 9 numbers from 0 to 1, none lower than the one before",
+    ),
+    (
+        {"input": f'intensity = "landmarks"\nlandmarks = {[0.2, 0.1, *[0.5] * 7]}'},
+        "must be 9 numbers from 0 to 1, none lower than the one before",
+    ),
+    (
+        {"input": f'intensity = "landmarks"\nlandmarks = {[0.5] * 8 + [1.5]}'},
+        "[input] landmarks item 9 = 1.5: must be a number at least 0 and at most 1",
+    ),
     ({"input": "percentiles = [99, 1]"}, "must be two numbers from 0 to 100, the lower one first"),
     ({"input": "percentiles = [0, 101]"}, "must be two numbers from 0 to 100"),
     ({"input": 'intensity = "window"'}, '[input] window: missing; intensity = "window" needs [center, width]'),

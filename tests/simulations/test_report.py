@@ -11,7 +11,7 @@ from fedward_common.study import Evaluation, Input, Model, Split, Strategy, Stud
 from fedward_simulations import plots, wording
 from fedward_simulations.model_card import plain, render_model_card
 from fedward_simulations.report import print_table, render_report, write_report
-from fedward_simulations.results import METRICS, Block, Results, combine
+from fedward_simulations.results import METRICS, Block, Results, SiteEffect, SiteEffectChange, combine
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)> $x^2$ & 病院 {{ 7*7 }} | `a` [b](javascript:c)'
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -410,6 +410,14 @@ def with_spec(results: Results, **sections: object) -> Results:
         ({"split": Split(kind="leave-one-patient-out", fold=3)}, "Patients", "fold 3"),
         ({"input": Input(size=(16, 64, 64), intensity="zscore")}, "Images", "16 × 64 × 64 pixels"),
         ({"input": Input(intensity="window", window=(40.0, 400.0))}, "Images", "window with centre 40 and width 400"),
+        ({"input": Input(spacing=(1.0, 0.5))}, "Images", "1 x 0.5 mm; images more than 4 times as coarse are left out"),
+        (
+            {"input": Input(bias_field="n4", crop="foreground")},
+            "Images",
+            "The bias field is taken out (N4). Images are",
+        ),
+        ({"input": Input(intensity="landmarks", landmarks=(0.5,) * 9)}, "Images", "common landmarks (Nyúl)."),
+        ({"input": Input(statistics="foreground")}, "Images", "set to 0 and 1, measured on the foreground"),
         (
             {"evaluation": Evaluation(operating_point={"sensitivity": 0.9})},
             "Operating point",
@@ -431,6 +439,19 @@ def with_spec(results: Results, **sections: object) -> Results:
 def test_the_method_follows_the_study(results: Results, sections: dict[str, object], topic: str, wanted: str) -> None:
     assert wanted in dict(wording.method(with_spec(results, **sections)))[topic]
     assert wanted not in dict(wording.method(results))[topic]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "wanted"),
+    [(0.001, 0.001, "can still be told"), (0.001, 0.4, "can no longer be told"), (0.3, 0.4, "could not be told")],
+)
+def test_the_site_effect_is_told_where_there_is_one(results: Results, before: float, after: float, wanted: str) -> None:
+    effect = SiteEffect(accuracy=0.87, chance=1 / 3, chance_low=0.25, chance_high=0.42, p_value=before, patients=90)
+    changed = SiteEffectChange(before=effect, after=effect.model_copy(update={"accuracy": 0.41, "p_value": after}))
+    page = render_report(results.model_copy(update={"site_effect": changed}))
+    assert "was 0.87 on images only brought to size, 0.41 on the model’s input; guessing gives 0.33 (0.25–0.42)" in page
+    assert wanted in page
+    assert "guessing gives" not in render_report(results.model_copy(update={"site_effect": None}))
 
 
 def test_a_hospital_that_did_not_train_is_named(results: Results) -> None:

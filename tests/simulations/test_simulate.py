@@ -84,6 +84,9 @@ def test_it_writes_what_scripts_rely_on(done: "subprocess.CompletedProcess[str]"
             assert figure is None or 0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1
     assert results["bytes_per_site_per_round"]["up"] > 0
     assert results["rounds"] == 2
+    for effect in (results["site_effect"]["before"], results["site_effect"]["after"]):
+        assert effect["chance_low"] <= effect["chance"] <= effect["chance_high"]
+        assert effect["patients"] == sum(site["patients"] for site in results["sites"])
     arrays = load_file(work / "one" / "model.safetensors")
     assert model_sha256(arrays) == results["model_sha256"]
     assert {path.name for path in (work / "one").iterdir()} >= {"report.html", "model-card.md", "logs", "store.sqlite"}
@@ -117,6 +120,7 @@ def test_the_same_study_on_the_same_data_gives_the_same_bits(
     assert one["model_sha256"] == two["model_sha256"]
     assert [site["federated"] for site in one["sites"]] == [site["federated"] for site in two["sites"]]
     assert all(site["pooled"] is None for site in two["sites"])
+    assert two["site_effect"] is None  # it needs data in one place, as pooled data do
 
 
 @pytest.mark.long

@@ -1,13 +1,16 @@
 """How one image becomes one tensor.
 
-The order is fixed, so that every hospital does the same:
+The order is fixed, so that every hospital does the same; what in brackets is asked for by the study's [input]:
 
-1. frames: the middle one for a 2-D size, all of them as depth for a 3-D size;
-2. pixels that are not finite take the image's own extremes;
-3. colour to grey, when the study asks for one channel;
-4. intensity, from all pixels at the device's own resolution;
-5. resampling to the size;
-6. grey to three equal channels, when the study asks for three.
+1. [orientation] axes exchanged and turned round;
+2. frames: the middle one for a 2-D size, all of them as depth for a 3-D size;
+3. pixels that are not finite take the image's own extremes;
+4. colour to grey, when the study asks for one channel;
+5. [bias_field] N4, at the device's own resolution;
+6. [crop] to the foreground's box;
+7. intensity, from the pixels that are left, still at the device's own resolution;
+8. [spacing] resampling to a spacing, cropped or padded to the size; without one, resampling to the size;
+9. grey to three equal channels, when the study asks for three.
 
 The digest names all that: same digest, same bits from the same pixels, whatever the number of threads. Change `VERSION`
 whenever the outcome changes.
@@ -20,10 +23,15 @@ from typing import Any
 import numpy as np
 import rfc8785
 
-from fedward_client.harmonize import channels, intensity
+from fedward_client.harmonize import bias, channels, intensity
+from fedward_client.harmonize.foreground import cropped
+from fedward_client.harmonize.grid import Spacing, oriented, respaced, spacing_of
 from fedward_client.harmonize.intensity import Image
 from fedward_client.harmonize.resample import resample
-from fedward_common.errors import UnreadableFile
+from fedward_client.volume import Volume
+from fedward_common.errors import UnfitImage, UnreadableFile
+from fedward_common.landmarks import own_landmarks, relative
+from fedward_common.metrics.base import Floats
 from fedward_common.study import Input
 
 VERSION = 1
@@ -43,8 +51,11 @@ class Recipe:
 
     @property
     def voi(self) -> bool | None:
-        """How `read_pixels` is asked: a study's window is in modality units, else the modality decides (None)."""
-        return False if self.input.intensity == "window" else None
+        """How `read_volume` is asked, else the modality decides (None).
+
+        A study's window is in modality units; a bias field is a factor on them, which a viewer's window would hide.
+        """
+        return False if self.input.intensity == "window" or self.input.bias_field is not None else None
 
     @property
     def is_3d(self) -> bool:
@@ -56,19 +67,52 @@ class Recipe:
         """The shape of what `apply` returns: (channels, *size)."""
         return (self.input.channels, *self.input.size)
 
-    def apply(self, pixels: Image) -> Image:
-        """Harmonise `pixels` [frames, 1 or 3 channels, rows, columns] to a contiguous float32 [channels, *size].
+    def apply(self, volume: Volume) -> Image:
+        """Harmonise `volume`, of 1 or 3 channels, to a contiguous float32 [channels, *size].
 
-        Raises UnreadableFile for pixels of another shape.
+        Raises UnreadableFile for pixels of another shape, and UnfitImage where the study asks for what the image does
+        not have: a place in the patient, a fine enough spacing, a bias field.
         """
+        image, spacing = self._prepared(volume)
+        image = intensity.scale(image, self.input)
+        if self.input.spacing is None:
+            image = resample(image, self.input.size)
+        else:
+            image = respaced(
+                image,
+                spacing,
+                spacing=self.input.spacing,
+                size=self.input.size,
+                max_upsampling=self.input.max_upsampling,
+            )
+        return np.ascontiguousarray(np.broadcast_to(image, self.shape), dtype=np.float32)
+
+    def measure(self, volume: Volume) -> Floats:
+        """The nine relative landmarks of an image as it is before its intensity is scaled, for `landmarks.site_sums`.
+
+        Raises what `apply` raises, and UnfitImage for an image that has one value only.
+        """
+        image, _ = self._prepared(volume)
+        found = relative(own_landmarks(intensity.measured(image, self.input)))
+        if found is None:
+            raise UnfitImage("it has one value nearly everywhere, so it has no landmarks")
+        return found
+
+    def _prepared(self, volume: Volume) -> tuple[Image, Spacing]:
+        """Steps 1 to 6: an image [channels, depth, rows, columns], and its spacing where the study asks for one."""
+        pixels = volume.pixels
         if pixels.ndim != 4 or not pixels.size or pixels.shape[1] not in (1, 3):
             raise UnreadableFile(f"an image of shape {pixels.shape} is none of frames of 1 or 3 channels")
-        image = self._frames(pixels).transpose(1, 0, 2, 3)  # [channels, depth, rows, columns]
+        if self.input.orientation is not None:
+            volume = oriented(volume, self.input.orientation)
+        spacing = spacing_of(volume) if self.input.spacing is not None else ()
+        image = self._frames(volume.pixels).transpose(1, 0, 2, 3)
         image = intensity.finite(image)
         if self.input.channels == 1:
             image = channels.to_grey(image)
-        image = resample(intensity.scale(image, self.input), self.input.size)
-        return np.ascontiguousarray(np.broadcast_to(image, self.shape), dtype=np.float32)
+        if self.input.bias_field == "n4":
+            image = bias.corrected(image)
+        return (cropped(image) if self.input.crop == "foreground" else image), spacing
 
     def _frames(self, pixels: Image) -> Image:
         if len(self.input.size) == 3:

@@ -1,7 +1,8 @@
 """The catalog's SQLite file. It holds pseudonyms and what headers say of devices; no identifier.
 
 The catalog is derived data. One of another version, or made with another key or other settings of files, is thrown away
-and built again by a scan, so it needs no migrations: raise VERSION whenever a table changes or headers are judged differently.
+and built again by a scan, so it needs no migrations: raise VERSION whenever a table changes or headers are judged
+differently.
 """
 
 import json

@@ -1,0 +1,117 @@
+"""Where an image's pixels stand in the patient: axes turned to an orientation, and one spacing for all scanners."""
+
+from itertools import permutations
+from math import log, sqrt
+
+import numpy as np
+
+from fedward_client.harmonize.itk import itk
+from fedward_client.volume import Affine, Pixels, Volume
+from fedward_common.errors import UnfitImage
+
+NO_PLACE = "the file does not say where its pixels stand in the patient, and the study asks for {}"
+FWHM = 2 * sqrt(2 * log(2))  # of a Gaussian, in standard deviations
+KERNEL = 1024  # pixels at most, far beyond what is needed
+KERNEL_ERROR = 0.001
+
+_POSITIVE = "RAS"  # to where NIfTI's x, y and z go
+_NEGATIVE = "LPI"
+
+Spacing = tuple[float, ...]
+
+
+def spacing_of(volume: Volume) -> Spacing:
+    """Millimetres from a frame, a row and a column to the next. Raises UnfitImage where the file does not say."""
+    if volume.affine is None or volume.spacing is None:
+        raise UnfitImage(NO_PLACE.format("millimetres"))
+    if not np.isfinite(volume.affine).all() or min(volume.spacing) <= 0:
+        raise UnfitImage("its file places several pixels at one point, or nowhere")
+    return volume.spacing
+
+
+def oriented(volume: Volume, letters: str) -> Volume:
+    """`volume` with its axes exchanged and turned so that columns, rows and frames go where `letters` say.
+
+    "LPS": columns to the patient's left, rows to the posterior, frames to the superior (to the head), as NIfTI's
+    letters are. Nothing is interpolated: an oblique image keeps its grid and goes the nearest way. Raises UnfitImage
+    where the file does not say how its pixels stand in the patient.
+    """
+    if volume.affine is None:
+        raise UnfitImage(NO_PLACE.format("an orientation"))
+    spacing_of(volume)
+    axes, flips = _turn(volume.affine, letters)
+    pixels = np.moveaxis(volume.pixels, 1, 3).transpose(2, 1, 0, 3)  # [columns, rows, frames, channels]
+    turned = np.flip(pixels.transpose(*axes, 3), tuple(axis for axis in range(3) if flips[axis]))
+    affine = volume.affine[:, [*axes, 3]].copy()
+    for axis in range(3):
+        if flips[axis]:
+            affine[:, 3] += affine[:, axis] * (turned.shape[axis] - 1)
+            affine[:, axis] *= -1
+    return Volume(np.ascontiguousarray(turned.transpose(2, 3, 1, 0)), affine)
+
+
+def _turn(affine: Affine, letters: str) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """For each axis to be, which of the old axes it is and whether that one is turned round.
+
+    Of the six ways to give each new axis an old one, the one whose directions agree most.
+    """
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    world = [_POSITIVE.find(letter) if letter in _POSITIVE else _NEGATIVE.find(letter) for letter in letters]
+    signs = [1 if letter in _POSITIVE else -1 for letter in letters]
+    best = max(
+        permutations(range(3)),
+        key=lambda axes: sum(abs(directions[row, axis]) for row, axis in zip(world, axes, strict=True)),
+    )
+    flips = (directions[row, axis] * sign < 0 for row, axis, sign in zip(world, best, signs, strict=True))
+    return best, tuple(bool(flip) for flip in flips)
+
+
+def respaced(image: Pixels, own: Spacing, *, spacing: Spacing, size: tuple[int, ...], max_upsampling: float) -> Pixels:
+    """`image` [channels, depth, rows, columns] at `spacing`, cropped or padded around its centre to `size`.
+
+    `own`: its spacing now, of its last axes as many as `size` has; all in mm. Linear between pixels. An axis that
+    becomes coarser is smoothed first, with the Gaussian that makes a pixel of the old spacing one of the new (Cardoso
+    et al. 2015, "Scale factor point spread function matching", MICCAI): without, detail beyond the new grid
+    would come back as a false pattern. Outside the image stands its least value.
+
+    Raises UnfitImage where an axis would have to become finer by more than `max_upsampling`.
+    """
+    own = own[-len(size) :]
+    if (factor := max(now / then for now, then in zip(own, spacing, strict=True))) > max_upsampling:
+        raise UnfitImage(
+            f"it is coarser than the study's spacing by a factor of {factor:.3g}, and [input] max_upsampling is "
+            f"{max_upsampling:g}"
+        )
+    bands = [_respaced(band.reshape(band.shape[-len(size) :]), own, spacing, size) for band in image]
+    return np.stack(bands)
+
+
+def _respaced(band: Pixels, own: Spacing, spacing: Spacing, size: tuple[int, ...]) -> Pixels:
+    """One channel. ITK counts columns first, so everything about an axis is turned round."""
+    sitk = itk()
+    image = sitk.GetImageFromArray(band)
+    image.SetSpacing(own[::-1])
+    variances = [max(then**2 - now**2, 0.0) / FWHM**2 for now, then in zip(own, spacing, strict=True)][::-1]
+    if any(variances):
+        image = sitk.DiscreteGaussian(image, variances, KERNEL, KERNEL_ERROR, True)
+    origin = [_first(*axis) for axis in zip(band.shape, own, spacing, size, strict=True)][::-1]
+    grid = sitk.ResampleImageFilter()
+    grid.SetSize(size[::-1])
+    grid.SetOutputSpacing(spacing[::-1])
+    grid.SetOutputOrigin(origin)
+    grid.SetOutputDirection(image.GetDirection())
+    grid.SetInterpolator(sitk.sitkLinear)
+    grid.SetDefaultPixelValue(float(band.min()))
+    found: Pixels = sitk.GetArrayFromImage(grid.Execute(image))
+    return found
+
+
+def _first(length: int, own: float, spacing: float, size: int) -> float:
+    """Where the first new pixel of an axis is, in mm from the first old one.
+
+    The whole image in new pixels is centred on the old one, then cut or padded by whole pixels: a spacing that is right
+    already moves nothing, where an odd difference of lengths would shift by half a pixel.
+    """
+    whole = max(1, round(length * own / spacing))
+    centre = (length - 1) / 2 * own
+    return centre - (whole - 1) / 2 * spacing + (whole - size) // 2 * spacing
