@@ -35,6 +35,7 @@ SETTINGS = "site.toml"
 STATE = ".fedward"
 LABELS = "labels.csv"
 OPT_OUT = "opt-out.txt"
+BIDS_SUBJECT = "(?:^|/)sub-([0-9A-Za-z+]+)[_/]"
 KEY = "site.key"
 KEY_BYTES = 32
 LINK = "link"
@@ -56,7 +57,7 @@ class _SiteSection(_Section):
 
 class _DataSection(_Section):
     folder: _Text = "."
-    patient: _Text | None = None
+    patient: _Text = BIDS_SUBJECT
     modality: Annotated[str, Field(pattern=r"^[A-Z0-9_ ]{0,16}$")] = ""
 
 
@@ -112,7 +113,7 @@ class Site:
     folder: Path
     data: Path
     labels: LabelSettings
-    patient_pattern: str | None = None  # a regular expression on a file's path, whose first group is the patient's id
+    patient_pattern: str = BIDS_SUBJECT  # a regular expression on a file's path, whose first group is the patient's id
     modality: str = ""  # of files that do not say
     state: Path
     min_cell: int = 5
@@ -253,10 +254,10 @@ def _labels(section: _LabelsSection, folder: Path) -> LabelSettings:
     )
 
 
-def _pattern(text: str | None) -> str | None:
+def _pattern(text: str) -> str:
     """A regular expression with a group. Raises SettingsError for anything else."""
     try:
-        if text is not None and re.compile(text).groups < 1:
+        if re.compile(text).groups < 1:
             raise SettingsError(
                 f"{SETTINGS}: [data] patient has no group: put the part of the path that is the patient's id in "
                 "parentheses, for example '^([^/]+)/' for the first folder"

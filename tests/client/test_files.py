@@ -60,9 +60,14 @@ def test_pictures_are_a_patients_where_the_site_says_whose(tmp_path: Path) -> No
     (tmp_path / "site.toml").write_text("[data]\npatient = '^([^/]+)/'\nmodality = \"US\"\n")
     counts, rows = scanned(tmp_path)
     assert [row.patient for row in rows] == [Site.open(tmp_path).pseudonym("patient", "P7")]
-    assert list(counts.quarantine) == [
-        "its name does not say whose it is: say how it does, with [data] patient in site.toml"
-    ]
+    assert counts.not_dicom == 1, "a picture whose path does not say whose it is is no patient's"
+
+
+def test_a_nifti_file_that_does_not_say_whose_it_is_is_in_quarantine(tmp_path: Path) -> None:
+    nifti(tmp_path / "brain.nii", np.zeros((3, 4, 5)))
+    counts, _ = scanned(tmp_path)
+    (reason,) = counts.quarantine
+    assert reason.endswith("say how it does, with [data] patient in site.toml")
 
 
 def test_a_run_trains_on_pictures(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Image files of every format behind two functions: what a header says, and the image in its place.
 
-DICOM says whose an image is. NIfTI files and pictures do not, so site.toml says how their names do (`[data] patient`);
-without that, NIfTI files named as BIDS asks for are taken, and pictures are no images of a patient.
+DICOM says whose an image is. NIfTI files and pictures do not; their paths do, as BIDS asks for or as site.toml says
+(`[data] patient`). A picture whose path does not say it is no patient's.
 """
 
 import re
@@ -16,7 +16,6 @@ from fedward_common.errors import UnreadableFile
 
 NIFTI = (".nii", ".nii.gz")
 PICTURES = (".png", ".jpg", ".jpeg", ".pgm", ".ppm", ".tif", ".tiff")
-_BIDS = re.compile(r"(?:^|/)sub-([0-9A-Za-z+]+)[_/]")
 
 
 def read_header(site: Site, path: Path) -> Header | NotAnImage:
@@ -26,9 +25,11 @@ def read_header(site: Site, path: Path) -> Header | NotAnImage:
     """
     name = path.name.casefold()
     if name.endswith(NIFTI):
-        return _named(site, path, _nifti(path))
-    if name.endswith(PICTURES) and site.patient_pattern is not None:
-        return _named(site, path, _picture(path))
+        if not (patient := _patient(site, path)):
+            raise UnreadableFile("its path does not say whose it is: say how it does, with [data] patient in site.toml")
+        return _named(site, path, patient, _nifti(path))
+    if name.endswith(PICTURES) and (patient := _patient(site, path)):
+        return _named(site, path, patient, _picture(path))
     return dicom.read_header(path)
 
 
@@ -42,14 +43,16 @@ def read_volume(path: Path, *, voi: bool | None, stack: bool) -> Volume:
     return dicom.read_volume(path, voi=voi, stack=stack)
 
 
-def _named(site: Site, path: Path, header: Header) -> Header:
-    """A header with what the file's name says: whose the image is, and which kinds of sequence."""
-    place = path.relative_to(site.data).as_posix()
-    found = re.search(site.patient_pattern, place) if site.patient_pattern is not None else _BIDS.search(place)
-    if found is None or not found[1]:
-        raise UnreadableFile("its name does not say whose it is: say how it does, with [data] patient in site.toml")
+def _patient(site: Site, path: Path) -> str:
+    """Whose a file is, as its path says; "" where it does not."""
+    found = re.search(site.patient_pattern, path.relative_to(site.data).as_posix())
+    return found[1] or "" if found is not None else ""
+
+
+def _named(site: Site, path: Path, patient: str, header: Header) -> Header:
+    """A header with whose the image is, and the kinds of sequence that the file's name says."""
     kinds = describe.sequences_in([path.name.casefold().replace("_", " ").replace(".", " ")])
-    return replace(header, patient_id=found[1], modality=site.modality, sequence=kinds)
+    return replace(header, patient_id=patient, modality=site.modality, sequence=kinds)
 
 
 def _nifti(path: Path) -> Header:
