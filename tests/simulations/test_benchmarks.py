@@ -22,6 +22,9 @@ from fedward_simulations.benchmarks import (
     aggregation,
     executor_training,
     fastest,
+    intake_headers,
+    intake_pixels,
+    intake_rescan,
     real_cnn_rounds,
     simulation_rounds,
 )
@@ -218,3 +221,14 @@ def _processes_that_name(folder: Path) -> list[str]:
         if str(folder).encode() in line:
             found.append(line.decode(errors="replace"))
     return found
+
+
+def test_intake_is_measured() -> None:
+    headers = intake_headers.measure(120)
+    assert (headers.setting["files"], headers.setting["images"]) == (120, 120)
+    rescan, memory = intake_rescan.measure(110, 120)
+    assert rescan.setting["files"] == memory.setting["files"] == 120
+    assert memory.value > 20, "MiB of a Python process that has read DICOM"
+    pixels = intake_pixels.measure("RLE", files=2, size=16)
+    assert pixels.setting["compression"] == "RLE"
+    assert all(figure.value > 0 and figure.reference_value > 0 for figure in (headers, rescan, pixels))
