@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
@@ -39,11 +39,12 @@ def certificates() -> Callable[[Path], Path]:
 
     def write(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
-        authority = ec.generate_private_key(ec.SECP256R1())
-        for name, key in (("ca.pem", authority), ("other-ca.pem", ec.generate_private_key(ec.SECP256R1()))):
+        # RSA: archives of some age take no other
+        authority = rsa.generate_private_key(65537, 2048)
+        for name, key in (("ca.pem", authority), ("other-ca.pem", rsa.generate_private_key(65537, 2048))):
             (folder / name).write_bytes(_certificate("hospital", key.public_key(), key, authority=True))
         for name in ("own", "peer"):
-            key = ec.generate_private_key(ec.SECP256R1())
+            key = rsa.generate_private_key(65537, 2048)
             (folder / f"{name}.pem").write_bytes(_certificate(name, key.public_key(), authority, authority=False))
             pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
             (folder / f"{name}.key").write_bytes(pem)
@@ -52,11 +53,9 @@ def certificates() -> Callable[[Path], Path]:
     return write
 
 
-def _certificate(
-    name: str, key: ec.EllipticCurvePublicKey, signer: ec.EllipticCurvePrivateKey, *, authority: bool
-) -> bytes:
+def _certificate(name: str, key: rsa.RSAPublicKey, signer: rsa.RSAPrivateKey, *, authority: bool) -> bytes:
     now = datetime.now(UTC)
-    signs = x509.KeyUsage(not authority, False, False, False, False, authority, authority, False, False)
+    signs = x509.KeyUsage(not authority, False, not authority, False, False, authority, authority, False, False)
     builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))

@@ -70,14 +70,23 @@ def receive(  # noqa: PLR0917 - typer reads options from parameters
     )
     if listen and (dry_run or wanted != Wanted()):
         raise UsageError("--listen takes whatever the allowed AE titles send; leave the other options out")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as a service is stopped: like Ctrl-C
-    with hushed():
+    with _stoppable(), hushed():
         if listen:
             _listen(site, as_json=as_json)
         elif dry_run:
             _survey(site, wanted, as_json=as_json)
         else:
             _fetch(site, wanted, as_json=as_json)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Inside, the signal that stops a service does what Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _modality(modality: str | None, study_file: Path | None) -> str | None:

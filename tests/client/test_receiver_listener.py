@@ -18,9 +18,10 @@ import pytest
 
 from fedward_client.receiver.inbox import Inbox
 from fedward_client.receiver.listener import listening
-from fedward_client.receiver.session import hushed
+from fedward_client.receiver.query import Question
+from fedward_client.receiver.session import hushed, peer_of
 from fedward_client.site import Site
-from fedward_common.errors import SettingsError
+from fedward_common.errors import PacsError, SettingsError
 
 Listen = Callable[..., Inbox]
 TIMEOUT_S = 1
@@ -118,6 +119,18 @@ def test_others_are_turned_away(site: Callable[..., Site], image: Callable[..., 
         )
         assert "No Acceptable Presentation Contexts" in done.stderr, "nothing can be asked of it"
     assert files(here) == []
+
+
+@pytest.mark.parametrize(
+    ("own", "words"), [("STRANGER", "does not know this site's AE title 'STRANGER'"), ("SENDER", "not offer C-FIND")]
+)
+def test_an_archive_that_turns_this_site_away(tmp_path: Path, site: Callable[..., Site], own: str, words: str) -> None:
+    """What a site tells of a peer that refuses it; the peer is another site's door."""
+    with door(here := site()):
+        peer = f'host = "127.0.0.1"\nport = {here.pacs.listen_port}\nae_title = "FEDWARD"'
+        (tmp_path / "site.toml").write_text(f'[pacs]\n{peer}\nown_ae_title = "{own}"\n')
+        with peer_of(Site.open(tmp_path)) as archive, pytest.raises(PacsError, match=words):
+            archive.studies(Question(patient=None, since=None, until=None, modality=None))
 
 
 def test_an_echo_is_answered(site: Callable[..., Site]) -> None:

@@ -64,6 +64,12 @@ class BoundedSocket(AssociationSocket):
             self.event_queue.put("Evt17")  # PS3.8 Table 9-10: transport connection closed
         return False
 
+    def _shutdown_socket(self) -> None:
+        connection = self.socket
+        super()._shutdown_socket()
+        if connection is not None:
+            connection.close()  # pynetdicom does not where the peer has gone first
+
 
 class Entity(ApplicationEntity):
     """An application entity whose connections are bounded, in both directions."""

@@ -155,17 +155,19 @@ class DimsePeer:
         except OSError as error:  # the name is not found
             raise faults.unreachable(error) from None
         if not association.is_established:
-            raise self._why(association)
+            raise self._why(association, what)
         try:
             if model not in {context.abstract_syntax for context in association.accepted_contexts}:
-                raise PacsError(f"the archive does not offer {what} to this site; ask its administrator, or see [pacs]")
+                raise faults.not_offered(what)
             yield association
             association.release()
         finally:
             association.abort()  # where it was not released
 
-    def _why(self, association: Association) -> PacsError:
+    def _why(self, association: Association, what: str) -> PacsError:
         answer = association.acceptor.primitive
+        if answer is not None and answer.result == 0:  # pynetdicom leaves where no context is accepted
+            return faults.not_offered(what)
         if association.is_rejected and answer is not None:
             return faults.rejected(
                 answer.result or 0,

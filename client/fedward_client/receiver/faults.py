@@ -52,6 +52,12 @@ def rejected(result: int, source: int, reason: int, *, own: str, peer: str) -> P
     return kind(f"the archive refused the association: {words}")
 
 
+def not_offered(what: str) -> PacsError:
+    """The error for a service that is not among those of an archive."""
+    other = {"C-GET": '; or set [pacs] retrieve = "move"', "C-MOVE": '; or set [pacs] retrieve = "get"'}.get(what, "")
+    return PacsError(f"the archive does not offer {what} to this site: ask its administrator for it{other}")
+
+
 def failed(what: str, status: int | None, *, own: str) -> PacsError:
     """The error for a service that ended with a failure; None: the connection ended, or nothing came in time."""
     if status is None:
