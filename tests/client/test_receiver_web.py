@@ -257,7 +257,8 @@ def test_a_refused_association_says_whom_to_ask() -> None:
     ("status", "words", "again"),
     [
         (0xA801, "'FEDWARD' as a move destination", False),
-        (0xA702, "out of resources", True),
+        (0xA700, "out of resources", True),
+        (0xA702, "cannot send", False),
         (0xA900, "query", False),
         (0xC123, "C123", False),
         (None, "broke off", True),

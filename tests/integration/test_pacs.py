@@ -283,7 +283,7 @@ def test_a_login(orthanc: Orthanc, hospital: Callable[..., Path], images: list[P
 
 
 def test_a_full_disk_ends_the_run_and_loses_nothing(archive: Any, hospital: Callable[..., Path]) -> None:
-    for way in ("get", "move", "web"):
+    for way in ("move", "web"):
         assert "make room" in failure(hospital(archive, way, free_mib=10**9), DataError)
     folder = hospital(archive)
     assert files(folder) == []
@@ -361,7 +361,7 @@ def long_series(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory, door
     return archive
 
 
-@every_way
+@pytest.mark.parametrize("way", ["get", pytest.param("move", marks=pytest.mark.long), "web"])
 def test_a_killed_run_goes_on_where_it_was(long_series: Any, hospital: Callable[..., Path], way: str) -> None:
     folder = hospital(long_series, way)
     with running(folder) as process:

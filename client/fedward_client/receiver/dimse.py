@@ -21,7 +21,7 @@ from fedward_client.receiver.inbox import Inbox
 from fedward_client.receiver.listener import listening
 from fedward_client.receiver.query import Instance, Question, Series, Study, day_of
 from fedward_client.receiver.settings import PacsSettings
-from fedward_client.receiver.storing import COMPRESSED, UNCOMPRESSED, Intake, files_in
+from fedward_client.receiver.storing import SYNTAXES, Intake, files_in
 from fedward_client.receiver.tls import client_context
 from fedward_common.errors import PacsError, UnreadableFile
 
@@ -145,7 +145,7 @@ class DimsePeer:
             association = self._entity.associate(
                 self._settings.host,
                 self._settings.port,
-                [build_context(model, UNCOMPRESSED[:2]), *storage],
+                [build_context(model, SYNTAXES[:2]), *storage],
                 self._settings.ae_title,
                 PDU_BYTES,
                 [build_role(each, scp_role=True) for each in classes],
@@ -208,14 +208,12 @@ def _text(found: Dataset, keyword: str) -> str:
 def _storage(classes: set[str]) -> list[PresentationContext]:
     """The contexts over which objects of some SOP classes may come as they are stored.
 
-    The archive takes one transfer syntax of each context, so each compressed one needs a context of its own. Where
-    there is no room for that, or classes are not known, all syntaxes share one, and the archive may have to convert.
+    The archive takes one transfer syntax of each context, so each needs a context of its own. Where there is no room
+    for that, or classes are not known, all syntaxes share one, and the archive may have to convert.
     """
     if "" in classes:
-        known = [context.abstract_syntax or "" for context in StoragePresentationContexts]
-        return [build_context(each, UNCOMPRESSED + COMPRESSED) for each in known[: _MOST_CONTEXTS - 1]]
-    apart = [build_context(each, [syntax]) for each in sorted(classes) for syntax in COMPRESSED]
-    plain = [build_context(each, UNCOMPRESSED) for each in sorted(classes)]
-    if len(apart) + len(plain) < _MOST_CONTEXTS:
-        return [*plain, *apart]
-    return [build_context(each, UNCOMPRESSED + COMPRESSED) for each in sorted(classes)[: _MOST_CONTEXTS - 1]]
+        classes = {context.abstract_syntax or "" for context in StoragePresentationContexts}
+    apart = [build_context(each, [syntax]) for each in sorted(classes) for syntax in SYNTAXES]
+    if len(apart) < _MOST_CONTEXTS:
+        return apart
+    return [build_context(each, SYNTAXES) for each in sorted(classes)[: _MOST_CONTEXTS - 1]]

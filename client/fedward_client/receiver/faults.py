@@ -29,7 +29,8 @@ _STATUS = {  # PS3.4 C.4.1 to C.4.3, by the status or its first byte
     0x0124: "it does not let this site do that",
     0xFE00: "it cancelled it",
 }
-_RESOURCES = (0xA700, 0xA701, 0xA702)
+_UNABLE = (0x0110, 0xA702, 0xFE00)
+_RESOURCES = (0xA700, 0xA701)
 _HTTP = {
     400: "it does not understand the request; is url the root of its DICOMweb service?",
     401: "it asks for a login, or does not take the one in token_file",
@@ -39,6 +40,10 @@ _HTTP = {
     429: "it asks for more time between requests",
     503: "it is busy, or being serviced",
 }
+
+
+class PartlyFailed(PacsError):  # noqa: N818 - named for what it is
+    """The archive could not send everything that it was asked for; other things it may."""
 
 
 class PeerAway(PacsError):  # noqa: N818 - named for what it is, a reason to try again
@@ -64,7 +69,7 @@ def failed(what: str, status: int | None, *, own: str) -> PacsError:
         hint = f"; where it does so at once, it may not know '{own}' as a move destination" if what == "C-MOVE" else ""
         return PeerAway(f"the archive broke off, or was silent for too long, during {what}{hint}")
     words = _STATUS.get(status, "it failed at it").format(own=own)
-    kind = PeerAway if status in _RESOURCES else PacsError
+    kind = PeerAway if status in _RESOURCES else PartlyFailed if status in _UNABLE or status >> 12 == 0xC else PacsError
     return kind(f"the archive refused {what} (status {status:04X}): {words}")
 
 

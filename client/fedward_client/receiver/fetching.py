@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
 
-from fedward_client.receiver.faults import PeerAway
+from fedward_client.receiver.faults import PartlyFailed, PeerAway
 from fedward_client.receiver.gate import ATTEMPTS, Gate
 from fedward_client.receiver.inbox import NO_ROOM, NOT_WRITTEN, Inbox
 from fedward_client.receiver.query import Instance, Peer, Series, Study, Wanted, questions
@@ -93,7 +93,10 @@ def _wanted(peer: Peer, wanted: Wanted, gate: Gate) -> Iterator[tuple[Study, lis
 
 
 def _complete(inbox: Inbox, peer: Peer, series: Series, gate: Gate) -> bool:
-    """Fetch what is missing of a series; whether all of it is here then."""
+    """Fetch what is missing of a series; whether all of it is here then.
+
+    What an archive leaves out is asked for once more, object by object: one that it cannot send may have kept others.
+    """
     if series.instances and len(_known(inbox, series)) >= series.instances:
         return True
     listed = gate.ask(partial(peer.instances, series))
@@ -102,13 +105,21 @@ def _complete(inbox: Inbox, peer: Peer, series: Series, gate: Gate) -> bool:
         failure = _fetch(inbox, peer, series, missing, whole=len(missing) == len(listed), gate=gate)
         left = _missing(inbox, series, listed)
         if failure is None:
-            return not left
+            return not left or _one_by_one(inbox, peer, series, left, gate=gate)
         attempts = attempts + 1 if len(left) == len(missing) else 0
         if attempts == ATTEMPTS:
             raise failure
         gate.pause(attempts, failure)
         missing = left
     return True
+
+
+def _one_by_one(inbox: Inbox, peer: Peer, series: Series, missing: Sequence[Instance], *, gate: Gate) -> bool:
+    for each in missing:
+        failure = _fetch(inbox, peer, series, [each], whole=False, gate=gate)
+        if failure is not None:
+            raise failure
+    return not _missing(inbox, series, missing)
 
 
 def _fetch(
@@ -120,6 +131,8 @@ def _fetch(
     with gate.passing(lambda: inbox.tally.size - before):
         try:
             peer.fetch(series, missing, whole=whole, inbox=inbox)
+        except PartlyFailed:
+            pass  # the journal says what came
         except PacsError as error:
             failure = error
     if _unwritten(inbox) > refused:  # whatever the archive then said

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, TextIO
 
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info, read_partial
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -188,13 +189,20 @@ def _remove(folder: Path) -> None:
 def _uids(path: Path) -> tuple[str, ...]:
     """SOP instance, study and series UID. Reads the header up to them. Raises Refused."""
     try:
+        if _is_deflated(path):
+            raise Refused(UNREADABLE)  # nobody knows what it inflates to
         with path.open("rb") as file:
-            if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-                raise Refused(UNREADABLE)  # nobody knows what it inflates to
-            dataset = read_partial(file, stop_when=_after, specific_tags=list(_UIDS.values()))
+            dataset = read_partial(file, stop_when=_after, force=True, specific_tags=list(_UIDS.values()))
         return tuple(_uid(dataset, keyword) for keyword in _UIDS)
     except (*DICOM_ERRORS, UnreadableFile):
         raise Refused(UNREADABLE) from None
+
+
+def _is_deflated(path: Path) -> bool:
+    try:
+        return bool(read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian)
+    except InvalidDicomError:  # without the prefix there is no meta information
+        return False
 
 
 def _after(tag: int, _vr: str | None, _length: int) -> bool:

@@ -13,7 +13,7 @@ from pynetdicom.presentation import AllStoragePresentationContexts
 from fedward_client.receiver.connection import Entity, Server
 from fedward_client.receiver.inbox import Inbox
 from fedward_client.receiver.settings import PacsSettings
-from fedward_client.receiver.storing import COMPRESSED, UNCOMPRESSED, Intake, files_in
+from fedward_client.receiver.storing import SYNTAXES, Intake, files_in
 from fedward_client.receiver.tls import server_context
 from fedward_common.errors import SettingsError
 
@@ -59,7 +59,7 @@ def _entity(settings: PacsSettings) -> Entity:
     entity.require_calling_aet = sorted(settings.allowed)
     entity.require_called_aet = True
     for context in AllStoragePresentationContexts:
-        entity.add_supported_context(context.abstract_syntax or "", UNCOMPRESSED + COMPRESSED)
+        entity.add_supported_context(context.abstract_syntax or "", SYNTAXES)
     entity.add_supported_context(_VERIFICATION)
     return entity
 

@@ -45,8 +45,10 @@ STATUS: dict[Reason, int] = {
     DIFFERS: 0x0111,  # duplicate SOP instance
 }
 
-UNCOMPRESSED: list[str | UID] = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]
-COMPRESSED: list[str | UID] = [
+SYNTAXES: list[str | UID] = [
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    ExplicitVRBigEndian,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLossless,
