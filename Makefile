@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed-sim
 DEV_STAMP := $(VENV)/.installed-dev
 SYSTEM_STAMP := $(VENV)/.installed-system
-# What the tests run beside Python, as program:Debian package. tinyproxy-bin starts no service of its own.
-SYSTEM := tinyproxy:tinyproxy-bin ip:iproute2 unshare:util-linux
+# What the tests run beside Python, as program or file:Debian package. tinyproxy-bin starts no service of its own; the
+# one that orthanc brings is stopped where it was installed here.
+SYSTEM := tinyproxy:tinyproxy-bin ip:iproute2 unshare:util-linux storescu:dcmtk Orthanc:orthanc \
+  /usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb
 SEEDS ?= 1
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
@@ -33,11 +35,16 @@ $(DEV_STAMP): $(RUN_STAMP)
 
 $(SYSTEM_STAMP): Makefile | $(VENV)/bin/python
 	@PATH="$$PATH:/usr/sbin:/sbin"; missing=; \
-	for each in $(SYSTEM); do command -v $${each%:*} >/dev/null || missing="$$missing $${each#*:}"; done; \
+	for each in $(SYSTEM); do \
+	  command -v $${each%:*} >/dev/null || [ -e $${each%:*} ] || missing="$$missing $${each#*:}"; \
+	done; \
 	if [ -n "$$missing" ]; then \
 	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 	    && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; } \
 	  || { echo "The tests need$$missing; install them: sudo apt-get install$$missing" >&2; exit 1; }; \
+	  case "$$missing " in *" orthanc "*) \
+	    { systemctl disable --quiet orthanc; systemctl stop orthanc; } >/dev/null 2>&1 || : ;; \
+	  esac; \
 	fi
 	@touch $@
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from fedward_client.cli_common import AsJson
 from fedward_client.cli_daemon import down, executor, supernode, up
+from fedward_client.cli_receive import receive
 from fedward_client.cli_steward import approve, init, pause, resume, withdraw
 from fedward_client.cli_study import check
 from fedward_client.cli_watch import log, receipts, status, watch
@@ -96,7 +97,10 @@ def report(
         _show_paths(opened, quarantine)
 
 
-COMMANDS = (check, init, up, down, approve, withdraw, pause, resume, status, watch, receipts, log, executor, supernode)
+COMMANDS = (
+    *(receive, check, init, up, down, approve, withdraw, pause, resume),
+    *(status, watch, receipts, log, executor, supernode),
+)
 
 for command in COMMANDS:
     app.command()(command)

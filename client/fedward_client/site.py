@@ -8,6 +8,7 @@ A folder of DICOM files with a `labels.csv` is a site as it stands. An optional 
     [privacy]  min_cell, opt_out    counts below this never leave; the list of patients who take no part
     [policy]   outputs, max_update_norm     what may leave at all; with nothing named, nothing does
     [limits]   threads, spool_mib           processor threads for training; the size of the spool
+    [pacs]     host, url, …                 the hospital's archive, for `fedward site receive` (`receiver.settings`)
 
 Nothing here reads an image, and nothing here ever replaces a key that is there.
 """
@@ -22,13 +23,14 @@ import re
 import secrets
 import tomllib
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedward_client.receiver.settings import PacsSection, PacsSettings, checked
 from fedward_common.errors import SettingsError
 
 SETTINGS = "site.toml"
@@ -93,6 +95,7 @@ class _Settings(_Section):
     privacy: _PrivacySection = _PrivacySection()
     policy: _PolicySection = _PolicySection()
     limits: _LimitsSection = _LimitsSection()
+    pacs: PacsSection = PacsSection()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +125,7 @@ class Site:
     max_update_norm: float | None = None  # L2 norm of an update minus the model it started from; None: not clipped
     threads: int = 0  # for training; 0: all that the process may use
     spool_bytes: int = 4096 * 2**20
+    pacs: PacsSettings = field(default_factory=PacsSettings)
 
     @classmethod
     def open(cls, folder: Path, *, state: Path | None = None) -> "Site":
@@ -145,6 +149,7 @@ class Site:
             max_update_norm=norm if math.isfinite(norm := settings.policy.max_update_norm) else None,
             threads=settings.limits.threads,
             spool_bytes=settings.limits.spool_mib * 2**20,
+            pacs=checked(settings.pacs, folder),
         )
 
     @property

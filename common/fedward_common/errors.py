@@ -12,6 +12,7 @@
     ├── CheckpointError    a checkpoint is torn, or another study's
     ├── RunError           a run cannot go on: quorum missed, worker died
     ├── AuditError         an audit log was changed, or cannot be written
+    ├── PacsError          a hospital's archive cannot be reached, or refuses
     ├── PolicyError        a site's policy or approval does not let something leave
     └── LinkError          the hub cannot be reached, or does not accept this site
 
@@ -25,6 +26,7 @@ __all__ = [
     "FedwardError",
     "LinkError",
     "ModelError",
+    "PacsError",
     "PolicyError",
     "RecordError",
     "RunError",
@@ -86,6 +88,10 @@ class RunError(FedwardError):
 
 class AuditError(FedwardError):
     """An audit log was changed, or cannot be written."""
+
+
+class PacsError(FedwardError):
+    """A hospital's image archive cannot be reached, or does not give what it was asked for."""
 
 
 class PolicyError(FedwardError):

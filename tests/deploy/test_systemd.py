@@ -8,8 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from fedward_client.daemon import executor_walls, supernode_walls
-from fedward_client.member import private_paths
-from fedward_client.site import Site
+from fedward_client.ledger import FILE as LEDGER
+from fedward_client.member import AUDIT, SIGNING_KEY, private_paths
+from fedward_client.receiver.inbox import RECEIVED
+from fedward_client.site import KEY, Site
 from fedward_common import cli
 
 UNITS = Path(__file__).parents[2] / "deploy/systemd"
@@ -18,7 +20,8 @@ PROGRAM = "/opt/fedward/bin/fedward"
 NAME = "north"
 
 EXECUTOR, SUPERNODE, HUB = "fedward-executor@.service", "fedward-supernode@.service", "fedward-hub@.service"
-SIDES = [EXECUTOR, SUPERNODE]
+RECEIVER = "fedward-receiver@.service"
+SIDES = [EXECUTOR, SUPERNODE, RECEIVER]
 ALL = [*SIDES, HUB]
 
 Unit = dict[str, list[str]]  # by key, the words of all its lines
@@ -115,7 +118,7 @@ def test_the_network_side_cannot_write_to_the_program(site: Site) -> None:
 @pytest.mark.parametrize("name", SIDES)
 def test_one_side_cannot_look_into_the_other_of_the_same_user(name: str) -> None:
     assert read(name)["PrivateUsers"] == ["yes"]
-    assert read(EXECUTOR)["User"] == read(SUPERNODE)["User"]  # work.sock lets in its own user only
+    assert read(name)["User"] == read(EXECUTOR)["User"]  # work.sock lets in its own user only
 
 
 @pytest.mark.parametrize("name", SIDES)
@@ -130,6 +133,18 @@ def test_the_data_side_writes_to_its_state_only(site: Site) -> None:
     unit = read(EXECUTOR)
     assert unit["ProtectSystem"] == ["strict"]
     assert paths(unit, "ReadWritePaths") == {site.state}
+
+
+def test_the_receiver_sees_nothing_of_the_hub_and_reaches_who_is_named_only(site: Site) -> None:
+    unit, drop_in = read(RECEIVER), lines("archive.conf")
+    hidden = paths(unit, "InaccessiblePaths")
+    federation = {site.link, site.spool, *(site.state / name for name in (SIGNING_KEY, LEDGER, AUDIT))}
+    assert federation <= hidden
+    assert site.state / KEY not in hidden, "the pseudonyms hang on it"
+    assert (unit["IPAddressDeny"], unit["IPAddressAllow"]) == (["any"], ["localhost"])
+    assert unit["ProtectSystem"] == ["strict"]
+    assert paths(unit, "ReadWritePaths") == {site.state}
+    assert f"ReadWritePaths=/srv/hospital/{RECEIVED}" in drop_in
 
 
 def test_the_hub_speaks_to_loopback_only_and_writes_to_its_folder_only() -> None:
@@ -174,6 +189,9 @@ def test_systemd_takes_every_line(tmp_path: Path) -> None:
     drop_ins = tmp_path / f"{units[1].name}.d"
     drop_ins.mkdir()
     shutil.copy(UNITS / "hospital.conf", drop_ins)
+    drop_ins = tmp_path / f"{units[2].name}.d"
+    drop_ins.mkdir()
+    shutil.copy(UNITS / "archive.conf", drop_ins)
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False, timeout=60
     )

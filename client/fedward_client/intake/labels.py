@@ -41,6 +41,18 @@ def read_labels(site: Site, *, split: str = SPLIT) -> LabelTable:
     return _table(site, rows, len(header), patient, kept)
 
 
+def patient_ids(site: Site) -> tuple[str, ...]:
+    """The ids of the label table's patients, each once: to ask the hospital's own archive for them, for nothing else.
+
+    Raises DataError when there is no table, it cannot be read, is empty, or lacks the column.
+    """
+    if site.labels.file is None:
+        raise DataError(f"site '{site.name}' has no label table; put one into its folder, or name it under [labels]")
+    header, rows = _rows(_text(site), {site.labels.patient, site.labels.label})
+    patient = _position(header, site.labels.patient, site)
+    return tuple(dict.fromkeys(cells[patient] for cells in rows if len(cells) > patient and cells[patient]))
+
+
 def _table(site: Site, rows: Iterator[list[str]], width: int, patient: int, kept: dict[str, int]) -> LabelTable:
     found: dict[str, dict[str, str]] = {}
     conflicts: set[str] = set()
