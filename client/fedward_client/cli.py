@@ -15,6 +15,7 @@ from rich.text import Text
 
 from fedward_client.cli_common import AsJson
 from fedward_client.cli_daemon import down, executor, supernode, up
+from fedward_client.cli_deidentify import deidentify
 from fedward_client.cli_steward import approve, init, pause, resume, withdraw
 from fedward_client.cli_watch import log, receipts, status, watch
 from fedward_client.site import Site
@@ -95,7 +96,10 @@ def report(
         _show_paths(opened, quarantine)
 
 
-COMMANDS = (init, up, down, approve, withdraw, pause, resume, status, watch, receipts, log, executor, supernode)
+COMMANDS = (
+    *(init, deidentify, up, down, approve, withdraw, pause, resume),
+    *(status, watch, receipts, log, executor, supernode),
+)
 
 for command in COMMANDS:
     app.command()(command)
