@@ -12,9 +12,9 @@ from functools import partial
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import UID
 
 from fedward_client.deidentify import pseudonyms
 from fedward_client.deidentify.codes import known_code
@@ -54,7 +54,8 @@ class Cleaner:
 
         Decoding errors of pydicom pass through where the data set as a whole cannot be walked.
         """
-        out = Dataset()
+        # the same character set as read, or pydicom would decode and encode what is to stay as it is
+        out = Dataset(parent_encoding=source.original_character_set)
         implicit, little = source.original_encoding
         out.set_original_encoding(implicit, little, source.original_character_set)
         for tag in sorted(source.keys()):
@@ -105,13 +106,13 @@ class Cleaner:
 
     def _cleaned(self, element: DataElement, vr: str) -> DataElement:
         """What action C means here: dates moved, ages capped, an offset of the time zone that is one."""
-        clean: Callable[[str], str] = {
+        cleaners: dict[str, Callable[[str], str]] = {
             "AS": _capped,
             "DA": partial(pseudonyms.moved_date, back=self.days),
             "DT": partial(pseudonyms.moved_moment, back=self.days),
             "SH": _offset,
-        }[vr]
-        parts = [clean(part) for part in _texts(element)]
+        }
+        parts = [cleaners[vr](part) for part in _texts(element)]
         return DataElement(element.tag, vr, parts if len(parts) > 1 else "".join(parts))
 
 
@@ -163,7 +164,7 @@ def _texts(element: DataElement) -> list[str]:
     value = element.value
     if value is None:
         return [""]
-    parts = [value] if isinstance(value, str | bytes | UID) or not hasattr(value, "__iter__") else list(value)
+    parts = list(value) if isinstance(value, MultiValue) else [value]  # a person's name is iterable too
     return [str(getattr(part, "original_string", part)) for part in parts] or [""]
 
 

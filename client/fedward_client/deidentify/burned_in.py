@@ -35,7 +35,6 @@ _BARE = (
     "Columns",
     "NumberOfFrames",
     "SamplesPerPixel",
-    "PhotometricInterpretation",
     "PlanarConfiguration",
     "BitsAllocated",
     "BitsStored",
@@ -43,6 +42,7 @@ _BARE = (
     "PixelRepresentation",
     "PixelData",
 )
+_AS_STORED = {"PALETTE COLOR": "MONOCHROME2", "MONOCHROME1": "MONOCHROME2"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,8 +90,9 @@ def _stored(dataset: FileDataset, folder: Path) -> Stored:
     for keyword in _BARE:
         if keyword in dataset:
             bare[keyword] = dataset[keyword]
-    if elements.text(dataset, "PhotometricInterpretation") in ("PALETTE COLOR", "MONOCHROME1"):
-        bare.PhotometricInterpretation = "MONOCHROME2"  # indices, or values, as they are
+    photometric = elements.text(dataset, "PhotometricInterpretation")
+    # of a palette its indices, and inverted values, as they are
+    bare.PhotometricInterpretation = _AS_STORED.get(photometric, photometric)
     bare.file_meta = FileMetaDataset()
     bare.file_meta.TransferSyntaxUID = part10.syntax(dataset)
     bare.PatientID, bare.Modality, bare.SOPClassUID = "-", "OT", SecondaryCaptureImageStorage

@@ -11,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filereader import dcmread
 from pydicom.uid import MediaStorageDirectoryStorage
@@ -22,6 +23,8 @@ from fedward_client.intake import elements, part10
 from fedward_client.intake.quiet import DICOM_ERRORS, quiet
 from fedward_client.site import Site
 from fedward_common.errors import UnreadableFile
+
+UNDEFINED = 0xFFFFFFFF  # a length: the value ends with a delimiter (PS3.5 7.1)
 
 NotCopied = Literal["not DICOM", "DICOMDIR"]
 
@@ -117,6 +120,9 @@ def _refuse(dataset: FileDataset) -> None:
     """Raise for what has no form without identifiers, and for what cannot be written again."""
     if not pseudonyms.is_standard(part10.syntax(dataset)):
         raise UnreadableFile("its transfer syntax is private or unknown")
+    pixels = dataset.get_item("PixelData")
+    if isinstance(pixels, RawDataElement) and pixels.length != UNDEFINED and len(pixels.value or b"") < pixels.length:
+        raise UnreadableFile("the pixel data ends early")
     if "ContentSequence" in dataset or "EncapsulatedDocument" in dataset:
         raise UnreadableFile("it is a report or a document, whose text cannot be cleaned")
     for tag in sorted(dataset.keys()):

@@ -18,13 +18,13 @@ from fedward_client.cohort import write_durably
 from fedward_client.deidentify.files import Place, cleaned, place_of
 from fedward_client.deidentify.proof import Leak, Proof, prove
 from fedward_client.deidentify.rules import Profile
-from fedward_client.intake.dicom import read_header
 from fedward_client.intake.labels import SPLIT, read_labels
 from fedward_client.intake.walk import Entry, file_key, walk
 from fedward_client.site import LABELS, Site
 from fedward_common.errors import DataError, UnreadableFile, UsageError
 
 MARK = ".fedward-deidentified"
+JOURNAL = ".fedward-written"  # a line for each whole file: its size and its name, which is made of pseudonyms
 QUARANTINE = "deidentified-quarantine"  # in the state folder: what the proof found identifiers in
 VERSION = 1
 
@@ -64,12 +64,12 @@ def deidentify(
     total = sum(1 for _ in walk(site))
     if not total:
         raise DataError("the source folder holds no files; give the folder that holds the DICOM files")
-    counts: Counter[str] = Counter()
+    written, counts = _Written(target), Counter[str]()
     quarantine: dict[str, str] = {}
     for done, entry in enumerate(walk(site)):
         tell("De-identifying", done, total)
         try:
-            counts.update(_taken(site, entry, target, profile))
+            counts.update(_taken(site, entry, written, profile))
         except UnreadableFile as error:
             quarantine[file_key(site, entry.path)] = str(error)
     labelled = _write_labels(site, target)
@@ -133,7 +133,7 @@ def _prepared(site: Site, target: Path, profile: Profile) -> Path:
     return target
 
 
-def _taken(site: Site, entry: Entry, target: Path, profile: Profile) -> list[str]:
+def _taken(site: Site, entry: Entry, written: "_Written", profile: Profile) -> list[str]:
     """What became of an entry, as the words that are counted."""
     if entry.link:
         return ["link"]
@@ -142,23 +142,34 @@ def _taken(site: Site, entry: Entry, target: Path, profile: Profile) -> list[str
     place = place_of(site, entry.path)
     if not isinstance(place, Place):
         return [place]
-    path = target / place.path
-    if _is_whole(path):
+    if written.has(place.path):
         return ["already there"]
     file = cleaned(site, entry.path, profile)
-    write_durably(path, file.data)
+    written.write(place.path, file.data)
     return ["written", "blanked"] if file.blanked else ["written"]
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a file is there and its pixels are all in it; one that cannot be judged is written again."""
-    if not path.is_file():
-        return False
-    try:
-        read_header(path)
-    except UnreadableFile:
-        return False
-    return True
+class _Written:
+    """What stands in a target folder, whole: a file of another size than the journal's is written again."""
+
+    def __init__(self, target: Path) -> None:
+        self._target, self._journal = target, target / JOURNAL
+        lines = self._journal.read_text("utf-8").splitlines() if self._journal.exists() else []
+        self._sizes = {name: size for size, _, name in (line.partition(" ") for line in lines)}
+
+    def has(self, path: Path) -> bool:
+        """Whether a file, relative to the target, is there whole."""
+        try:
+            return str((self._target / path).stat().st_size) == self._sizes.get(str(path))
+        except FileNotFoundError:
+            return False
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Write a file, which appears whole or not at all, and then its line: one that is torn counts for nothing."""
+        write_durably(self._target / path, data)
+        self._sizes[str(path)] = str(len(data))
+        with self._journal.open("a", encoding="utf-8") as journal:
+            journal.write(f"{len(data)} {path}\n")
 
 
 def _write_labels(site: Site, target: Path) -> int:

@@ -15,6 +15,7 @@ from pydicom.charset import encode_string
 from pydicom.datadict import dictionary_description, dictionary_has_tag, keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 
 from fedward_client.deidentify import pseudonyms
@@ -57,8 +58,9 @@ class Identifiers:
     everywhere: dict[bytes, str] = field(default_factory=dict, repr=False)
     of_patient: dict[str, dict[bytes, str]] = field(default_factory=dict, repr=False)
 
-    _doubtful: set[bytes] = field(default_factory=set, repr=False)
+    _doubtful: dict[bytes, set[bytes]] = field(default_factory=dict, repr=False)  # by text
     _kept: set[str] = field(default_factory=set, repr=False)
+    _kept_uids: set[str] = field(default_factory=set, repr=False)
     _dates: dict[tuple[str, int], dict[str, str]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -88,15 +90,19 @@ class Identifiers:
         With `moved` dates, one that another of the same patient was moved to is not looked for.
         """
         kept = "\n".join(sorted(self._kept)).encode("utf-8", "surrogatepass")
-        for needle in Needles(dict.fromkeys(self._doubtful, "")).found_in(kept):
-            self.everywhere.pop(needle, None)
-            for needles in self.of_patient.values():
-                needles.pop(needle, None)
+        for found in Needles(dict.fromkeys(self._doubtful, "")).found_in(kept):
+            self._drop(self._doubtful[found])
+        self._drop({uid.encode() for uid in self._kept_uids})
         for (patient, days), dates in self._dates.items():
             written = {pseudonyms.moved_date(text, days) for text in dates} if moved else {DUMMY_DATE}
             for text, name in dates.items():
                 if text not in written:
                     self.of_patient.setdefault(patient, {}).update(dict.fromkeys(_date_forms(text), name))
+
+    def _drop(self, strings: set[bytes]) -> None:
+        for needles in (self.everywhere, *self.of_patient.values()):
+            for string in strings & needles.keys():
+                del needles[string]
 
     def _take(self, source: _Source, element: DataElement, action: str) -> None:
         """One element, of which the profile makes `action`."""
@@ -106,17 +112,22 @@ class Identifiers:
             self._add_persons(source, texts, name)
         elif element.VR in ("DA", "DT"):
             self._add_dates(source, texts, name)
+        elif element.VR == "UI":
+            self._add_uids(source, texts, name, kept=action == "K")
         elif action in ("K", "C"):
             self._kept.update(text.lower() for text in texts if len(text) >= LEAST)
-        elif element.VR == "UI":
-            for text in texts:
-                if len(text) >= LEAST_UID and not pseudonyms.is_standard(text):
-                    self._add(source, text, name, doubtful=True)
         elif element.VR in _TEXTS or (private and isinstance(element.value, bytes)):
             doubtful = private or not _NAMING.search(keyword_for_tag(element.tag))
             for text in texts:
                 if not private or len(text.encode("utf-8", "replace")) >= LEAST_PRIVATE:
                     self._add(source, text, name, doubtful=doubtful)
+
+    def _add_uids(self, source: _Source, texts: list[str], name: str, *, kept: bool) -> None:
+        if kept:
+            self._kept_uids.update(texts)
+        for text in texts:
+            if not kept and len(text) >= LEAST_UID and not pseudonyms.is_standard(text):
+                self._add(source, text, name)
 
     def _add_persons(self, source: _Source, texts: list[str], name: str) -> None:
         """Names of persons: each representation as a whole in the usual forms, its parts in the patient's files."""
@@ -145,7 +156,7 @@ class Identifiers:
             place = self.of_patient.setdefault(source.patient, {}) if short and source.patient else self.everywhere
             place.setdefault(needle, name)
             if doubtful:
-                self._doubtful.add(needle)
+                self._doubtful.setdefault(text.lower().encode("utf-8", "surrogatepass"), set()).add(needle)
 
 
 def _walk(dataset: Dataset) -> Iterator[tuple[BaseTag, Dataset]]:
@@ -186,7 +197,7 @@ def _texts(element: DataElement) -> list[str]:
         return [text] if len(value) <= LONGEST_BYTES and text.isprintable() else []
     if element.VR == "SQ" or value is None:
         return []
-    parts = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
+    parts = list(value) if isinstance(value, MultiValue) else [value]  # a person's name is iterable too
     return [str(part).strip("\0 \t\r\n") for part in parts]
 
 

@@ -5,6 +5,7 @@ deflated), the pixels, the names of files and folders. A find tells the attribut
 from and how many files hold it, and never the value.
 """
 
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from fedward_client.deidentify.search import WHOLE, Needles
 from fedward_client.intake import elements, part10
 from fedward_client.intake.quiet import DICOM_ERRORS, quiet
 from fedward_client.intake.walk import walk
-from fedward_client.site import Site
+from fedward_client.site import PSEUDONYM_HEX, Site
 from fedward_common.errors import UnreadableFile
 
 Tell = Callable[[str, int, int], None]
@@ -33,6 +34,7 @@ DEFERRED = 2**16  # bytes: longer values of the source, pixels above all, are no
 VARIED = 4  # different bytes that a string needs to be looked for in pixels: even areas are runs of one
 
 _TEXTS = frozenset({"AE", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
+_PSEUDONYM = re.compile(rf"[0-9a-f]{{{PSEUDONYM_HEX}}}")
 _META = 132 + 12  # bytes before what the first element of the meta information counts (PS3.10 7.1)
 
 
@@ -122,15 +124,18 @@ class _Haystack:
         """The attributes whose values a file holds."""
         data = path.read_bytes()
         kinds = (self._everywhere, self._of_patient(relative.parts[0]))
-        if path.suffix != ".dcm":
-            return {name for kind in kinds for name in kind.found_in(str(relative).encode() + b"\n" + data, data, b"")}
         with quiet():
             try:
-                dataset = dcmread(BytesIO(data))
-                text = "\n".join([str(relative), *_texts(dataset)]).lower().encode("utf-8", "replace")
-                raw, pixels = _parted(data, dataset)
+                text, raw, pixels = _parted(data) if path.suffix == ".dcm" else (data, data, b"")
             except DICOM_ERRORS:
                 return {"nothing: the file cannot be read again"}
+        # the digits of a pseudonym may be some patient's number by chance; one that is an identifier as a whole stays
+        pseudonyms = [name.encode() for name in relative.with_suffix("").parts if _PSEUDONYM.fullmatch(name)]
+        for pseudonym in pseudonyms:
+            if not any(kind.has(pseudonym) for kind in kinds):
+                text, raw = text.replace(pseudonym, b" "), raw.replace(pseudonym, b" ")
+        names = " ".join(part for part in relative.with_suffix("").parts if part.encode() not in pseudonyms)
+        text += b"\n" + " ".join((names, relative.suffix)).lower().encode("utf-8", "surrogatepass")
         return {name for kind in kinds for name in kind.found_in(text, raw, pixels)}
 
 
@@ -141,6 +146,10 @@ class _Kinds:
         long = {needle: name for needle, name in names.items() if len(needle) >= WHOLE}
         varied = {needle: name for needle, name in long.items() if len(set(needle)) >= VARIED}
         self._text, self._raw, self._pixels = Needles(names), Needles(long), Needles(varied)
+
+    def has(self, string: bytes) -> bool:
+        """Whether a string is one of them."""
+        return string in self._text.names
 
     def found_in(self, text: bytes, raw: bytes, pixels: bytes) -> set[str]:
         """The attributes of what was found in the three."""
@@ -158,11 +167,13 @@ def _texts(dataset: Dataset) -> Iterator[str]:
             yield str(element.value)
 
 
-def _parted(data: bytes, dataset: FileDataset) -> tuple[bytes, bytes]:
-    """A file's bytes as they are without compression of the whole, without its pixels; and the pixels."""
+def _parted(data: bytes) -> tuple[bytes, bytes, bytes]:
+    """A DICOM file's texts as they decode, its bytes without its pixels, inflated, and its pixels."""
+    dataset = dcmread(BytesIO(data))
+    text = "\n".join(_texts(dataset)).lower().encode("utf-8", "replace")
     if dataset.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
         start = _META + dataset.file_meta.FileMetaInformationGroupLength
         data = data[:start] + zlib.decompress(data[start:], -zlib.MAX_WBITS)
     pixels = dataset.get("PixelData") or b""
     before, _, after = data.partition(pixels) if pixels else (data, b"", b"")
-    return before + b"\n" + after, pixels
+    return text, before + b"\n" + after, pixels

@@ -41,7 +41,7 @@ class Needles:
             return
         array = np.frombuffer(data, np.uint8)
         pairs = array[:-1].astype(np.uint16) | array[1:].astype(np.uint16) << 8
-        places = np.flatnonzero(self._starts[pairs[: 1 - HEAD or None][: len(array) - HEAD + 1]])
+        places = np.flatnonzero(self._starts[pairs[: len(array) - HEAD + 1]])
         heads = pairs[places].astype(np.uint32) | pairs[places + 2].astype(np.uint32) << 16
         yield from places[np.isin(heads, self._heads)].tolist()
 
