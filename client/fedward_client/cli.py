@@ -15,6 +15,7 @@ from rich.text import Text
 
 from fedward_client.cli_common import AsJson
 from fedward_client.cli_daemon import down, executor, supernode, up
+from fedward_client.cli_deidentify import deidentify
 from fedward_client.cli_receive import receive
 from fedward_client.cli_steward import approve, init, pause, resume, withdraw
 from fedward_client.cli_study import check
@@ -98,7 +99,7 @@ def report(
 
 
 COMMANDS = (
-    *(receive, check, init, up, down, approve, withdraw, pause, resume),
+    *(receive, deidentify, check, init, up, down, approve, withdraw, pause, resume),
     *(status, watch, receipts, log, executor, supernode),
 )
 
