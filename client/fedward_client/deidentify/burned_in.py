@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, SecondaryCa
 
 from fedward_client.deidentify.text import Box, find_text
 from fedward_client.intake import elements, part10
-from fedward_client.intake.dicom import read_pixels
+from fedward_client.intake.dicom import read_volume
 from fedward_common.errors import UnreadableFile
 
 Stored = npt.NDArray[np.float32]  # [frames, channels, rows, columns]: integers, exact up to 24 bits
@@ -101,7 +101,7 @@ def _stored(dataset: FileDataset, folder: Path) -> Stored:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".pixels-") as passing:
         path = Path(passing) / "pixels"
         bare.save_as(path)
-        return read_pixels(path, voi=False)
+        return read_volume(path, voi=False).pixels
 
 
 def _regions(dataset: Dataset, shape: tuple[int, ...]) -> tuple[Box, ...]:
