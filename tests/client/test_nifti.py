@@ -216,6 +216,7 @@ def test_texts_of_a_header_are_not_taken(tmp_path: Path, every_log: pytest.LogCa
         ({"vox_offset": 1e12}, "its header does not say where the voxels begin"),
         ({"vox_offset": 353}, "the voxels end early"),
         ({"srow_x": [np.nan, 0, 0, 0]}, "the orientation in its header is damaged"),
+        ({"srow_y": np.frombuffer(bytes.fromhex("0000a07f") * 4, "<f4")}, "the orientation in its header is damaged"),
         ({"srow_x": [0, 0, 0, 0]}, "the orientation in its header is damaged"),
         ({"srow_x": [0, 1, 0, 0], "srow_y": [0, 1, 0, 0]}, "the orientation in its header is damaged"),
         ({"sform_code": 0, "qform_code": 1, "quatern_b": 7}, "the orientation in its header is damaged"),

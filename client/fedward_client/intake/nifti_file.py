@@ -177,7 +177,8 @@ def _scaling(header: "Nifti1Header") -> tuple[float, float] | None:
 def _affine(header: "Nifti1Header") -> Affine | None:
     """The sform, else the qform (nifti1.h, methods 3 and 2), else None: method 1 knows of no orientation."""
     if int(header["sform_code"]) > 0:
-        found = header.get_sform()
+        with np.errstate(all="ignore"):  # a NaN that signals: what is no number is told below
+            found = header.get_sform()
     elif int(header["qform_code"]) > 0:
         found = _qform(header)
     else:

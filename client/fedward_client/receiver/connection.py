@@ -150,3 +150,10 @@ def file_on_its_way(association: Association) -> Path | None:
     message = association.dimse.message
     path = None if message is None else message._data_set_path
     return path if isinstance(path, Path) else None
+
+
+def close_file_on_its_way(association: Association) -> None:
+    """Close that file: pynetdicom leaves it open where the connection ends before the data set does."""
+    message = association.dimse.message
+    if message is not None and message._data_set_file is not None:
+        message._data_set_file.close()

@@ -33,7 +33,7 @@ from pynetdicom import evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event, EventHandlerType
 
-from fedward_client.receiver.connection import bound_memory, file_on_its_way
+from fedward_client.receiver.connection import bound_memory, close_file_on_its_way, file_on_its_way
 from fedward_client.receiver.inbox import DIFFERS, NO_ROOM, NOT_WRITTEN, TOO_LARGE, UNREADABLE, Inbox, Reason, Refused
 
 SUCCESS = 0x0000
@@ -106,6 +106,7 @@ class Intake:
         """Remove what an association that ended left half sent."""
         path = file_on_its_way(event.assoc)
         if path is not None:
+            close_file_on_its_way(event.assoc)
             self._refused.pop(path, None)
             path.unlink(missing_ok=True)
 
