@@ -133,6 +133,7 @@ def test_xz(tmp_path: Path) -> None:
         assert refusal(written(path, data + b"JANE")) == "its xz stream ends early"
 
 
+@pytest.mark.long
 def test_an_xz_bomb_costs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delimited, "MAX_BYTES", 10**6)
     path = written(tmp_path / "a", lzma.compress(b"1 2\n" * 10**7))

@@ -417,6 +417,7 @@ def files() -> tuple[bytes, ...]:
 FILES = files()
 
 
+@pytest.mark.long
 @settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damage_gives_an_answer_or_a_reason(

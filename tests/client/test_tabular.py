@@ -179,6 +179,7 @@ def test_more_rows_than_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert refusal(path, mapped()) == "it has more than 2 rows, which is more than is read at once"
 
 
+@pytest.mark.long
 def test_memory_is_that_of_the_features(tmp_path: Path) -> None:
     path = written(tmp_path / "a", [["age", "note"], *([str(n), "x" * 200] for n in range(20_000))])
     tracemalloc.start()
@@ -275,6 +276,7 @@ def test_heart_disease_as_it_is(tmp_path: Path) -> None:
 FILES = tuple("\n".join(",".join(row) for row in rows).encode() for rows in ([HEADER, *ROWS], [HEADER, ROWS[0]] * 2))
 
 
+@pytest.mark.long
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damage_gives_a_table_or_a_reason(

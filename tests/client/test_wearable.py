@@ -150,6 +150,7 @@ FILES = tuple(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damage_gives_a_recording_or_a_reason(

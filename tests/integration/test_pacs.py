@@ -192,6 +192,7 @@ def test_a_rescan_fetches_what_was_added_and_nothing_else(
     assert (report["objects"], report["again"]) == (2, 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["get", "web"])
 def test_a_dry_run_counts_and_fetches_nothing(archive: Any, hospital: Callable[..., Path], way: str) -> None:
     folder = hospital(archive, way)
@@ -208,6 +209,7 @@ def test_a_dry_run_counts_and_fetches_nothing(archive: Any, hospital: Callable[.
     assert not (folder / "received").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["get", "web"])
 def test_a_cohort_is_what_is_asked_for(archive: Any, hospital: Callable[..., Path], tmp_path: Path, way: str) -> None:
     folder = hospital(archive, way)
@@ -230,6 +232,7 @@ def test_a_cohort_is_what_is_asked_for(archive: Any, hospital: Callable[..., Pat
     assert (report["objects"], report["series"]) == (3, 1)
 
 
+@pytest.mark.long
 def test_findscu_finds_the_same(archive: Any, hospital: Callable[..., Path]) -> None:
     program = shutil.which("findscu")
     assert program is not None, "the tests need Debian's dcmtk: `make test` says how to install it"
@@ -312,6 +315,7 @@ def test_an_archive_that_hangs_and_one_that_dies(
 # Politeness ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_it_keeps_to_its_rate(archive: Any, hospital: Callable[..., Path]) -> None:
     folder = hospital(archive, "web", "mib_per_minute = 1")
     started = time.monotonic()
@@ -361,7 +365,7 @@ def long_series(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory, door
     return archive
 
 
-@pytest.mark.parametrize("way", ["get", pytest.param("move", marks=pytest.mark.long), "web"])
+@pytest.mark.parametrize("way", [*(pytest.param(way, marks=pytest.mark.long) for way in ("get", "move")), "web"])
 def test_a_killed_run_goes_on_where_it_was(long_series: Any, hospital: Callable[..., Path], way: str) -> None:
     folder = hospital(long_series, way)
     with running(folder) as process:
@@ -456,12 +460,14 @@ def with_certificates(folder: Path, certificates: Path) -> str:
     return 'ca = "ca.pem"\ncertificate = "own.pem"\nkey = "own.key"'
 
 
+@pytest.mark.long
 @every_way
 def test_over_tls(secured: Secured, hospital: Callable[..., Path], tmp_path: Path, way: str) -> None:
     settings = with_certificates(tmp_path / "north", secured.certificates)
     assert received(hospital(secured, way, settings), "--modality", "US")["objects"] == 6
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["get", "web"])
 def test_another_authority_is_not_accepted(
     secured: Secured, hospital: Callable[..., Path], tmp_path: Path, way: str
