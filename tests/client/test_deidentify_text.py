@@ -98,33 +98,53 @@ def test_text_is_found_on_every_ground(kind: str) -> None:
     covered = []
     for seed, size in enumerate((10, 12, 14, 18, 24, 30)):
         image, place = written_on(ground(kind, seed), TEXTS[seed % 4], size, (10 + 7 * seed, 20 + 25 * seed), 255)
-        covered.append(share_covered(find_text(image), place))
+        covered.append(share_covered(find_text(image[None]), place))
     assert sum(share >= 0.95 for share in covered) >= KINDS[kind], covered
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_text_is_found_where_there_is_none(kind: str) -> None:
-    assert sum(bool(find_text(ground(kind, seed))) for seed in range(6)) <= 1
+    assert sum(bool(find_text(ground(kind, seed)[None])) for seed in range(6)) <= 1
 
 
 @pytest.mark.parametrize("size", [12, 16, 24, 40])
 def test_dark_text_on_paper_is_found(size: int) -> None:
     image, place = written_on(np.full(SHAPE, 240, np.float32), "ID 4711-08", size, (20, 80), 20)
-    assert share_covered(find_text(image), place) > 0.95
+    assert share_covered(find_text(image[None]), place) > 0.95
 
 
 def test_range_and_units_do_not_matter() -> None:
     image, place = written_on(ground("speckle", 1), TEXTS[0], 16, (30, 100), 255)
-    boxes = find_text(image)
+    boxes = find_text(image[None])
     assert share_covered(boxes, place) > 0.95
-    assert find_text(image * np.float32(13) - 1024) == boxes
-    assert find_text(np.full(SHAPE, 7, np.float32)) == []
+    assert find_text(image[None] * np.float32(13) - 1024) == boxes
+    assert find_text(np.full((1, *SHAPE), 7, np.float32)) == []
+
+
+def test_colored_text_is_found_and_blood_flow_is_none() -> None:
+    """Flow is as bright, as thin and as much in a row as letters are, but of many hues."""
+    rng = np.random.default_rng(1)
+    flow = np.stack([ground("black", 0)] * 3)
+    for number in range(12):
+        branch = flow[:, 100:118, 40 + 16 * number : 43 + 16 * number]
+        branch[:] = np.array([255, 0, 0])[:, None, None]
+        branch[1] = np.linspace(0, 255, 18)[rng.permutation(18), None]
+    assert find_text(flow) == []
+    image, place = written_on(ground("black", 0), TEXTS[0], 16, (20, 40), 255)
+    yellow = flow + np.stack([image, image, 0 * image])
+    assert share_covered(find_text(yellow), place) == 1
+    assert all(box.bottom < 100 for box in find_text(yellow))
+
+
+def test_small_letters_are_found() -> None:
+    image, place = written_on(ground("black", 0), TEXTS[0], 8, (20, 40), 230)
+    assert share_covered(find_text(image[None]), place) == 1
 
 
 def test_two_lines_are_two_boxes() -> None:
     image, first = written_on(ground("black", 0), TEXTS[0], 16, (20, 40), 255)
     image, second = written_on(image, TEXTS[1], 16, (20, 140), 200)
-    boxes = find_text(image)
+    boxes = find_text(image[None])
     assert min(share_covered(boxes, place) for place in (first, second)) == 1
     assert all(box.bottom < 100 or box.top > 100 for box in boxes)
 
@@ -174,7 +194,7 @@ def test_text_is_blanked_and_the_rest_stays(site: Site, make_dicom: Make, dtype:
     assert (inside(pixels, place) == array.min()).all()
     changed = np.flatnonzero((pixels != array).any(axis=1))
     assert changed.max() < place.bottom + 10
-    assert not find_text(pixels.astype(np.float32))
+    assert not find_text(pixels[None].astype(np.float32))
 
 
 def test_color_is_blanked(site: Site, make_dicom: Make) -> None:

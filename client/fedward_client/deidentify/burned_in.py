@@ -78,7 +78,7 @@ def look(dataset: FileDataset, folder: Path) -> Finding:
     regions = _regions(dataset, stored.shape[-2:])
     count = len(stored)
     chosen = sorted({round(place) for place in np.linspace(0, count - 1, min(count, MOST_FRAMES))})
-    found = {box for frame in chosen for box in find_text(stored[frame].max(axis=0))}
+    found = {box for frame in chosen for box in find_text(stored[frame])}
     if not found and not regions and _says(dataset, "YES"):
         raise UnreadableFile("its header says that text is burned into it, and none was found to blank")
     return Finding(stored=stored, text=tuple(sorted(found)), regions=regions)

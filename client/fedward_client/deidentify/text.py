@@ -19,14 +19,15 @@ from scipy import ndimage  # type: ignore[import-untyped]
 from scipy.sparse import coo_array  # type: ignore[import-untyped]
 from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
-Gray = npt.NDArray[np.float32]
+Image = npt.NDArray[np.float32]  # [channels, rows, columns]
+Gray = npt.NDArray[np.float32]  # [rows, columns]
 Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int32]
 
+SMALL = 640  # pixels: images up to that size are looked at twice as large too, for letters of five or six pixels
 WINDOWS = (5, 11)  # pixels: a top-hat finds strokes narrower than its window
 CONTRAST = 0.25  # of the image's range, here and below: how much ink stands out from its surroundings
 EVEN = 0.12  # how far the brightness of a line's glyphs may differ
-PLATEAU = 0.15, 0.35  # within the first of a glyph's brightness lies at least the second of its ink, as a share
 LEAST_HEIGHT, MOST_HEIGHT = 5, 64  # pixels of a glyph
 WIDEST = 4.0  # of a glyph's height; letters may touch
 STROKE = 0.4  # of a glyph's height, the most that a stroke is wide
@@ -56,7 +57,6 @@ class _Glyphs:
     bottom: npt.NDArray[np.float64]
     right: npt.NDArray[np.float64]
     bright: npt.NDArray[np.float64]
-    plateau: npt.NDArray[np.float64]
     label: npt.NDArray[np.float64]
 
     @property
@@ -67,14 +67,22 @@ class _Glyphs:
         return _Glyphs(*(getattr(self, field.name)[which] for field in fields(self)))
 
 
-def find_text(gray: Gray) -> list[Box]:
-    """The lines of text in an image [rows, columns] of any finite range, with a margin, from top to bottom."""
-    low, high = float(gray.min()), float(gray.max())
+def find_text(image: Image) -> list[Box]:
+    """The lines of text in an image [channels, rows, columns] of any finite range, with a margin, from the top down."""
+    low, high = float(image.min()), float(image.max())
     if not high > low:
         return []
-    scaled = ((gray - low) / (high - low)).astype(np.float32)
-    found = {box for image in (scaled, 1 - scaled) for window in WINDOWS for box in _lines(image, window)}
-    return sorted(_with_margin(box, gray.shape) for box in found)
+    scaled = ((image - low) / (high - low)).astype(np.float32)
+    shape = scaled.shape[1:]
+    found = {box for part in (scaled, 1 - scaled) for window in WINDOWS for box in _lines(part, window)}
+    if max(shape) <= SMALL:
+        twice = ndimage.zoom(scaled, (1, 2, 2), order=1, grid_mode=True, mode="nearest")
+        found |= {_halved(box) for part in (twice, 1 - twice) for box in _lines(part, WINDOWS[0])}
+    return sorted({_with_margin(box, shape) for box in found})
+
+
+def _halved(box: Box) -> Box:
+    return Box(box.top // 2, box.left // 2, -(-box.bottom // 2), -(-box.right // 2))
 
 
 def _with_margin(box: Box, shape: tuple[int, ...]) -> Box:
@@ -88,8 +96,9 @@ def _with_margin(box: Box, shape: tuple[int, ...]) -> Box:
     )
 
 
-def _lines(image: Gray, window: int) -> Iterator[Box]:
+def _lines(channels: Image, window: int) -> Iterator[Box]:
     """The lines of bright text in an image of range 0 to 1."""
+    image = channels.max(axis=0)
     hat = image - ndimage.grey_opening(image, size=(window, window))
     labels, count = ndimage.label(hat > CONTRAST, np.ones((3, 3), int))
     if not count:
@@ -100,7 +109,7 @@ def _lines(image: Gray, window: int) -> Iterator[Box]:
     rows = _rows(glyphs)
     for row in np.flatnonzero(np.bincount(rows) >= LEAST_GLYPHS):
         line = glyphs.take(rows == row)
-        if _is_level(line) and np.median(line.plateau) >= PLATEAU[1] and _stands_out(line, hat, labels):
+        if _is_level(line) and _stands_out(line, hat, labels) and _is_of_one_color(line, channels, labels):
             yield _grown(line, glyphs)
 
 
@@ -112,12 +121,10 @@ def _glyphs(image: Gray, labels: Labels, count: int) -> _Glyphs:
     inside = ndimage.distance_transform_cdt(np.pad(labels > 0, 1))[1:-1, 1:-1]
     stroke = 2.0 * ndimage.maximum(inside, labels, index) - 1
     bright = np.asarray(ndimage.maximum(image, labels, index), float)
-    on_plateau = image >= np.concatenate([[np.inf], bright - PLATEAU[0]])[labels]
-    plateau = np.bincount(labels[on_plateau], minlength=count + 1)[1:] / np.bincount(labels.ravel())[1:]
     height, width = bottom - top, right - left
     fits = (height >= LEAST_HEIGHT) & (height <= MOST_HEIGHT) & (width <= WIDEST * height)
     fits &= stroke <= np.maximum(STROKE * height, 2)
-    glyphs = _Glyphs(top, left, bottom, right, bright, plateau, index.astype(float)).take(fits)
+    glyphs = _Glyphs(top, left, bottom, right, bright, index.astype(float)).take(fits)
     return glyphs.take(np.lexsort((glyphs.top, glyphs.left)))
 
 
@@ -165,6 +172,15 @@ def _stands_out(line: _Glyphs, hat: Gray, labels: Labels) -> bool:
     between = hat[part][~ink]
     contrast = np.median(hat[part][ink]) - np.median(between)
     return bool(contrast >= CONTRAST and (contrast >= SALIENT * between.std() or contrast >= 2 * CONTRAST))
+
+
+def _is_of_one_color(line: _Glyphs, channels: Image, labels: Labels) -> bool:
+    """Whether a line's ink has one hue: that of blood flow, which is as bright and as thin, goes through many."""
+    box = _around(line)
+    part = (slice(box.top, box.bottom), slice(box.left, box.right))
+    ink = channels[:, *part][:, np.isin(labels[part], line.label)]
+    hue = ink / np.maximum(ink.max(axis=0), np.finfo(np.float32).tiny)
+    return bool(hue.std(axis=1).max() <= EVEN)
 
 
 def _grown(line: _Glyphs, glyphs: _Glyphs) -> Box:
