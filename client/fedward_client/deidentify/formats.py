@@ -16,7 +16,7 @@ _FORMATS = {
 }
 _COMPILED = {vr: re.compile(pattern) for vr, pattern in _FORMATS.items()}
 _WIDTHS = {"AT": 4, "FD": 8, "FL": 4, "SL": 4, "SS": 2, "SV": 8, "UL": 4, "US": 2, "UV": 8}
-_LONGEST_NUMBER = 32  # characters: VR DS has 16, and devices write doubles
+_LONGEST = 64  # characters, of a UID; VR DS has 16, and devices write doubles
 
 
 def fits(vr: str, value: bytes) -> bool:
@@ -26,4 +26,4 @@ def fits(vr: str, value: bytes) -> bool:
     if vr not in _COMPILED:
         return True
     parts = value.decode("latin-1").rstrip("\0 ").split("\\")
-    return all(_COMPILED[vr].fullmatch(part) and len(part) <= max(_LONGEST_NUMBER, 64) for part in parts)
+    return all(_COMPILED[vr].fullmatch(part) and len(part) <= _LONGEST for part in parts)
