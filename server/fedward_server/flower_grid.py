@@ -7,7 +7,8 @@ differs from flwr's `HttpGrid` in what it trusts and in how long it waits:
   in the reply.
 - A small message travels whole in one request, which Flower's own grid never does: see ADR 0013.
 - A large reply is announced before its pieces have arrived. They are taken as they come, so that a site that uploads
-  slowly, or never, holds up nobody; a round's deadline holds for it too.
+  slowly, or never, holds up nobody; a round's deadline holds for it too. Of the pieces of many sites that upload at
+  once, those of few are here; the others stay at the SuperLink until they are all there.
 - A reply may not be larger than its question was, but for some room. Pieces that a reply repeats are counted as often
   as it repeats them, before any memory is given to them.
 - What cannot be read becomes an error in the site's place, and the run goes on.
@@ -56,6 +57,7 @@ from fedward_server.exchange import GONE, Node
 
 BACK_OFF_S = 0.01  # between two looks for a piece that has not arrived
 PATIENCE_S = 0.05  # of one pull, for pieces that are announced
+AT_ONCE = 2  # replies whose pieces are taken before all of them are there
 SURVEY_S = 1.0
 LOOK_SHARE, SHORTEST_LOOK_S, LONGEST_LOOK_S = 0.05, 0.015, 0.5
 ROOM_BYTES = 16 * 2**20  # of a reply beside twice the arrays that were sent: JSON, heads
@@ -158,18 +160,22 @@ class FlowerGrid(Grid):
         )
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """The replies that are there whole; waits a moment for those that have been announced."""
+        """A reply that is there whole; waits a moment for those that have been announced.
+
+        One at a time: it can be added up and let go before the next one takes memory.
+        """
         asked = set(message_ids)
         for number in self._arriving.keys() - asked:
             self._drop(number)
         self._announce(asked - self._arriving.keys())
         until = time.monotonic() + PATIENCE_S
         while True:
-            whole = {number: reply for number, arrival in self._arriving.items() if (reply := self._receive(arrival))}
-            for number in whole:
-                self._drop(number)
-            if whole or not self._arriving or time.monotonic() >= until:
-                return list(whole.values())
+            for number, arrival in self._arriving.items():
+                if self._may_take(arrival) and (reply := self._receive(arrival)):
+                    self._drop(number)
+                    return [reply]
+            if not self._arriving or time.monotonic() >= until:
+                return []
             time.sleep(BACK_OFF_S)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
@@ -202,6 +208,28 @@ class FlowerGrid(Grid):
             self._waits = self._next
             self._waits.begin(time.monotonic())
 
+    def _may_take(self, arrival: _Arrival) -> bool:
+        """Whether a reply is one of the few that are taken piece by piece, or all of it seems to be there."""
+        if arrival.contents or len(arrival.missing) <= 1:
+            return True
+        if sum(1 for other in self._arriving.values() if other.contents) < AT_ONCE:
+            return True
+        last = arrival.missing[0]
+        try:
+            arrival.contents[last] = content = self._pull(last)
+        except ObjectUnavailableError:
+            return False
+        except ObjectPullError:  # told by `_receive`
+            return True
+        del arrival.missing[0]
+        arrival.size += len(content)
+        return True
+
+    def _pull(self, name: str) -> bytes:
+        """A piece. Raises ObjectUnavailableError where it is not there yet, ObjectPullError where it never will be."""
+        runtime = self._grid._runtime_client
+        return make_pull_object_fn_protobuf(runtime.PullObject, self._grid.node, self.run.run_id)(name)
+
     def _receive(self, arrival: _Arrival) -> Message | None:
         """The reply, or an error in its place, when all of it is here."""
         try:
@@ -217,12 +245,11 @@ class FlowerGrid(Grid):
 
     def _take(self, arrival: _Arrival) -> None:
         """Take the pieces that are here; raises where one is not, or there are more than may be."""
-        pull = make_pull_object_fn_protobuf(self._grid._runtime_client.PullObject, self._grid.node, self.run.run_id)
         if len(arrival.missing) > MAX_OBJECTS:
             raise RecordError(f"its reply has more than {MAX_OBJECTS} pieces")
         while arrival.missing:  # in the order in which the site sends them, so that few are asked for in vain
             name = arrival.missing[-1]
-            arrival.contents[name] = content = pull(name)
+            arrival.contents[name] = content = self._pull(name)
             arrival.missing.pop()
             arrival.size += len(content)
             if arrival.size > self._room:

@@ -215,6 +215,35 @@ def test_a_reply_whose_pieces_come_late_holds_up_no_other() -> None:
     assert read_reply(second, Prepared).site == "north"
 
 
+def test_of_many_replies_that_come_at_once_few_take_memory() -> None:
+    link, nodes = FakeLink(), range(20, 26)
+    grid = made(link)
+    numbers = grid.push_messages([question(node, "train") for node in nodes])
+    answers = [announced(large(message, seed)) for seed, message in enumerate(grid._grid.sent)]  # type: ignore[attr-defined]
+    for number, answer in zip(numbers, answers, strict=True):
+        answer.hidden = set(list(answer.pieces)[-1:]) | {answer.tree.children[-1].object_id}
+        link.replies[number] = answer
+
+    def held() -> int:
+        return sum(1 for arrival in grid._arriving.values() if arrival.contents)
+
+    assert grid.pull_messages(numbers) == []
+    assert held() == flower_grid.AT_ONCE
+    for answer in answers[::-1]:  # the last to be announced is whole first, and is not held up
+        answer.hidden.clear()
+        (reply,) = grid.pull_messages(numbers)
+        assert reply.metadata.reply_to_message_id == numbers[answers.index(answer)]
+        assert held() <= flower_grid.AT_ONCE
+
+
+def large(asked: Message, seed: int) -> Message:
+    """A reply of several pieces, unlike any other."""
+    values = np.random.default_rng(seed).random((3, 400_000)).astype(np.float32)
+    return Message(
+        RecordDict({"arrays": ArrayRecord({f"w{n}": Array(row) for n, row in enumerate(values)})}), reply_to=asked
+    )
+
+
 def test_a_reply_that_nobody_waits_for_any_more_is_dropped() -> None:
     link = FakeLink()
     grid = made(link)
