@@ -93,6 +93,7 @@ def share_covered(found: list[Box], wanted: Box) -> float:
     return float(mask[wanted.top : wanted.bottom, wanted.left : wanted.right].mean())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_text_is_found_on_every_ground(kind: str) -> None:
     covered = []
@@ -102,6 +103,7 @@ def test_text_is_found_on_every_ground(kind: str) -> None:
     assert sum(share >= 0.95 for share in covered) >= KINDS[kind], covered
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_text_is_found_where_there_is_none(kind: str) -> None:
     assert sum(bool(find_text(ground(kind, seed)[None])) for seed in range(6)) <= 1

@@ -152,6 +152,7 @@ def test_a_lost_site_key_is_not_made_anew(member: Member) -> None:
     assert not (folder / ".fedward/site.key").exists()
 
 
+@pytest.mark.long
 def test_another_user_is_told_who_should_ask() -> None:
     with tempfile.TemporaryDirectory(prefix="fedward-doctor-") as name:  # pytest's own folders are closed to others
         folder = Path(name)

@@ -48,6 +48,7 @@ def test_a_site_that_cannot_take_part_reads_why(site_folder: Folder) -> None:
     assert found.images == 4
 
 
+@pytest.mark.long
 def test_a_longer_round_takes_longer(site_folder: Folder) -> None:
     site = Site.open(site_folder(LABELS))
 

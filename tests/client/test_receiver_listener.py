@@ -280,9 +280,10 @@ FIRST_WORDS = {
 
 def test_who_does_not_say_hello_is_dropped(site: Callable[..., Site]) -> None:
     with door(here := site("max_associations = 16")), ExitStack() as peers:
-        callers = {name: peers.enter_context(calling(here)) for name in FIRST_WORDS}
-        for name, peer in callers.items():
-            peer.sendall(FIRST_WORDS[name])
+        callers = {}
+        for name, words in FIRST_WORDS.items():  # each at once: who waits for its turn is dropped for its silence
+            callers[name] = peers.enter_context(calling(here))
+            callers[name].sendall(words)
         assert [name for name, peer in callers.items() if not ended(peer)] == []
 
 
@@ -305,16 +306,18 @@ def test_who_hangs_or_babbles_is_dropped_and_nothing_of_it_stays(
 ) -> None:
     with door(here := site("max_associations = 16")):
         with ExitStack() as peers:
-            callers = {name: peers.enter_context(calling(here)) for name in LATER_WORDS}
-            for name, peer in callers.items():
-                helloed(peer)
-                peer.sendall(LATER_WORDS[name])
+            callers = {}
+            for name, words in LATER_WORDS.items():
+                callers[name] = peers.enter_context(calling(here))
+                helloed(callers[name])
+                callers[name].sendall(words)
             assert [name for name, peer in callers.items() if not ended(peer)] == []
         wait_until(lambda: not on_their_way(here))
         assert "Success" in store(here, image())
     assert len(files(here)) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("control", [1, 0], ids=["a command", "data in memory"])
 def test_who_floods_memory_is_dropped(site: Callable[..., Site], control: int) -> None:
     before = resident_mib()
@@ -333,6 +336,7 @@ def resident_mib() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+@pytest.mark.long
 def test_a_large_object_is_not_held_in_memory(site: Callable[..., Site], image: Callable[..., Path]) -> None:
     here, path = site(object_mib=100), image(2, mib=60)
     with door(here):

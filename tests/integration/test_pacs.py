@@ -179,6 +179,7 @@ def test_a_compressed_object_is_not_converted(archive: Any, hospital: Callable[.
     assert dcmread(path).file_meta.TransferSyntaxUID.name.startswith("JPEG 2000")
 
 
+@pytest.mark.long
 @every_way
 def test_a_rescan_fetches_what_was_added_and_nothing_else(
     orthanc: Orthanc, hospital: Callable[..., Path], images: list[Path], door: int, way: str
@@ -285,6 +286,7 @@ def test_a_login(orthanc: Orthanc, hospital: Callable[..., Path], images: list[P
     assert received(folder)["studies"] == 0
 
 
+@pytest.mark.long
 def test_a_full_disk_ends_the_run_and_loses_nothing(archive: Any, hospital: Callable[..., Path]) -> None:
     for way in ("move", "web"):
         assert "make room" in failure(hospital(archive, way, free_mib=10**9), DataError)
@@ -324,6 +326,7 @@ def test_it_keeps_to_its_rate(archive: Any, hospital: Callable[..., Path]) -> No
     assert time.monotonic() - started > report["bytes"] / 2 / 2**20 * 60
 
 
+@pytest.mark.long
 def test_outside_of_its_hours_it_waits_and_says_until_when(archive: Any, hospital: Callable[..., Path]) -> None:
     hour = (time.localtime().tm_hour + 12) % 24
     folder = hospital(archive, settings=f'window = "{hour:02}:00-{hour:02}:30"')
@@ -365,7 +368,8 @@ def long_series(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory, door
     return archive
 
 
-@pytest.mark.parametrize("way", [*(pytest.param(way, marks=pytest.mark.long) for way in ("get", "move")), "web"])
+@pytest.mark.long
+@pytest.mark.parametrize("way", ["get", "move", "web"])
 def test_a_killed_run_goes_on_where_it_was(long_series: Any, hospital: Callable[..., Path], way: str) -> None:
     folder = hospital(long_series, way)
     with running(folder) as process:
