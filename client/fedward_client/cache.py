@@ -27,13 +27,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedward_client.catalog import paths, quarantine
 from fedward_client.choosing import content_of
-from fedward_client.cohort import Cohort, CohortItem, freeze, require, sync_folder, write_durably
+from fedward_client.cohort import Cohort, CohortItem, freeze, require, write_durably
 from fedward_client.harmonize import Recipe, recipe
 from fedward_client.intake.dicom import read_slices
 from fedward_client.intake.files import read_volume
 from fedward_client.site import Site
 from fedward_client.split import SIDES, Side
 from fedward_client.volume import Volume
+from fedward_common.disk import sync
 from fedward_common.errors import DataError, UnfitImage, UnreadableFile
 from fedward_common.events import Event, Listener, ignore
 from fedward_common.study import Input, StudySpec
@@ -201,7 +202,7 @@ def _build(job: _Job) -> tuple[_Index, Images]:
         index = _fill(job, folder / "images.npy")
         write_durably(folder / "index.json", index.model_dump_json().encode())
         folder.rename(job.folder)
-        sync_folder(job.root)
+        sync(job.root)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

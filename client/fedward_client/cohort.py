@@ -24,6 +24,7 @@ from fedward_client.intake.labels import SPLIT, read_labels
 from fedward_client.intake.optout import opted_out
 from fedward_client.site import Site
 from fedward_client.split import PatientInfo, Side, assign
+from fedward_common.disk import sync
 from fedward_common.errors import DataError, RunError
 from fedward_common.events import Event, Listener, ignore
 from fedward_common.study import StudySpec
@@ -283,13 +284,4 @@ def write_durably(path: Path, data: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from fedward_client.cohort import sync_folder
+from fedward_common.disk import sync
 from fedward_common.records import Arrays, model_sha256
 from fedward_common.study import StudySpec
 
@@ -125,13 +125,13 @@ def write(path: Path, arrays: Arrays, notes: Notes, *, durably: bool) -> None:
     try:
         save_file(whole, temporary, metadata={_NOTES: text, _DIGEST: _digest(whole, text)})
         if durably:
-            sync_folder(temporary)  # a file is synced as a folder is
+            sync(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     if durably:
-        sync_folder(path.parent)
+        sync(path.parent)
 
 
 def read(path: Path) -> tuple[Held, Notes] | None:

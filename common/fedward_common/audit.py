@@ -26,6 +26,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from fedward_common import pki
+from fedward_common.disk import sync
 from fedward_common.errors import AuditError, RecordError
 from fedward_common.study_faults import printable
 
@@ -124,7 +125,7 @@ class AuditLog:
         assert last is not None
         self._put(descriptor, end, lines)
         if end == 0:
-            _sync(self._path.parent)
+            sync(self._path.parent)
         self._end = end + len(lines)
         return last
 
@@ -203,15 +204,6 @@ def _last_line(descriptor: int, size: int) -> tuple[bytes, int]:
         if before or start == 0:
             return line + end, len(torn)
         block *= 8
-
-
-def _sync(folder: Path) -> None:
-    """Wait until a folder's names are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # Reading -------------------------------------------------------------------------------------------------------------

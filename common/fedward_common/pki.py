@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fedward_common.disk import sync
 from fedward_common.errors import RecordError, SettingsError
 
 MAX_KEY_BYTES = 2**16
@@ -326,16 +327,8 @@ def _place(path: Path, data: bytes, *, mode: int, replace: bool) -> None:
                 path.hardlink_to(temporary)  # unlike a rename, this never replaces
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync(path.parent)
     except FileExistsError:
         raise SettingsError(f"{path.name} is there already and was left as it is: move it away first") from None
     except OSError as error:
         raise SettingsError(f"{path.name} cannot be written ({error.strerror}): put that right") from None
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

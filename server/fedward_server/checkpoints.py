@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from fedward_common.disk import sync
 from fedward_common.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -177,16 +178,16 @@ def _write(saving: Path, checkpoint: Checkpoint) -> None:
     )
     (saving / _name(checkpoint.round, "json")).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     for path in saving.iterdir():
-        _sync(path)
+        sync(path)
 
 
 def _commit(saving: Path, folder: Path, number: int) -> None:
     """Move both files to their names. A round saved again is withdrawn first: a new model never meets an old JSON."""
     (folder / _name(number, "json")).unlink(missing_ok=True)
     for kind in _KINDS:
-        _sync(folder)
+        sync(folder)
         (saving / _name(number, kind)).replace(folder / _name(number, kind))
-    _sync(folder)
+    sync(folder)
 
 
 def _link(old: Path, new: Path) -> None:
@@ -195,7 +196,7 @@ def _link(old: Path, new: Path) -> None:
         new.hardlink_to(old)
     except OSError:
         shutil.copyfile(old, new)
-        _sync(new)
+        sync(new)
 
 
 def _prune(folder: Path, newest: int) -> None:
@@ -211,15 +212,6 @@ def _files(folder: Path) -> list[tuple[int, str]]:
     """The rounds and kinds ("json", "safetensors") of the files in a folder."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return [(int(match[1]), match[2]) for match in map(_FILE.fullmatch, names) if match]
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors.numpy import save_file
 
+from fedward_common.disk import sync
 from fedward_common.errors import ModelError, UsageError
 from fedward_common.models import begin, bound, weights_file
 from fedward_common.study import Slug, StudySpec
@@ -197,16 +198,8 @@ def _written(path: Path) -> Iterator[Path]:
     os.close(descriptor)
     try:
         yield Path(temporary)
-        _sync(Path(temporary))
+        sync(Path(temporary))
         Path(temporary).replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         Path(temporary).unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -354,6 +354,7 @@ def test_a_crowd_that_says_nothing_does_not_keep_others_out(
             with suppress(ConnectionResetError):
                 crowd.enter_context(calling(here))
         wait_until(lambda: "Success" in store(here, image()))
+    assert len(files(here)) == 1
 
 
 def test_a_peer_that_keeps_a_handshake_waiting_keeps_nobody_else(

@@ -20,6 +20,7 @@ from fedward_client.deidentify import burned_in, pseudonyms
 from fedward_client.deidentify.attributes import Cleaner
 from fedward_client.deidentify.rules import Profile
 from fedward_client.intake import elements, part10
+from fedward_client.intake.bounds import opened
 from fedward_client.intake.quiet import DICOM_ERRORS, quiet
 from fedward_client.site import Site
 from fedward_common.errors import UnreadableFile
@@ -65,7 +66,7 @@ class Cleaned:
 def place_of(site: Site, path: Path) -> Place | NotCopied:
     """Where a file's instance goes, or what the file is instead. Raises UnreadableFile for one that has no place."""
     with _careful():
-        with part10.opened(path) as file:
+        with opened(path) as file:
             if not part10.is_dicom(file):
                 return "not DICOM"
             part10.parse(file, pixels=False)  # measures what is deflated before anything inflates it
@@ -93,7 +94,7 @@ def cleaned(site: Site, path: Path, profile: Profile) -> Cleaned:
     Raises UnreadableFile with a reason in words, which hold no identifier.
     """
     with _careful():
-        with part10.opened(path) as file:
+        with opened(path) as file:
             dataset = part10.parse(file, pixels=True)
         _refuse(dataset)
         finding = _look(site, dataset, profile)

@@ -23,6 +23,7 @@ from fedward_client.deidentify.identifiers import Identifiers
 from fedward_client.deidentify.rules import Profile
 from fedward_client.deidentify.search import WHOLE, Needles
 from fedward_client.intake import elements, part10
+from fedward_client.intake.bounds import opened
 from fedward_client.intake.quiet import DICOM_ERRORS, quiet
 from fedward_client.intake.walk import walk
 from fedward_client.site import PSEUDONYM_HEX, Site
@@ -105,7 +106,7 @@ def _collected(site: Site, profile: Profile, tell: Tell) -> Identifiers:
 
 def _read(path: Path) -> FileDataset | None:
     """All of a DICOM file but its long values, None for another file."""
-    with part10.opened(path) as file:
+    with opened(path) as file:
         if not part10.is_dicom(file):
             return None
         part10.parse(file, pixels=False)  # measures what is deflated before anything inflates it

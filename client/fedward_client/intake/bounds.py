@@ -1,4 +1,4 @@
-"""What holds for every reader of files that are not DICOM: how a file is opened, how much is read, what may be told."""
+"""What holds for every reader of files: how one is opened, how much of it is read, what may be told."""
 
 import re
 from collections.abc import Iterator

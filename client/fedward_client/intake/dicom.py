@@ -24,13 +24,13 @@ from pydicom.uid import (
 )
 
 from fedward_client.intake import describe, elements, geometry, jpeg12, mosaic, part10, render, worker
+from fedward_client.intake.bounds import MAX_VALUES, opened
 from fedward_client.intake.quiet import DICOM_ERRORS, quiet
 from fedward_client.volume import Pixels, Volume
 from fedward_common.errors import UnreadableFile
 
 NotAnImage = Literal["not DICOM", "DICOMDIR", "no pixels"]
 
-MAX_VALUES = 2**29  # pixels times channels times frames: 2 GiB as float32
 
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 _PALETTE = "PALETTE COLOR"
@@ -80,7 +80,7 @@ def read_header(path: Path) -> Header | NotAnImage:
 
     Raises UnreadableFile, with a reason in words, for an image that cannot be used.
     """
-    with quiet(), part10.opened(path) as file:
+    with quiet(), opened(path) as file:
         if not part10.is_dicom(file):
             return "not DICOM"
         dataset = part10.parse(file, pixels=False)
@@ -112,17 +112,17 @@ def read_volume(path: Path, *, voi: bool | None = None, stack: bool = False) -> 
     are none are refused. Compressed pixels are decoded in a worker process (`fedward_client.intake.worker`). Raises
     UnreadableFile with a reason in words.
     """
-    with quiet(), part10.opened(path) as file:
+    with quiet(), opened(path) as file:
         risky = part10.is_dicom(file) and part10.syntax(part10.parse(file, pixels=False)) in _RISKY
     return (worker.read_volume if risky else decode)(path, voi=voi, stack=stack)
 
 
-def read_slices(paths: Sequence[Path], *, voi: bool = False) -> Volume:
+def read_slices(paths: Sequence[Path]) -> Volume:
     """Files of a frame each, in order along their normal, as one volume. Raises UnreadableFile where they are none.
 
     Their windows are each file's own and would tear the volume apart, so it stays in modality units.
     """
-    slices = [read_volume(path, voi=voi) for path in paths]
+    slices = [read_volume(path, voi=False) for path in paths]
     if any(one.affine is None or len(one.pixels) != 1 for one in slices):
         raise UnreadableFile("its slices do not say where they lie")
     if len({one.pixels.shape for one in slices}) > 1:
@@ -133,7 +133,7 @@ def read_slices(paths: Sequence[Path], *, voi: bool = False) -> Volume:
 
 def decode(path: Path, *, voi: bool | None = None, stack: bool = False) -> Volume:
     """`read_volume` in this process, which a damaged compressed file can end."""
-    with quiet(), part10.opened(path) as file:
+    with quiet(), opened(path) as file:
         if not part10.is_dicom(file):
             raise UnreadableFile("it is not DICOM")
         dataset = part10.parse(file, pixels=True)

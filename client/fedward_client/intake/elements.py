@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
+from fedward_client.intake.bounds import one_line
 from fedward_client.intake.quiet import DICOM_ERRORS
 from fedward_common.errors import UnreadableFile
 
@@ -71,7 +72,7 @@ def _vr_of(keyword: str) -> str:
 
 def label(dataset: Dataset, keyword: str) -> str:
     """Text for a table of makers and devices: one line, at most 64 characters."""
-    return " ".join(re.sub(r"[^\w .,()/+&-]", " ", text(dataset, keyword)).split())[:64]
+    return one_line(text(dataset, keyword))
 
 
 def code(dataset: Dataset, keyword: str) -> str:

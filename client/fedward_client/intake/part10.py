@@ -6,10 +6,7 @@ Nothing is allocated on a header's word: lengths are compared with the file, and
 import os
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from pydicom import dcmread
@@ -53,16 +50,6 @@ class Stored:
 
     bytes: int
     encapsulated: bool
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """A file for reading; what the file system refuses, now or later, is an UnreadableFile."""
-    try:
-        with path.open("rb") as file:
-            yield file
-    except OSError as error:
-        raise UnreadableFile(f"the file system refuses it: {error.strerror}") from error
 
 
 def is_dicom(file: BinaryIO) -> bool:

@@ -28,6 +28,7 @@ from fedward_client.intake import elements
 from fedward_client.intake.quiet import DICOM_ERRORS
 from fedward_client.receiver.journal import Journal
 from fedward_client.site import Site
+from fedward_common.disk import sync
 from fedward_common.errors import SettingsError, UnreadableFile
 
 _log = logging.getLogger(__name__)
@@ -147,14 +148,14 @@ class Inbox:
             self.site.pseudonym(kind, uid) for kind, uid in zip(("instance", "study", "series"), uids, strict=True)
         )
         target = self._root / study / series / f"{instance}.dcm"
-        _sync(path)
+        sync(path)
         with self._one:
             new = not target.exists()
             if new:
                 _make_folder(target.parent.parent)
                 _make_folder(target.parent)
                 path.replace(target)
-                _sync(target.parent)
+                sync(target.parent)
             elif not _same_data(path, target):
                 raise Refused(DIFFERS)
             self.tally.new += new
@@ -239,13 +240,4 @@ def _skip_meta(file: BinaryIO) -> None:
 def _make_folder(folder: Path) -> None:
     if not folder.exists():
         folder.mkdir(mode=0o700, exist_ok=True)
-        _sync(folder.parent)
-
-
-def _sync(path: Path) -> None:
-    """Make a file, or the names in a folder, survive a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(folder.parent)
