@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from flwr.app import ArrayRecord, Context, Error, Message
+from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
 from fedward_client.desk import Desk, Reply, guarded
@@ -20,7 +20,16 @@ from fedward_client.outbox import Outbox
 from fedward_client.policy import unsafe_everything
 from fedward_client.site import Site, site_folders
 from fedward_common.errors import FedwardError, SettingsError
-from fedward_common.records import answer_record, block_of, from_array_record, packed, to_array_record, unpacked
+from fedward_common.records import (
+    answer_record,
+    arrays_in,
+    block_of,
+    from_array_record,
+    packed,
+    texts_in,
+    to_array_record,
+    unpacked,
+)
 
 REFUSED = 1000  # Flower's error code is free above its own
 
@@ -55,9 +64,9 @@ def _reply(message: Message, at: Desk) -> Reply:
     content = unpacked(message.content)
 
     def arrays() -> dict[str, np.ndarray]:
-        return from_array_record(content.array_records.get("arrays", ArrayRecord()))
+        return from_array_record(arrays_in(content))
 
-    return at.answer(dict(content.config_records.get("config", {})), arrays)
+    return at.answer(dict(texts_in(content).get("config", {})), arrays)
 
 
 def _message(asked: Message, reply: Reply) -> Message:

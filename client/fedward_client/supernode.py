@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 import grpc
-from flwr.app import ArrayRecord, Error, Message, RecordDict
+from flwr.app import Error, Message, RecordDict
 
 from fedward_client import spool, spool_writer
 from fedward_client.fleet import HEARTBEAT_S, Envelope, Fleet, RunOverError
@@ -40,10 +40,12 @@ from fedward_common.records import (
     Prepared,
     Trained,
     answer_record,
+    arrays_in,
     block_of,
     may_be_whole,
     packed,
     printable,
+    texts_in,
     without_block,
 )
 from fedward_common.rhythm import Rhythm
@@ -192,10 +194,10 @@ class Link:
             return pending.model_copy(update={"refusal": printable(str(error))})
 
     def _unpacked(self, pending: Pending, content: RecordDict) -> Pending:
-        if pending.kind not in _KINDS or "config" not in content.config_records:
+        if pending.kind not in _KINDS or "config" not in texts_in(content):
             raise RecordError(NOT_OURS)
         block = block_of(content)
-        config = without_block(content.config_records["config"])
+        config = without_block(texts_in(content)["config"])
         if "fedward" not in config:
             raise RecordError(NOT_OURS)
         parcel = self._parcel(content, block)
@@ -212,7 +214,7 @@ class Link:
         spool_folder, limit = self.settings.spool, self.settings.spool_bytes
         if block is not None:
             return spool_writer.write_block(spool_folder, IN, [block], len(block), limit=limit)
-        record = content.array_records.get("arrays", ArrayRecord())
+        record = arrays_in(content)
         return spool_writer.write(spool_folder, IN, record, limit=limit) if record else None
 
     def _ask(self, pending: Pending) -> Pending:

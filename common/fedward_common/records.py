@@ -127,6 +127,21 @@ class Evaluated(_Record):
 Answer = TypeVar("Answer", Prepared, Trained, Evaluated)
 
 
+def arrays_in(content: RecordDict) -> ArrayRecord:
+    """A message's arrays, an empty record where it has none.
+
+    Neither this nor `texts_in` goes through flwr's `array_records` and `config_records`: each look at those makes an
+    object that refers to itself and to the message, whose arrays then take memory until the garbage collector comes by.
+    """
+    record = content.get("arrays")
+    return record if isinstance(record, ArrayRecord) else ArrayRecord()
+
+
+def texts_in(content: RecordDict) -> dict[str, ConfigRecord]:
+    """A message's records of text and numbers."""
+    return {name: record for name, record in content.items() if isinstance(record, ConfigRecord)}
+
+
 def question_record(question: Question, arrays: ArrayRecord | None, config: ConfigRecord | None = None) -> RecordDict:
     """The content of a question's message; `config` is what the strategy wants sites to know."""
     content = RecordDict({"config": ConfigRecord({**(config or {}), "fedward": question.model_dump_json()})})
@@ -137,7 +152,7 @@ def question_record(question: Question, arrays: ArrayRecord | None, config: Conf
 
 def read_question(content: RecordDict) -> tuple[Question, dict[str, float]]:
     """The question in a message, and the numbers beside it: see `read_config`."""
-    return read_config(content.config_records.get("config", {}))
+    return read_config(texts_in(content).get("config", {}))
 
 
 def read_config(config: Mapping[str, object]) -> tuple[Question, dict[str, float]]:
@@ -179,7 +194,7 @@ def answer_record(answer: Prepared | Trained | Evaluated, arrays: ArrayRecord | 
 def read_answer(content: RecordDict, kind: type[Answer]) -> Answer:
     """The answer in a message, refused with a reason unless it is exactly a `kind`."""
     try:
-        text = content.config_records["fedward"]["answer"]
+        text = texts_in(content)["fedward"]["answer"]
     except KeyError as error:
         raise RecordError(f"the reply holds no Fedward answer: {error} is missing") from None
     return _parse(kind, text, "answer")
@@ -272,11 +287,11 @@ def packed(content: RecordDict, block: bytes | memoryview | None = None) -> Reco
     that of the arrays where it is there already. Content without arrays stays as it is.
     """
     if block is None:
-        if "arrays" not in content.array_records:
+        if "arrays" not in content:
             return content
-        record = content.array_records["arrays"]
+        record = arrays_in(content)
         block = block_under(record) or b"".join(pieces(record))
-    ((name, text),) = content.config_records.items()
+    ((name, text),) = texts_in(content).items()
     if len(block) <= MAX_INLINE_BYTES:
         return RecordDict({name: ConfigRecord({**text, _BLOCK: bytes(block)})})
     array = Array("uint8", (len(block),), _BLOCK, b"")
@@ -288,13 +303,13 @@ def packed(content: RecordDict, block: bytes | memoryview | None = None) -> Reco
 
 def block_of(content: RecordDict) -> memoryview | None:
     """The block that travels in a message, None where its arrays travel one by one or there are none."""
-    for text in content.config_records.values():
+    for text in texts_in(content).values():
         if _BLOCK in text:
             block = text[_BLOCK]
             if not isinstance(block, bytes):
                 raise RecordError("the arrays' block is no bytes")
             return memoryview(block)
-    record = content.array_records.get("arrays", ArrayRecord())
+    record = arrays_in(content)
     if list(record) != [_BLOCK] or record[_BLOCK].stype != _BLOCK:
         return None
     return memoryview(record[_BLOCK].data)
@@ -305,7 +320,7 @@ def unpacked(content: RecordDict) -> RecordDict:
     block = block_of(content)
     if block is None:
         return content
-    texts = {name: ConfigRecord(without_block(text)) for name, text in content.config_records.items()}
+    texts = {name: ConfigRecord(without_block(text)) for name, text in texts_in(content).items()}
     return RecordDict({**texts, "arrays": view(block)})
 
 
@@ -316,18 +331,18 @@ def without_block(text: ConfigRecord) -> dict[str, ConfigRecordValues]:
 
 def for_whole_replies(content: RecordDict) -> RecordDict:
     """A question's content that says that a small reply may come in one request; flwr's own grid cannot read such."""
-    texts = {name: ConfigRecord({**text, _WHOLE: True}) for name, text in content.config_records.items()}
+    texts = {name: ConfigRecord({**text, _WHOLE: True}) for name, text in texts_in(content).items()}
     return RecordDict({**content, **texts})
 
 
 def may_be_whole(content: RecordDict) -> bool:
     """Whether whoever asked takes a small reply in one request."""
-    return any(_WHOLE in text for text in content.config_records.values())
+    return any(_WHOLE in text for text in texts_in(content).values())
 
 
 def is_small(content: RecordDict) -> bool:
     """Whether a message's packed content is small enough to travel in one piece."""
-    return not content.array_records
+    return not any(isinstance(record, ArrayRecord) for record in content.values())
 
 
 def array_bytes(record: ArrayRecord) -> int:
@@ -338,7 +353,7 @@ def array_bytes(record: ArrayRecord) -> int:
 def json_bytes(content: RecordDict) -> int:
     """How many bytes of text a message carries."""
     return sum(
-        len(value) for record in content.config_records.values() for value in record.values() if isinstance(value, str)
+        len(value) for record in texts_in(content).values() for value in record.values() if isinstance(value, str)
     )
 
 

@@ -15,7 +15,7 @@ nobody holds the mean that was in it, for new memory costs the system as much as
 hundreds of arrays as fast as one array: where an update's float32 arrays lie in one block, as a message's do, the whole
 block is added at once, whatever lies between them included, for each call finds the processor's caches empty.
 
-Updates are only read, so views of a mapped file are averaged from the file's own pages.
+Updates are only read, so views of a mapped file are averaged from the file's own pages, which are let go as it goes on.
 """
 
 import math
@@ -29,12 +29,14 @@ import numpy.typing as npt
 import torch
 
 from fedward_common.errors import RecordError, RunError
+from fedward_common.mapped_files import address, owner, release
 from fedward_common.tensors import as_tensor
 
 _TAKEN = frozenset(map(np.dtype, (np.float32, np.float64, np.uint8, np.int8, np.int16, np.int32, np.int64)))
 _LINE = 64  # bytes; arrays begin at multiples of it, a processor's cache line
 _GAP = 4096  # bytes between two arrays, at most, for both to be added at once
 _FLOAT_BYTES = 4
+_PART = 4 * 2**20  # elements of a block that are added at a time
 
 
 class _Update(NamedTuple):
@@ -43,6 +45,7 @@ class _Update(NamedTuple):
     arrays: Mapping[str, npt.NDArray[Any]]
     places: tuple[tuple[int, int], ...]  # in the block: where each of them begins and ends, in elements
     block: torch.Tensor  # of all of them, and of what lies between
+    first: str = ""  # the array that the block begins with
 
 
 _NOTHING = _Update({}, (), torch.empty(0))
@@ -83,7 +86,7 @@ class StreamingMean:
         old, new = self._mean, self._mean if self._in_buffer else self._room()
         at_once = old.places == update.places != ()
         if at_once:
-            torch.lerp(old.block, update.block, share, out=new.block)
+            _lerp(old, update, share, new)
         for name, (dtype, _) in self._first.items():
             if at_once and dtype == np.float32:
                 continue
@@ -92,6 +95,8 @@ class StreamingMean:
                 torch.lerp(one, other, share, out=mean)
             else:
                 torch.maximum(one, other, out=mean)
+            release(old.arrays[name])
+            release(arrays[name])
         self._mean, self._in_buffer = new, True
 
     def result(self) -> dict[str, npt.NDArray[Any]]:
@@ -126,7 +131,7 @@ class StreamingMean:
             for name, array in self._mean.arrays.items()
         }
         memory = self._buffer[: _FLOAT_BYTES * len(self._mean.block)].view(np.float32)
-        return _Update(arrays, self._mean.places, torch.from_numpy(memory))
+        return _Update(arrays, self._mean.places, torch.from_numpy(memory), self._mean.first)
 
 
 def _as_update(arrays: Mapping[str, npt.NDArray[Any]], floats: Sequence[str]) -> _Update:
@@ -134,41 +139,34 @@ def _as_update(arrays: Mapping[str, npt.NDArray[Any]], floats: Sequence[str]) ->
     alone = _Update(arrays, (), _NOTHING.block)
     if not floats or not _in_one_piece(arrays[floats[0]], arrays[floats[-1]]):
         return alone
-    start = end = _address(arrays[floats[0]])
+    start = end = address(arrays[floats[0]])
     places = []
     for name in floats:
         array = arrays[name]
-        begin = _address(array)
+        begin = address(array)
         if not 0 <= begin - end <= _GAP or (begin - start) % _FLOAT_BYTES or not array.flags.c_contiguous:
             return alone
         end = begin + array.nbytes
         places.append(((begin - start) // _FLOAT_BYTES, (end - start) // _FLOAT_BYTES))
     first = arrays[floats[0]].reshape(-1)
     whole = np.lib.stride_tricks.as_strided(first, (places[-1][1],), (_FLOAT_BYTES,), writeable=False)
-    return _Update(arrays, tuple(places), torch.from_numpy(whole))
-
-
-def _address(array: npt.NDArray[Any]) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
+    return _Update(arrays, tuple(places), torch.from_numpy(whole), floats[0])
 
 
 def _in_one_piece(first: npt.NDArray[Any], last: npt.NDArray[Any]) -> bool:
     """Whether what lies between two arrays is memory of the same owner, so that it may be read."""
-    owner = _owner(first)
-    return isinstance(owner, np.ndarray | bytes | bytearray | mmap.mmap) and owner is _owner(last)
+    memory = owner(first)
+    return isinstance(memory, np.ndarray | bytes | bytearray | mmap.mmap) and memory is owner(last)
 
 
-def _owner(array: npt.NDArray[Any]) -> object:
-    """What an array's memory belongs to."""
-    owner: object = array
-    while True:
-        if isinstance(owner, np.ndarray) and owner.base is not None:
-            owner = owner.base
-        elif isinstance(owner, memoryview):
-            owner = owner.obj
-        else:
-            return owner
+def _lerp(old: _Update, update: _Update, share: float, new: _Update) -> None:
+    """Torch's over whole blocks, part by part, so that of mapped files little is in memory at a time."""
+    firsts = [one.arrays[one.first] for one in (old, update)]
+    for start in range(0, len(new.block), _PART):
+        end = start + _PART
+        torch.lerp(old.block[start:end], update.block[start:end], share, out=new.block[start:end])
+        for first in firsts:
+            release(first, _FLOAT_BYTES * start, _FLOAT_BYTES * min(end, len(new.block)))
 
 
 def _lines(size: int) -> int:

@@ -67,7 +67,7 @@ class Closing:
             if reason := gate.check(site.name, from_array_record(arrays)):
                 self.inquiry.tell("refused", self.after, site=site.name, note=reason)
                 continue
-            models[site.name] = shelf.put(site.name, arrays)
+            models[site.name] = shelf.put(arrays)
         for maker in sorted(models):
             others = [site for site in self.sites if site.name != maker]
             question = self._question("test", model="other")

@@ -17,12 +17,14 @@ from flwr.supercore.run import RunNotRunningException
 from flwr.superlink.grid import HttpGrid
 
 from fedward_common.errors import RunError
+from fedward_common.process_memory import collect_often, give_pieces_back
 from fedward_server.app import serve
 from fedward_server.events import RunEvent
 from fedward_server.flower_grid import FlowerGrid
 from fedward_server.hub import Hub
 from fedward_server.journal import Journal
 from fedward_server.locks import held
+from fedward_server.rounds import UPDATES
 from fedward_server.runs import LOCK
 from fedward_server.store import RunRow
 
@@ -32,8 +34,10 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 def serve_sites(grid: Grid, config: UserConfig) -> None:
     """Do a run on the sites of its roster, and tell how it ended."""
     assert isinstance(grid, HttpGrid)
+    give_pieces_back()
+    collect_often()
     hub, run, folder = Hub.open(Path(str(config["hub"]))), str(config["run"]), Path(str(config["folder"]))
-    sites = FlowerGrid(grid, json.loads(Path(str(config["roster"])).read_bytes()))
+    sites = FlowerGrid(grid, json.loads(Path(str(config["roster"])).read_bytes()), folder / UPDATES)
     with held(folder / LOCK), _log_to(folder / "run.log"):
         journal = Journal(folder)
         row = _row(hub, run)

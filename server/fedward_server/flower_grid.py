@@ -6,28 +6,25 @@ differs from flwr's `HttpGrid` in what it trusts and in how long it waits:
 - Whose reply it is, and what it answers, is what the SuperLink says, which authenticated the node; never what stands
   in the reply.
 - A small message travels whole in one request, which Flower's own grid never does: see ADR 0013.
-- A large reply is announced before its pieces have arrived. They are taken as they come, so that a site that uploads
-  slowly, or never, holds up nobody; a round's deadline holds for it too. Of the pieces of many sites that upload at
-  once, those of few are here; the others stay at the SuperLink until they are all there.
+- A large reply is announced before its pieces have arrived. They are taken as they come, into a file, so that a site
+  that uploads slowly, or never, holds up nobody; a round's deadline holds for it too. Of the pieces of many sites that
+  upload at once, those of few are here; the others stay at the SuperLink until they are all there.
 - A reply may not be larger than its question was, but for some room. Pieces that a reply repeats are counted as often
   as it repeats them, before any memory is given to them.
 - What cannot be read becomes an error in the site's place, and the run goes on.
 """
 
 import hashlib
-import io
-import json
 import secrets
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from flwr.app import Array, Error, Message, Metadata, RecordDict
+from flwr.app import Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
-from flwr.app.message.arraychunk import ArrayChunk
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.common.serde_utils import metadata_from_proto
@@ -35,25 +32,29 @@ from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_object import (
-    InflatableObject,
-    get_object_body,
-    get_object_head_values_from_object_content,
-    iterate_object_tree,
-)
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
 from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
     ObjectUnavailableError,
-    inflate_object_from_contents,
 )
 from flwr.superlink.grid import HttpGrid
 from google.protobuf.message import DecodeError
 
 from fedward_common.errors import RecordError, RunError
-from fedward_common.records import MAX_ARRAYS, array_bytes, for_whole_replies, is_small, packed, unpacked
+from fedward_common.records import (
+    MAX_ARRAYS,
+    array_bytes,
+    arrays_in,
+    for_whole_replies,
+    is_small,
+    packed,
+    texts_in,
+    unpacked,
+)
 from fedward_common.rhythm import Rhythm
 from fedward_server.exchange import GONE, Node
+from fedward_server.reply_pieces import ReplyPieces
 
 BACK_OFF_S = 0.01  # between two looks for a piece that has not arrived
 PATIENCE_S = 0.05  # of one pull, for pieces that are announced
@@ -78,15 +79,18 @@ class _Arrival:
     metadata: Metadata  # the SuperLink's
     missing: list[str]  # object ids, the next one last
     whole: ProtoMessage | None  # where it came in one piece
-    contents: dict[str, bytes] = field(default_factory=dict)
-    size: int = 0
+    pieces: ReplyPieces
 
 
 class FlowerGrid(Grid):
-    """A run's grid. `sites` names sites by the SHA-256 (hex) of their nodes' public keys, PEM."""
+    """A run's grid. `sites` names sites by the SHA-256 (hex) of their nodes' public keys, PEM.
 
-    def __init__(self, grid: HttpGrid, sites: Mapping[str, str]) -> None:
+    Large replies wait in files in `folder`, without names.
+    """
+
+    def __init__(self, grid: HttpGrid, sites: Mapping[str, str], folder: Path) -> None:
         self._grid = grid
+        self._folder = folder
         self._sites = dict(sites)
         self._whole: set[int] = set()  # nodes that send small messages in one piece, and so take them
         self._arriving: dict[str, _Arrival] = {}  # by the id of the question
@@ -130,7 +134,7 @@ class FlowerGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send; gives the messages' ids. To one that could not be sent the reply is that its site is gone."""
         messages = list(messages)
-        sent = [array_bytes(record) for message in messages for record in message.content.array_records.values()]
+        sent = [array_bytes(arrays_in(message.content)) for message in messages]
         self._room = max(self._room, ROOM_BYTES + 2 * max(sent, default=0))
         ready = _packed(messages)
         whole = [m for m in ready if self._in_one_piece(m)]
@@ -198,7 +202,8 @@ class FlowerGrid(Grid):
             metadata = metadata_from_proto(proto.metadata)
             number = metadata.reply_to_message_id
             whole = proto if proto.content.ByteSize() or proto.HasField("error") else None
-            self._arriving[number] = _Arrival(metadata, [] if whole else _object_ids(tree), whole)
+            missing = [] if whole else _object_ids(tree)
+            self._arriving[number] = _Arrival(metadata, missing, whole, ReplyPieces(self._folder))
             if number not in asked:
                 self._drop(number)
                 continue
@@ -210,19 +215,16 @@ class FlowerGrid(Grid):
 
     def _may_take(self, arrival: _Arrival) -> bool:
         """Whether a reply is one of the few that are taken piece by piece, or all of it seems to be there."""
-        if arrival.contents or len(arrival.missing) <= 1:
+        if len(arrival.pieces) or len(arrival.missing) <= 1:
             return True
-        if sum(1 for other in self._arriving.values() if other.contents) < AT_ONCE:
+        if sum(1 for other in self._arriving.values() if len(other.pieces)) < AT_ONCE:
             return True
-        last = arrival.missing[0]
         try:
-            arrival.contents[last] = content = self._pull(last)
+            self._take_one(arrival, 0)
         except ObjectUnavailableError:
             return False
-        except ObjectPullError:  # told by `_receive`
-            return True
-        del arrival.missing[0]
-        arrival.size += len(content)
+        except (ObjectPullError, RecordError):  # told by `_receive`
+            pass
         return True
 
     def _pull(self, name: str) -> bytes:
@@ -248,17 +250,25 @@ class FlowerGrid(Grid):
         if len(arrival.missing) > MAX_OBJECTS:
             raise RecordError(f"its reply has more than {MAX_OBJECTS} pieces")
         while arrival.missing:  # in the order in which the site sends them, so that few are asked for in vain
-            name = arrival.missing[-1]
-            arrival.contents[name] = content = self._pull(name)
-            arrival.missing.pop()
-            arrival.size += len(content)
-            if arrival.size > self._room:
+            self._take_one(arrival, -1)
+            if arrival.pieces.size > self._room:
                 raise _too_large(self._room)
+
+    def _take_one(self, arrival: _Arrival, place: int) -> None:
+        """Take the piece that stands at a place of those that are missing."""
+        name = arrival.missing[place]
+        content = self._pull(name)
+        try:
+            arrival.pieces.put(name, content)
+        except _UNREADABLE as error:
+            raise _unreadable(error) from None
+        del arrival.missing[place]
 
     def _drop(self, number: str) -> None:
         """Forget a question and its reply, whose pieces the SuperLink need not keep any longer."""
         self._open.discard(number)
         arrival = self._arriving.pop(number)
+        arrival.pieces.close()
         if arrival.whole is None or arrival.metadata.src_node_id == SUPERLINK_NODE_ID:
             name = arrival.metadata.message_id
             self._grid._runtime_client.ConfirmMessageReceived(
@@ -271,8 +281,8 @@ def _packed(messages: Iterable[Message]) -> list[Message]:
     common: dict[tuple[Any, ...], RecordDict] = {}
     ready = []
     for message in messages:
-        text = str({name: dict(text) for name, text in message.content.config_records.items()})
-        key = (text, *(id(array) for record in message.content.array_records.values() for array in record.values()))
+        text = str({name: dict(text) for name, text in texts_in(message.content).items()})
+        key = (text, *map(id, arrays_in(message.content).values()))
         if key not in common:
             common[key] = for_whole_replies(packed(message.content))
         ready.append(make_message(metadata=message.metadata, content=common[key]))
@@ -288,28 +298,20 @@ def _object_ids(tree: ObjectTree) -> list[str]:
 def _reply(arrival: _Arrival, room: int) -> Message:
     """The message of a reply that is here whole; RecordError where its pieces make none."""
     try:
-        chunks = _chunks(arrival.contents)
-        size = (
-            sum(len(arrival.contents[name]) for names in chunks.values() for name in names)
-            if arrival.whole is None
-            else arrival.whole.ByteSize()
-        )
+        size = arrival.pieces.joined_size() if arrival.whole is None else arrival.whole.ByteSize()
         if size > room:
             raise _too_large(room)
         if arrival.whole is None:
-            arrays = _joined(arrival.contents, chunks)
-            message = inflate_object_from_contents(arrival.metadata.message_id, arrival.contents, objects=arrays)
+            message = arrival.pieces.message(arrival.metadata.message_id)
         else:
             message = message_from_proto(arrival.whole)
-        if not isinstance(message, Message):
-            raise TypeError("no message")
         if message.has_error():
             return make_message(metadata=arrival.metadata, error=_error(arrival.metadata, message.error))
         if not isinstance(message.content, RecordDict):
             raise TypeError("no records")
         return make_message(metadata=arrival.metadata, content=unpacked(message.content))
     except _UNREADABLE as error:
-        raise RecordError(f"its reply cannot be read ({type(error).__name__})") from None
+        raise _unreadable(error) from None
 
 
 def _error(metadata: Metadata, error: Error) -> Error:
@@ -319,39 +321,8 @@ def _error(metadata: Metadata, error: Error) -> Error:
     return Error(code=_SITES_OWN if error.code == GONE else error.code, reason=error.reason)
 
 
-def _chunks(contents: Mapping[str, bytes]) -> dict[str, list[str]]:
-    """The chunks of each array, by object ids. An array may name the same chunk any number of times."""
-    found = {}
-    for name, content in contents.items():
-        kind, children, _ = get_object_head_values_from_object_content(content)
-        if kind == Array.__qualname__:
-            numbers = json.loads(get_object_body(content, Array))["arraychunk_ids"]
-            found[name] = [children[number] for number in numbers]
-    return found
-
-
-def _joined(contents: dict[str, bytes], chunks: Mapping[str, Sequence[str]]) -> dict[str, InflatableObject]:
-    """The arrays, each in one buffer; a chunk that was taken for the last time is let go, so nothing is held twice."""
-    uses = Counter(name for names in chunks.values() for name in names)
-    arrays: dict[str, InflatableObject] = {}
-    for array, names in chunks.items():
-        described = json.loads(get_object_body(contents[array], Array))
-        buffer = io.BytesIO()  # gives its bytes away without a copy
-        for name in names:
-            buffer.write(_body(contents[name]))
-            uses[name] -= 1
-            if not uses[name]:
-                del contents[name]
-        arrays[array] = Array(described["dtype"], tuple(described["shape"]), described["stype"], buffer.getvalue())
-    return arrays
-
-
-def _body(content: bytes) -> memoryview:
-    """What stands in a chunk after its head."""
-    kind, _, size = get_object_head_values_from_object_content(content)
-    if kind != ArrayChunk.__qualname__:
-        raise ValueError("no chunk")
-    return memoryview(content)[len(content) - size :]
+def _unreadable(error: Exception) -> RecordError:
+    return RecordError(f"its reply cannot be read ({type(error).__name__})")
 
 
 def _too_large(room: int) -> RecordError:

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, Message, MessageType
 from flwr.serverapp import Grid
 
 from fedward_common.errors import RecordError
-from fedward_common.records import Evaluated, Question, from_array_record, question_record, to_array_record
+from fedward_common.records import Evaluated, Question, arrays_in, from_array_record, question_record, to_array_record
 from fedward_common.study import StudySpec
 from fedward_server.events import EventKind, Listener, RunEvent
 from fedward_server.exchange import Connected, Trip, read_reply
@@ -75,7 +75,7 @@ class Inquiry:
             try:
                 evaluated = read_reply(came.reply, Evaluated)
                 _check_scores(site, evaluated, None if question.model == "alone" else question.thresholds or {})
-                sent = came.reply.content.array_records.get("arrays", ArrayRecord())
+                sent = arrays_in(came.reply.content)
                 from_array_record(sent)
             except RecordError as error:
                 self.tell("refused", after, site=came.site, note=str(error))

@@ -10,7 +10,7 @@ one's in `closing`.
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from flwr.serverapp import Grid
 from fedward_common import models
 from fedward_common.batch_norm import MEAN, VARIANCE, layers
 from fedward_common.errors import RecordError, RunError
+from fedward_common.mapped_files import release
 from fedward_common.metrics import Evaluation, primary_value
 from fedward_common.records import (
     CONTROL,
@@ -29,6 +30,7 @@ from fedward_common.records import (
     Question,
     Trained,
     array_bytes,
+    arrays_in,
     from_array_record,
     json_bytes,
     model_sha256,
@@ -174,7 +176,10 @@ class RoundEngine:
                 f"{self.study.strategy.min_sites} ({'; '.join(self._left_out)})"
             )
         question = Question(kind="train", study=self.study, run=self.run, score_incoming=number > 1)
-        return self._steering.questions(number, trainers, question, lambda site: self._quarantine.notice(site, number))
+        asked = self._steering.questions(number, trainers, question, lambda site: self._quarantine.notice(site, number))
+        if self._unsaved is not None:  # the same model, where the messages have it: it is held once
+            self._unsaved = replace(self._unsaved, arrays=self._steering.state)
+        return asked
 
     def _collect(self, number: int, messages: Mapping[str, Message]) -> tuple[Updates, dict[str, SiteRound]]:
         """Wait for updates; each is checked as it comes, and added in site order."""
@@ -215,7 +220,7 @@ class RoundEngine:
                 waited_s=came.seconds,
                 notes=trip.notes(came.site),
                 bytes_up=array_bytes(sent) + json_bytes(came.reply.content),
-                bytes_down=array_bytes(down.array_records["arrays"]) + json_bytes(down),
+                bytes_down=array_bytes(arrays_in(down)) + json_bytes(down),
             )
             statistics[came.site] = _statistics(record)
             updates.accept(trained, record)
@@ -248,7 +253,7 @@ class RoundEngine:
         """The site's update, and its arrays as they were sent; RecordError unless it is one that may be aggregated."""
         site = next(site for site in self._sites if site.name == came.site)
         trained = read_reply(came.reply, Trained)
-        sent = came.reply.content.array_records.get("arrays", ArrayRecord())
+        sent = arrays_in(came.reply.content)
         record = self._steering.decoded(sent)
         if trained.site != site.name:
             raise RecordError(f"{site.name}'s node answered as {trained.site}")
@@ -258,8 +263,11 @@ class RoundEngine:
             raise RecordError("its cohort changed during the run: finish or stop this run, then start a new one")
         if trained.patients != site.prepared.patients["train"]:
             raise RecordError("it says another number of training patients than when its cohort was frozen")
-        if reason := gate.check(site.name, from_array_record(record)):
+        arrays = from_array_record(record)
+        if reason := gate.check(site.name, arrays):
             raise RecordError(reason)
+        for array in arrays.values():
+            release(array)  # it may wait a while
         return trained, record, sent
 
     def _refuse(self, number: int, site: str, reason: str, updates: Updates, *, offence: bool) -> None:

@@ -1,11 +1,8 @@
-"""Models that wait: in memory up to a bound, then in mapped files, so that memory does not grow with their number.
+"""Models that wait: in memory up to a bound, then in mapped files, so that memory does not grow with their number."""
 
-A file has no name once it is mapped: the mapping keeps it, and nothing of it is left however this process ends.
-"""
-
-import mmap
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +10,7 @@ from flwr.app import ArrayRecord
 
 from fedward_common.array_blocks import block_size, pieces, view
 from fedward_common.errors import RunError
+from fedward_common.mapped_files import in_file, map_file
 
 IN_MEMORY_BYTES = 64 * 2**20
 SHARED_BYTES = 2**30  # where what waits is shared memory that a simulation's workers have written already
@@ -26,21 +24,19 @@ class Shelf:
     in_memory: int = IN_MEMORY_BYTES
     _held: int = 0  # bytes in memory
 
-    def put(self, name: str, record: ArrayRecord) -> ArrayRecord:
+    def put(self, record: ArrayRecord) -> ArrayRecord:
         """The same record, in a file where memory is for others. RunError where it cannot be written."""
+        if all(in_file(array.data) for array in record.values()):
+            return record
         size = block_size(record)
         if self._held + size <= self.in_memory:
             self._held += size
             return record
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / name
-            with path.open("w+b") as file:
-                path.unlink()
-                for piece in pieces(record):
-                    file.write(piece)
-                file.flush()
-                return view(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                file.writelines(pieces(record))
+                return view(memoryview(map_file(file)))
         except OSError as error:
             raise RunError(
                 f"an update cannot be put by in {self.folder} ({os.strerror(error.errno or 0)}): free space on that "

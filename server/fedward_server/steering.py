@@ -21,10 +21,12 @@ from fedward_common.errors import RunError
 from fedward_common.records import (
     CONTROL,
     Question,
+    arrays_in,
     from_array_record,
     plain,
     question_record,
     record_of,
+    texts_in,
     to_array_record,
 )
 from fedward_common.study import StudySpec
@@ -77,8 +79,8 @@ class Steering:
         questions = {}
         for message in messages:
             site = by_node[message.metadata.dst_node_id]
-            config = message.content.config_records["config"]
-            arrays = message.content.array_records["arrays"]
+            config = texts_in(message.content)["config"]
+            arrays = arrays_in(message.content)
             if id(arrays) not in coded:
                 extra = {name: array for name, array in arrays.items() if name.startswith(CONTROL)}
                 coded[id(arrays)] = self._coded(
@@ -91,7 +93,7 @@ class Steering:
 
     def expected(self, question: Message) -> State:
         """What a site is to send back, as it was sent: its part of the state, and what the strategy added."""
-        sent = from_array_record(question.content.array_records["arrays"])
+        sent = from_array_record(arrays_in(question.content))
         return {**self._returned, **{name: array for name, array in sent.items() if name.startswith(CONTROL)}}
 
     def decoded(self, sent: ArrayRecord) -> ArrayRecord:

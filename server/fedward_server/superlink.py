@@ -210,6 +210,7 @@ class SuperLink:
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(TASK_POLL_S),
+            "MALLOC_ARENA_MAX": "1",  # Python runs one thread at a time; each arena keeps pieces that were freed in it
             "RAY_USAGE_STATS_ENABLED": "0",
             "NO_PROXY": direct,
             "no_proxy": direct,

@@ -1,12 +1,15 @@
-"""Flower's own SuperLink program, whose web server takes in a request's body before Flower looks at it: see ADR 0014.
+"""Flower's own SuperLink program, set for models: see ADR 0014.
 
     python -m fedward_server.superlink_process [what flower-superlink takes]
 
 uvicorn stops reading a connection when 64 KiB of a body wait, and Flower, which wants the whole body, passes each such
-piece through all layers of its application by itself: a third of what a SuperLink does in a round of models.
+piece through all layers of its application by itself: a third of what a SuperLink does in a round of models. A request
+that has been answered waits for Python's garbage collector, with its body.
 """
 
 from uvicorn.protocols.http import h11_impl, httptools_impl
+
+from fedward_common.process_memory import collect_often
 
 BODY_BYTES = 8 * 2**20  # that wait, of one request; Flower's own pieces of arrays have 5 MiB
 
@@ -26,6 +29,7 @@ def main() -> None:
     from flwr.superlink.cli.flower_superlink import flower_superlink
 
     take_bodies_whole()
+    collect_often()
     flower_superlink()
 
 

@@ -36,7 +36,7 @@ class Updates:
         """Take in a site's update. Raises RunError where one that must wait cannot be written."""
         self.accepted[trained.site] = trained
         if self.kept or self.order[self._next] != trained.site:
-            self._waiting[trained.site] = self.shelf.put(trained.site, record)
+            self._waiting[trained.site] = self.shelf.put(record)
         else:
             self._waiting[trained.site] = record
         self._drain(lambda name: name in self.refused)

@@ -1,7 +1,9 @@
 """What comes over the wire is exactly what was agreed, or a RecordError in words."""
 
+import gc
 import json
 import math
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,11 +26,16 @@ from fedward_common.records import (
     Question,
     Trained,
     answer_record,
+    arrays_in,
     from_array_record,
+    is_small,
+    json_bytes,
+    packed,
     printable,
     question_record,
     read_answer,
     read_question,
+    texts_in,
     to_array_record,
 )
 from fedward_common.testing import tiny_study
@@ -350,3 +357,18 @@ def test_a_question_names_the_weights_that_its_study_begins_with() -> None:
     with pytest.raises(RecordError, match="the study's digest does not cover its first weights"):
         read_question(question(model="old"))
     assert read_question(question(model="old", sha256="a" * 64))[0].study.model.start is not None
+
+
+def test_looking_at_a_message_does_not_keep_it() -> None:
+    content = RecordDict({"config": ConfigRecord({"a": 1}), "arrays": to_array_record({"w": np.ones(3, np.float32)})})
+    arrays = weakref.ref(content["arrays"])
+    gc.disable()
+    try:
+        assert list(arrays_in(content)) == ["w"]
+        assert dict(texts_in(content)["config"]) == {"a": 1}
+        assert not is_small(content)
+        packed(content), json_bytes(content)
+        del content
+        assert arrays() is None
+    finally:
+        gc.enable()

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,6 +36,7 @@ from fedward_server.flower_grid import FlowerGrid
 
 SUPERLINK = 1  # Flower's node id of itself
 NORTH, VALLEY = 11, 12
+FOLDER = Path(tempfile.gettempdir())  # files without names
 
 
 @dataclass
@@ -121,7 +124,7 @@ def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
 def made(link: FakeLink, **options: Any) -> FlowerGrid:
     TaskIdentity.task_id = TaskIdentity.run_id = 5
     TaskIdentity.node_id = SUPERLINK
-    return FlowerGrid(FakeHttpGrid(link, **options), {})  # type: ignore[arg-type]
+    return FlowerGrid(FakeHttpGrid(link, **options), {}, FOLDER)  # type: ignore[arg-type]
 
 
 def question(node: int, kind: str = "query") -> Message:
@@ -215,7 +218,7 @@ def test_a_reply_whose_pieces_come_late_holds_up_no_other() -> None:
     assert read_reply(second, Prepared).site == "north"
 
 
-def test_of_many_replies_that_come_at_once_few_take_memory() -> None:
+def test_of_many_replies_that_come_at_once_few_are_taken() -> None:
     link, nodes = FakeLink(), range(20, 26)
     grid = made(link)
     numbers = grid.push_messages([question(node, "train") for node in nodes])
@@ -225,7 +228,7 @@ def test_of_many_replies_that_come_at_once_few_take_memory() -> None:
         link.replies[number] = answer
 
     def held() -> int:
-        return sum(1 for arrival in grid._arriving.values() if arrival.contents)
+        return sum(1 for arrival in grid._arriving.values() if len(arrival.pieces))
 
     assert grid.pull_messages(numbers) == []
     assert held() == flower_grid.AT_ONCE
@@ -296,6 +299,7 @@ def test_sites_are_known_by_their_nodes_keys() -> None:
     grid = FlowerGrid(
         FakeHttpGrid(FakeLink(), nodes),  # type: ignore[arg-type]
         {hashlib.sha256(b"north's").hexdigest(): "north", hashlib.sha256(b"west's").hexdigest(): "west"},
+        FOLDER,
     )
     assert {site: node.number for site, node in grid.connected().items()} == {"north": NORTH}
     assert grid.get_node_ids() == [NORTH]
@@ -404,7 +408,7 @@ def test_a_question_reaches_the_site_as_one_record_and_the_caller_keeps_its_own(
     link = FakeLink()
     http = FakeHttpGrid(link)
     TaskIdentity.task_id = TaskIdentity.run_id = 5
-    grid = FlowerGrid(http, {})  # type: ignore[arg-type]
+    grid = FlowerGrid(http, {}, FOLDER)  # type: ignore[arg-type]
     message = question(NORTH, "train")
     grid.push_messages([message])
     assert list(message.content.array_records["arrays"]) == ["w"]
@@ -418,7 +422,7 @@ def test_a_question_reaches_the_site_as_one_record_and_the_caller_keeps_its_own(
 def test_a_node_that_answers_in_one_piece_is_asked_in_one_piece_from_then_on() -> None:
     link = FakeLink()
     http = FakeHttpGrid(link)
-    grid = FlowerGrid(http, {})  # type: ignore[arg-type]
+    grid = FlowerGrid(http, {}, FOLDER)  # type: ignore[arg-type]
     TaskIdentity.task_id = TaskIdentity.run_id = 5
     both = asked(grid, NORTH, VALLEY)
     assert len(http.sent) == 2
