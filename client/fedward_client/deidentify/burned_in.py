@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from fedward_client.deidentify.text import Box, find_text
@@ -69,7 +69,7 @@ def _says(dataset: Dataset, word: str) -> bool:
     return elements.text(dataset, "BurnedInAnnotation").upper() == word
 
 
-def look(dataset: FileDataset, folder: Path) -> Finding:
+def look(dataset: Dataset, folder: Path) -> Finding:
     """Decode an image's pixels and look for text. Raises UnreadableFile where they do not decode.
 
     `folder` is for a passing copy of the pixels, without anything else of the header.
@@ -84,7 +84,7 @@ def look(dataset: FileDataset, folder: Path) -> Finding:
     return Finding(stored=stored, text=tuple(sorted(found)), regions=regions)
 
 
-def _stored(dataset: FileDataset, folder: Path) -> Stored:
+def _stored(dataset: Dataset, folder: Path) -> Stored:
     """The values as they are stored, colors as RGB. Decoded where a damaged file can end nothing but a worker."""
     bare = Dataset()
     for keyword in _BARE:
@@ -117,7 +117,7 @@ def _regions(dataset: Dataset, shape: tuple[int, ...]) -> tuple[Box, ...]:
     return tuple(boxes)
 
 
-def blank(dataset: FileDataset, finding: Finding) -> bool:
+def blank(dataset: Dataset, finding: Finding) -> bool:
     """Fill what is outside of the regions and what is text with the least value, in place, uncompressed.
 
     For MONOCHROME1 that is the greatest, which is shown as black. False where there is nothing to fill. Raises
@@ -138,7 +138,7 @@ def _is_inverted(dataset: Dataset) -> bool:
     return elements.text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
 
 
-def _store(dataset: FileDataset, pixels: Stored) -> None:
+def _store(dataset: Dataset, pixels: Stored) -> None:
     """Put pixels into a data set, uncompressed, in its byte order; color as RGB by pixel."""
     bits = elements.integer(dataset, "BitsAllocated")
     if bits not in (8, 16):

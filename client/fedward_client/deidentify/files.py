@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import dcmread
 from pydicom.uid import MediaStorageDirectoryStorage
 
@@ -117,7 +117,7 @@ def _careful() -> Iterator[None]:
             raise UnreadableFile(f"the file system refuses it: {error.strerror}") from error
 
 
-def _refuse(dataset: FileDataset) -> None:
+def _refuse(dataset: Dataset) -> None:
     """Raise for what has no form without identifiers, and for what cannot be written again."""
     if not pseudonyms.is_standard(part10.syntax(dataset)):
         raise UnreadableFile("its transfer syntax is private or unknown")
@@ -132,7 +132,7 @@ def _refuse(dataset: FileDataset) -> None:
             raise UnreadableFile("an overlay is in the unused bits of its pixels")
 
 
-def _look(site: Site, dataset: FileDataset, profile: Profile) -> burned_in.Finding | None:
+def _look(site: Site, dataset: Dataset, profile: Profile) -> burned_in.Finding | None:
     """What an image under suspicion holds; None for others, and where the site keeps what is burned in."""
     if profile.burned_in == "keep" or "PixelData" not in dataset or not burned_in.is_suspicious(dataset):
         return None
@@ -161,7 +161,7 @@ def _code(value: str, meaning: str) -> Dataset:
     return code
 
 
-def _written(out: Dataset, source: FileDataset) -> bytes:
+def _written(out: Dataset, source: Dataset) -> bytes:
     """The file's bytes: a zeroed preamble, meta information of our own."""
     out.file_meta = FileMetaDataset()
     out.file_meta.TransferSyntaxUID = part10.syntax(source)

@@ -14,7 +14,7 @@ from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import Dataset
 from pydicom.filereader import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -104,7 +104,7 @@ def _collected(site: Site, profile: Profile, tell: Tell) -> Identifiers:
     return identifiers
 
 
-def _read(path: Path) -> FileDataset | None:
+def _read(path: Path) -> Dataset | None:
     """All of a DICOM file but its long values, None for another file."""
     with opened(path) as file:
         if not part10.is_dicom(file):

@@ -4,8 +4,9 @@ Free text (descriptions, protocols) may hold anything, so nothing of it is kept 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import date
+from functools import lru_cache
 
 from pydicom.dataset import Dataset
 
@@ -44,19 +45,25 @@ def sequences(dataset: Dataset) -> str:
     return sequences_in(_described(dataset))
 
 
-def sequences_in(texts: Sequence[str]) -> str:
+@lru_cache(1024)  # a series has the same ones in each of its slices
+def sequences_in(texts: tuple[str, ...]) -> str:
     """The kinds of sequence that texts name, which are lower case and separated by spaces."""
     return " ".join(sorted(name for name, pattern in _PATTERNS.items() if any(map(pattern.search, texts))))
 
 
-def _described(dataset: Dataset) -> list[str]:
-    return [elements.text(dataset, keyword).casefold().replace("_", " ") for keyword in _TEXTS]
+def _described(dataset: Dataset) -> tuple[str, ...]:
+    return tuple(elements.text(dataset, keyword).casefold().replace("_", " ") for keyword in _TEXTS)
+
+
+@lru_cache(1024)
+def _is_localizer(texts: tuple[str, ...]) -> bool:
+    return any(map(_LOCALIZERS.search, texts))
 
 
 def flags(dataset: Dataset) -> str:
     """What is odd about an image, separated by ", "."""
     kinds = elements.text(dataset, "ImageType").split("\\")
-    scout = "LOCALIZER" in kinds or any(map(_LOCALIZERS.search, _described(dataset)))
+    scout = "LOCALIZER" in kinds or _is_localizer(_described(dataset))
     found = {
         LOCALIZER: scout,
         DERIVED: "DERIVED" in kinds or "SECONDARY" in kinds,

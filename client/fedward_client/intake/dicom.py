@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import Dataset
 from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.uid import (
     UID,
@@ -165,12 +165,12 @@ def _shows(header: Header) -> bool:
     return header.modality not in ("CT", "PT")
 
 
-def _is_directory(dataset: FileDataset) -> bool:
+def _is_directory(dataset: Dataset) -> bool:
     kinds = (elements.text(dataset.file_meta, "MediaStorageSOPClassUID"), elements.text(dataset, "SOPClassUID"))
     return MediaStorageDirectoryStorage in kinds
 
 
-def _without_pixels(dataset: FileDataset) -> NotAnImage:
+def _without_pixels(dataset: Dataset) -> NotAnImage:
     """An object without pixels is none of ours; an image without them was cut off."""
     if "Rows" in dataset or "Image Storage" in _known(elements.text(dataset, "SOPClassUID")):
         raise UnreadableFile("the file ends before the pixel data")
@@ -185,7 +185,7 @@ def _known(uid: str) -> str:
     return name if name != uid else ""
 
 
-def _header(dataset: FileDataset, stored: part10.Stored) -> Header:
+def _header(dataset: Dataset, stored: part10.Stored) -> Header:
     """The header of an image, once it is certain that its pixels can be there and can be read."""
     photometric = elements.text(dataset, "PhotometricInterpretation")
     header = Header(
@@ -213,7 +213,7 @@ def _header(dataset: FileDataset, stored: part10.Stored) -> Header:
     return header
 
 
-def _described(dataset: FileDataset) -> dict[str, Any]:
+def _described(dataset: Dataset) -> dict[str, Any]:
     """What an image can be found by, beside its modality and device."""
     where = describe.planes(dataset, 1)[0]
     row_mm, column_mm = where.spacing if where is not None else describe.spacing(dataset)
@@ -260,7 +260,7 @@ def _readable_syntax(syntax: UID, stored: part10.Stored) -> str:
     return name
 
 
-def _check_size(dataset: FileDataset, header: Header, stored: part10.Stored, *, samples: float) -> None:
+def _check_size(dataset: Dataset, header: Header, stored: part10.Stored, *, samples: float) -> None:
     values = header.rows * header.columns * header.frames * header.channels
     if values > MAX_VALUES:
         raise UnreadableFile(
@@ -274,7 +274,7 @@ def _check_size(dataset: FileDataset, header: Header, stored: part10.Stored, *, 
         raise UnreadableFile("the pixel data ends early")
 
 
-def _decoded(dataset: FileDataset, header: Header) -> npt.NDArray[Any]:
+def _decoded(dataset: Dataset, header: Header) -> npt.NDArray[Any]:
     """The stored values, [frames, rows, columns] or [frames, rows, columns, 3]; YBR turned to RGB.
 
     Decoding errors pass through; fewer frames than the header says are one of them.

@@ -51,7 +51,7 @@ def _patient(site: Site, path: Path) -> str:
 
 def _named(site: Site, path: Path, patient: str, header: Header) -> Header:
     """A header with whose the image is, and the kinds of sequence that the file's name says."""
-    kinds = describe.sequences_in([path.name.casefold().replace("_", " ").replace(".", " ")])
+    kinds = describe.sequences_in((path.name.casefold().replace("_", " ").replace(".", " "),))
     return replace(header, patient_id=patient, modality=site.modality, sequence=kinds)
 
 

@@ -7,11 +7,13 @@ import os
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, BinaryIO
 
 from pydicom import dcmread
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -20,7 +22,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from fedward_client.intake import elements
+from fedward_client.intake import elements, header_scan
 from fedward_client.intake.quiet import DICOM_ERRORS
 from fedward_common.errors import UnreadableFile
 
@@ -72,9 +74,12 @@ def _is_element(head: bytes) -> bool:
     return False
 
 
-def parse(file: BinaryIO, *, pixels: bool) -> FileDataset:
+def parse(file: BinaryIO, *, pixels: bool) -> Dataset:
     """The data set (without `pixels`, its header), in the transfer syntax that its meta information says or it has."""
     try:
+        if not pixels and (scanned := header_scan.scan(file, _header_tags())) is not None:
+            return scanned
+        file.seek(0)
         deflated = _inflates(file)
         file.seek(0)
         wanted: list[Any] | None = None if pixels else [*_HEADER, *(_PIXELS if deflated else ())]
@@ -86,7 +91,14 @@ def parse(file: BinaryIO, *, pixels: bool) -> FileDataset:
     return dataset
 
 
-def _syntax_found(dataset: FileDataset) -> UID:
+@cache
+def _header_tags() -> dict[int, BaseTag]:
+    names = (*_HEADER, "SpecificCharacterSet")
+    tags = [Tag(name) if isinstance(name, tuple) else elements.tag_of(name) for name in names]
+    return {int(tag): tag for tag in tags}
+
+
+def _syntax_found(dataset: Dataset) -> UID:
     implicit, little = dataset.original_encoding
     if implicit:
         return ImplicitVRLittleEndian
@@ -110,7 +122,7 @@ def _inflates(file: BinaryIO) -> bool:
     return True
 
 
-def stored(file: BinaryIO, dataset: FileDataset) -> Stored | None:
+def stored(file: BinaryIO, dataset: Dataset) -> Stored | None:
     """The pixel data at which header reading stopped, None where it came to the end of the file."""
     if syntax(dataset) == DeflatedExplicitVRLittleEndian:
         return stored_in(dataset) if any(keyword in dataset for keyword in _PIXELS) else None
@@ -146,7 +158,7 @@ def _check_fragments(file: BinaryIO, start: int, there: int) -> None:
     raise UnreadableFile("the pixel data ends early")
 
 
-def stored_in(dataset: FileDataset) -> Stored:
+def stored_in(dataset: Dataset) -> Stored:
     """The pixel data of a data set in memory."""
     for keyword in _PIXELS:
         if keyword in dataset:
@@ -159,6 +171,6 @@ def stored_in(dataset: FileDataset) -> Stored:
     raise UnreadableFile("it holds no pixel data")
 
 
-def syntax(dataset: FileDataset) -> UID:
+def syntax(dataset: Dataset) -> UID:
     """The transfer syntax's UID."""
     return UID(elements.text(dataset.file_meta, "TransferSyntaxUID"))

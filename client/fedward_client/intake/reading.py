@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -30,6 +30,8 @@ FEW = 64  # files that are read before a process would have started
 
 Found = tuple[str, Entry]  # a file, and the pseudonym of its folder
 Row = dict[str, Any]
+
+_OF_HEADERS = tuple(field.name for field in fields(Header))
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +152,7 @@ def _read(site: Site, entry: Entry) -> dict[str, Any]:
     if not isinstance(header, Header):
         return {"kind": header}
     content = _content(entry)
-    values = asdict(header)
+    values = {name: getattr(header, name) for name in _OF_HEADERS}
     instance = values.pop("instance_uid") or content
     named = {
         "patient": values.pop("patient_id"),

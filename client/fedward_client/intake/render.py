@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut
 
 from fedward_client.intake import elements
@@ -18,7 +18,7 @@ from fedward_common.errors import UnreadableFile
 Array = npt.NDArray[Any]
 
 
-def frames(dataset: FileDataset, stored: Array, out: npt.NDArray[np.float32], *, voi: bool) -> None:
+def frames(dataset: Dataset, stored: Array, out: npt.NDArray[np.float32], *, voi: bool) -> None:
     """Render `stored` [frames, rows, columns] (color: and 3) to `out` [frames, channels, rows, columns].
 
     Raises UnreadableFile where attributes or pixels are not numbers; damaged palettes raise what pydicom raises.
@@ -91,7 +91,7 @@ def _as_stored(value: int, dtype: np.dtype[Any]) -> int:
     return value - 2**bits if dtype.kind == "i" and value >= 2 ** (bits - 1) else value
 
 
-def _modality(source: Dataset, stored: Array, dataset: FileDataset) -> Array:
+def _modality(source: Dataset, stored: Array, dataset: Dataset) -> Array:
     """Modality LUT or rescale (C.11.1): stored values to modality units; unchanged where there is neither."""
     if lut := elements.items(source, "ModalityLUTSequence"):
         return _looked_up(lut[0], stored, dataset)[0]
@@ -101,7 +101,7 @@ def _modality(source: Dataset, stored: Array, dataset: FileDataset) -> Array:
     return stored * np.float64(slope) + np.float64(intercept)
 
 
-def _voi(source: Dataset, values: Array, dataset: FileDataset) -> Array:
+def _voi(source: Dataset, values: Array, dataset: Dataset) -> Array:
     """The first VOI LUT, else the first window (C.11.2): modality units to [0, 1]; unchanged where there is neither."""
     if lut := elements.items(source, "VOILUTSequence"):
         looked_up, most = _looked_up(lut[0], values, dataset)
@@ -139,7 +139,7 @@ _WINDOWS: dict[str, Callable[[Array, float, float], Array]] = {
 }
 
 
-def _looked_up(item: Dataset, values: Array, dataset: FileDataset) -> tuple[Array, int]:
+def _looked_up(item: Dataset, values: Array, dataset: Dataset) -> tuple[Array, int]:
     """Values through a LUT (C.11.1.1.1, C.11.2.1.1; beyond its ends, its end entries), and the most it can give."""
     descriptor, data = elements.value(item, "LUTDescriptor"), elements.value(item, "LUTData")
     try:
@@ -154,7 +154,7 @@ def _looked_up(item: Dataset, values: Array, dataset: FileDataset) -> tuple[Arra
     return table[positions], 2**bits - 1
 
 
-def _table(data: object, entries: int, bits: int, dataset: FileDataset) -> Array:
+def _table(data: object, entries: int, bits: int, dataset: Dataset) -> Array:
     """LUT Data (VR US or OW, 8 bits packed or 16) as an array of at most `entries`."""
     if isinstance(data, bytes):
         _, little = dataset.original_encoding

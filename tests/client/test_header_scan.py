@@ -1,0 +1,128 @@
+"""What is read without pydicom is what pydicom reads: of its own test files, of generated ones, and of damaged ones."""
+
+import io
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom import data, dcmwrite
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
+
+from fedward_client.intake import header_scan, part10
+from fedward_client.intake.dicom import read_header
+from fedward_common.errors import UnreadableFile
+
+SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
+WORDS = st.text("ABCÄÖ日 ^=\\-1.", max_size=12)
+
+
+def judged(path: Path) -> object:
+    """What a file's header says, or why it is refused."""
+    try:
+        return read_header(path)
+    except UnreadableFile as refusal:
+        return str(refusal)
+
+
+def by_pydicom(path: Path) -> object:
+    with mock.patch.object(header_scan, "scan", return_value=None):
+        return judged(path)
+
+
+def scanned(content: bytes) -> bool:
+    return header_scan.scan(io.BytesIO(content), part10._header_tags()) is not None
+
+
+def test_pydicoms_own_files_are_judged_as_pydicom_reads_them() -> None:
+    folder = Path(data.__file__).parent / "test_files"
+    paths = [path for path in sorted(folder.rglob("*.dcm")) if path.stat().st_size < 2**20]
+    assert len(paths) > 50
+    for path in paths:
+        assert judged(path) == by_pydicom(path), path.name
+    assert sum(scanned(path.read_bytes()) for path in paths) > len(paths) / 2
+
+
+@st.composite
+def headers(draw: st.DrawFn) -> bytes:
+    """A small image with nested sequences of either kind of length, and text in a character set."""
+    dataset = Dataset()
+    dataset.SpecificCharacterSet = draw(st.sampled_from(["ISO_IR 192", "ISO_IR 100", ""]))
+    utf8 = dataset.SpecificCharacterSet == "ISO_IR 192"
+    text = WORDS if utf8 else WORDS.map(lambda word: word.encode("ascii", "ignore").decode())
+    dataset.SOPClassUID, dataset.SOPInstanceUID = MRImageStorage, "1.2.3"
+    dataset.PatientID, dataset.Manufacturer = draw(text), draw(text)
+    dataset.SeriesDescription, dataset.BodyPartExamined = draw(text), draw(st.sampled_from(["BRAIN", ""]))
+    dataset.PixelSpacing = draw(st.sampled_from([[1, 2], "", "0.5\\0.25"]))
+    dataset.ImagePositionPatient, dataset.ImageOrientationPatient = [0, 0, 5.5], [1, 0, 0, 0, 1, 0]
+    for keyword in draw(st.sets(st.sampled_from(["ReferencedImageSequence", "RequestAttributesSequence"]))):
+        setattr(dataset, keyword, Sequence(draw(st.lists(items(2), max_size=3))))
+        dataset[keyword].is_undefined_length = draw(st.booleans())
+    dataset.Rows = dataset.Columns = draw(st.sampled_from([2, 200]))
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
+    dataset.PixelData = np.zeros((2, 2), np.uint8).tobytes()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = draw(st.sampled_from(SYNTAXES))
+    out = io.BytesIO()
+    dcmwrite(out, dataset, enforce_file_format=True)
+    return out.getvalue()
+
+
+def items(depth: int) -> st.SearchStrategy[Dataset]:
+    def made(uid: str, below: list[Dataset], undefined: bool) -> Dataset:
+        item = Dataset()
+        item.ReferencedSOPInstanceUID = uid
+        if below:
+            item.PurposeOfReferenceCodeSequence = Sequence(below)
+            item["PurposeOfReferenceCodeSequence"].is_undefined_length = undefined
+        item.is_undefined_length_sequence_item = undefined
+        return item
+
+    inner = st.lists(items(depth - 1), max_size=2) if depth else st.just([])
+    return st.builds(made, st.sampled_from(["1.2", "1.2.3.4"]), inner, st.booleans())
+
+
+@pytest.mark.filterwarnings("ignore")  # pydicom's, on writing what the standard forbids
+@settings(max_examples=60)
+@given(content=headers(), cuts=st.lists(st.tuples(st.integers(132, 900), st.integers(0, 255)), max_size=3))
+def test_any_file_is_judged_as_pydicom_reads_it_damaged_or_not(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, cuts: list[tuple[int, int]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "one.dcm"
+    damaged = bytearray(content)
+    for at, value in cuts:
+        if at < len(damaged):
+            damaged[at] = value
+    path.write_bytes(damaged)
+    assert judged(path) == by_pydicom(path)
+
+
+def test_a_header_longer_than_what_is_read_at_once(tmp_path: Path) -> None:
+    dataset = Dataset()
+    dataset.PatientID, dataset.Rows, dataset.Columns = "P1", 2, 2
+    dataset.SOPClassUID, dataset.SOPInstanceUID = MRImageStorage, "1.2.3"
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation = 7, 0
+    dataset.add_new((0x0019, 0x0010), "LO", "MAKER")
+    dataset.add_new((0x0019, 0x1001), "OB", bytes(3 * header_scan._CHUNK))
+    dataset.PixelData = bytes(4)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    path = tmp_path / "long.dcm"
+    dcmwrite(path, dataset, enforce_file_format=True)
+    assert scanned(path.read_bytes())
+    assert judged(path) == by_pydicom(path)
+
+
+def test_sequences_that_nest_without_end_are_refused_in_words(tmp_path: Path) -> None:
+    opened = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    meta = b"\x02\x00\x10\x00UI\x14\x001.2.840.10008.1.2.1\0"
+    path = tmp_path / "deep.dcm"
+    path.write_bytes(bytes(128) + b"DICM" + meta + opened * 20_000)
+    assert judged(path) == by_pydicom(path) == "its header is damaged"
