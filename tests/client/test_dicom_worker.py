@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom.data import get_testdata_file
 
-from fedward_client.intake import dicom, worker
+from fedward_client.intake import dicom, files, pictures, worker
 from fedward_client.intake.dicom import read_volume
 from fedward_common.errors import UnreadableFile
 
@@ -51,6 +52,18 @@ def worker_pid() -> int:
 def test_the_worker_gives_what_decoding_here_gives() -> None:
     for name in ("MR_small_jp2klossless.dcm", "SC_rgb_jpeg_dcmtk.dcm", "MR_small_jpeg_ls_lossless.dcm"):
         np.testing.assert_array_equal(read_volume(bundled(name)).pixels, dicom.decode(bundled(name)).pixels)
+
+
+def test_pictures_are_decoded_there_too(tmp_path: Path) -> None:
+    path = tmp_path / "one.tif"
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).save(path, compression="tiff_lzw")
+    before = children()
+    image = files.read_volume(path, voi=None, stack=False)
+    np.testing.assert_array_equal(image.pixels, pictures.read_pixels(path).pixels)
+    assert len(children() - before) == 1
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(UnreadableFile):
+        files.read_volume(path, voi=None, stack=False)
 
 
 def test_it_stays_for_the_next_file(worker_pid: int) -> None:

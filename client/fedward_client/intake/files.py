@@ -8,7 +8,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from fedward_client.intake import describe, dicom, nifti, pictures
+from fedward_client.intake import describe, dicom, nifti, pictures, worker
 from fedward_client.intake.dicom import Header, NotAnImage
 from fedward_client.site import Site
 from fedward_client.volume import Volume
@@ -39,7 +39,7 @@ def read_volume(path: Path, *, voi: bool | None, stack: bool) -> Volume:
     if name.endswith(NIFTI):
         return nifti.read_pixels(path)
     if name.endswith(PICTURES):
-        return pictures.read_pixels(path)
+        return worker.read_volume(path, picture=True)
     return dicom.read_volume(path, voi=voi, stack=stack)
 
 

@@ -1,8 +1,8 @@
-"""Compressed pixels are decoded in a process of their own.
+"""Compressed pixels, DICOM's and pictures', are decoded in a process of their own.
 
-The decoders are C and C++; a damaged JPEG or JPEG 2000 stream can abort or hang the process that they run in. Here that
-costs one file: the worker is started anew and the file is unreadable. The worker ends with its parent, leaves no core
-dump (it would hold patients' data), and what the decoders print goes nowhere.
+The decoders are C and C++; a damaged JPEG, JPEG 2000 or TIFF stream can abort or hang the process that they run in.
+Here that costs one file: the worker is started anew and the file is unreadable. The worker ends with its parent, leaves
+no core dump (it would hold patients' data), and what the decoders print goes nowhere.
 """
 
 import atexit
@@ -27,8 +27,11 @@ _lock = threading.Lock()
 _workers: dict[int, "_Worker"] = {}  # by process id: after a fork, the child must not talk to its parent's worker
 
 
-def read_volume(path: Path, *, voi: bool | None, stack: bool) -> Volume:
-    """`dicom.read_volume` in the worker. Raises UnreadableFile, also where the decoder crashes or takes too long."""
+def read_volume(path: Path, *, picture: bool = False, voi: bool | None = None, stack: bool = False) -> Volume:
+    """`dicom.decode`, or `pictures.read_pixels`, in the worker.
+
+    Raises UnreadableFile, also where the decoder crashes or takes too long.
+    """
     with _lock:
         worker = _workers.get(os.getpid())
         if worker is not None and worker.died():
@@ -37,7 +40,7 @@ def read_volume(path: Path, *, voi: bool | None, stack: bool) -> Volume:
         if worker is None:
             worker = _workers[os.getpid()] = _Worker()
         try:
-            return worker.ask(path, voi, stack)
+            return worker.ask(path, picture, voi, stack)
         except (OSError, EOFError, ValueError):  # it died before or in its reply
             close()
             raise UnreadableFile("its pixels make the decoder crash, or take it too long") from None
@@ -64,12 +67,12 @@ class _Worker:
         assert self._process.stdout is not None
         self._requests, self._replies = self._process.stdin, self._process.stdout
 
-    def ask(self, path: Path, voi: bool | None, stack: bool) -> Volume:
+    def ask(self, path: Path, picture: bool, voi: bool | None, stack: bool) -> Volume:
         """One file's image; EOFError, OSError or ValueError where the worker died."""
         timer = threading.Timer(LIMIT_S, self._process.kill)
         timer.start()
         try:
-            self._requests.write(json.dumps([os.fspath(path), voi, stack]).encode() + b"\n")
+            self._requests.write(json.dumps([os.fspath(path), picture, voi, stack]).encode() + b"\n")
             self._requests.flush()
             reply = json.loads(self._replies.readline())
             if "reason" in reply:
@@ -96,11 +99,12 @@ class _Worker:
 
 def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
     from fedward_client.intake.dicom import decode
+    from fedward_client.intake.pictures import read_pixels
 
     while line := requests.readline():
-        path, voi, stack = json.loads(line)
+        path, picture, voi, stack = json.loads(line)
         try:
-            image = decode(Path(path), voi=voi, stack=stack)
+            image = read_pixels(Path(path)) if picture else decode(Path(path), voi=voi, stack=stack)
         except UnreadableFile as error:
             replies.write(json.dumps({"reason": str(error)}).encode() + b"\n")
         else:
