@@ -5,7 +5,6 @@ after the other, as all do that a Fedward site sends, are the array's memory whe
 """
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,8 +21,8 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-from fedward_common.errors import RunError
 from fedward_common.mapped_files import map_file
+from fedward_server.shelf import unwritable
 
 
 @dataclass(slots=True)
@@ -35,9 +34,6 @@ class ReplyPieces:
     size: int = 0  # bytes of all
     _file: IO[bytes] | None = None
     _chunks: dict[str, tuple[int, int]] = field(default_factory=dict)  # where each lies in the file: begin, end
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.contents or name in self._chunks
 
     def __len__(self) -> int:
         return len(self.contents) + len(self._chunks)
@@ -57,10 +53,7 @@ class ReplyPieces:
             self._file.write(memoryview(content)[len(content) - size :])
             self._chunks[name] = (begin, self._file.tell())
         except OSError as error:
-            raise RunError(
-                f"an update cannot be put by in {self.folder} ({os.strerror(error.errno or 0)}): free space on that "
-                "disk, then resume the run"
-            ) from error
+            raise unwritable(self.folder, error) from error
 
     def joined_size(self) -> int:
         """How many bytes the arrays take: one may name the same chunk any number of times."""

@@ -38,11 +38,16 @@ class Shelf:
                 file.writelines(pieces(record))
                 return view(memoryview(map_file(file)))
         except OSError as error:
-            raise RunError(
-                f"an update cannot be put by in {self.folder} ({os.strerror(error.errno or 0)}): free space on that "
-                "disk, then resume the run"
-            ) from error
+            raise unwritable(self.folder, error) from error
 
     def clear(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def unwritable(folder: Path, error: OSError) -> RunError:
+    """That an update cannot wait on the disk, and what to do."""
+    return RunError(
+        f"an update cannot be put by in {folder} ({os.strerror(error.errno or 0)}): free space on that disk, then "
+        "resume the run"
+    )
