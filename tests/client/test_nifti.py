@@ -322,6 +322,14 @@ def test_damage_gives_an_answer_or_a_reason(
             read(path)
 
 
+@pytest.mark.parametrize("huge", [1e200, 1e307, 2e6])
+def test_voxels_as_large_as_no_scanner_are_damage(tmp_path: Path, huge: float) -> None:
+    written = image(np.zeros((2, 3, 4), np.uint8), kind=nibabel.Nifti2Image)
+    path = write(tmp_path / "a.nii", written, srow_x=[huge, 0, 0, 0])
+    for read in (read_header, read_pixels, read_mask):
+        assert refusal(path, read) == "the orientation in its header is damaged"
+
+
 def test_nibabel_stays_quiet(tmp_path: Path, every_log: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path / "a.nii", image(np.zeros((2, 3, 4), np.uint8)), bitpix=77, pixdim=[9, -1, 0, 2, 0, 0, 0, 0])
     assert read_pixels(path).pixels.shape == (4, 1, 3, 2)

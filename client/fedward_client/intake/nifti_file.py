@@ -30,6 +30,7 @@ MAX_OFFSET = 2**24  # bytes before the voxels: the header and its extensions
 
 _RATIO = 1032  # deflate packs no more than this many bytes into one (zlib's technical details)
 _AFTER = 2**20  # bytes that may follow the voxels
+_FURTHEST_MM = 1e6  # from a voxel to the next; no scanner is that large
 _MILLIMETRES = {
     0: 1.0,
     1: 1000.0,
@@ -184,9 +185,10 @@ def _affine(header: "Nifti1Header") -> Affine | None:
     else:
         return None
     affine: Affine = np.asarray(found, np.float64)
-    affine[:3] *= _millimetres(header)
-    sizes = np.linalg.norm(affine[:3, :3], axis=0) if np.isfinite(affine).all() else np.zeros(3)
-    if not (sizes > 0).all() or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-6:
+    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused
+        affine[:3] *= _millimetres(header)
+        sizes = np.linalg.norm(affine[:3, :3], axis=0) if np.isfinite(affine).all() else np.zeros(3)
+    if not ((sizes > 0) & (sizes < _FURTHEST_MM)).all() or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-6:
         raise UnreadableFile("the orientation in its header is damaged")
     return affine
 
