@@ -322,8 +322,8 @@ def test_damage_gives_an_answer_or_a_reason(
             read(path)
 
 
-@pytest.mark.parametrize("huge", [1e200, 1e307, 2e6])
-def test_voxels_as_large_as_no_scanner_are_damage(tmp_path: Path, huge: float) -> None:
+@pytest.mark.parametrize("huge", [1e200, 1e307, 2e9])
+def test_voxels_of_no_size_that_there_is_are_damage(tmp_path: Path, huge: float) -> None:
     written = image(np.zeros((2, 3, 4), np.uint8), kind=nibabel.Nifti2Image)
     path = write(tmp_path / "a.nii", written, srow_x=[huge, 0, 0, 0])
     for read in (read_header, read_pixels, read_mask):

@@ -30,7 +30,7 @@ MAX_OFFSET = 2**24  # bytes before the voxels: the header and its extensions
 
 _RATIO = 1032  # deflate packs no more than this many bytes into one (zlib's technical details)
 _AFTER = 2**20  # bytes that may follow the voxels
-_FURTHEST_MM = 1e6  # from a voxel to the next; no scanner is that large
+_FURTHEST_MM = 1e9  # from a voxel to the next, whatever unit was meant
 _MILLIMETRES = {
     0: 1.0,
     1: 1000.0,
