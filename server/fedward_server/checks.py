@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from fedward_common.distance import squared_distance
+from fedward_common.mapped_files import release
 from fedward_common.records import CONTROL
 from fedward_common.tensors import as_tensor
 
@@ -62,9 +63,10 @@ class Gate:
     def _wrong_values(self, site: str, arrays: Mapping[str, npt.NDArray[Any]]) -> str | None:
         floats = [name for name, array in self._reference.items() if array.dtype.kind == "f"]
         bound = self._max_update_norm
-        squares = {
-            name: _sum_of_squares(arrays[name], None if bound is None else self._reference[name]) for name in floats
-        }
+        squares = {}
+        for name in floats:
+            squares[name] = _sum_of_squares(arrays[name], None if bound is None else self._reference[name])
+            release(arrays[name])  # an update may wait a while
         for name, square in squares.items():
             if not math.isfinite(square) and (problem := _problem(arrays[name])):
                 return f"array '{name}' of {site} holds {problem}"

@@ -22,7 +22,6 @@ from flwr.serverapp import Grid
 from fedward_common import models
 from fedward_common.batch_norm import MEAN, VARIANCE, layers
 from fedward_common.errors import RecordError, RunError
-from fedward_common.mapped_files import release
 from fedward_common.metrics import Evaluation, primary_value
 from fedward_common.records import (
     CONTROL,
@@ -263,11 +262,8 @@ class RoundEngine:
             raise RecordError("its cohort changed during the run: finish or stop this run, then start a new one")
         if trained.patients != site.prepared.patients["train"]:
             raise RecordError("it says another number of training patients than when its cohort was frozen")
-        arrays = from_array_record(record)
-        if reason := gate.check(site.name, arrays):
+        if reason := gate.check(site.name, from_array_record(record)):
             raise RecordError(reason)
-        for array in arrays.values():
-            release(array)  # it may wait a while
         return trained, record, sent
 
     def _refuse(self, number: int, site: str, reason: str, updates: Updates, *, offence: bool) -> None:
