@@ -76,12 +76,20 @@ def look(dataset: FileDataset, folder: Path) -> Finding:
     """
     stored = _stored(dataset, folder)
     regions = _regions(dataset, stored.shape[-2:])
-    count = len(stored)
-    chosen = sorted({round(place) for place in np.linspace(0, count - 1, min(count, MOST_FRAMES))})
-    found = {box for frame in chosen for box in find_text(stored[frame])}
+    found = lines(stored)
     if not found and not regions and _says(dataset, "YES"):
         raise UnreadableFile("its header says that text is burned into it, and none was found to blank")
     return Finding(stored=stored, text=tuple(sorted(found)), regions=regions)
+
+
+def lines(pixels: Stored) -> set[Box]:
+    """The lines of text in up to `MOST_FRAMES` of an image's frames."""
+    return {box for frame in evenly(len(pixels), MOST_FRAMES) for box in find_text(pixels[frame])}
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most so many of 0 to `count` - 1, evenly spaced, both ends among them."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most))})
 
 
 def _stored(dataset: FileDataset, folder: Path) -> Stored:
