@@ -58,11 +58,16 @@ def is_suspicious(dataset: Dataset) -> bool:
     """Whether an image may have text in its pixels: its header says so, or it is a picture of a screen or a camera."""
     return (
         _says(dataset, "YES")
-        or elements.code(dataset, "Modality") in _SCREENS
+        or is_screen(elements.code(dataset, "Modality"))
         or elements.text(dataset, "SOPClassUID").startswith(_SECONDARY_CAPTURE)
         or elements.text(dataset, "ConversionType") != ""
         or "SCREEN SAVE" in elements.text(dataset, "ImageType")
     )
+
+
+def is_screen(modality: str) -> bool:
+    """Whether images of a modality are pictures of a screen or a camera."""
+    return modality in _SCREENS
 
 
 def _says(dataset: Dataset, word: str) -> bool:

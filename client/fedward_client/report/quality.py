@@ -53,20 +53,20 @@ class _Kind:
     padded: bool = False
 
 
-def look(_site: Site, key: str, found: Found) -> Row:
+def look(site: Site, key: str, found: Found) -> Row:
     """A file's digest and the flags that its pixels get, separated by ", "; or the reason why it cannot be read.
 
     `passing` is whether that reason is the file system's, which may be another one tomorrow.
     """
     _, entry = found
     try:
-        return {"key": key, "content": digest(entry), "flags": ", ".join(_flags(entry.path))}
+        return {"key": key, "content": digest(entry), "flags": ", ".join(_flags(site, entry.path))}
     except UnreadableFile as error:
         return {"key": key, "reason": str(error), "passing": isinstance(error.__cause__, OSError)}
 
 
-def _flags(path: Path) -> list[str]:
-    kind = _kind(path)
+def _flags(site: Site, path: Path) -> list[str]:
+    kind = _kind(site, path)
     # in modality units: a viewer's window would clip
     pixels = read_volume(path, voi=False, stack=False).pixels
     if is_blank(pixels):
@@ -79,11 +79,11 @@ def _flags(path: Path) -> list[str]:
     return [name for name, holds in found.items() if holds]
 
 
-def _kind(path: Path) -> _Kind:
-    """What a file's header says; of pictures any may be one of a screen."""
+def _kind(site: Site, path: Path) -> _Kind:
+    """What a file's header says; of pictures, what the site says."""
     name = path.name.casefold()
     if name.endswith((*NIFTI, *PICTURES)):
-        return _Kind(suspicious=name.endswith(PICTURES))
+        return _Kind(suspicious=name.endswith(PICTURES) and (not site.modality or burned_in.is_screen(site.modality)))
     with quiet(), opened(path) as file:
         dataset = part10.parse(file, pixels=False)
         return _Kind(
