@@ -122,7 +122,7 @@ def test_spacing_is_that_which_resampling_takes(hospital: Folder) -> None:
     folder = hospital(PixelSpacing=[0.9, 0.8])
     fine = {"size": [16, 16], "spacing": [0.45, 0.4], "max_upsampling": 2.0}
     [line] = [line for line in contract(folder, study(input=fine)).lines if " mm" in line.asked]
-    assert line.asked == "At least 5 training patients with images of pixels of at most 0.9 x 0.8 mm"
+    assert line.asked == "At least 5 training patients with images of at most 0.9 x 0.8 mm a pixel"
     assert (line.found, line.passes) == ("8 training patients", True)
     coarse = surveyed(folder, study(input={**fine, "max_upsampling": 1.9}))
     assert coarse.contract is not None

@@ -4,6 +4,7 @@ from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.uid import CTImageStorage
 
+from fedward_client.intake.reading import FEW, Readers
 from fedward_client.intake.walk import Entry
 from fedward_client.report.quality import (
     BLANK,
@@ -158,8 +160,8 @@ def written_on(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def test_text_is_looked_for_where_a_screen_or_a_camera_was_read(site: Site, write_dicom: Write) -> None:
-    y, x = np.mgrid[:240, :360]
-    smooth = (40 + y / 4 + x / 8).astype(np.uint8)
+    y, x = np.mgrid[:90, :220]
+    smooth = (40 + y / 2 + x / 4).astype(np.uint8)
     text = written_on(smooth)
     path = site.folder / "image.dcm"
     assert flags(site, write_dicom(path, patient_id="A", array=text)) == [TEXT]
@@ -181,6 +183,19 @@ def test_flags_of_other_formats(site: Site) -> None:
         assert flags(site, site.folder / f"{name}.nii.gz") == expected
     Image.fromarray(np.full(SHAPE, 9, np.uint8)).save(site.folder / "blank.png")
     assert flags(site, site.folder / "blank.png") == [BLANK]
+
+
+def test_another_process_sees_what_this_one_sees(site: Site) -> None:
+    site.key  # noqa: B018 - made once, before several processes would
+    files = {}
+    for number in range(FEW):
+        path = site.folder / f"{number}.png"
+        Image.fromarray(noise(number, (9, 9)) if number % 2 else np.full((9, 9), number, np.uint8)).save(path)
+        files[f"{number:02}"] = ("", Entry(path=path))
+    with Readers(replace(site, threads=2), look) as readers:
+        rows = sorted(readers.rows(files), key=itemgetter("key"))
+    assert rows == [look(site, key, one) for key, one in files.items()]
+    assert [row["flags"] for row in rows] == [BLANK, ""] * (FEW // 2)
 
 
 def test_what_cannot_be_read_is_told_apart_from_what_cannot_be_opened(site: Site, write_dicom: Write) -> None:
@@ -234,4 +249,8 @@ def test_volumes_are_shown_upright(site: Site, x: int, y: int) -> None:
 
 def test_what_cannot_be_read_has_no_picture(site: Site) -> None:
     (site.folder / "x.png").write_bytes(b"no picture")
-    assert thumbnail(site, "key", ("", Entry(path=site.folder / "x.png"))) == {"key": "key", "png": ""}
+    assert thumbnail(site, "key", ("", Entry(path=site.folder / "x.png"))) == {
+        "key": "key",
+        "content": "",
+        "png": "",
+    }

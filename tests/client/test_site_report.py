@@ -229,14 +229,6 @@ def test_pixels_are_looked_at_once(site_folder: Folder, write_dicom: Folder) -> 
     assert [(event.done, event.total) for event in third] == [(23, 24), (24, 24)]
 
 
-def test_several_processes_see_what_one_sees(site_folder: Folder, tmp_path: Path) -> None:
-    folder = site_folder({f"P{number}": "benign" for number in range(70)}, images=1, shape=(12, 12), **MR)
-    alone = page.render(surveyed(folder))
-    shutil.rmtree(folder / ".fedward")
-    (folder / "site.toml").write_text("[limits]\nthreads = 3\n")
-    assert page.render(surveyed(folder)) == alone
-
-
 def test_what_does_not_decode_goes_into_quarantine_and_the_rest_goes_on(site_folder: Folder) -> None:
     folder = site_folder({"A": "benign", "B": "malignant"}, **MR)
     damage_rle(folder / "A" / "image0.dcm")
@@ -269,6 +261,8 @@ def test_files_that_changed_or_went_are_told(site_folder: Folder, write_dicom: F
     assert (found.inspection.not_seen, len(found.pictures), found.judged()[BLANK]) == (2, 2, 0)
     assert "2 images were not looked at" in Page(page.render(found)).text
     assert "2 images were not looked at" in run("report", folder).stdout
+    write_dicom(folder / "B" / "image0.dcm", patient_id="B", array=np.zeros((8, 8), np.uint8), BurnedInAnnotation="YES")
+    assert len(survey(Site.open(folder), None).pictures) == 1
 
 
 def test_who_opted_out_since_the_scan_is_not_shown(site_folder: Folder) -> None:

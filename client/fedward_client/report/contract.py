@@ -121,7 +121,7 @@ def _size(section: Input) -> str:
     """The resolution that a study needs, in words."""
     if section.spacing is None:
         return "at least {} x {} pixels".format(*section.size[-2:])
-    return "pixels of at most {:g} x {:g} mm".format(*_coarsest(section.spacing, section))
+    return "at most {:g} x {:g} mm a pixel".format(*_coarsest(section.spacing, section))
 
 
 def _coarsest(spacing: Sequence[float], section: Input) -> tuple[float, float]:

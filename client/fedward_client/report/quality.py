@@ -120,12 +120,12 @@ def _thinned(pixels: Pixels) -> Pixels:
 
 
 def thumbnail(_site: Site, key: str, found: Found) -> Row:
-    """A PNG of an image's middle frame, base64, as `png`; "" where it cannot be read."""
+    """A file's digest, and a PNG of its middle frame, base64; both "" where it cannot be read."""
     _, entry = found
     try:
-        return {"key": key, "png": b64encode(_png(entry)).decode()}
+        return {"key": key, "content": digest(entry), "png": b64encode(_png(entry)).decode()}
     except UnreadableFile:
-        return {"key": key, "png": ""}
+        return {"key": key, "content": "", "png": ""}
 
 
 def _png(entry: Entry) -> bytes:

@@ -86,5 +86,6 @@ def _pictures(
     where = paths(site) if rows else {}
     with Readers(site, quality.thumbnail) as readers:
         answers = readers.rows({key: ("", Entry(path=where[key])) for key in rows if key in where})
-    pngs = {answer["key"]: answer["png"] for answer in answers}
-    return tuple((row, pngs[key]) for key, row in rows.items() if pngs.get(key))
+    pngs = {(answer["key"], answer["content"]): answer["png"] for answer in answers}
+    # a file that has changed since it was looked at is not shown
+    return tuple((row, pngs[key, row.content]) for key, row in rows.items() if (key, row.content) in pngs)
