@@ -41,8 +41,11 @@ def report(  # noqa: PLR0917 - typer reads options from parameters
 ) -> None:
     """Look at the images that the last scan found, and write a page on them that stays here: it shows patients.
 
-    Pixels are decoded once; a second report looks at new and changed images only. Exit code 1 where the data do not
-    serve the study. Example: fedward site report /srv/hospital --study breast-ultrasound
+    Pixels are decoded once; a second report looks at new and changed images only.
+
+    Exit code 1 where the data do not serve the study.
+
+    Example: fedward site report /srv/hospital --study breast-ultrasound
     """
     from fedward_client.report import page
     from fedward_client.report.survey import survey
@@ -58,7 +61,7 @@ def report(  # noqa: PLR0917 - typer reads options from parameters
     target = out or opened.state / PAGE
     page.write(target, found)
     if as_json:
-        contract = found.contract and {**asdict(found.contract), "passes": found.contract.passes}
+        contract = None if found.contract is None else _plain(found.contract)
         told = {"counts": asdict(found.counts), "flags": found.judged(), "contract": contract, "page": str(target)}
         print(json.dumps({"site": opened.name, **told}))
     else:
@@ -90,6 +93,12 @@ def _rows(value: int | Mapping[str, int]) -> Iterator[tuple[str, int]]:
     yield from ((kind or "(not said)", count) for kind, count in kinds[:MOST_KINDS])
     if others := kinds[MOST_KINDS:]:
         yield f"{len(others)} other kinds", sum(count for _, count in others)
+
+
+def _plain(contract: "Contract") -> dict[str, object]:
+    """A contract for JSON."""
+    lines = [line._asdict() for line in contract.lines]
+    return {**asdict(contract), "lines": lines, "passes": contract.passes}
 
 
 def _show(site: Site, found: "Survey") -> None:

@@ -153,9 +153,9 @@ def test_flags_of_dicom(site: Site, write_dicom: Write) -> None:
     assert of(low, PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=0, **CT) == []
 
 
-def written_on(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def written_on(array: npt.NDArray[np.uint8], size: int = 18) -> npt.NDArray[np.uint8]:
     picture = Image.fromarray(array)
-    ImageDraw.Draw(picture).text((20, 30), "DOE^JANE 19600101", fill=255, font=ImageFont.load_default(18))
+    ImageDraw.Draw(picture).text((20, 30), "DOE^JANE 19600101", fill=255, font=ImageFont.load_default(size))
     return np.asarray(picture)
 
 
@@ -168,6 +168,9 @@ def test_text_is_looked_for_where_a_screen_or_a_camera_was_read(site: Site, writ
     assert flags(site, write_dicom(path, patient_id="A", array=smooth)) == []
     assert flags(site, write_dicom(path, patient_id="A", array=text, **CT)) == []
     assert flags(site, write_dicom(path, patient_id="A", array=text, ConversionType="DF", **CT)) == [TEXT]
+    large = np.tile(smooth, (1, 20))  # 4,400 columns, of which every second one is looked at
+    large[:, :440] = written_on(np.tile(smooth, (1, 2)), size=36)
+    assert flags(site, write_dicom(path, patient_id="A", array=large)) == [TEXT]
     film = np.stack([smooth, smooth, text])
     assert flags(site, write_dicom(path, patient_id="A", array=film)) == [TEXT]
     picture = site.folder / "image.png"

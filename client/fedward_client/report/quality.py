@@ -36,8 +36,10 @@ BLANK_BAND = 0.01  # of the image's range, around its median
 # patient, half of an image as a rule.
 SATURATED_SHARE = 0.05  # of the pixels above the least value
 
-MOST_FRAMES = 16  # of an image, and
-MOST_SIDE = 1024  # rows and columns of a frame that are measured, evenly spaced, so that memory is bounded
+# What is measured of an image, evenly spaced, so that memory is bounded: its frames, and the longer side of a frame.
+MOST_FRAMES = 16
+MOST_SIDE = 1024
+MOST_SIDE_FOR_TEXT = 4096  # a larger image has larger letters
 
 THUMBNAIL = 128  # pixels of its longer side
 _SHOWN = (0.5, 99.5)  # percentiles of grey values that become black and white
@@ -74,7 +76,7 @@ def _flags(site: Site, path: Path) -> list[str]:
     found = {
         # of an inverted image, padding was given the brightest value
         SATURATED: not (kind.inverted and kind.padded) and is_saturated(pixels, inverted=kind.inverted),
-        TEXT: kind.says_text or (kind.suspicious and bool(burned_in.lines(pixels))),
+        TEXT: kind.says_text or (kind.suspicious and bool(burned_in.lines(_thinned(pixels, MOST_SIDE_FOR_TEXT)))),
     }
     return [name for name, holds in found.items() if holds]
 
@@ -96,7 +98,7 @@ def _kind(site: Site, path: Path) -> _Kind:
 
 def is_blank(pixels: Pixels) -> bool:
     """Whether [frames, channels, rows, columns] are almost constant, of one colour all over."""
-    values = _thinned(pixels)
+    values = _thinned(pixels, MOST_SIDE)
     band = BLANK_BAND * (float(values.max()) - float(values.min()))
     near = np.abs(values - np.median(values, axis=(0, 2, 3), keepdims=True)) <= band
     return bool(near.all(axis=1).mean() >= BLANK_SHARE)
@@ -107,16 +109,18 @@ def is_saturated(pixels: Pixels, *, inverted: bool = False) -> bool:
 
     `inverted`: of the least value, which is shown as white.
     """
-    values = -_thinned(pixels) if inverted else _thinned(pixels)
+    values = _thinned(pixels, MOST_SIDE)
+    if inverted:
+        values = -values
     lit = np.count_nonzero((values > values.min()).any(axis=1))
     full = np.count_nonzero((values == values.max()).all(axis=1))
     return bool(lit and full > SATURATED_SHARE * lit)
 
 
-def _thinned(pixels: Pixels) -> Pixels:
-    """Evenly spaced frames and pixels of an image, as many as are measured."""
-    rows, columns = (-(-side // MOST_SIDE) for side in pixels.shape[2:])
-    return pixels[burned_in.evenly(len(pixels), MOST_FRAMES), :, ::rows, ::columns]
+def _thinned(pixels: Pixels, most: int) -> Pixels:
+    """Up to `MOST_FRAMES` frames of an image, and every so many of their pixels that no side has more than `most`."""
+    step = -(-max(pixels.shape[2:]) // most)
+    return pixels[burned_in.evenly(len(pixels), MOST_FRAMES), :, ::step, ::step]
 
 
 def thumbnail(_site: Site, key: str, found: Found) -> Row:
