@@ -168,6 +168,8 @@ def test_text_is_looked_for_where_a_screen_or_a_camera_was_read(site: Site, writ
     assert flags(site, write_dicom(path, patient_id="A", array=smooth)) == []
     assert flags(site, write_dicom(path, patient_id="A", array=text, **CT)) == []
     assert flags(site, write_dicom(path, patient_id="A", array=text, ConversionType="DF", **CT)) == [TEXT]
+    name = np.zeros((400, 600), np.uint8)
+    assert flags(site, write_dicom(path, patient_id="A", array=written_on(name, size=14))) == [BLANK, TEXT]
     large = np.tile(smooth, (1, 20))  # 4,400 columns, of which every second one is looked at
     large[:, :440] = written_on(np.tile(smooth, (1, 2)), size=36)
     assert flags(site, write_dicom(path, patient_id="A", array=large)) == [TEXT]

@@ -25,7 +25,6 @@ class Inspection:
     """What the pixels of a site's images say."""
 
     flags: Mapping[str, frozenset[str]]  # by the key of each image that could be read
-    quarantined: int  # images whose pixels do not decode; the catalog has their reasons
     not_seen: int  # images whose file is gone or changed since the scan, or cannot be opened now
 
 
@@ -47,7 +46,7 @@ def inspect(site: Site, images: Sequence[ImageRow], listener: Listener) -> Inspe
             seen += len(batch)
     listener(Event(site=site.name, stage="inspect", done=len(images), total=len(images)))
     flags = {row.key: known[row.content] for row in images if row.content in known}
-    return Inspection(flags=flags, quarantined=quarantined, not_seen=len(images) - len(flags) - quarantined)
+    return Inspection(flags=flags, not_seen=len(images) - len(flags) - quarantined)
 
 
 def _known(site: Site) -> dict[str, frozenset[str]]:

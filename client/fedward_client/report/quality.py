@@ -26,8 +26,8 @@ from fedward_common.errors import UnreadableFile
 VERSION = 1
 BLANK, SATURATED, TEXT = "blank", "saturated", describe.BURNED_IN
 
-# An export that failed is of one value, an empty frame has a speck on it besides, a marker or a scale: less than a
-# hundredth of it. The smallest findings that networks are trained on take more, and so does noise of any width.
+# An export that failed is of one value; an empty frame has a speck on it besides, a marker or a name, less than a
+# hundredth of it. Noise is never blank: it takes up its range.
 BLANK_SHARE = 0.99  # of the pixels,
 BLANK_BAND = 0.01  # of the image's range, around its median
 
@@ -71,11 +71,11 @@ def _flags(site: Site, path: Path) -> list[str]:
     kind = _kind(site, path)
     # in modality units: a viewer's window would clip
     pixels = read_volume(path, voi=False, stack=False).pixels
-    if is_blank(pixels):
-        return [BLANK, TEXT] if kind.says_text else [BLANK]
+    blank = is_blank(pixels)
+    judged = not blank and not (kind.inverted and kind.padded)  # padding has the least value, the brightest there
     found = {
-        # of an inverted image, padding was given the brightest value
-        SATURATED: not (kind.inverted and kind.padded) and is_saturated(pixels, inverted=kind.inverted),
+        BLANK: blank,
+        SATURATED: judged and is_saturated(pixels, inverted=kind.inverted),
         TEXT: kind.says_text or (kind.suspicious and bool(burned_in.lines(_thinned(pixels, MOST_SIDE_FOR_TEXT)))),
     }
     return [name for name, holds in found.items() if holds]
@@ -136,7 +136,8 @@ def _png(entry: Entry) -> bytes:
     from PIL import Image
 
     volume = read_volume(entry.path, voi=None, stack=False)
-    frame = _upright(volume.pixels[len(volume.pixels) // 2], volume.affine)
+    frames = burned_in.evenly(len(volume.pixels), MOST_FRAMES)  # of which text was looked for
+    frame = _upright(volume.pixels[frames[len(frames) // 2]], volume.affine)
     shown = _as_bytes(frame)
     picture = Image.fromarray(shown[0] if len(shown) == 1 else np.ascontiguousarray(np.moveaxis(shown, 0, -1)))
     picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
