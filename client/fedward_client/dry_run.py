@@ -38,12 +38,7 @@ class DryRun:
 
 def dry_run(site: Site, study: StudySpec, listener: Listener = ignore) -> DryRun:
     """Resolve a study's cohort against the catalog, scanned first where it never was; time one batch of training."""
-    cohort, refusal = Cohort(labels=study.cohort.labels, items=(), left_out={}), ""
-    try:
-        cohort = from_catalog(site, study, listener)
-        require(cohort, study, site)
-    except DataError as error:
-        refusal = str(error)
+    cohort, refusal = resolved(site, study, listener)
     images = [item for item in cohort.items if item.side == "train"]
     return DryRun(
         study=study.study.id,
@@ -57,6 +52,17 @@ def dry_run(site: Site, study: StudySpec, listener: Listener = ignore) -> DryRun
         free_mib=shutil.disk_usage(site.ensure_state()).free / 2**20,
         round_s=_round_s(study, len(images)) if images else None,
     )
+
+
+def resolved(site: Site, study: StudySpec, listener: Listener = ignore) -> tuple[Cohort, str]:
+    """A study's cohort as it would be now, and why the site cannot take part with it, "" where it can."""
+    cohort = Cohort(labels=study.cohort.labels, items=(), left_out={})
+    try:
+        cohort = from_catalog(site, study, listener)
+        require(cohort, study, site)
+    except DataError as error:
+        return cohort, str(error)
+    return cohort, ""
 
 
 def _round_s(study: StudySpec, images: int) -> float:

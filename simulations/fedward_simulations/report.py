@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fedward_common import pages
 from fedward_simulations import wording
 from fedward_simulations.results import (
     Block,
@@ -103,16 +104,7 @@ def write_report(results: Results, out: Path) -> None:
 
 def render_report(results: Results) -> str:
     """The page."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("fedward_simulations"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(**_context(results))
+    return pages.render("fedward_simulations", "report.html", _context(results))
 
 
 def _context(results: Results) -> dict[str, Any]:

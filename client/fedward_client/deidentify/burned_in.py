@@ -58,11 +58,16 @@ def is_suspicious(dataset: Dataset) -> bool:
     """Whether an image may have text in its pixels: its header says so, or it is a picture of a screen or a camera."""
     return (
         _says(dataset, "YES")
-        or elements.code(dataset, "Modality") in _SCREENS
+        or is_screen(elements.code(dataset, "Modality"))
         or elements.text(dataset, "SOPClassUID").startswith(_SECONDARY_CAPTURE)
         or elements.text(dataset, "ConversionType") != ""
         or "SCREEN SAVE" in elements.text(dataset, "ImageType")
     )
+
+
+def is_screen(modality: str) -> bool:
+    """Whether images of a modality are pictures of a screen or a camera."""
+    return modality in _SCREENS
 
 
 def _says(dataset: Dataset, word: str) -> bool:
@@ -76,12 +81,20 @@ def look(dataset: Dataset, folder: Path) -> Finding:
     """
     stored = _stored(dataset, folder)
     regions = _regions(dataset, stored.shape[-2:])
-    count = len(stored)
-    chosen = sorted({round(place) for place in np.linspace(0, count - 1, min(count, MOST_FRAMES))})
-    found = {box for frame in chosen for box in find_text(stored[frame])}
+    found = lines(stored)
     if not found and not regions and _says(dataset, "YES"):
         raise UnreadableFile("its header says that text is burned into it, and none was found to blank")
     return Finding(stored=stored, text=tuple(sorted(found)), regions=regions)
+
+
+def lines(pixels: Stored) -> set[Box]:
+    """The lines of text in up to `MOST_FRAMES` of an image's frames."""
+    return {box for frame in evenly(len(pixels), MOST_FRAMES) for box in find_text(pixels[frame])}
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most so many of 0 to `count` - 1, evenly spaced, both ends among them."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most))})
 
 
 def _stored(dataset: Dataset, folder: Path) -> Stored:

@@ -77,6 +77,15 @@ labels: Final = Table(
     Column("row", String, nullable=False),  # JSON
 )
 
+# what a site's report found in pixels, by a digest of the file, so that nothing is decoded for a second report
+quality: Final = Table(
+    "quality",
+    _metadata,
+    Column("content", String, primary_key=True),
+    Column("version", Integer, nullable=False),  # of the rules
+    Column("flags", String, nullable=False),  # separated by ", "
+)
+
 facts: Final = Table(
     "facts", _metadata, Column("name", String, primary_key=True), Column("value", String, nullable=False)
 )

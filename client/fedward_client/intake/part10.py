@@ -37,6 +37,7 @@ _HEADER = (
     *("PatientID", "PatientBirthDate", "PatientSex", "PatientAge"),
     *("Modality", "Manufacturer", "ManufacturerModelName", "BodyPartExamined", "MagneticFieldStrength"),
     *("ImageType", "SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName", "BurnedInAnnotation"),
+    *("ConversionType", "PixelPaddingValue"),
     *("TemporalPositionIdentifier", "AcquisitionNumber", "EchoTime", "DiffusionBValue", "InstanceNumber"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
     *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated"),

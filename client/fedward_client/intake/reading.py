@@ -1,7 +1,8 @@
-"""Reads files for the catalog, on as many processors as the site gives: one row a file, whatever is in it.
+"""Reads files on as many processors as the site gives: one row a file, whatever is in it.
 
-A row is an image, something that is no image, or a file in quarantine with its reason. The processes read headers and
-digest bytes, nothing else. They end with this one, which reads for itself what one that dies had at hand.
+For the catalog a row is an image, something that is no image, or a file in quarantine with its reason; that takes
+headers and digests, no pixels. Others have other rows made of files (`Judge`). The processes end with this one, which
+reads for itself what one that dies had at hand.
 """
 
 import hashlib
@@ -11,10 +12,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
+from pkgutil import resolve_name
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
@@ -29,7 +31,8 @@ from fedward_common.errors import UnreadableFile
 FEW = 64  # files that are read before a process would have started
 
 Found = tuple[str, Entry]  # a file, and the pseudonym of its folder
-Row = dict[str, Any]
+Row = dict[str, Any]  # of what JSON has
+Judge = Callable[[Site, str, Found], Row]  # site, key, file; a function of a module, by which a process finds it
 
 _OF_HEADERS = tuple(field.name for field in fields(Header))
 
@@ -39,8 +42,8 @@ log = logging.getLogger(__name__)
 class Readers:
     """Processes that read files, for a `with`; none is started for a few files, or where there is one processor."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, site: Site, judge: Judge | None = None) -> None:
+        self._site, self._judge = site, judge or row
         self._wanted = site.threads or len(os.sched_getaffinity(0))
         self._processes: list[_Process] = []
 
@@ -56,14 +59,14 @@ class Readers:
     def rows(self, files: Mapping[str, Found]) -> list[Row]:
         """The rows of files, by their keys."""
         if self._wanted > 1 and not self._processes and len(files) >= FEW:
-            self._processes = [_Process(self._site) for _ in range(self._wanted - 1)]
+            self._processes = [_Process(self._site, self._judge) for _ in range(self._wanted - 1)]
         everything = list(files.items())
         shares = [everything[start :: len(self._processes) + 1] for start in range(len(self._processes) + 1)]
         asked = [(process, share) for process, share in zip(self._processes, shares[1:], strict=True) if share]
         for process, share in asked:
             process.ask(share)
         with quiet():
-            rows = [row(self._site, key, found) for key, found in shares[0]]
+            rows = [self._judge(self._site, key, found) for key, found in shares[0]]
         for process, share in asked:
             rows += self._answer(process, share)
         return rows
@@ -75,15 +78,16 @@ class Readers:
             log.warning("%s: a process that reads files died; this one goes on with its files", self._site.name)
             process.end()
             self._processes.remove(process)
-            return [row(self._site, key, found) for key, found in share]
+            return [self._judge(self._site, key, found) for key, found in share]
 
 
 class _Process:
     """One other process; it is asked and answers in lines of JSON."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, judge: Judge) -> None:
         # -P: no module of the folder that happens to be the current one
         command = [sys.executable, "-P", "-m", __name__, os.fspath(site.folder), os.fspath(site.state)]
+        command.append(f"{judge.__module__}:{judge.__qualname__}")
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -110,24 +114,25 @@ class _Process:
             self._questions.close()
 
 
-def _serve(site: Site, questions: BinaryIO, answers: BinaryIO) -> None:
+def _serve(site: Site, judge: Judge, questions: BinaryIO, answers: BinaryIO) -> None:
     with quiet():
-        _answer(site, questions, answers)
+        _answer(site, judge, questions, answers)
 
 
-def _answer(site: Site, questions: BinaryIO, answers: BinaryIO) -> None:
+def _answer(site: Site, judge: Judge, questions: BinaryIO, answers: BinaryIO) -> None:
     while line := questions.readline():
         files = [
             (key, (folder, Entry(**{**entry, "path": Path(entry["path"])}))) for key, folder, entry in json.loads(line)
         ]
-        answers.write(json.dumps([row(site, key, found) for key, found in files]).encode() + b"\n")
+        answers.write(json.dumps([judge(site, key, found) for key, found in files]).encode() + b"\n")
         answers.flush()
 
 
 def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; this process ends with its input
-    folder, state = map(Path, sys.argv[1:])
-    _serve(Site.open(folder, state=state), sys.stdin.buffer, sys.stdout.buffer)
+    folder, state, judge = sys.argv[1:]
+    site = Site.open(Path(folder), state=Path(state))
+    _serve(site, resolve_name(judge), sys.stdin.buffer, sys.stdout.buffer)
 
 
 def row(site: Site, key: str, found: Found) -> dict[str, Any]:
@@ -151,7 +156,7 @@ def _read(site: Site, entry: Entry) -> dict[str, Any]:
     header = read_header(site, entry.path)
     if not isinstance(header, Header):
         return {"kind": header}
-    content = _content(entry)
+    content = digest(entry)
     values = {name: getattr(header, name) for name in _OF_HEADERS}
     instance = values.pop("instance_uid") or content
     named = {
@@ -164,8 +169,8 @@ def _read(site: Site, entry: Entry) -> dict[str, Any]:
     return values | pseudonyms | {"kind": "image", "instance": site.pseudonym("instance", instance), "content": content}
 
 
-def _content(entry: Entry) -> str:
-    """BLAKE2b-256 of a file's bytes (hex), read in pieces."""
+def digest(entry: Entry) -> str:
+    """BLAKE2b-256 of a file's bytes (hex), read in pieces. Raises UnreadableFile where the file system refuses it."""
     try:
         with entry.path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
