@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedward_client.cache import SiteData, bytes_of_cache
+from fedward_client.cache import SiteData, bytes_of_cache, check_room
 from fedward_client.cohort import Cohort, from_catalog, require
 from fedward_client.site import Site
 from fedward_client.split import SIDES, Side
@@ -33,6 +33,7 @@ class DryRun:
     left_out: dict[str, int]  # by reason
     cache_mib: float  # that the images will take on the disk of the state folder
     free_mib: float
+    cache_limit_mib: float | None  # of all studies' images together; None: as the disk allows
     round_s: float | None  # of training, on this machine; None where there is nothing to train on
 
 
@@ -42,6 +43,7 @@ def dry_run(site: Site, study: StudySpec, listener: Listener = ignore) -> DryRun
     try:
         cohort = from_catalog(site, study, listener)
         require(cohort, study, site)
+        check_room(site, study, cohort)
     except DataError as error:
         refusal = str(error)
     images = [item for item in cohort.items if item.side == "train"]
@@ -55,6 +57,7 @@ def dry_run(site: Site, study: StudySpec, listener: Listener = ignore) -> DryRun
         left_out=cohort.left_out,
         cache_mib=bytes_of_cache(len(cohort.items), study.input) / 2**20,
         free_mib=shutil.disk_usage(site.ensure_state()).free / 2**20,
+        cache_limit_mib=None if site.cache_bytes is None else site.cache_bytes / 2**20,
         round_s=_round_s(study, len(images)) if images else None,
     )
 
