@@ -19,7 +19,7 @@ from fedward_client.cli_deidentify import deidentify
 from fedward_client.cli_receive import receive
 from fedward_client.cli_steward import approve, init, pause, resume, withdraw
 from fedward_client.cli_study import check
-from fedward_client.cli_upkeep import forget
+from fedward_client.cli_upkeep import backup, forget, restore
 from fedward_client.cli_watch import log, receipts, status, watch
 from fedward_client.site import Site
 from fedward_common.errors import DataError, UsageError
@@ -101,7 +101,7 @@ def report(
 
 COMMANDS = (
     *(receive, deidentify, check, init, up, down, approve, withdraw, pause, resume),
-    *(status, watch, receipts, log, forget, executor, supernode),
+    *(status, watch, receipts, log, forget, backup, restore, executor, supernode),
 )
 
 for command in COMMANDS:

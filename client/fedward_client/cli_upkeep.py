@@ -1,7 +1,8 @@
-"""`fedward site forget`: what goes when a study is over."""
+"""`fedward site forget | backup | restore`: what goes when a study is over, and what must not be lost."""
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,13 @@ from rich.table import Table
 from fedward_client.cli_common import AsJson, Folder, State, Yes, control_of, member_of
 from fedward_client.site import Site
 from fedward_common.errors import SettingsError, UsageError
+
+LEAST_PASSPHRASE = 12  # characters
+
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(help="A file with the passphrase, which only its owner can read (chmod 600); else it is asked for."),
+]
 
 if TYPE_CHECKING:
     from fedward_client.member import Member
@@ -98,3 +106,69 @@ def _show(removed: Removal) -> None:
     for kind, each in removed.items():
         table.add_row(kind, str(each["files"]), f"{each['size'] / 2**20:.1f}")
     Console().print(table)
+
+
+def backup(
+    folder: Folder,
+    file: Annotated[Path, typer.Argument(help="The file to write; it must not be there yet.")],
+    passphrase_file: PassphraseFile = None,
+    state: State = None,
+) -> None:
+    """Write keys, ledger, audit log, catalog and site.toml into one file under a passphrase. The site may be up.
+
+    Images, labels, the opt-out list and models are not in it. Keep the passphrase elsewhere: without it nobody, and no
+    one at the project either, can read the file.
+
+    Example: fedward site backup /srv/hospital /mnt/safe/north-2027-01-31.backup
+    """
+    from fedward_client.backup import backup as write
+
+    member = member_of(Site.open(folder, state=state))
+    passphrase = _passphrase(passphrase_file, new=True)
+    with Console(stderr=True).status("Copying databases, checking the log, sealing"):
+        size = write(member, file, passphrase)
+    print(f"Site {member.site.name} is backed up: {file}, {size / 2**20:.1f} MiB.")
+
+
+def restore(
+    folder: Folder,
+    file: Annotated[Path, typer.Argument(help="What `fedward site backup` wrote.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Where a site is there already: move it aside, and say where.")
+    ] = False,
+    passphrase_file: PassphraseFile = None,
+    state: State = None,
+) -> None:
+    """Make this folder the site that a backup is of. It is checked first, and the site is paused afterwards.
+
+    Example: fedward site restore /srv/hospital /mnt/safe/north-2027-01-31.backup
+    """
+    from fedward_client.restore import restore as put_back
+
+    passphrase = _passphrase(passphrase_file, new=False)
+    with Console(stderr=True).status("Opening, checking keys, databases and the log"):
+        done = put_back(folder, file, passphrase, state=state, replace=replace)
+    print(f"Site {done.site} is as it was on {done.made}, and paused. State folder: {done.state}")
+    for approval in done.approvals:
+        print(f"Approved then: {approval.study_id} (digest {approval.digest[:12]}…) until {approval.until}")
+    print("Withdraw what you withdrew since, put images and label table in their place, then `fedward site resume`.")
+    if done.aside is not None:
+        print(f"What was there is now in {done.aside}: remove it when you are sure that you need nothing of it.")
+
+
+def _passphrase(file: Path | None, *, new: bool) -> str:
+    """From a file, or typed; a new one twice, and it is not short."""
+    from fedward_common import pki
+
+    if file is None:
+        text: str = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=new, err=True)
+    else:
+        try:
+            text = pki.read_private(file).decode().rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise UsageError(f"{file.name} is not UTF-8 text: save the passphrase as one line of UTF-8") from None
+    if new and len(text) < LEAST_PASSPHRASE:
+        raise UsageError(
+            f"a passphrase has at least {LEAST_PASSPHRASE} characters: take some words that nobody would guess"
+        )
+    return text
