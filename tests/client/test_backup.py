@@ -63,8 +63,8 @@ def tree(folder: Path) -> dict[str, str]:
     }
 
 
-def put_back(path: Path, folder: Path, **how: bool) -> Restored:
-    return restore(folder, path, WORDS, **how)
+def put_back(path: Path, folder: Path, *, replace: bool = False) -> Restored:
+    return restore(folder, path, WORDS, replace=replace)
 
 
 def refused(path: Path, folder: Path, kind: type[FedwardError] = SettingsError) -> str:
@@ -320,7 +320,7 @@ print(sorted(one.name for one in path.parent.iterdir()), new.exists())
 def test_a_full_disk_leaves_no_part_of_a_file(full: Member, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    command = [sys.executable, "-c", FULL, full.site.folder, out / "north.backup", tmp_path / "new"]
+    command = [sys.executable, "-c", FULL, *map(str, (full.site.folder, out / "north.backup", tmp_path / "new"))]
     done = subprocess.run(command, capture_output=True, check=True, text=True)
     *told, left = done.stdout.splitlines()
     assert len(told) == 2
