@@ -81,15 +81,22 @@ def _snapshot(source: Path, target: Path) -> None:
             closing(sqlite3.connect(target)) as copy,
         ):
             live.backup(copy)
-            check_database(copy, source.name)
     except sqlite3.Error as error:
         raise SettingsError(f"{source.name} cannot be copied ({error}): put that right, then back up again") from None
+    check_database(target)
 
 
-def check_database(connection: sqlite3.Connection, name: str) -> None:
+def check_database(path: Path) -> None:
     """Raise SettingsError where a database is damaged."""
-    if connection.execute("PRAGMA quick_check").fetchone() != ("ok",):
-        raise SettingsError(f"{name} is damaged: restore it from an earlier backup; a catalog may be deleted instead")
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            found = connection.execute("PRAGMA quick_check").fetchone()[0]
+    except sqlite3.Error as error:
+        found = str(error)
+    if found != "ok":
+        raise SettingsError(
+            f"{path.name} is damaged ({found}): restore an earlier backup; a catalog may also be deleted"
+        )
 
 
 def _copy_log(source: Path, target: Path, key: Ed25519PublicKey) -> None:

@@ -116,8 +116,8 @@ def backup(
 ) -> None:
     """Write keys, ledger, audit log, catalog and site.toml into one file under a passphrase. The site may be up.
 
-    Images, labels, the opt-out list and models are not in it. Keep the passphrase elsewhere: without it nobody, and no
-    one at the project either, can read the file.
+    Images, labels, the opt-out list and models are not in it. Keep the passphrase elsewhere: without it nobody can read
+    the file.
 
     Example: fedward site backup /srv/hospital /mnt/safe/north-2027-01-31.backup
     """
@@ -162,6 +162,8 @@ def _passphrase(file: Path | None, *, new: bool) -> str:
 
     if file is None:
         text: str = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=new, err=True)
+    elif not file.is_file():
+        raise UsageError(f"{file.name} is no file that is there: name the one with the passphrase, or leave it out")
     else:
         try:
             text = pki.read_private(file).decode().rstrip("\r\n")

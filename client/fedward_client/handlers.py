@@ -241,7 +241,7 @@ class Hospital:
 
     def let_go(self, study: str) -> None:
         """Unmap a study's tensors (its digest)."""
-        if self._data is not None and self._data[0][0] == study:
+        if (held := self._data) is not None and held[0][0] == study:  # another thread may change it
             self._data = None
 
     def _state(self, question: Question) -> RunState | None:

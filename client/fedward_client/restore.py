@@ -8,12 +8,11 @@ since the backup hold again, so its steward looks at them first.
 import os
 import secrets
 import shutil
-import sqlite3
 import tarfile
 import tempfile
 import tomllib
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -185,8 +184,7 @@ def _made_ready(stage: Path, manifest: Manifest) -> list[Approval]:
         raise SettingsError(f"{KEY} in it does not hold {KEY_BYTES} bytes: use another copy")
     for database in (LEDGER, CATALOG):
         if (stage / database).exists():
-            with closing(sqlite3.connect(stage / database)) as connection:
-                check_database(connection, database)
+            check_database(stage / database)
     audit.verify(stage / AUDIT, public_key=key.public_key())
     with Ledger.open(stage) as ledger:
         ledger.pause(f"restored from the backup of {manifest.made}")

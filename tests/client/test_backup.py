@@ -263,6 +263,8 @@ def test_what_is_no_backup_of_this_version_is_refused(full: Member, tmp_path: Pa
     for name in ("signing.key", "ledger.sqlite", "audit.jsonl", "link/node.key", "site.key"):
         assert f"it lacks {name}" in refusal(**{name: None})
     assert "site.key in it does not hold 32 bytes" in refusal(**{"site.key": b"short"})
+    for database in ("ledger.sqlite", "catalog.sqlite"):
+        assert f"{database} is damaged (" in refusal(**{database: b"no database at all" * 100})
     assert "holds no private key" in refusal(**{"signing.key": b"short"})
     log = cast("bytes", members["audit.jsonl"])
     assert refused_log(log.replace(b'"tiny"', b'"shiny"'), members, tmp_path).startswith("audit.jsonl: entry 2")
