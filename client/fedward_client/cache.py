@@ -3,7 +3,7 @@
 state/cache/<recipe digest>-<cohort content digest>/ holds images.npy (float32 [images, channels, *size], in the order
 of the cohort's items) and index.json (which row is which image, and a digest over that). The folder appears whole under
 its name or not at all; one that is torn or does not fit is built again. Labels and sides come from the cohort, so a
-change of split decodes nothing. No name and no file in it holds an identifier.
+change of split decodes nothing. No name and no file in it holds an identifier. What makes room: `cache_room`.
 """
 
 import errno
@@ -25,6 +25,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from fedward_client import cache_room
+from fedward_client.cache_room import IMAGES
 from fedward_client.catalog import paths, quarantine
 from fedward_client.choosing import content_of
 from fedward_client.cohort import Cohort, CohortItem, freeze, require, write_durably
@@ -40,6 +42,9 @@ from fedward_common.events import Event, Listener, ignore
 from fedward_common.study import Input, StudySpec
 
 _log = logging.getLogger(__name__)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_BUILDING = ".building-"
 
 Images = npt.NDArray[np.float32]
 _Outcome = Literal["images", "unreadable", "gone"]  # the lists of the index
@@ -91,15 +96,16 @@ class _Job:
     site: Site
     cohort: Cohort
     recipe: Recipe
+    study: str  # digest
     listener: Listener
 
     @property
     def root(self) -> Path:
-        return self.site.state / "cache"
+        return cache_room.root_of(self.site)
 
     @property
     def folder(self) -> Path:
-        return self.root / f"{self.recipe.digest}-{self.cohort.content_digest}"
+        return _folder(self.site, self.cohort, self.recipe)
 
     @property
     def bytes_needed(self) -> int:
@@ -108,6 +114,16 @@ class _Job:
     def tell(self, done: int, note: str = "") -> None:
         total = len(self.cohort.items)
         self.listener(Event(site=self.site.name, stage="cache", done=done, total=total, note=note))
+
+
+def _folder(site: Site, cohort: Cohort, by: Recipe) -> Path:
+    return cache_room.root_of(site) / f"{by.digest}-{cohort.content_digest}"
+
+
+def check_room(site: Site, study: StudySpec, cohort: Cohort) -> None:
+    """Raise DataError where a cohort's tensors are not there and have no room; nothing is removed for them yet."""
+    if not _folder(site, cohort, recipe(study.input)).exists():
+        cache_room.plan(site, bytes_of_cache(len(cohort.items), study.input))
 
 
 def bytes_of_cache(images: int, section: Input) -> int:
@@ -119,12 +135,14 @@ def load(site: Site, study: StudySpec, run: str, listener: Listener = ignore) ->
     """The tensors of `run`'s frozen cohort, decoded at the first call and mapped from disk afterwards.
 
     A file that cannot be read, and one that went or changed since the cohort was frozen, is left out and counted.
-    Raises what `freeze` raises, and DataError when what is left is too little for the study or when the disk is full.
+    Raises what `freeze` raises, and DataError when what is left is too little for the study or when it has no room.
     """
-    job = _Job(site=site, cohort=freeze(site, study, run, listener), recipe=recipe(study.input), listener=listener)
+    cohort = freeze(site, study, run, listener)
+    job = _Job(site=site, cohort=cohort, recipe=recipe(study.input), study=study.digest, listener=listener)
     job.root.mkdir(parents=True, exist_ok=True)
-    with _locked(job.root):
+    with locked(job.root), _room_told(job):
         index, images = _open(job) or _build(job)
+        cache_room.use(job.folder, job.study)
     cohort = job.cohort.without(index.unreadable, "images that could not be read")
     cohort = cohort.without(index.gone, "images gone since the run began")
     if index.unreadable or index.gone:
@@ -148,19 +166,30 @@ def _site_data(job: _Job, left: Cohort, index: _Index, images: Images) -> SiteDa
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """One builder at a time; the kernel drops the lock of a process that dies."""
+def locked(root: Path, *, wait: bool = True) -> Iterator[None]:
+    """One builder at a time, else BlockingIOError without `wait`; the kernel drops the lock of a process that dies."""
     with (root / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
+
+
+@contextmanager
+def _room_told(job: _Job) -> Iterator[None]:
+    """A disk that fills up in words."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise cache_room.full(job.site, job.bytes_needed, error) from None
 
 
 def _open(job: _Job) -> tuple[_Index, Images] | None:
     """The cache as it lies on disk, None where there is none that is whole and fits."""
     try:
         index = _Index.model_validate_json((job.folder / "index.json").read_bytes())
-        images: Images = np.load(job.folder / "images.npy", mmap_mode="r")
-        size = (job.folder / "images.npy").stat().st_size
+        images = _mapped(job.folder / IMAGES)
+        size = (job.folder / IMAGES).stat().st_size
     except FileNotFoundError:
         return None
     except (ValidationError, ValueError, EOFError):
@@ -170,6 +199,17 @@ def _open(job: _Job) -> tuple[_Index, Images] | None:
         _log.warning("%s: a cache does not fit its cohort, building it again", job.site.name)
         return None
     return None if _came_back(job, index) else (index, images)
+
+
+def _mapped(path: Path) -> Images:
+    """An array, mapped from its file; whoever has it holds a lock on that. Raises ValueError for a torn one."""
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # until the mapping goes, which has a duplicate of the descriptor: flock(2)
+        version = np.lib.format.read_magic(file)
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        if version != (1, 0) or fortran_order or dtype != np.dtype("<f4"):
+            raise ValueError("it is no array as it is written here")
+        return np.memmap(file, dtype=dtype, mode="r", offset=file.tell(), shape=shape)
 
 
 def _fits(job: _Job, index: _Index, images: Images, size: int) -> bool:
@@ -194,41 +234,24 @@ def _came_back(job: _Job, index: _Index) -> bool:
 
 def _build(job: _Job) -> tuple[_Index, Images]:
     """Decode everything beside the cache's place, then move it there."""
-    for torn in (job.folder, *job.root.glob(".building-*")):  # nobody else is building: the lock is held
+    for torn in (job.folder, *unfinished(job.root)):
         shutil.rmtree(torn, ignore_errors=True)
-    _check_free(job)
-    folder = Path(tempfile.mkdtemp(prefix=".building-", dir=job.root))
+    cache_room.make(job.site, job.bytes_needed)
+    folder = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=job.root))
     try:
-        index = _fill(job, folder / "images.npy")
+        index = _fill(job, folder / IMAGES)
         write_durably(folder / "index.json", index.model_dump_json().encode())
+        cache_room.use(folder, job.study)
         folder.rename(job.folder)
         sync(job.root)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        shutil.rmtree(folder, ignore_errors=True)  # before the free space is told
-        raise _full(job) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return index, np.load(job.folder / "images.npy", mmap_mode="r")
+    return index, _mapped(job.folder / IMAGES)
 
 
-def _check_free(job: _Job) -> None:
-    if shutil.disk_usage(job.root).free < job.bytes_needed:
-        raise _full(job)
-
-
-def _full(job: _Job) -> DataError:
-    free = shutil.disk_usage(job.root).free
-    return DataError(
-        f"{job.site.name}: the cache needs {_mib(job.bytes_needed)}, the disk of the state folder has {_mib(free)}; "
-        "make room, or put the state folder on another disk"
-    )
-
-
-def _mib(size: int) -> str:
-    """Whole MiB: to the byte, it would tell how many images there are."""
-    return f"{-(-size // 2**20)} MiB"
+def unfinished(root: Path) -> list[Path]:
+    """What a killed process was building: nobody is, where the lock is held."""
+    return list(root.glob(f"{_BUILDING}*"))
 
 
 def _fill(job: _Job, path: Path) -> _Index:

@@ -14,6 +14,7 @@ from fedward_client.cli_receive import receive
 from fedward_client.cli_report import report, show_counts
 from fedward_client.cli_steward import approve, init, pause, resume, withdraw
 from fedward_client.cli_study import check
+from fedward_client.cli_upkeep import backup, forget, restore
 from fedward_client.cli_watch import log, receipts, status, watch
 from fedward_client.site import Site
 from fedward_common.errors import DataError
@@ -61,7 +62,7 @@ def scan(folder: Folder, state: State = None, as_json: AsJson = False) -> None:
 
 COMMANDS = (
     *(report, receive, deidentify, check, init, up, down, approve, withdraw, pause, resume),
-    *(status, watch, receipts, log, executor, supernode),
+    *(status, watch, receipts, log, forget, backup, restore, executor, supernode),
 )
 
 for command in COMMANDS:

@@ -20,6 +20,7 @@ LOOK_S = 0.2  # between two looks at something that is awaited
 
 Folder = Annotated[Path, typer.Argument(help="The hospital's folder.")]
 State = Annotated[Path | None, typer.Option(help="Where Fedward keeps its state.", show_default="FOLDER/.fedward")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

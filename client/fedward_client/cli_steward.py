@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedward_client.cli_common import AsJson, Folder, State, control_of, member_of
+from fedward_client.cli_common import AsJson, Folder, State, Yes, control_of, member_of
 from fedward_client.site import Site
 from fedward_common.errors import SettingsError, StudyError, UsageError
 
@@ -65,7 +65,7 @@ def approve(
         datetime | None,
         typer.Option(formats=["%Y-%m-%d"], help="The last day. [default: the study's last, or 180 days]"),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     state: State = None,
 ) -> None:
     """Read a study that a hub wants to run here, and let exactly that one, up to a day.

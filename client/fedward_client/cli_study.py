@@ -61,6 +61,8 @@ def _rows(found: "DryRun") -> Iterator[tuple[str, str, str]]:
     yield "images", "", str(found.images)
     yield from (("left out", reason, str(count)) for reason, count in found.left_out.items())
     yield "disk", "needed by the cache", f"{math.ceil(found.cache_mib):,} MiB"
+    if found.cache_limit_mib is not None:
+        yield "disk", "the most that all studies' caches may take", f"{math.floor(found.cache_limit_mib):,} MiB"
     yield "disk", "free", f"{math.floor(found.free_mib):,} MiB"
     if found.round_s is not None:
         yield "a round", "of training on this machine, about", f"{found.round_s / MINUTE_S:.1f} min"

@@ -5,12 +5,14 @@ so neither it nor its digest says anything about a patient to somebody else. Wha
 """
 
 import hashlib
+import json
 import logging
 import os
 import re
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ _log = logging.getLogger(__name__)
 UNLABELLED = "patients without a label, or with two that differ"
 OTHER_LABEL = "patients with another label"
 NO_IMAGES = "labelled patients without images"
+RUNS = "runs"  # in a site's state folder
+_FILE = "cohort.json"
 
 
 class _Value(BaseModel):
@@ -99,7 +103,7 @@ def freeze(site: Site, study: StudySpec, run: str, listener: Listener = ignore) 
     Scans the site's data first where that was never done. Raises RunError for a name that cannot name a run, and
     DataError when the run's cohort belongs to another study, or when the site's data cannot serve this one.
     """
-    path = run_folder(site, run) / "cohort.json"
+    path = run_folder(site, run) / _FILE
     listener(Event(site=site.name, stage="cohort", done=0, total=1))
     cohort = _read(path, study, run)
     if cohort is None:
@@ -122,7 +126,17 @@ def run_folder(site: Site, run: str) -> Path:
         raise RunError(
             f"{run[:40]!r} cannot name a run: letters, digits, '.', '_' and '-', at most 128, a letter first"
         )
-    return site.state / "runs" / run
+    return site.state / RUNS / run
+
+
+def study_of(folder: Path) -> str | None:
+    """The digest of the study that a run's folder is of; None where it does not say, or is a link."""
+    with suppress(OSError, ValueError):
+        found = None if folder.is_symlink() else json.loads((folder / _FILE).read_bytes())
+        if isinstance(found, dict) and isinstance(found.get("study"), str):
+            study: str = found["study"]
+            return study
+    return None
 
 
 def _read(path: Path, study: StudySpec, run: str) -> Cohort | None:

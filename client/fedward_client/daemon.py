@@ -6,9 +6,7 @@ of their own, and this is not needed.
 """
 
 import ctypes
-import fcntl
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -21,7 +19,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import FrameType
 
-from fedward_client import isolation
+from fedward_client import isolation, locks
 from fedward_client.isolation import Walls
 from fedward_client.member import HUB_CARD, private_paths, write_link_settings
 from fedward_client.site import Site
@@ -29,7 +27,6 @@ from fedward_common.errors import SettingsError
 
 log = logging.getLogger(__name__)
 
-LOCK = "daemon.lock"
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LOG_BYTES, LOGS_KEPT = 10 * 2**20, 5
 PATIENCE_S = 15.0
@@ -131,7 +128,7 @@ class Daemon:
         """Run. Raises SettingsError where another daemon serves the site."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._stop)
-        with claimed(self.site):
+        with locks.claimed(self.site.ensure_state(), self.site.name, locks.DAEMON):
             write_link_settings(self.site)
             sides = self._sides()
             try:
@@ -162,34 +159,9 @@ class Daemon:
         ]
 
 
-@contextmanager
-def claimed(site: Site) -> Iterator[None]:
-    """Hold a site's folder for one daemon. Raises SettingsError where another holds it."""
-    with (site.ensure_state() / LOCK).open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SettingsError(
-                f"another daemon (process {pid(site) or 'unknown'}) serves site '{site.name}': "
-                "stop it with `fedward site down`, or use it as it is"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
-
-
 def pid(site: Site) -> int | None:
     """The process id of a site's daemon; None where none runs."""
-    try:
-        with (site.state / LOCK).open() as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return int(lock.read() or 0) or None
-    except (FileNotFoundError, ValueError):
-        pass
-    return None
+    return locks.holder(site.state, locks.DAEMON)
 
 
 def end_with_parent(supervised: bool) -> None:

@@ -19,7 +19,7 @@ from fedward_client.handlers import Hospital, model_sent
 from fedward_client.ledger import Answered, Ledger
 from fedward_client.outbox import Answer, Outbox, Outgoing
 from fedward_client.spool import Parcel
-from fedward_common.errors import FedwardError, PolicyError, RecordError, SettingsError
+from fedward_common.errors import FedwardError, PolicyError, RecordError, RunError, SettingsError
 from fedward_common.events import Event
 from fedward_common.records import WAITS, Arrays, Evaluated, Prepared, Question, Trained, read_config
 
@@ -62,6 +62,8 @@ class Desk:
     outbox: Outbox
     ledger: Ledger | None = None
     _busy: threading.Lock = field(default_factory=threading.Lock)
+    _door: threading.Lock = field(default_factory=threading.Lock)
+    _hands: list[str] = field(default_factory=list)  # digests of the studies of admitted questions
 
     def answer(
         self, config: Mapping[str, Any], arrays: Callable[[], Arrays], sha256: str = "", *, kind: str | None = None
@@ -80,13 +82,35 @@ class Desk:
             if kind not in {None, question.kind}:
                 raise RecordError(f"a question of kind '{question.kind}' came as '{kind}'")
             asked.append(question)
-            self._admit(question)
-            if question.notice is not None:
-                self.outbox.quarantined(question)
-            with self._turn(question):
-                return self._answer(question, numbers, arrays, _digest(config, sha256))
+            with self._in_hand(question):
+                if question.notice is not None:
+                    self.outbox.quarantined(question)
+                with self._turn(question):
+                    return self._answer(question, numbers, arrays, _digest(config, sha256))
 
         return guarded(work, refuse)
+
+    @contextmanager
+    def without(self, study: str) -> Iterator[None]:
+        """While nothing is admitted, and nothing of a study (by its digest) is in hand. Raises RunError where it is."""
+        with self._door:
+            if study in self._hands:
+                raise RunError(
+                    f"site '{self.hospital.source.name}' is at work for a round of this study: wait until it is over "
+                    "(`fedward site watch`), or `fedward site down` ends it"
+                )
+            self.hospital.let_go(study)
+            yield
+
+    @contextmanager
+    def _in_hand(self, question: Question) -> Iterator[None]:
+        with self._door:
+            self._admit(question)
+            self._hands.append(question.study.digest)
+        try:
+            yield
+        finally:
+            self._hands.remove(question.study.digest)
 
     def _admit(self, question: Question) -> None:
         try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedward_client.cache import SiteData, bytes_of_cache
+from fedward_client.cache import SiteData, bytes_of_cache, check_room
 from fedward_client.cohort import Cohort, from_catalog, require
 from fedward_client.site import Site
 from fedward_client.split import SIDES, Side
@@ -33,6 +33,7 @@ class DryRun:
     left_out: dict[str, int]  # by reason
     cache_mib: float  # that the images will take on the disk of the state folder
     free_mib: float
+    cache_limit_mib: float | None  # of all studies' images together; None: as the disk allows
     round_s: float | None  # of training, on this machine; None where there is nothing to train on
 
 
@@ -50,6 +51,7 @@ def dry_run(site: Site, study: StudySpec, listener: Listener = ignore) -> DryRun
         left_out=cohort.left_out,
         cache_mib=bytes_of_cache(len(cohort.items), study.input) / 2**20,
         free_mib=shutil.disk_usage(site.ensure_state()).free / 2**20,
+        cache_limit_mib=None if site.cache_bytes is None else site.cache_bytes / 2**20,
         round_s=_round_s(study, len(images)) if images else None,
     )
 
@@ -60,6 +62,7 @@ def resolved(site: Site, study: StudySpec, listener: Listener = ignore) -> tuple
     try:
         cohort = from_catalog(site, study, listener)
         require(cohort, study, site)
+        check_room(site, study, cohort)
     except DataError as error:
         return cohort, str(error)
     return cohort, ""

@@ -5,7 +5,6 @@ else. `control.sock`, in the state folder, is for the site's own people. Model, 
 It refuses to start where the walls around it are not complete (`isolation`).
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from types import FrameType
@@ -25,23 +25,22 @@ import grpc
 import numpy as np
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from fedward_client import spool
+from fedward_client import locks, spool
 from fedward_client.desk import Desk, Reply
+from fedward_client.forgetting import forget
 from fedward_client.handlers import Hospital, SiteSource
 from fedward_client.member import CONTROL_SOCKET, WORK_SOCKET, Member
-from fedward_client.outbox import Outbox
 from fedward_client.site import Site
 from fedward_client.sockets import OPTIONS, Gate
 from fedward_client.steward import approve, pause, resume, withdraw
 from fedward_client.stubs import site_pb2, site_pb2_grpc
-from fedward_common.errors import FedwardError, SettingsError
+from fedward_common.errors import FedwardError
 from fedward_common.events import Event
 from fedward_common.records import from_array_record
 from fedward_common.study import StudySpec
 
 log = logging.getLogger(__name__)
 
-LOCK = "executor.lock"
 PRIVATE = "executor"  # in the state folder: what no other process needs, temporary files among it
 _THREADS = 16  # calls at a time; one of them works, the others wait or watch
 _HEARTBEAT_S = 1.0  # how soon a watcher that hung up is noticed
@@ -94,9 +93,10 @@ def _answer(reply: Reply) -> site_pb2.Answer:
 class Control(site_pb2_grpc.ControlServicer):
     """What the site's own people may do."""
 
-    def __init__(self, member: Member, outbox: Outbox, stopping: threading.Event) -> None:
+    def __init__(self, member: Member, desk: Desk, stopping: threading.Event) -> None:
         self._member = member
-        self._outbox = outbox
+        self._desk = desk
+        self._outbox = desk.outbox
         self._stopping = stopping
 
     def Status(self, request: site_pb2.Nothing, context: grpc.ServicerContext) -> site_pb2.SiteStatus:
@@ -131,6 +131,15 @@ class Control(site_pb2_grpc.ControlServicer):
     def Withdraw(self, request: site_pb2.Withdrawal, context: grpc.ServicerContext) -> site_pb2.Done:
         """Take an approval back."""
         return _done(lambda: withdraw(self._member, request.digest))
+
+    def Forget(self, request: site_pb2.Withdrawal, context: grpc.ServicerContext) -> site_pb2.Forgotten:
+        """Remove what was made for one study."""
+        try:
+            with self._desk.without(request.digest):
+                removed = forget(self._member, self._outbox, request.digest)
+        except FedwardError as error:
+            return site_pb2.Forgotten(error=str(error))
+        return site_pb2.Forgotten(json=json.dumps({kind: asdict(each) for kind, each in removed.items()}))
 
     def Pause(self, request: site_pb2.PauseRequest, context: grpc.ServicerContext) -> site_pb2.Done:
         """Answer nothing until resumed."""
@@ -167,12 +176,12 @@ def serve(site: Site) -> None:
         signal.signal(number, stop)
     (site.ensure_state() / PRIVATE).mkdir(mode=0o700, exist_ok=True)
     tempfile.tempdir = str(site.state / PRIVATE)  # /tmp is the network side's too
-    with claimed(site):
+    with locks.claimed(site.state, site.name, locks.EXECUTOR):
         member = Member.open(site)
         outbox = member.outbox(spool=True)
         use_threads(site.threads)
         desk = Desk(Hospital(SiteSource(site), outbox.tell), outbox, member.ledger)
-        with serving(site, Work(desk, site.spool / spool.IN), Control(member, outbox, stopping)):
+        with serving(site, Work(desk, site.spool / spool.IN), Control(member, desk, stopping)):
             log.info("site %s is ready", site.name)
             stopping.wait()
         log.info("site %s has stopped", site.name)
@@ -202,24 +211,6 @@ def _server(name: str) -> grpc.Server:
     servicer.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     return server
-
-
-@contextmanager
-def claimed(site: Site) -> Iterator[None]:
-    """Hold a site's folder: raises SettingsError where another daemon serves it."""
-    with (site.state / LOCK).open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise SettingsError(
-                f"another daemon (process {lock.read().strip() or 'unknown'}) serves site '{site.name}': "
-                "stop it first, or use it as it is"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
 
 
 def use_threads(threads: int) -> None:

@@ -239,6 +239,11 @@ class Hospital:
         if (state := self.source.state(question.study, question.run)) is not None:
             state.settle(round_number)
 
+    def let_go(self, study: str) -> None:
+        """Unmap a study's tensors (its digest)."""
+        if (held := self._data) is not None and held[0][0] == study:  # another thread may change it
+            self._data = None
+
     def _state(self, question: Question) -> RunState | None:
         state = self.source.state(question.study, question.run)
         if state is None and local.needs_state(question.study):
@@ -325,6 +330,7 @@ class Hospital:
     def _load(self, question: Question) -> SiteData:
         key = (question.study.digest, question.run)
         if self._data is None or self._data[0] != key:
+            self._data = None  # so that its cache may go where there is no room for the next one
             self._data = (key, self.source.load(question.study, question.run, self.listener))
         return self._data[1]
 

@@ -194,6 +194,18 @@ class Ledger:
         query = sa.select(_ANSWERS.c.parcel).where(_ANSWERS.c.parcel.is_not(None))
         return [row["parcel"] for row in self._rows(query)]
 
+    def forget(self, study: str) -> tuple[int, list[str]]:
+        """Drop every answer to a study, by its digest; how many, and the parcels that no other answer names.
+
+        What its runs are bound to stays: a hub that asked once more would get figures at other operating points.
+        """
+        theirs = _ANSWERS.c.study == study
+        kept = sa.select(_ANSWERS.c.parcel).where(sa.not_(theirs), _ANSWERS.c.parcel.is_not(None))
+        alone = sa.select(_ANSWERS.c.parcel).where(theirs, _ANSWERS.c.parcel.not_in(kept)).distinct()
+        with self._writing() as connection:
+            dropped = [parcel for parcel in connection.execute(alone).scalars() if parcel is not None]
+            return connection.execute(sa.delete(_ANSWERS).where(theirs)).rowcount, dropped
+
     # What a run is bound to, and whether the site is paused -----------------------------------------------------------
 
     def once(self, run: str, name: str, value: str) -> str:

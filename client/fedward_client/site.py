@@ -7,7 +7,7 @@ A folder of DICOM files with a `labels.csv` is a site as it stands. An optional 
     [labels]   file, patient, label, encoding    the label table, its patient and label columns, e.g. gb18030
     [privacy]  min_cell, opt_out    counts below this never leave; the list of patients who take no part
     [policy]   outputs, max_update_norm     what may leave at all; with nothing named, nothing does
-    [limits]   threads, spool_mib           processor threads for training; the size of the spool
+    [limits]   threads, spool_mib, …        processor threads for training; the sizes of spool and caches
     [pacs]     host, url, …                 the hospital's archive, for `fedward site receive` (`receiver.settings`)
 
 Nothing here reads an image, and nothing here ever replaces a key that is there.
@@ -86,6 +86,8 @@ class _PolicySection(_Section):
 class _LimitsSection(_Section):
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     spool_mib: Annotated[int, Field(ge=1)] = 4096
+    cache_mib: Annotated[int, Field(ge=0)] = 0  # TOML has no none
+    min_free_mib: Annotated[int, Field(ge=0)] = 1024
 
 
 class _Settings(_Section):
@@ -125,6 +127,8 @@ class Site:
     max_update_norm: float | None = None  # L2 norm of an update minus the model it started from; None: not clipped
     threads: int = 0  # for training; 0: all that the process may use
     spool_bytes: int = 4096 * 2**20
+    cache_bytes: int | None = None  # all caches of studies' images together; None: as the disk allows
+    min_free_bytes: int = 1024 * 2**20  # of the state folder's disk, that no cache takes
     pacs: PacsSettings = field(default_factory=PacsSettings)
 
     @classmethod
@@ -149,6 +153,8 @@ class Site:
             max_update_norm=norm if math.isfinite(norm := settings.policy.max_update_norm) else None,
             threads=settings.limits.threads,
             spool_bytes=settings.limits.spool_mib * 2**20,
+            cache_bytes=settings.limits.cache_mib * 2**20 or None,
+            min_free_bytes=settings.limits.min_free_mib * 2**20,
             pacs=checked(settings.pacs, folder),
         )
 

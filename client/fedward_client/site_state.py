@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,9 +162,10 @@ def _remove_untouched(root: Path) -> None:
     """Remove runs that nothing was written for in `UNTOUCHED_S`, and studies that no run is left of."""
     oldest = time.time() - UNTOUCHED_S
     for study in root.iterdir():
-        for run in study.iterdir():
-            if run.stat().st_mtime < oldest:
-                log.info("what was kept of run %s is removed: it was untouched for 30 days", run.name)
-                shutil.rmtree(run, ignore_errors=True)
-        if not any(study.iterdir()):
-            study.rmdir()
+        with suppress(FileNotFoundError):  # the steward has it forgotten at this moment
+            for run in study.iterdir():
+                if run.stat().st_mtime < oldest:
+                    log.info("what was kept of run %s is removed: it was untouched for 30 days", run.name)
+                    shutil.rmtree(run, ignore_errors=True)
+            if not any(study.iterdir()):
+                study.rmdir()

@@ -274,7 +274,10 @@ class Link:
             answer = _KINDS[pending.kind].model_validate_json(pending.answer)
             if pending.answer_parcel is None:
                 return Message(answer_record(answer), reply_to=asked)
-            block = spool.read_block(self.settings.spool / OUT, pending.answer_parcel)
+            try:
+                block = spool.read_block(self.settings.spool / OUT, pending.answer_parcel)
+            except RecordError as error:  # the steward had the study forgotten before the answer left
+                return Message(Error(code=REFUSED, reason=printable(f"the answer is gone: {error}")), reply_to=asked)
             content = packed(answer_record(answer), block) if pending.packed else answer_record(answer, view(block))
             return Message(content, reply_to=asked)
 

@@ -24,6 +24,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, UltrasoundImageStorage, generate_uid
 
 from fedward_client.member import Member, join
+from fedward_client.site import KEY, KEY_BYTES, Site
 from fedward_common.study import SiteEntry, StudySpec, resolved
 from fedward_common.testing import tiny_study
 
@@ -246,12 +247,19 @@ POLICY = '[site]\nname = "north"\n[policy]\noutputs = ["counts", "update", "eval
 
 @pytest.fixture
 def member(site_folder: Callable[..., Path]) -> Iterator[Callable[..., Member]]:
-    """`member(settings=)`: a joined site of 24 patients, opened; `settings` is the text of site.toml."""
+    """`member(settings=)`: a joined site of 24 patients, opened; `settings` is the text of site.toml.
+
+    Its key is always the same: under some keys all patients of a label are on one side.
+    """
     with ExitStack() as ledgers:
 
         def make(settings: str = POLICY) -> Member:
             labels = {f"P{number}": ("benign", "malignant")[number % 2] for number in range(24)}
-            site, _ = join(site_folder(labels, settings=settings), None)
+            folder = site_folder(labels, settings=settings)
+            key = Site.open(folder).ensure_state() / KEY
+            key.write_bytes(bytes(range(KEY_BYTES)))
+            key.chmod(0o600)
+            site, _ = join(folder, None)
             joined = Member.open(site)
             ledgers.callback(joined.ledger.close)
             return joined

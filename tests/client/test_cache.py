@@ -322,7 +322,8 @@ except DataError as error:
 
 
 def test_a_disk_that_fills_up_is_told_and_nothing_is_left_lying(site_folder: Folder, tmp_path: Path) -> None:
-    folder, state = site_folder(LABELS), tmp_path / "state"
+    folder = site_folder(LABELS, settings="[limits]\nmin_free_mib = 0\n")
+    state = tmp_path / "state"
     state.mkdir()
     mount = f'mount -t tmpfs -o size=16m tmpfs "{state}" && exec "$@"'
     command = ["unshare", "-rm", "sh", "-c", mount, "sh"]

@@ -79,3 +79,11 @@ class Done(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     error: str
     def __init__(self, error: _Optional[str] = ...) -> None: ...
+
+class Forgotten(_message.Message):
+    __slots__ = ("json", "error")
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    json: str
+    error: str
+    def __init__(self, json: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...

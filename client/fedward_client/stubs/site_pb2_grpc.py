@@ -216,6 +216,11 @@ class ControlStub(object):
                 request_serializer=fedward__client_dot_stubs_dot_site__pb2.Withdrawal.SerializeToString,
                 response_deserializer=fedward__client_dot_stubs_dot_site__pb2.Done.FromString,
                 _registered_method=True)
+        self.Forget = channel.unary_unary(
+                '/fedward.site.Control/Forget',
+                request_serializer=fedward__client_dot_stubs_dot_site__pb2.Withdrawal.SerializeToString,
+                response_deserializer=fedward__client_dot_stubs_dot_site__pb2.Forgotten.FromString,
+                _registered_method=True)
         self.Pause = channel.unary_unary(
                 '/fedward.site.Control/Pause',
                 request_serializer=fedward__client_dot_stubs_dot_site__pb2.PauseRequest.SerializeToString,
@@ -256,6 +261,12 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Forget(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Pause(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -290,6 +301,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Withdraw,
                     request_deserializer=fedward__client_dot_stubs_dot_site__pb2.Withdrawal.FromString,
                     response_serializer=fedward__client_dot_stubs_dot_site__pb2.Done.SerializeToString,
+            ),
+            'Forget': grpc.unary_unary_rpc_method_handler(
+                    servicer.Forget,
+                    request_deserializer=fedward__client_dot_stubs_dot_site__pb2.Withdrawal.FromString,
+                    response_serializer=fedward__client_dot_stubs_dot_site__pb2.Forgotten.SerializeToString,
             ),
             'Pause': grpc.unary_unary_rpc_method_handler(
                     servicer.Pause,
@@ -411,6 +427,33 @@ class Control(object):
             '/fedward.site.Control/Withdraw',
             fedward__client_dot_stubs_dot_site__pb2.Withdrawal.SerializeToString,
             fedward__client_dot_stubs_dot_site__pb2.Done.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedward.site.Control/Forget',
+            fedward__client_dot_stubs_dot_site__pb2.Withdrawal.SerializeToString,
+            fedward__client_dot_stubs_dot_site__pb2.Forgotten.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,9 +13,9 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from fedward_client import daemon, spool
+from fedward_client import daemon, locks, spool
 from fedward_client.desk import Desk
-from fedward_client.executor import Control, Work, claimed, serving, use_threads
+from fedward_client.executor import Control, Work, serving, use_threads
 from fedward_client.handlers import Hospital, SiteSource
 from fedward_client.member import Member
 from fedward_client.site import Site
@@ -106,7 +106,8 @@ def main(folder: Path, state: State, supervised: Flag = False, unsafe_no_walls: 
     outbox = member.outbox(spool=True)
     use_threads(site.threads)
     desk = Desk(NoHospital(SiteSource(site), outbox.tell), outbox, member.ledger)
-    with claimed(site), serving(site, Work(desk, site.spool / spool.IN), Control(member, outbox, stopping)):
+    work, control = Work(desk, site.spool / spool.IN), Control(member, desk, stopping)
+    with locks.claimed(site.state, site.name, locks.EXECUTOR), serving(site, work, control):
         stopping.wait()
     member.ledger.close()
 
