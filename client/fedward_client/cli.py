@@ -2,18 +2,16 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from fedward_client.cli_common import AsJson
+from fedward_client.cli_common import AsJson, progress
 from fedward_client.cli_daemon import down, executor, supernode, up
 from fedward_client.cli_deidentify import deidentify
 from fedward_client.cli_receive import receive
@@ -22,7 +20,6 @@ from fedward_client.cli_study import check
 from fedward_client.cli_watch import log, receipts, status, watch
 from fedward_client.site import Site
 from fedward_common.errors import DataError, UsageError
-from fedward_common.events import Event, Listener
 
 if TYPE_CHECKING:
     from fedward_client.catalog import Counts
@@ -54,7 +51,7 @@ def scan(folder: Folder, state: State = None, as_json: AsJson = False) -> None:
     from fedward_client import catalog
 
     opened = Site.open(folder, state=state)
-    with _progress() as listener:
+    with progress("Reading headers") as listener:
         report = catalog.scan(opened, listener)
     if not report.counts.files:
         raise DataError(
@@ -105,26 +102,6 @@ COMMANDS = (
 
 for command in COMMANDS:
     app.command()(command)
-
-
-@contextmanager
-def _progress() -> Iterator[Listener]:
-    """A bar on stderr that follows events."""
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("Reading headers", total=None)
-
-        def listen(event: Event) -> None:
-            bar.update(task, completed=event.done, total=event.total)
-
-        yield listen
 
 
 def _show(site: Site, counts: "Counts") -> None:

@@ -8,16 +8,36 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedward_client.site import Site
+from fedward_common.events import Event, Listener, Stage
 
 if TYPE_CHECKING:
     from fedward_client.member import Member
     from fedward_client.stubs.site_pb2_grpc import ControlStub
+
+_DOES: dict[Stage, str] = {"scan": "Reading headers", "compare": "Comparing images"}
 
 LOOK_S = 0.2  # between two looks at something that is awaited
 
 Folder = Annotated[Path, typer.Argument(help="The hospital's folder.")]
 State = Annotated[Path | None, typer.Option(help="Where Fedward keeps its state.", show_default="FOLDER/.fedward")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@contextmanager
+def progress(description: str) -> Iterator[Listener]:
+    """A bar on stderr that follows events."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=None)
+
+        def listen(event: Event) -> None:
+            if event.stage in _DOES:
+                bar.update(task, description=_DOES[event.stage], completed=event.done, total=event.total)
+
+        yield listen
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from sqlalchemy.pool import NullPool
 from fedward_client.site import Site
 from fedward_common.errors import DataError
 
-VERSION = 2
+VERSION = 3
 FILE = "catalog.sqlite"
 OPTED_OUT = "opted out"  # an image of a patient who takes no part
 WAIT_MS = 30_000  # for another process's transaction
@@ -54,6 +54,8 @@ files: Final = Table(
     Column("reason", String),  # of quarantine
     Column("instance", String),  # pseudonym of the SOP Instance UID
     Column("duplicate", Boolean, nullable=False, default=False),  # another file of that instance is the image
+    Column("pixels", String),  # a digest, with the perceptual hashes `looks`: None until the pixels were decoded once
+    Column("looks", String),  # separated by spaces
     *(Column(name, String) for name in ("patient", "study", "series", "accession", "content")),
     *(Column(name, String) for name in ("modality", "manufacturer", "device", "transfer_syntax", "body_part")),
     *(Column(name, String) for name in ("sequence", "sex", "month", "flags", "orientation", "turn")),

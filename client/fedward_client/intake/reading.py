@@ -151,7 +151,7 @@ def _read(site: Site, entry: Entry) -> dict[str, Any]:
         return {"kind": header}
     content = _content(entry)
     values = asdict(header)
-    instance = values.pop("instance_uid") or content
+    instance = values.pop("instance_uid") or f"{header.patient_id} {content}"  # one patient's: others' are compared
     named = {
         "patient": values.pop("patient_id"),
         "study": values.pop("study_uid"),
