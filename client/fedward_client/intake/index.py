@@ -37,6 +37,7 @@ from fedward_common.errors import DataError
 
 VERSION = 3
 FILE = "catalog.sqlite"
+NIFTI_FORMAT = "NIfTI"  # in the column transfer_syntax
 OPTED_OUT = "opted out"  # an image of a patient who takes no part
 WAIT_MS = 30_000  # for another process's transaction
 _MADE_BY, _COMPLETE = "made by", "complete"
@@ -148,7 +149,7 @@ def put(connection: Connection, name: str, value: str) -> None:
 
 def _maker(site: Site) -> str:
     """What a catalog depends on beside the files: its version, the key, and what the site says of files."""
-    return site.pseudonym("catalog", json.dumps([VERSION, site.patient_pattern, site.modality]))
+    return site.pseudonym("catalog", json.dumps([VERSION, site.patient_pattern, site.modality, site.bids]))
 
 
 def _fits(site: Site, connection: Connection) -> bool:
