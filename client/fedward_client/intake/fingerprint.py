@@ -18,6 +18,7 @@ from fedward_client.volume import Pixels, Volume
 SIDE = 16  # frequencies of an axis
 BITS = SIDE * SIDE
 CROPS = (0.0, 0.015, 0.03)  # at each edge: hashes bear a difference of 1 %, so images cropped by 3 % are known again
+LEAST = 20  # pixels a side: in smaller ones the frequencies repeat each other, and strangers look alike
 NOTHING = 1e-9  # of the image's range: frequencies that are weaker are rounding
 
 Plane = npt.NDArray[np.float64]
@@ -43,7 +44,10 @@ def fingerprint(volume: Volume) -> Fingerprint:
 
 
 def looks(pixels: Pixels) -> tuple[str, ...]:
-    """The perceptual hashes of [frames, channels, rows, columns]: of the middle frame, which a 2-D study takes."""
+    """The perceptual hashes of [frames, channels, rows, columns]: of the middle frame, which a 2-D study takes.
+
+    One that is too small for them has a digest of its pixels instead, so it is like an equal one and no other.
+    """
     plane = pixels[len(pixels) // 2].mean(axis=0, dtype=np.float64)
     finite = np.isfinite(plane)
     if not finite.any():
@@ -52,6 +56,8 @@ def looks(pixels: Pixels) -> tuple[str, ...]:
     span = float(plane.max() - plane.min())
     if span == 0 or not np.isfinite(span):
         return ()
+    if min(plane.shape) < LEAST:
+        return (hashlib.blake2b(repr(plane.shape).encode() + plane.tobytes(), digest_size=BITS // 8).hexdigest(),)
     plane = (plane - plane.min()) / span
     hashes = (_hash(_cropped(plane, share)) for share in CROPS)
     return tuple(dict.fromkeys(one for one in hashes if one))
