@@ -94,8 +94,8 @@ def counted(links: Links, labels: Mapping[str, int], moved: int) -> dict[str, in
         of_group.setdefault(group, set()).add(labels[patient])
     sizes = Counter(links.groups.values())
     return {
-        "patients with an image that is another patient's too": len(links.same),
-        "patients with an image that is nearly another patient's": len(links.groups),
+        "patients who share an image, pixel by pixel": len(links.same),
+        "patients who share an image, or nearly": len(links.groups),
         "of them in a group with different labels": sum(len(of_group[group]) > 1 for group in links.groups.values()),
         "of them in the largest group": max(sizes.values(), default=0),
         "of them on another side of the split for it": moved,

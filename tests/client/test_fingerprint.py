@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit
-from scipy.fft import dctn
+from scipy.fft import dctn  # type: ignore[import-untyped]
 
 from fedward_client import catalog
 from fedward_client.catalog import Catalog
