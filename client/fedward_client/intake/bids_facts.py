@@ -12,8 +12,9 @@ from sqlalchemy import Connection, and_, bindparam, select, update
 
 from fedward_client.intake import describe, index
 from fedward_client.intake.bids import MISPLACED, BidsFolder, BidsImage
+from fedward_client.intake.bids_names import PARTICIPANTS
 from fedward_client.intake.walk import file_key, folder_key
-from fedward_client.site import Site
+from fedward_client.site import SETTINGS, Site
 
 MOST_TOLD = 5  # kinds of what is left out, in the log
 _MODALITIES: Mapping[str, str] = {
@@ -31,7 +32,8 @@ def apply(site: Site, connection: Connection, found: BidsFolder) -> None:
     if images:
         values = [{"of": key, **_facts(site, found, image)} for key, image in images.items()]
         connection.execute(update(index.files).where(index.files.c.key == bindparam("of")), values)
-    told = Counter(one.reason for one in found.left_out)
+    own = {site.data / SETTINGS, site.labels.file, site.opt_out} - {site.data / PARTICIPANTS}  # not of the standard
+    told = Counter(one.reason for one in found.left_out if one.path not in own)
     for reason, count in told.most_common(MOST_TOLD):
         log.warning("%s: BIDS: %d left out: %s", site.name, count, reason)
 

@@ -19,7 +19,7 @@ SIDE = 16  # frequencies of an axis
 BITS = SIDE * SIDE
 CROPS = (0.0, 0.015, 0.03)  # at each edge: hashes bear a difference of 1 %, so images cropped by 3 % are known again
 LEAST = 20  # pixels a side: in smaller ones the frequencies repeat each other, and strangers look alike
-NOTHING = 1e-9  # of the image's range: frequencies that are weaker are rounding
+DIGITS = 9  # of a frequency, in units of the image's range: beyond, processors round differently
 
 Plane = npt.NDArray[np.float64]
 
@@ -70,8 +70,7 @@ def _cropped(plane: Plane, share: float) -> Plane:
 
 def _hash(plane: Plane) -> str:
     """Which frequencies are above their median; "" where all are 0."""
-    waves = _low_frequencies(plane)
-    waves[np.abs(waves) < NOTHING] = 0.0  # else rounding would decide over bits of symmetric images
+    waves = np.round(_low_frequencies(plane), DIGITS)
     return np.packbits(waves > np.median(waves)).tobytes().hex() if waves.any() else ""
 
 
