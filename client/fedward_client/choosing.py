@@ -27,6 +27,11 @@ class Unit:
     files: tuple[str, ...]
     content: str  # `content_of` its files
 
+    @property
+    def middle(self) -> str:
+        """The file that shows most of it: of slices the middle one."""
+        return self.files[len(self.files) // 2]
+
 
 Rule = Callable[[ImageRow], bool]
 

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from fedward_client.member import Member
     from fedward_client.stubs.site_pb2_grpc import ControlStub
 
-_DOES: dict[Stage, str] = {"scan": "Reading headers", "inspect": "Looking at images"}
+_DOES: dict[Stage, str] = {
+    "scan": "Reading headers",
+    "inspect": "Looking at images",
+    "compare": "Comparing images",
+}
 
 LOOK_S = 0.2  # between two looks at something that is awaited
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedward_client.cli_common import AsJson, Folder, State
+from fedward_client.cli_common import AsJson, Folder, State, progress
 from fedward_client.site import Site
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ def check(
     from fedward_common.study import find, load
 
     site, spec = Site.open(folder, state=state), load(find(study))
-    with Console(stderr=True).status("Looking at the catalog, then training a batch of noise"):
-        found = dry_run(site, spec)
+    with progress("Looking at the catalog") as listener:
+        found = dry_run(site, spec, listener)
     if as_json:
         print(json.dumps({"site": site.name, **asdict(found)}))
     else:
@@ -60,6 +60,7 @@ def _rows(found: "DryRun") -> Iterator[tuple[str, str, str]]:
     yield from (("training patients", label, str(count)) for label, count in found.labels.items())
     yield "images", "", str(found.images)
     yield from (("left out", reason, str(count)) for reason, count in found.left_out.items())
+    yield from (("near-duplicates", what, str(count)) for what, count in found.linked.items())
     yield "disk", "needed by the cache", f"{math.ceil(found.cache_mib):,} MiB"
     if found.cache_limit_mib is not None:
         yield "disk", "the most that all studies' caches may take", f"{math.floor(found.cache_limit_mib):,} MiB"

@@ -1,7 +1,8 @@
 """Which patients of a site a study takes, and on which side of the split: resolved once a run, frozen, never changed.
 
-`resolve` is values in, values out; `freeze` is the IO around it. A cohort holds pseudonyms keyed by the site's secret,
-so neither it nor its digest says anything about a patient to somebody else. What was left out is counted, in words.
+`choose` and `resolve` are values in, values out; `from_catalog` and `freeze` are the IO around them. A cohort holds
+pseudonyms keyed by the site's secret, so neither it nor its digest says anything about a patient to somebody else. What
+was left out is counted, in words.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,11 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedward_client.catalog import Catalog, ImageRow, is_scanned, scan
-from fedward_client.choosing import chosen, units
+from fedward_client.choosing import Unit, chosen, units
+from fedward_client.intake.fingerprints import Fingerprints, fingerprints
 from fedward_client.intake.labels import SPLIT, read_labels
 from fedward_client.intake.optout import opted_out
+from fedward_client.near_duplicates import counted, distinct, link
 from fedward_client.site import Site
 from fedward_client.split import PatientInfo, Side, assign
 from fedward_common.disk import sync
@@ -56,11 +60,16 @@ class CohortItem(_Value):
 
 
 class Cohort(_Value):
-    """A study's patients at one site. `items` are sorted by image; `left_out` counts patients or images a reason."""
+    """A study's patients at one site. `items` are sorted by image; `left_out` counts patients or images a reason.
+
+    `linked` counts patients whose images are another's too, or nearly (`near_duplicates.counted`): for the site's own
+    people, small counts included.
+    """
 
     labels: tuple[str, ...]
     items: tuple[CohortItem, ...]
     left_out: dict[str, int]
+    linked: dict[str, int] = {}
 
     @cached_property
     def digest(self) -> str:
@@ -86,7 +95,7 @@ class Cohort(_Value):
         items = tuple(item for item in self.items if item.image not in images)
         lost = len(self.items) - len(items)
         left_out = {**self.left_out, reason: self.left_out.get(reason, 0) + lost} if lost else self.left_out
-        return Cohort(labels=self.labels, items=items, left_out=left_out)
+        return Cohort(labels=self.labels, items=items, left_out=left_out, linked=self.linked)
 
 
 class _Frozen(_Value):
@@ -172,37 +181,65 @@ def from_catalog(site: Site, study: StudySpec, listener: Listener = ignore) -> C
         raise DataError(f"{site.name}: no readable image is in the catalog; `fedward site report` says what was found")
     if not table:
         raise DataError(f"{site.name}: no patient has a label; give a label table, then run `fedward site scan` again")
-    return resolve(images, table, study, site)
+    choice = choose(images, table, study, site)
+    prints = fingerprints(site, {unit.middle for unit in choice.units}, listener)
+    return resolve(choice, prints, study, site)
 
 
-def resolve(images: Sequence[ImageRow], table: Mapping[str, Mapping[str, str]], study: StudySpec, site: Site) -> Cohort:
-    """A study's cohort from a site's images and its label table, {patient: {column: value}}.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """What a study would take by headers and labels alone: images of the patients in `labels`; `left_out` by reason."""
 
-    Raises DataError when the study splits by a column that does not serve.
-    """
+    units: list[Unit]
+    labels: dict[str, int]  # by patient, the index of the label
+    infos: dict[str, PatientInfo]
+    left_out: Counter[str]
+
+
+def choose(images: Sequence[ImageRow], table: Mapping[str, Mapping[str, str]], study: StudySpec, site: Site) -> Choice:
+    """A study's images at a site and their labels, by the label table, {patient: {column: value}}."""
     left_out: Counter[str] = Counter()
     found = units(chosen(images, study.cohort, left_out), study.input, study.cohort, left_out)
     imaged = {unit.patient for unit in found}
     labels = _labels(imaged, table, site.labels.label, study.cohort.labels, left_out)
     left_out[NO_IMAGES] += len(table.keys() - {row.patient for row in images})
     infos = {patient: PatientInfo(table[patient].get(study.split.column)) for patient in labels}
-    sides = assign(infos, split=study.split, seed=study.training.seed, key=site.key, site_name=site.name)
+    return Choice(
+        units=[unit for unit in found if unit.patient in labels], labels=labels, infos=infos, left_out=left_out
+    )
+
+
+def resolve(choice: Choice, prints: Fingerprints, study: StudySpec, site: Site) -> Cohort:
+    """A study's cohort: each image once, linked patients on one side. `prints` are of the images' middle files.
+
+    Raises DataError when the study splits by a column that does not serve.
+    """
+    taken, left_out = distinct(choice.units, prints)
+    links = link((unit.patient, one) for unit in taken if (one := prints.get(unit.middle)) is not None)
+    infos = {unit.patient: choice.infos[unit.patient] for unit in taken}
+
+    def sides(groups: Mapping[str, str]) -> dict[str, Side]:
+        split, seed = study.split, study.training.seed
+        return assign(infos, groups=groups, split=split, seed=seed, key=site.key, site_name=site.name)
+
+    together, alone = sides(links.groups), sides({})
     items = [
         CohortItem(
             image=unit.key,
             files=unit.files,
             patient=unit.patient,
-            label=labels[unit.patient],
-            side=sides[unit.patient],
+            label=choice.labels[unit.patient],
+            side=together[unit.patient],
             content=unit.content,
         )
-        for unit in found
-        if unit.patient in labels
+        for unit in taken
     ]
+    moved = sum(side != alone[patient] for patient, side in together.items())
     return Cohort(
         labels=study.cohort.labels,
         items=tuple(sorted(items, key=lambda item: item.image)),
-        left_out={reason: count for reason, count in sorted(left_out.items()) if count},
+        left_out={reason: count for reason, count in sorted((choice.left_out + left_out).items()) if count},
+        linked={what: count for what, count in counted(links, choice.labels, moved).items() if count},
     )
 
 

@@ -1,6 +1,7 @@
 """What a study would find at a site: whom it takes, whom not and why, and what it would cost this machine.
 
-Nothing is frozen, nothing leaves, no pixel is read. The figures are for the site's own people: small cells included.
+Nothing is frozen, nothing leaves. Pixels are decoded once, to find images that are the same or nearly. The figures are
+for the site's own people: small cells included.
 """
 
 import math
@@ -31,6 +32,7 @@ class DryRun:
     labels: dict[str, int]  # training patients
     images: int
     left_out: dict[str, int]  # by reason
+    linked: dict[str, int]  # patients by what links them to others (`near_duplicates.counted`)
     cache_mib: float  # that the images will take on the disk of the state folder
     free_mib: float
     cache_limit_mib: float | None  # of all studies' images together; None: as the disk allows
@@ -49,6 +51,7 @@ def dry_run(site: Site, study: StudySpec, listener: Listener = ignore) -> DryRun
         labels=cohort.label_counts("train"),
         images=len(cohort.items),
         left_out=cohort.left_out,
+        linked=cohort.linked,
         cache_mib=bytes_of_cache(len(cohort.items), study.input) / 2**20,
         free_mib=shutil.disk_usage(site.ensure_state()).free / 2**20,
         cache_limit_mib=None if site.cache_bytes is None else site.cache_bytes / 2**20,

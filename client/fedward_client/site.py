@@ -1,6 +1,7 @@
 """A hospital's folder: where its data and labels are, what it keeps to itself, and the key behind every pseudonym.
 
-A folder of DICOM files with a `labels.csv` is a site as it stands. An optional `site.toml` in it changes the defaults:
+A folder of DICOM files with a `labels.csv` is a site as it stands, and so is a BIDS folder with its participants.tsv.
+An optional `site.toml` in it changes the defaults:
 
     [site]     name, state       the name that the hub knows; the folder that Fedward writes to
     [data]     folder, patient, modality    where the images are; for files that do not say: whose they are, and of what
@@ -30,6 +31,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedward_client.intake import bids_root
+from fedward_client.intake.bids_names import PARTICIPANTS
 from fedward_client.receiver.settings import PacsSection, PacsSettings, checked
 from fedward_common.errors import SettingsError
 
@@ -120,6 +123,7 @@ class Site:
     labels: LabelSettings
     patient_pattern: str = BIDS_SUBJECT  # a regular expression on a file's path, whose first group is the patient's id
     modality: str = ""  # of files that do not say
+    bids: bool = False  # whether `data` is a folder in the Brain Imaging Data Structure
     state: Path
     min_cell: int = 5
     opt_out: Path | None = None  # the list of patients who take no part
@@ -145,7 +149,8 @@ class Site:
             data=data,
             patient_pattern=_pattern(settings.data.patient),
             modality=settings.data.modality,
-            labels=_labels(settings.labels, folder),
+            bids=(bids := bids_root.is_bids(data)),
+            labels=_labels(settings.labels, folder, data / PARTICIPANTS if bids else None),
             state=(state if state is not None else folder / (settings.site.state or STATE)).absolute(),
             min_cell=settings.privacy.min_cell,
             opt_out=_opt_out(settings.privacy, folder),
@@ -208,6 +213,15 @@ class Site:
         message = f"{kind}\x1f{text}".encode("utf-8", "surrogatepass")
         return hmac.new(self.key, message, hashlib.sha256).hexdigest()[:PSEUDONYM_HEX]
 
+    def patient_in(self, path: str) -> str:
+        """Whose a file is, as its path below the data folder says (with "/"); "" where it does not."""
+        found = re.search(self.patient_pattern, path)
+        return found[1] or "" if found is not None else ""
+
+    def patient_of(self, written: str) -> str:
+        """The patient id that somebody wrote down: in BIDS "sub-01" is "01", as in paths; anything else is itself."""
+        return (self.patient_in(f"{written}/") or written) if self.bids else written
+
     def _unwritable(self, error: OSError) -> SettingsError:
         return SettingsError(
             f"the state folder of site '{self.name}' cannot be used ({error.strerror}); "
@@ -247,7 +261,11 @@ def _existing_folder(folder: Path) -> Path:
     return folder.resolve()
 
 
-def _labels(section: _LabelsSection, folder: Path) -> LabelSettings:
+def _labels(section: _LabelsSection, folder: Path, participants: Path | None) -> LabelSettings:
+    """The label table: what is named, or labels.csv, or else the `participants` of a BIDS folder where they say any.
+
+    Their columns have the standard's names, unless site.toml gives others.
+    """
     file = folder / (section.file or LABELS)
     if section.file is not None and not file.is_file():
         raise SettingsError(f"{SETTINGS}: [labels] file names no file that exists; give the label table")
@@ -257,6 +275,12 @@ def _labels(section: _LabelsSection, folder: Path) -> LabelSettings:
         raise SettingsError(
             f"{SETTINGS}: [labels] encoding '{section.encoding}' is not known; common are utf-8, gb18030, cp1252"
         ) from None
+    given = section.model_dump(include=section.model_fields_set & {"patient", "label"})
+    if section.file is None and not file.is_file() and participants is not None:
+        columns = {"patient": "participant_id", "label": "group", **given}
+        there = bids_root.columns(participants)
+        if columns["label"] in there or ("label" in given and there):
+            return LabelSettings(file=participants, encoding=section.encoding, **columns)
     return LabelSettings(
         file=file if file.is_file() else None,
         patient=section.patient,

@@ -3,6 +3,10 @@
 Where chance decides, it is a keyed hash of the patient's pseudonym, so a patient's side depends on the site's key, the
 study's seed and the patient alone: patients who come later move nobody. Shares are met approximately, and in every
 label alike, because the hash knows nothing of the label.
+
+Patients who are linked, by images that are the same or nearly, are on one side: of the sides that they would have
+alone the first, train before validation before test. Another who joins them can so move them towards training, never
+out of it: what a network was trained on is tested by no later run.
 """
 
 import hashlib
@@ -38,10 +42,15 @@ class PatientInfo:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Request:
     patients: Mapping[str, PatientInfo]
+    groups: Mapping[str, str]
     split: Split
     seed: int
     key: bytes
     site_name: str
+
+    def group(self, patient: str) -> str:
+        """What linked patients have in common: the pseudonym of the first."""
+        return self.groups.get(patient, patient)
 
 
 def side_of(site_key: bytes, seed: int, split: Split, patient: str) -> Side:
@@ -50,18 +59,35 @@ def side_of(site_key: bytes, seed: int, split: Split, patient: str) -> Side:
 
 
 def assign(
-    patients: Mapping[str, PatientInfo], *, split: Split, seed: int, key: bytes, site_name: str
+    patients: Mapping[str, PatientInfo],
+    *,
+    groups: Mapping[str, str],
+    split: Split,
+    seed: int,
+    key: bytes,
+    site_name: str,
 ) -> dict[str, Side]:
     """The side of every patient (pseudonyms) of the site `site_name`, whose secret `key` orders them.
 
-    Raises DataError when the split column is missing or holds other words.
+    `groups` names, for a patient who is linked to others, the first of them (`near_duplicates.link`). Raises DataError
+    when the split column is missing or holds other words.
     """
-    request = _Request(patients=patients, split=split, seed=seed, key=key, site_name=site_name)
+    request = _Request(patients=patients, groups=groups, split=split, seed=seed, key=key, site_name=site_name)
     return _KINDS[split.kind](request)
 
 
+def _joined(request: _Request, alone: Mapping[str, Side]) -> dict[str, Side]:
+    """Everybody on the first side that one of their group has alone."""
+    first: dict[str, Side] = {}
+    for patient, side in alone.items():
+        group = request.group(patient)
+        first[group] = min(side, first.get(group, side), key=SIDES.index)
+    return {patient: first[request.group(patient)] for patient in alone}
+
+
 def _by_hash(request: _Request) -> dict[str, Side]:
-    return {patient: side_of(request.key, request.seed, request.split, patient) for patient in request.patients}
+    alone = {patient: side_of(request.key, request.seed, request.split, patient) for patient in request.patients}
+    return _joined(request, alone)
 
 
 def _by_column(request: _Request) -> dict[str, Side]:
@@ -74,14 +100,17 @@ def _by_column(request: _Request) -> dict[str, Side]:
     sides = {patient: _WORDS.get((word or "").strip().casefold()) for patient, word in words.items()}
     if None in sides.values():
         raise DataError(f"{request.site_name}: the label table's column '{name}' holds other words too; {_VALID}")
-    return {patient: side for patient, side in sides.items() if side is not None}
+    return _joined(request, {patient: side for patient, side in sides.items() if side is not None})
 
 
 def _leave_one_patient_out(request: _Request) -> dict[str, Side]:
+    """One patient is tested, with those who are linked to them."""
     sides = _without_test(request)
     if sides:
-        order = sorted(sides, key=lambda patient: (_uniform(request.key, "fold", request.seed, patient), patient))
-        sides[order[request.split.fold % len(order)]] = "test"
+        groups = {request.group(patient) for patient in sides}
+        order = sorted(groups, key=lambda group: (_uniform(request.key, "fold", request.seed, group), group))
+        tested = order[request.split.fold % len(order)]
+        sides |= {patient: "test" for patient in sides if request.group(patient) == tested}
     return sides
 
 
@@ -94,10 +123,11 @@ def _leave_site_out(request: _Request) -> dict[str, Side]:
 def _without_test(request: _Request) -> dict[str, Side]:
     """Train and validation by their shares of what remains without a test side."""
     train, validation, _ = request.split.shares
-    return {
+    alone = {
         patient: _pick(_uniform(request.key, "split", request.seed, patient), (train, validation, 0.0))
         for patient in request.patients
     }
+    return _joined(request, alone)
 
 
 _KINDS: Mapping[str, Callable[[_Request], dict[str, Side]]] = {

@@ -192,11 +192,33 @@ def test_a_file_that_does_not_decode_is_left_out_and_counted(site_folder: Folder
     write_dicom(folder / "PID-000" / "torn.dcm", patient_id="PID-000", array=array, **broken)
     site, events = Site.open(folder), list[Event]()
     data = load(site, spec(), "run-1", events.append)
-    assert len(freeze(site, spec(), "run-1").items) == 33
+    cohort = freeze(site, spec(), "run-1")
+    assert (len(cohort.items), cohort.left_out) == (32, {"images that could not be read": 1})
+    assert (len(data.images), len(data.labels), data.unreadable, data.gone) == (32, 32, 0, 0)
+    with catalog.Catalog.open(site) as found:
+        assert len(found.quarantine()) == 1
+
+
+def test_a_volume_with_a_slice_that_does_not_decode_is_left_out_and_counted(
+    site_folder: Folder, write_dicom: Folder
+) -> None:
+    folder = site_folder(LABELS, shape=(3, 8, 8))
+    chance = np.random.default_rng(0)
+    for number in range(3):
+        place = {"ImagePositionPatient": [0, 0, number], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+        broken = (
+            {"syntax": JPEGBaseline8Bit, "PixelData": encapsulate([b"\xff\xd8 no JPEG at all"])} if not number else {}
+        )
+        array = chance.integers(0, 99, (8, 8)).astype(np.uint8)
+        tags = {"SeriesInstanceUID": "1.2.3", "PixelSpacing": [1, 1], **place, **broken}
+        write_dicom(folder / "PID-000" / f"{number}.dcm", patient_id="PID-000", array=array, **tags)
+    site, study, events = Site.open(folder), spec(input={"size": (8, 8, 8)}), list[Event]()
+    data = load(site, study, "run-1", events.append)
+    assert len(freeze(site, study, "run-1").items) == 33
     assert (len(data.images), len(data.labels), data.unreadable, data.gone) == (32, 32, 1, 0)
-    assert np.ascontiguousarray(data.images).any(axis=(1, 2, 3)).all()
+    assert np.ascontiguousarray(data.images).any(axis=(1, 2, 3, 4)).all()
     assert events[-1].note == "1 unreadable"
-    again = load(site, spec(), "run-1", events.append)
+    again = load(site, study, "run-1", events.append)
     assert (bytes_of(again), again.unreadable) == (bytes_of(data), 1)
     assert decoded(events) == 33
 

@@ -4,12 +4,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from fedward_client.cli import app
 from fedward_client.cohort import freeze
 from fedward_client.dry_run import dry_run
+from fedward_client.intake.dicom import read_volume
 from fedward_client.site import Site
 from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
@@ -71,3 +73,24 @@ def test_the_command(site_folder: Folder, study_file: Path) -> None:
     assert refused.exit_code == 1
     assert "training patients" in json.loads(refused.stdout)["refusal"]
     assert "PID" not in refused.output
+
+
+def test_images_that_two_patients_share_are_counted_for_the_steward(
+    site_folder: Folder, write_dicom: Folder, study_file: Path
+) -> None:
+    folder, runner = site_folder(LABELS), CliRunner()
+    for patient in ("PID-001", "PID-002", "PID-003"):
+        again = read_volume(folder / "PID-000" / "image0.dcm").pixels[0, 0].astype(np.uint8)
+        write_dicom(folder / patient / "again.dcm", patient_id=patient, array=again)
+    found = runner.invoke(app, ["check", str(folder), str(study_file), "--json"])
+    linked = json.loads(found.stdout)["linked"]
+    linked.pop("of them on another side of the split for it", None)  # the site's key decides
+    assert linked == {
+        "patients who share an image, pixel by pixel": 4,
+        "patients who share an image, or nearly": 4,
+        "of them in a group with different labels": 4,
+        "of them in the largest group": 4,
+    }
+    shown = runner.invoke(app, ["check", str(folder), str(study_file)])
+    assert "near-duplicates" in shown.stdout
+    assert "PID" not in found.output + shown.output

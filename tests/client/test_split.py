@@ -1,6 +1,7 @@
 """Which side of the split a patient is on."""
 
 import hashlib
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from fedward_common.errors import DataError
 from fedward_common.study import Split
 
 KEY = bytes(range(32))
+NOBODY: Mapping[str, str] = {}  # is linked
 pseudonyms = st.text("0123456789abcdef", min_size=32, max_size=32)
 keys = st.binary(min_size=32, max_size=32)
 seeds = st.integers(0, 2**53 - 1)
@@ -22,8 +24,15 @@ def crowd(count: int) -> dict[str, PatientInfo]:
     return {hashlib.sha256(str(index).encode()).hexdigest()[:32]: PatientInfo() for index in range(count)}
 
 
-def sides(patients: dict[str, PatientInfo], split: Split, *, seed: int = 42, site: str = "north") -> dict[str, Side]:
-    return assign(patients, split=split, seed=seed, key=KEY, site_name=site)
+def sides(
+    patients: dict[str, PatientInfo],
+    split: Split,
+    *,
+    groups: Mapping[str, str] = NOBODY,
+    seed: int = 42,
+    site: str = "north",
+) -> dict[str, Side]:
+    return assign(patients, groups=groups, split=split, seed=seed, key=KEY, site_name=site)
 
 
 @given(st.sets(pseudonyms), st.sets(pseudonyms), keys, seeds, shares, chance)
@@ -33,7 +42,8 @@ def test_patients_who_come_later_move_nobody(
     split = Split.model_validate({"kind": kind, "shares": parts, "site": "south" if kind == "leave-site-out" else None})
 
     def assigned(patients: set[str]) -> dict[str, Side]:
-        return assign(dict.fromkeys(patients, PatientInfo()), split=split, seed=seed, key=key, site_name="north")
+        infos = dict.fromkeys(patients, PatientInfo())
+        return assign(infos, groups=NOBODY, split=split, seed=seed, key=key, site_name="north")
 
     before, after = assigned(first), assigned(first | later)
     assert before == {patient: after[patient] for patient in first}
@@ -65,7 +75,7 @@ def test_seed_and_key_each_draw_anew() -> None:
     drawn = sides(patients, split)
     assert drawn == sides(patients, split)
     assert drawn != sides(patients, split, seed=43)
-    assert drawn != assign(patients, split=split, seed=42, key=KEY[::-1], site_name="north")
+    assert drawn != assign(patients, groups=NOBODY, split=split, seed=42, key=KEY[::-1], site_name="north")
 
 
 def test_column_takes_the_label_tables_words() -> None:
@@ -116,3 +126,40 @@ def test_leave_site_out_tests_the_whole_site_and_trains_elsewhere() -> None:
     elsewhere = list(sides(crowd(4000), split, site="north").values())
     assert set(elsewhere) == {"train", "validation"}
     assert elsewhere.count("train") == pytest.approx(3000, abs=110)
+
+
+# Patients linked by images that are the same or nearly ---------------------------------------------------------------
+
+
+@given(
+    st.dictionaries(pseudonyms, st.integers(0, 5), max_size=30),
+    shares,
+    st.sampled_from(["hash", "column", "leave-one-patient-out", "leave-site-out"]),
+)
+def test_linked_patients_are_on_one_side_and_nobody_else_moves(
+    numbers: dict[str, int], parts: Shares, kind: str
+) -> None:
+    site = "south" if kind == "leave-site-out" else None
+    split = Split.model_validate({"kind": kind, "shares": parts, "site": site})
+    patients = {one: PatientInfo(SIDES[int(one[0], 16) % 3]) for one in numbers}
+    members = {number: sorted(one for one in numbers if numbers[one] == number) for number in range(3)}  # others: alone
+    groups = {one: group[0] for group in members.values() if len(group) > 1 for one in group}
+    together, alone = sides(patients, split, groups=groups), sides(patients, split)
+    for group in members.values():
+        assert len({together[one] for one in group}) <= 1
+    if kind != "leave-one-patient-out":  # there another fold is tested
+        assert all(together[one] == alone[one] for one in numbers if one not in groups)
+        for one, side in together.items():
+            assert SIDES.index(side) <= SIDES.index(alone[one]), "nobody who was trained on is tested later"
+
+
+def test_linked_patients_are_tested_together_and_each_group_once() -> None:
+    patients = crowd(9)
+    first, second, third, *_ = sorted(patients)
+    tested = []
+    for fold in range(7):
+        split = Split(kind="leave-one-patient-out", fold=fold)
+        found = sides(patients, split, groups=dict.fromkeys((first, second, third), first))
+        tested.append({one for one, side in found.items() if side == "test"})
+    assert sorted(map(len, tested)) == [1] * 6 + [3]
+    assert set.union(*tested) == patients.keys()

@@ -15,7 +15,7 @@ from pydicom.uid import generate_uid
 from fedward_client import catalog
 from fedward_client.catalog import Catalog, ImageRow
 from fedward_client.choosing import chosen, units
-from fedward_client.cohort import freeze
+from fedward_client.cohort import freeze, from_catalog
 from fedward_client.intake.dicom import Header, read_header, read_slices, read_volume
 from fedward_client.site import Site
 from fedward_common.errors import UnreadableFile
@@ -126,6 +126,22 @@ def test_a_run_trains_on_volumes_of_slices(series: Callable[..., list[Path]], tm
         (folder / "index.json").unlink()
     again = load(site, study, "run-1")
     assert (again.gone, len(again.images)) == (1, 23), "a volume with a changed slice is not the one that was frozen"
+
+
+def test_a_volume_that_was_sent_twice_is_taken_once(series: Callable[..., list[Path]], tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    labels = {f"P{number:02}": ("benign", "malignant")[number % 2] for number in range(8)}
+    for patient in labels:
+        volume = chance.integers(0, 99, (5, 24, 24), np.int16)
+        series(tmp_path / patient, patient, volume)
+        if patient == "P03":
+            series(tmp_path / "again", patient, volume)  # under other UIDs
+            series(tmp_path / "shorter", patient, volume[1:4])
+    rows = "".join(f"{patient},{label}\n" for patient, label in labels.items())
+    (tmp_path / "labels.csv").write_text(f"patient_id,label\n{rows}")
+    cohort = from_catalog(Site.open(tmp_path), tiny_study(cohort={"modality": "MR"}, input={"size": [8, 8, 8]}))
+    assert sorted(len(item.files) for item in cohort.items) == [3] + [5] * 8
+    assert cohort.left_out == {"copies of another image of the same patient": 1}
 
 
 # [cohort] ------------------------------------------------------------------------------------------------------------

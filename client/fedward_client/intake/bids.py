@@ -1,25 +1,23 @@
 """A folder in the Brain Imaging Data Structure (BIDS 1.11): whose images are where, and what is said about them.
 
-Reads names, participants.tsv and JSON sidecars, and no image (`fedward_client.intake.nifti` does). Only raw images are
-taken: derivatives, sourcedata, code, stimuli and phenotype are passed by, and so is what begins with a point. What does
-not follow the standard is left out with a reason, and the rest is read. Links are not followed.
+Reads names, participants.tsv, sessions.tsv and JSON sidecars, and no image (`fedward_client.intake.nifti` does). Only
+raw images are taken: derivatives, sourcedata, code, stimuli and phenotype are passed by, and so is what begins with a
+point. What does not follow the standard is left out with a reason, and the rest is read. Links are not followed.
 """
 
 import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from fedward_client.intake import bids_names
-from fedward_client.intake.bids_names import BidsName
+from fedward_client.intake.bids_names import DESCRIPTION, PARTICIPANTS, PASSED_BY, BidsName
 from fedward_client.intake.bids_sidecars import Participant, Scanner, Sidecar, read_participants, read_sidecar, scanner
 from fedward_common.errors import DataError, UnreadableFile
 
-_DESCRIPTION = "dataset_description.json"
-_PARTICIPANTS = "participants.tsv"
-_PASSED_BY = {"derivatives", "sourcedata", "code", "stimuli", "phenotype"}  # folders
 _TEXTS = {"README", "CHANGES", "LICENSE", "CITATION"}  # files of the first folder, with any extension
-_TABLES = {_DESCRIPTION, "participants.json", "samples.json", _PARTICIPANTS, "samples.tsv"}
+_TABLES = {DESCRIPTION, "participants.json", "samples.json", PARTICIPANTS, "samples.tsv"}
 _DATATYPES = {
     *(
         "anat",
@@ -41,7 +39,7 @@ _DATATYPES = {
 }
 _IMAGES = (".nii", ".nii.gz")
 _COMPANIONS = (".json", ".tsv", ".tsv.gz", ".bval", ".bvec")
-_MISPLACED = "it lies where BIDS has no such file or folder"
+MISPLACED = "it lies where BIDS has no such file or folder"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,11 +69,20 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BidsFolder:
-    """Images in the order of their paths; participants by the label of their subject."""
+    """Images in the order of their paths; participants by the label of their subject, sessions by both labels."""
 
     images: tuple[BidsImage, ...]
     participants: dict[str, Participant] = field(repr=False)
+    sessions: dict[tuple[str, str], Participant] = field(repr=False)
     left_out: tuple[LeftOut, ...]
+
+    def person(self, image: BidsImage) -> Participant:
+        """Whose an image is, as its session says, and where that does not, as the participants' table does."""
+        whole = self.participants.get(image.subject, Participant())
+        then = self.sessions.get((image.subject, image.session), whole)
+        return Participant(
+            age=whole.age if then.age is None else then.age, sex=then.sex or whole.sex, group=then.group or whole.group
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,23 +103,30 @@ def read_folder(folder: Path) -> BidsFolder:
     if not folder.is_dir():
         raise DataError("the BIDS folder is not there; is it a share that is not mounted?")
     found = list(_root(_Place(folder=folder)))
-    participants: dict[str, Participant] = {}
-    if (folder / _PARTICIPANTS).is_file() and not (folder / _PARTICIPANTS).is_symlink():
-        participants, wrong = _participants(folder / _PARTICIPANTS)
-        found += wrong
+    participants, wrong = _table(folder / PARTICIPANTS, "sub")
+    sessions: dict[tuple[str, str], Participant] = {}
+    for subject in sorted({one.subject for one in found if isinstance(one, BidsImage) and one.session}):
+        name = f"sub-{subject}"
+        rows, more = _table(folder / name / f"{name}_sessions.tsv", "ses")
+        sessions |= {(subject, session): row for session, row in rows.items()}
+        wrong += more
     return BidsFolder(
         images=tuple(one for one in found if isinstance(one, BidsImage)),
         participants=participants,
-        left_out=tuple(one for one in found if isinstance(one, LeftOut)),
+        sessions=sessions,
+        left_out=(*(one for one in found if isinstance(one, LeftOut)), *wrong),
     )
 
 
-def _participants(path: Path) -> tuple[dict[str, Participant], list[LeftOut]]:
+def _table(path: Path, entity: Literal["sub", "ses"]) -> tuple[dict[str, Participant], list[LeftOut]]:
+    """The rows of participants or sessions, none where there is no such file."""
+    if not path.is_file() or path.is_symlink():
+        return {}, []
     try:
-        participants, wrong = read_participants(path)
+        rows, wrong = read_participants(path, entity)
     except UnreadableFile as error:
         return {}, [LeftOut(path=path, reason=str(error))]
-    return participants, [LeftOut(path=path, reason=reason) for reason in wrong]
+    return rows, [LeftOut(path=path, reason=reason) for reason in wrong]
 
 
 def _root(place: _Place) -> _Found:
@@ -120,16 +134,16 @@ def _root(place: _Place) -> _Found:
     subjects = [path for path in folders if path.name.startswith("sub-")]
     if not subjects:
         raise DataError("the folder has no subject's folder (sub-01), so it is not BIDS; check the data folder")
-    if not any(path.name == _DESCRIPTION for path in files):
-        yield LeftOut(path=place.folder / _DESCRIPTION, reason=f"there is no {_DESCRIPTION}, which BIDS asks for")
+    if not any(path.name == DESCRIPTION for path in files):
+        yield LeftOut(path=place.folder / DESCRIPTION, reason=f"there is no {DESCRIPTION}, which BIDS asks for")
     yield from left_out
     others = [path for path in files if path.name not in _TABLES and path.name.partition(".")[0] not in _TEXTS]
     inner = yield from _sidecars(place, others)
     for path in folders:
         if path in subjects:
             yield from _below(path, "sub", inner)
-        elif path.name not in _PASSED_BY:
-            yield LeftOut(path=path, reason=_MISPLACED)
+        elif path.name not in PASSED_BY:
+            yield LeftOut(path=path, reason=MISPLACED)
 
 
 def _below(folder: Path, key: str, above: _Place) -> _Found:
@@ -153,14 +167,14 @@ def _below(folder: Path, key: str, above: _Place) -> _Found:
         elif key == "sub" and path.name.startswith("ses-"):
             yield from _below(path, "ses", inner)
         else:
-            yield LeftOut(path=path, reason=_MISPLACED)
+            yield LeftOut(path=path, reason=MISPLACED)
 
 
 def _images(folder: Path, above: _Place) -> _Found:
     """The folder of a data type."""
     folders, files, left_out = _entries(folder)
     yield from left_out
-    yield from (LeftOut(path=path, reason=_MISPLACED) for path in folders)
+    yield from (LeftOut(path=path, reason=MISPLACED) for path in folders)
     images = [path for path in files if path.name.endswith(_IMAGES)]
     inner = yield from _sidecars(above, [path for path in files if not path.name.endswith(_IMAGES)])
     for path in images:

@@ -5,6 +5,11 @@ from dataclasses import dataclass, field
 
 from fedward_common.errors import UnreadableFile
 
+DESCRIPTION = "dataset_description.json"
+PARTICIPANTS = "participants.tsv"
+PASSED_BY = frozenset({"derivatives", "sourcedata", "code", "stimuli", "phenotype"})  # folders without raw images
+MISSING = "n/a"  # what stands in a table where nothing is known
+
 # in the order that names must have them (BIDS 1.11, schema/rules/entities.yaml)
 ENTITIES = (
     *("sub", "tpl", "ses", "cohort", "sample", "task", "tracksys", "acq", "nuc", "voi", "ce", "trc", "stain", "rec"),

@@ -1,4 +1,4 @@
-"""What lies beside the images of a BIDS folder: JSON sidecars, of which the scanner is taken, and participants.tsv."""
+"""What lies beside the images of a BIDS folder: JSON sidecars, of which the scanner is taken, and tables of people."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedward_client.intake import bids_names
-from fedward_client.intake.bids_names import BidsName
+from fedward_client.intake.bids_names import MISSING, BidsName
 from fedward_client.intake.bounds import one_line, opened
 from fedward_client.intake.delimited import TextFormat, lines
 from fedward_common.errors import UnreadableFile
@@ -19,7 +19,8 @@ MAX_PARTICIPANTS = 2**20  # rows
 Sex = Literal["M", "F", "O", ""]
 
 _SEXES: Mapping[str, Sex] = {"m": "M", "male": "M", "f": "F", "female": "F", "o": "O", "other": "O"}
-_MISSING = ("", "n/a")
+_MISSING = ("", MISSING)
+_TABLES = {"sub": ("participant_id", "subject (sub-01)"), "ses": ("session_id", "session (ses-01)")}  # by entity
 _KEYS = ("Manufacturer", "ManufacturersModelName", "MagneticFieldStrength", "RepetitionTime", "EchoTime")
 
 
@@ -36,7 +37,10 @@ class Scanner:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Participant:
-    """A row of participants.tsv; None and "" where it says n/a, cannot be read, or has no such column."""
+    """A row of participants.tsv, or of a subject's sessions.tsv, which says how old they were then.
+
+    None and "" where it says n/a, cannot be read, or has no such column.
+    """
 
     age: float | None = None  # years
     sex: Sex = ""
@@ -99,10 +103,11 @@ def _positive(value: object) -> float | None:
     return number if isfinite(number) and number > 0 else None
 
 
-def read_participants(path: Path) -> tuple[dict[str, Participant], list[str]]:
+def read_participants(path: Path, entity: Literal["sub", "ses"] = "sub") -> tuple[dict[str, Participant], list[str]]:
     """By the label of the subject, what participants.tsv says; and what is wrong with it, row by row.
 
-    Age, sex (or gender) and group are taken. Raises UnreadableFile where the file cannot be read at all.
+    With entity "ses", by the label of the session, what a subject's sessions.tsv says. Age, sex (or gender) and group
+    are taken. Raises UnreadableFile where the file cannot be read at all.
     """
     participants: dict[str, Participant] = {}
     wrong: list[str] = []
@@ -111,39 +116,35 @@ def read_participants(path: Path) -> tuple[dict[str, Participant], list[str]]:
         cells = [cell.strip() for cell in line.rstrip("\r\n").split("\t")]
         if header is None:
             header = [cell.lower() for cell in cells]
-            _check(header)
+            _check(header, _TABLES[entity][0])
+        elif len(cells) != len(header) and any(cells):
+            wrong.append(f"row {number} has more or fewer cells than there are columns")
         elif any(cells):
-            _take(
-                dict(zip(header, cells, strict=False)) if len(cells) == len(header) else {}, number, participants, wrong
-            )
+            row = dict(zip(header, cells, strict=True))
+            label = bids_names.label(entity, row[header[0]])
+            if label is None or label in participants:
+                wrong.append(f"row {number} names no {_TABLES[entity][1]}, or one that was named before")
+            else:
+                participants[label] = _participant(row, number, wrong)
         if number > MAX_PARTICIPANTS:
             raise UnreadableFile(f"it has more than {MAX_PARTICIPANTS} rows")
     return participants, wrong
 
 
-def _check(header: list[str]) -> None:
-    if header[0] != "participant_id" or len(set(header)) < len(header):
-        raise UnreadableFile("its columns do not begin with participant_id, or two have one name, as BIDS forbids")
+def _check(header: list[str], first: str) -> None:
+    if header[0] != first or len(set(header)) < len(header):
+        raise UnreadableFile(f"its columns do not begin with {first}, or two have one name, as BIDS forbids")
 
 
-def _take(row: Mapping[str, str], number: int, participants: dict[str, Participant], wrong: list[str]) -> None:
-    """One row into `participants`, or what is wrong with it into `wrong`."""
-    if not row:
-        wrong.append(f"row {number} has more or fewer cells than there are columns")
-        return
-    subject = bids_names.label("sub", row["participant_id"])
-    if subject is None or subject in participants:
-        wrong.append(f"row {number} names no subject (sub-01), or one that was named before")
-        return
+def _participant(row: Mapping[str, str], number: int, wrong: list[str]) -> Participant:
+    """A row; what is wrong with a cell goes to `wrong`."""
     age, sex = row.get("age", ""), row.get("sex", row.get("gender", ""))
     if age not in _MISSING and _age(age) is None:
         wrong.append(f"row {number} has an age that is no number")
     if sex not in _MISSING and sex.lower() not in _SEXES:
         wrong.append(f"row {number} has a sex that BIDS does not know")
     group = row.get("group", "")
-    participants[subject] = Participant(
-        age=_age(age), sex=_SEXES.get(sex.lower(), ""), group="" if group in _MISSING else group
-    )
+    return Participant(age=_age(age), sex=_SEXES.get(sex.lower(), ""), group="" if group in _MISSING else group)
 
 
 def _age(cell: str) -> float | None:

@@ -4,11 +4,10 @@ DICOM says whose an image is. NIfTI files and pictures do not; their paths do, a
 (`[data] patient`). A picture whose path does not say it is no patient's.
 """
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
-from fedward_client.intake import describe, dicom, nifti, pictures, worker
+from fedward_client.intake import describe, dicom, index, nifti, pictures, worker
 from fedward_client.intake.dicom import Header, NotAnImage
 from fedward_client.site import Site
 from fedward_client.volume import Volume
@@ -45,8 +44,7 @@ def read_volume(path: Path, *, voi: bool | None, stack: bool) -> Volume:
 
 def _patient(site: Site, path: Path) -> str:
     """Whose a file is, as its path says; "" where it does not."""
-    found = re.search(site.patient_pattern, path.relative_to(site.data).as_posix())
-    return found[1] or "" if found is not None else ""
+    return site.patient_in(path.relative_to(site.data).as_posix())
 
 
 def _named(site: Site, path: Path, patient: str, header: Header) -> Header:
@@ -65,7 +63,7 @@ def _nifti(path: Path) -> Header:
         columns=found.columns,
         frames=found.frames,
         channels=1,
-        transfer_syntax="NIfTI",
+        transfer_syntax=index.NIFTI_FORMAT,
         row_mm=row_mm,
         column_mm=column_mm,
     )

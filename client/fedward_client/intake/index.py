@@ -35,8 +35,9 @@ from sqlalchemy.pool import NullPool
 from fedward_client.site import Site
 from fedward_common.errors import DataError
 
-VERSION = 2
+VERSION = 3
 FILE = "catalog.sqlite"
+NIFTI_FORMAT = "NIfTI"  # in the column transfer_syntax
 OPTED_OUT = "opted out"  # an image of a patient who takes no part
 WAIT_MS = 30_000  # for another process's transaction
 _MADE_BY, _COMPLETE = "made by", "complete"
@@ -54,6 +55,8 @@ files: Final = Table(
     Column("reason", String),  # of quarantine
     Column("instance", String),  # pseudonym of the SOP Instance UID
     Column("duplicate", Boolean, nullable=False, default=False),  # another file of that instance is the image
+    Column("pixels", String),  # a digest, with the perceptual hashes `looks`: None until the pixels were decoded once
+    Column("looks", String),  # separated by spaces
     *(Column(name, String) for name in ("patient", "study", "series", "accession", "content")),
     *(Column(name, String) for name in ("modality", "manufacturer", "device", "transfer_syntax", "body_part")),
     *(Column(name, String) for name in ("sequence", "sex", "month", "flags", "orientation", "turn")),
@@ -155,7 +158,7 @@ def put(connection: Connection, name: str, value: str) -> None:
 
 def _maker(site: Site) -> str:
     """What a catalog depends on beside the files: its version, the key, and what the site says of files."""
-    return site.pseudonym("catalog", json.dumps([VERSION, site.patient_pattern, site.modality]))
+    return site.pseudonym("catalog", json.dumps([VERSION, site.patient_pattern, site.modality, site.bids]))
 
 
 def _fits(site: Site, connection: Connection) -> bool:

@@ -2,7 +2,8 @@
 
 Only the label and one column to split by ("split", or what a study names) are taken, under the patient's pseudonym:
 names and birth dates that a table may hold as well are read past. Ids are compared as text, exactly but for white space
-around them: "007" is not "7".
+around them: "007" is not "7". Where a BIDS folder has no table of its own, its participants.tsv is one: sub-01 there
+is the patient 01, and n/a is an empty cell.
 """
 
 import csv
@@ -10,6 +11,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fedward_client.intake.bids_names import MISSING
 from fedward_client.site import Site
 from fedward_common.errors import DataError
 
@@ -58,7 +60,7 @@ def _table(site: Site, rows: Iterator[list[str]], width: int, patient: int, kept
     conflicts: set[str] = set()
     without_label = without_patient = misaligned = 0
     for cells in rows:
-        row = [*cells, *[""] * (width - len(cells))]
+        row = [_cell(site, cell) for cell in cells] + [""] * (width - len(cells))
         if any(row[width:]):
             misaligned += 1
         elif not row[patient]:
@@ -66,7 +68,7 @@ def _table(site: Site, rows: Iterator[list[str]], width: int, patient: int, kept
         elif not row[kept[site.labels.label]]:
             without_label += 1
         else:
-            name = site.pseudonym("patient", row[patient])
+            name = site.pseudonym("patient", site.patient_of(row[patient]))
             values = {column: row[position] for column, position in kept.items()}
             if found.setdefault(name, values) != values:
                 conflicts.add(name)
@@ -77,6 +79,10 @@ def _table(site: Site, rows: Iterator[list[str]], width: int, patient: int, kept
         without_patient=without_patient,
         misaligned=misaligned,
     )
+
+
+def _cell(site: Site, cell: str) -> str:
+    return "" if site.bids and cell == MISSING else cell
 
 
 def _text(site: Site) -> str:

@@ -1,6 +1,7 @@
 """The opt-out list: patients who take no part, whatever a study or the label table says.
 
-A text file beside the images, `opt-out.txt` or what site.toml names: one patient id a line, as the images have it.
+A text file beside the images, `opt-out.txt` or what site.toml names: one patient id a line, as the images have it; of a
+BIDS folder 01 or sub-01.
 Empty lines and lines that begin with "#" are passed over. It is read at every scan and at every run.
 """
 
@@ -22,4 +23,5 @@ def opted_out(site: Site) -> frozenset[str]:
             "[labels] encoding in site.toml; nobody is used until it can be read"
         ) from None
     lines = (line.strip() for line in text.removeprefix("\ufeff").splitlines())
-    return frozenset(site.pseudonym("patient", line) for line in lines if line and not line.startswith("#"))
+    ids = {one for line in lines if line and not line.startswith("#") for one in (line, site.patient_of(line))}
+    return frozenset(site.pseudonym("patient", one) for one in ids)

@@ -158,7 +158,7 @@ def _read(site: Site, entry: Entry) -> dict[str, Any]:
         return {"kind": header}
     content = digest(entry)
     values = {name: getattr(header, name) for name in _OF_HEADERS}
-    instance = values.pop("instance_uid") or content
+    instance = values.pop("instance_uid") or f"{header.patient_id} {content}"  # one patient's: others' are compared
     named = {
         "patient": values.pop("patient_id"),
         "study": values.pop("study_uid"),

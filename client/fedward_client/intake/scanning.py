@@ -16,7 +16,8 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, and_, delete, exists, insert, select, update
 
-from fedward_client.intake import index
+from fedward_client.intake import bids_facts, index
+from fedward_client.intake.bids import read_folder
 from fedward_client.intake.labels import LabelTable, read_labels
 from fedward_client.intake.optout import opted_out
 from fedward_client.intake.reading import Found, Readers
@@ -136,10 +137,13 @@ def _end_folders(site: Site, ended: Mapping[str, Folder]) -> int:
 def _finish(site: Site, gone: Collection[str], table: LabelTable, out: Collection[str], *, changed: bool) -> int:
     """Forget folders that are gone, mark what is not used, replace the labels; the number of files that are gone."""
     removed = 0
+    bids = read_folder(site.data) if site.bids and (changed or gone) else None
     with index.writing(site) as connection:
         for batch in _batches(gone):
             removed += connection.execute(delete(index.files).where(index.files.c.folder.in_(batch))).rowcount
             connection.execute(delete(index.folders).where(index.folders.c.key.in_(batch)))
+        if bids is not None:
+            bids_facts.apply(site, connection, bids)
         if changed or gone:
             _mark_duplicates(connection)
         _mark_opted_out(connection, out)

@@ -1,7 +1,8 @@
 """Every file of a site's data folder, each once.
 
 Left out: what begins with a dot, the state folder, the label table, the opt-out list, site.toml, and links: a link
-inside the data folder leads to what is walked anyway, and one out of it to what was not shared.
+inside the data folder leads to what is walked anyway, and one out of it to what was not shared. Of a BIDS folder the
+folders are left out that hold no raw images.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from operator import attrgetter
 from pathlib import Path
 from stat import S_ISLNK, S_ISREG
 
+from fedward_client.intake.bids_names import PARTICIPANTS, PASSED_BY
 from fedward_client.site import SETTINGS, Site
 from fedward_common.errors import DataError
 
@@ -75,6 +77,9 @@ def _skipped(site: Site) -> set[str]:
         raise DataError(f"the data folder of site '{site.name}' is not there; is it a share that is not mounted?")
     skipped = {site.state.resolve(), site.data / SETTINGS}
     skipped |= {file.resolve() for file in (site.labels.file, site.opt_out) if file is not None}
+    if site.bids:
+        skipped |= {site.data / name for name in PASSED_BY}
+        skipped.discard(site.data / PARTICIPANTS)  # a change of it changes what is known of images
     return {os.fspath(path) for path in skipped}
 
 
