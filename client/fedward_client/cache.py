@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -37,6 +37,7 @@ from fedward_client.volume import Volume
 from fedward_common.disk import sync
 from fedward_common.errors import DataError, UnfitImage, UnreadableFile
 from fedward_common.events import Event, Listener, ignore
+from fedward_common.landmarks import Scale
 from fedward_common.study import Input, StudySpec
 
 _log = logging.getLogger(__name__)
@@ -115,13 +116,17 @@ def bytes_of_cache(images: int, section: Input) -> int:
     return images * prod(recipe(section).shape) * 4 + 4096
 
 
-def load(site: Site, study: StudySpec, run: str, listener: Listener = ignore) -> SiteData:
+def load(
+    site: Site, study: StudySpec, run: str, listener: Listener = ignore, *, landmarks: Scale | None = None
+) -> SiteData:
     """The tensors of `run`'s frozen cohort, decoded at the first call and mapped from disk afterwards.
 
+    `landmarks` is the scale that the run's sites measured, where the study leaves it to them.
     A file that cannot be read, and one that went or changed since the cohort was frozen, is left out and counted.
     Raises what `freeze` raises, and DataError when what is left is too little for the study or when the disk is full.
     """
-    job = _Job(site=site, cohort=freeze(site, study, run, listener), recipe=recipe(study.input), listener=listener)
+    how = recipe(study.input.on_scale(landmarks))
+    job = _Job(site=site, cohort=freeze(site, study, run, listener), recipe=how, listener=listener)
     job.root.mkdir(parents=True, exist_ok=True)
     with _locked(job.root):
         index, images = _open(job) or _build(job)
@@ -189,7 +194,7 @@ def _came_back(job: _Job, index: _Index) -> bool:
     if not index.gone:
         return False
     gone, where = set(index.gone), paths(job.site)
-    return any(_paths(item, where) for item in job.cohort.items if item.image in gone)
+    return any(_paths(item.files, item.content, where) for item in job.cohort.items if item.image in gone)
 
 
 def _build(job: _Job) -> tuple[_Index, Images]:
@@ -242,7 +247,7 @@ def _fill(job: _Job, path: Path) -> _Index:
         for done, item in enumerate(job.cohort.items):
             job.tell(done)
             try:
-                outcome[_write_row(file, _paths(item, where), job.recipe)].append(item.image)
+                outcome[_write_row(file, item, where, job.recipe)].append(item.image)
             except UnfitImage as error:  # no quarantine: another study can take it
                 outcome["unreadable"].append(item.image)
                 unfit[str(error)] += 1
@@ -274,14 +279,14 @@ def _unusable(unfit: Counter[str]) -> str:
     return f"taken by this study: {unfit.most_common(1)[0][0]}"
 
 
-def _paths(item: CohortItem, where: Mapping[str, Path]) -> list[Path]:
+def _paths(files: Sequence[str], content: str, where: Mapping[str, Path]) -> list[Path]:
     """Where an image's files are, none when one is not there or they are no longer those that were frozen."""
-    paths = [where[key] for key in item.files if key in where]
+    paths = [where[key] for key in files if key in where]
     try:
         digests = [_digest(path) for path in paths]
     except OSError:
         return []
-    whole = len(paths) == len(item.files) and content_of(digests) == item.content
+    whole = len(paths) == len(files) and content_of(digests) == content
     return paths if whole else []
 
 
@@ -290,17 +295,25 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
 
 
-def _write_row(file: BinaryIO, paths: list[Path], recipe: Recipe) -> _Outcome:
+def _write_row(file: BinaryIO, item: CohortItem, where: Mapping[str, Path], recipe: Recipe) -> _Outcome:
     """Harmonise one image to the end of `file`; says which list of the index it belongs to. Raises UnreadableFile."""
-    if not paths:
+    volume = opened(item.files, item.content, where, recipe)
+    if volume is None:
         return "gone"
-    image = recipe.apply(_read(paths, recipe))
+    image = recipe.apply(volume)
     file.write(image.astype("<f4", copy=False).data)
     return "images"
 
 
-def _read(paths: list[Path], recipe: Recipe) -> Volume:
-    """An image of its files: the slices of a volume, or one file, which must be a volume where one is wanted."""
+def opened(files: Sequence[str], content: str, where: Mapping[str, Path], recipe: Recipe) -> Volume | None:
+    """An image of its files: the slices of a volume, or one file, which must be a volume where one is wanted.
+
+    `where` says where each file of a pseudonym is (`catalog.paths`). None where a file went, or their content is
+    another; raises UnreadableFile.
+    """
+    paths = _paths(files, content, where)
+    if not paths:
+        return None
     if len(paths) > 1:
         return read_slices(paths)
     return read_volume(paths[0], voi=recipe.voi, stack=recipe.is_3d)

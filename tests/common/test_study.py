@@ -208,10 +208,6 @@ FAULTS: list[tuple[dict[str, str], str]] = [
         {"input": 'intensity = "window"\nwindow = [40, 400]\nstatistics = "foreground"'},
         '[input] statistics = "foreground": has no effect with intensity = "window"',
     ),
-    (
-        {"input": 'intensity = "landmarks"'},
-        '[input] landmarks: missing; intensity = "landmarks" needs the standard scale of nine numbers',
-    ),
     ({"input": f"landmarks = {[0.5] * 9}"}, 'has no effect without intensity = "landmarks"'),
     (
         {"input": 'intensity = "landmarks"\nlandmarks = [0.1, 0.5]'},
