@@ -165,10 +165,10 @@ def _read(
 
 
 def _grey_values(site: Site, study: StudySpec, rows: Sequence[ImageRow], listener: Listener) -> GreyValues | None:
-    """The shares of pixels in each bin, summed over patients of each one's mean over images; one is held at a time."""
+    """The shares of pixels in each bin, over patients of each one's mean over images; one is held at a time."""
     found = sorted(units(rows, study.input, study.cohort, Counter()), key=lambda unit: (unit.patient, unit.key))
     images = [_Image(unit.patient, unit.files, unit.content) for unit in found]
-    masses, touched, patients = np.zeros(GREY_BINS, np.int64), np.zeros(GREY_BINS, np.int64), 0
+    sums, touched, patients = np.zeros(GREY_BINS, np.int64), np.zeros(GREY_BINS, np.int64), 0
     how = recipe(study.input)
     for _, own in groupby(_read(site, study, images, listener), key=lambda read: read[0].patient):
         shares = []
@@ -179,10 +179,10 @@ def _grey_values(site: Site, study: StudySpec, rows: Sequence[ImageRow], listene
                 continue
         if shares:
             mean = np.mean(shares, axis=0)
-            masses += np.rint(mean * UNIT).astype(np.int64)
+            sums += np.rint(mean * UNIT).astype(np.int64)
             touched += mean > 0
             patients += 1
-    return grouped(masses, touched, patients=patients, min_cell=site.min_cell)
+    return grouped(sums, touched, patients=patients, min_cell=site.min_cell)
 
 
 def _measured(site: Site, study: StudySpec, run: str, listener: Listener) -> Surveyed:

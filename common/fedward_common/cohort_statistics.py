@@ -37,7 +37,7 @@ EDGES: Mapping[Variable, tuple[float, ...]] = {  # of the bins; the last one has
     "spacing_mm": (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 5),  # from row to row
 }
 
-UNIT = 10**6  # a patient's share of pixels in a bin is rounded to a millionth
+UNIT = 10**6  # a share of pixels is rounded to a millionth
 _OCTAVES, _PER_OCTAVE = range(-10, 17), 16
 _GROWING: Floats = np.array(
     [2.0 ** (o + step / _PER_OCTAVE) for o in _OCTAVES for step in range(_PER_OCTAVE)] + [2**17]
@@ -53,11 +53,11 @@ GreyGroup = tuple[
 class GreyValues(Record):
     """How grey values are spread over the pixels of an average patient, as the network's input has them before scaling.
 
-    `groups` are (first bin, last bin, sum over patients of the share of pixels in millionths). `patients` had an image
-    that could be read. Neighbouring bins are one group where a bin holds pixels of too few patients.
+    `groups` are (first bin, last bin, share of the pixels in millionths). Neighbouring bins are one group where a bin
+    holds pixels of too few patients. How many patients had an image that could be read is not told: the difference to
+    all would be a small cell.
     """
 
-    patients: Some
     groups: Annotated[tuple[GreyGroup, ...], Field(min_length=1, max_length=GREY_BINS)]
 
     @model_validator(mode="after")
@@ -65,8 +65,8 @@ class GreyValues(Record):
         places = [place for first, last, _ in self.groups for place in (first, last + 0.5)]
         if places != sorted(places):
             raise ValueError("groups of bins must ascend, each bin in one of them")
-        if sum(mass for _, _, mass in self.groups) > self.patients * (UNIT + GREY_BINS):
-            raise ValueError("the groups hold more than all pixels of all patients")
+        if sum(share for _, _, share in self.groups) > UNIT + GREY_BINS:
+            raise ValueError("the groups hold more than all pixels")
         return self
 
 
@@ -144,8 +144,10 @@ def grey_shares(values: npt.ArrayLike) -> Floats:
     return np.bincount(places, minlength=GREY_BINS) / len(places)
 
 
-def grouped(masses: Ints, touched: Ints, *, patients: int, min_cell: int) -> GreyValues | None:
-    """Grey values as they may leave, of sums over patients [GREY_BINS] and of how many patients have pixels in a bin.
+def grouped(sums: Ints, touched: Ints, *, patients: int, min_cell: int) -> GreyValues | None:
+    """Grey values as they may leave, of the sums over patients of their shares in millionths in each bin [GREY_BINS].
+
+    `touched` [GREY_BINS] says how many patients have pixels in a bin.
 
     Each group begins at a bin that at least `min_cell` patients have pixels in. It takes in what follows up to the next
     such bin, or the end, where that holds fewer patients' pixels; so neither a rare value nor where it lies is told.
@@ -159,8 +161,8 @@ def grouped(masses: Ints, touched: Ints, *, patients: int, min_cell: int) -> Gre
     for first, stop in zip(starts.tolist(), stops, strict=True):
         begin = 0 if not groups and touched[:first].any() else first
         end = stop - 1 if touched[first + 1 : stop].any() else first
-        groups.append((begin, end, int(masses[begin : end + 1].sum())))
-    return GreyValues(patients=patients, groups=tuple(groups))
+        groups.append((begin, end, round(int(sums[begin : end + 1].sum()) / patients)))
+    return GreyValues(groups=tuple(groups))
 
 
 # At the hub ----------------------------------------------------------------------------------------------------------
@@ -226,7 +228,12 @@ GREY_SHARES = {"1 %": 0.01, **SHARES, "99 %": 0.99}
 def pooled(answers: Iterable[Statistics]) -> Pooled:
     """The statistics of several sites, whatever their order."""
     held = list(answers)
-    grey = [Part(*group) for each in held if each.grey_values is not None for group in each.grey_values.groups]
+    grey = [
+        Part(first, last, share * each.patients)
+        for each in held
+        if each.grey_values is not None
+        for first, last, share in each.grey_values.groups
+    ]
     return Pooled(
         patients=sum(each.patients for each in held),
         images=sum(each.images for each in held),

@@ -13,6 +13,7 @@ from fedward_server.events import RunEvent
 _VERBS = {
     "scan": "reading",
     "cohort": "choosing patients",
+    "measure": "measuring",
     "cache": "decoding",
     "train": "training",
     "evaluate": "scoring",

@@ -93,9 +93,7 @@ def test_grey_values_are_those_of_an_average_patient(site_folder: Callable[..., 
     site = Site.open(site_folder(LABELS, images=1, shape=(64, 64)))
     found = survey(site, tiny_study(), "run-1", "pixels", events.append).statistics
     assert found.grey_values is not None
-    assert found.grey_values.patients == 24
-    total = sum(mass for _, _, mass in found.grey_values.groups)
-    assert abs(total - 24 * UNIT) < 24 * 100
+    assert abs(sum(share for _, _, share in found.grey_values.groups) - UNIT) < 100
     values = np.concatenate([read_volume(path, voi=None, stack=False).pixels.ravel() for path in paths(site).values()])
     for share, exact in (("25 %", np.quantile(values, 0.25)), ("75 %", np.quantile(values, 0.75))):
         low, high = pooled([found]).grey_values[share]
@@ -111,8 +109,9 @@ def test_an_image_that_cannot_be_read_is_left_out(site_folder: Callable[..., Pat
     broken = folder / "PID-000" / "image0.dcm"
     broken.write_bytes(broken.read_bytes()[:-200])
     found = said(Site.open(folder), wanted="pixels")
+    assert found.patients == 24
     assert found.grey_values is not None
-    assert found.grey_values.patients == 23
+    assert abs(sum(share for _, _, share in found.grey_values.groups) - UNIT) < 100, "and nobody can tell that one was"
 
 
 def test_sums_for_a_scale_are_of_those_who_train(site_folder: Callable[..., Path]) -> None:

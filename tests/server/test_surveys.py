@@ -66,7 +66,7 @@ def test_what_sites_send_is_added_up_and_who_sends_nothing_is_told_with_the_reas
 
 
 def test_a_site_that_waits_for_approval_is_asked_again() -> None:
-    left, honest = 2, FakeSite(name="north")
+    left, honest = 1, FakeSite(name="north")
 
     def unapproved(message: Message) -> Message | None:
         nonlocal left
