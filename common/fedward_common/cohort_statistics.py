@@ -11,7 +11,7 @@ sketch with relative-error guarantees", PVLDB 12(12):2195-2205).
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from fedward_common.metrics.cells import told
 from fedward_common.study_section import Slug, Version
 
 Variable = Literal["label", "sex", "age", "modality", "manufacturer", "rows", "columns", "spacing_mm"]
+VARIABLES: tuple[Variable, ...] = get_args(Variable)
 Wanted = Literal["catalog", "pixels", "landmarks"]
 Cells = Annotated[dict[Annotated[str, Field(min_length=1, max_length=256)], Count | None], Field(max_length=1100)]
 Some = Annotated[int, Field(ge=1, le=MAX_PATIENTS)]
@@ -102,9 +103,6 @@ class Statistics(Record):
         shown = sum(count for count in cells.values() if count is not None)
         if shown > self.patients or (None not in cells.values() and shown != self.patients):
             raise ValueError(f"the cells of {variable} do not add up to the patients")
-
-
-VARIABLES: tuple[Variable, ...] = ("label", "sex", "age", "modality", "manufacturer", "rows", "columns", "spacing_mm")
 
 
 # At a site -----------------------------------------------------------------------------------------------------------
