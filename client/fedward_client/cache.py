@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -194,7 +194,7 @@ def _came_back(job: _Job, index: _Index) -> bool:
     if not index.gone:
         return False
     gone, where = set(index.gone), paths(job.site)
-    return any(_paths(item.files, item.content, where) for item in job.cohort.items if item.image in gone)
+    return any(_paths(item, where) for item in job.cohort.items if item.image in gone)
 
 
 def _build(job: _Job) -> tuple[_Index, Images]:
@@ -279,14 +279,14 @@ def _unusable(unfit: Counter[str]) -> str:
     return f"taken by this study: {unfit.most_common(1)[0][0]}"
 
 
-def _paths(files: Sequence[str], content: str, where: Mapping[str, Path]) -> list[Path]:
+def _paths(item: CohortItem, where: Mapping[str, Path]) -> list[Path]:
     """Where an image's files are, none when one is not there or they are no longer those that were frozen."""
-    paths = [where[key] for key in files if key in where]
+    paths = [where[key] for key in item.files if key in where]
     try:
         digests = [_digest(path) for path in paths]
     except OSError:
         return []
-    whole = len(paths) == len(files) and content_of(digests) == content
+    whole = len(paths) == len(item.files) and content_of(digests) == item.content
     return paths if whole else []
 
 
@@ -297,7 +297,7 @@ def _digest(path: Path) -> str:
 
 def _write_row(file: BinaryIO, item: CohortItem, where: Mapping[str, Path], recipe: Recipe) -> _Outcome:
     """Harmonise one image to the end of `file`; says which list of the index it belongs to. Raises UnreadableFile."""
-    volume = opened(item.files, item.content, where, recipe)
+    volume = opened(item, where, recipe)
     if volume is None:
         return "gone"
     image = recipe.apply(volume)
@@ -305,13 +305,13 @@ def _write_row(file: BinaryIO, item: CohortItem, where: Mapping[str, Path], reci
     return "images"
 
 
-def opened(files: Sequence[str], content: str, where: Mapping[str, Path], recipe: Recipe) -> Volume | None:
+def opened(item: CohortItem, where: Mapping[str, Path], recipe: Recipe) -> Volume | None:
     """An image of its files: the slices of a volume, or one file, which must be a volume where one is wanted.
 
-    `where` says where each file of a pseudonym is (`catalog.paths`). None where a file went, or their content is
-    another; raises UnreadableFile.
+    `where` says where the file of each pseudonym is (`catalog.paths`). None where one went or changed since the cohort
+    was made; raises UnreadableFile.
     """
-    paths = _paths(files, content, where)
+    paths = _paths(item, where)
     if not paths:
         return None
     if len(paths) > 1:

@@ -16,7 +16,7 @@ import numpy as np
 
 from fedward_client.cache import opened
 from fedward_client.catalog import Catalog, ImageRow, paths
-from fedward_client.choosing import chosen, units
+from fedward_client.choosing import chosen
 from fedward_client.cohort import CohortItem, freeze, from_catalog
 from fedward_client.harmonize import recipe
 from fedward_client.intake.optout import opted_out
@@ -39,6 +39,7 @@ from fedward_common.cohort_statistics import (
     grey_shares,
     grouped,
     table,
+    told_alone,
 )
 from fedward_common.errors import DataError, UnreadableFile
 from fedward_common.events import Event, Listener
@@ -64,26 +65,28 @@ def survey(site: Site, study: StudySpec, run: str, wanted: Wanted, listener: Lis
     if wanted == "landmarks":
         return _measured(site, study, run, listener)
     started = time.perf_counter()
-    labels = _labels(site, study, listener)
+    items = from_catalog(site, study, listener).items
     with Catalog.open(site) as catalog:
         images = catalog.images(None)
         told = _records(site, images, catalog.labels())
     out = opted_out(site)
-    rows = chosen([row for row in images if row.patient not in out], study.cohort, Counter())
-    patients = {patient: list(own) for patient, own in _by_patient(rows)}
-    if len(patients) < site.min_cell:
+    taken = chosen([row for row in images if row.patient not in out], study.cohort, Counter())
+    patients = {patient: list(own) for patient, own in _by_patient(taken)}
+    labels = {item.patient: study.cohort.labels[item.label] for item in items if item.patient in patients}
+    if len(labels) < site.min_cell:
         raise DataError(
-            f"{site.name} has fewer than {site.min_cell} patients that this study's [cohort] takes, and statistics of "
-            "so few stay home ([privacy] min_cell)"
+            f"{site.name} has fewer than {site.min_cell} patients that this study takes, and statistics of so few stay "
+            "home ([privacy] min_cell)"
         )
     statistics = Statistics(
         site=site.name,
         fedward=__version__,
         wanted=wanted,
-        patients=len(patients),
-        images=len(rows),
+        patients=len(labels),
+        images=sum(row.patient in labels for row in taken),
+        unusable=told_alone(len(patients.keys() - labels.keys()), min_cell=site.min_cell),
         tables={each: _table(each, patients, labels, study, site.min_cell) for each in VARIABLES},
-        grey_values=_grey_values(site, study, rows, listener) if wanted == "pixels" else None,
+        grey_values=_grey_values(site, study, items, listener) if wanted == "pixels" else None,
         seconds=time.perf_counter() - started,
     )
     return Surveyed(statistics, {patient: told[patient] for patient in patients})
@@ -91,11 +94,6 @@ def survey(site: Site, study: StudySpec, run: str, wanted: Wanted, listener: Lis
 
 def _by_patient(rows: Iterable[ImageRow]) -> Iterator[tuple[str, Iterator[ImageRow]]]:
     return groupby(sorted(rows, key=lambda row: (row.patient, row.key)), key=lambda row: row.patient)
-
-
-def _labels(site: Site, study: StudySpec, listener: Listener) -> dict[str, str]:
-    """The study's label of each patient who has one."""
-    return {item.patient: study.cohort.labels[item.label] for item in from_catalog(site, study, listener).items}
 
 
 def _records(site: Site, images: Iterable[ImageRow], table: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
@@ -116,9 +114,8 @@ def _table(
     min_cell: int,
 ) -> dict[str, int | None]:
     if variable == "label":
-        counts = Counter(labels.get(patient, MISSING) for patient in patients)
-        return table(counts, study.cohort.labels, min_cell=min_cell)
-    counts = Counter(_cell(variable, rows) for rows in patients.values())
+        return table(Counter(labels.values()), study.cohort.labels, min_cell=min_cell)
+    counts = Counter(_cell(variable, patients[patient]) for patient in labels)
     foreseen = bins(variable) if variable in EDGES else SEXES if variable == "sex" else ()
     return table(counts, foreseen, min_cell=min_cell)
 
@@ -140,37 +137,27 @@ def _number(variable: Variable, row: ImageRow) -> float | None:
 # Pixels --------------------------------------------------------------------------------------------------------------
 
 
-class _Image(NamedTuple):
-    """An image's files, and whose it is."""
-
-    patient: str
-    files: tuple[str, ...]
-    content: str
-
-
 def _read(
-    site: Site, study: StudySpec, images: Sequence[_Image], listener: Listener
-) -> Iterator[tuple[_Image, Volume]]:
-    """The images that can be read, in their order; what cannot is left to the scan and to training to tell of."""
+    site: Site, study: StudySpec, items: Sequence[CohortItem], listener: Listener
+) -> Iterator[tuple[CohortItem, Volume]]:
+    """The images that can be read, patient by patient; what cannot is left to the scan and to training to tell of."""
     where, how = paths(site), recipe(study.input)
-    for done, image in enumerate(images):
-        listener(Event(site=site.name, stage="measure", done=done, total=len(images)))
+    for done, item in enumerate(sorted(items, key=lambda item: (item.patient, item.image))):
+        listener(Event(site=site.name, stage="measure", done=done, total=len(items)))
         try:
-            volume = opened(image.files, image.content, where, how)
+            volume = opened(item, where, how)
         except UnreadableFile:
             continue
         if volume is not None:
-            yield image, volume
-    listener(Event(site=site.name, stage="measure", done=len(images), total=len(images)))
+            yield item, volume
+    listener(Event(site=site.name, stage="measure", done=len(items), total=len(items)))
 
 
-def _grey_values(site: Site, study: StudySpec, rows: Sequence[ImageRow], listener: Listener) -> GreyValues | None:
+def _grey_values(site: Site, study: StudySpec, items: Sequence[CohortItem], listener: Listener) -> GreyValues | None:
     """The shares of pixels in each bin, over patients of each one's mean over images; one is held at a time."""
-    found = sorted(units(rows, study.input, study.cohort, Counter()), key=lambda unit: (unit.patient, unit.key))
-    images = [_Image(unit.patient, unit.files, unit.content) for unit in found]
     sums, touched, patients = np.zeros(GREY_BINS, np.int64), np.zeros(GREY_BINS, np.int64), 0
     how = recipe(study.input)
-    for _, own in groupby(_read(site, study, images, listener), key=lambda read: read[0].patient):
+    for _, own in groupby(_read(site, study, items, listener), key=lambda read: read[0].patient):
         shares = []
         for _, volume in own:
             try:
@@ -200,6 +187,7 @@ def _measured(site: Site, study: StudySpec, run: str, listener: Listener) -> Sur
         wanted="landmarks",
         patients=sums.patients,
         images=sum(measured.values()),
+        unusable=None,
         tables={},
         landmarks=sums,
         seconds=time.perf_counter() - started,
@@ -213,12 +201,11 @@ def _sums(
     """The sums, and how many images of each patient are in them."""
     how, found = recipe(study.input), []
     images: dict[str, int] = defaultdict(int)
-    wanted = [_Image(item.patient, item.files, item.content) for item in items]
-    for image, volume in _read(site, study, wanted, listener):
+    for item, volume in _read(site, study, items, listener):
         try:
-            found.append((how.measure(volume), image.patient))
+            found.append((how.measure(volume), item.patient))
         except UnreadableFile:  # or one that does not serve this study
             continue
-        images[image.patient] += 1
+        images[item.patient] += 1
     sums = site_sums([landmarks for landmarks, _ in found], [patient for _, patient in found], min_cell=site.min_cell)
     return sums, dict(images)

@@ -72,13 +72,18 @@ class GreyValues(Record):
 
 
 class Statistics(Record):
-    """A site's answer: tables (`wanted` "catalog"), grey values too ("pixels"), or sums for a scale ("landmarks")."""
+    """A site's answer: tables (`wanted` "catalog"), grey values too ("pixels"), or sums for a scale ("landmarks").
+
+    `patients` are those whom the study can train and score on. `unusable` ones have images that it takes, but no label
+    that it knows, or no whole volume; they are in no table, so that a few of them hide no other cell.
+    """
 
     site: Slug
     fedward: Version
     wanted: Wanted
     patients: Some
     images: Some
+    unusable: Count | None
     tables: dict[Variable, Cells]
     grey_values: GreyValues | None = None
     landmarks: LandmarkSums | None = None
@@ -112,6 +117,11 @@ def bins(variable: Variable) -> tuple[str, ...]:
     """The names of a number's cells, "20 to 30" for 20 and more and less than 30."""
     edges = EDGES[variable]
     return (*(f"{low:g} to {high:g}" for low, high in pairwise(edges)), f"{edges[-1]:g} and more")
+
+
+def told_alone(count: int, *, min_cell: int) -> int | None:
+    """A count that no total includes, None where it stays home."""
+    return told({"": count}, min_cell)[""]
 
 
 def cell_of(variable: Variable, value: float | None) -> str:
@@ -215,6 +225,8 @@ class Pooled(Record):
 
     patients: int
     images: int
+    unusable: int
+    unusable_kept_home: int  # sites
     tables: dict[Variable, PooledTable]
     grey_values: dict[str, tuple[float | None, float | None]]  # quantiles; empty where no site sent them
 
@@ -235,6 +247,8 @@ def pooled(answers: Iterable[Statistics]) -> Pooled:
     return Pooled(
         patients=sum(each.patients for each in held),
         images=sum(each.images for each in held),
+        unusable=sum(each.unusable or 0 for each in held),
+        unusable_kept_home=sum(each.unusable is None for each in held),
         tables={variable: _pooled_table(variable, held) for variable in VARIABLES},
         grey_values={
             name: _grey_range(found) for name, share in GREY_SHARES.items() if (found := quantile(grey, share))

@@ -108,6 +108,7 @@ class FakeSite:
             wanted=question.statistics,
             patients=self.patients,
             images=self.patients,
+            unusable=None if measures else 0,
             tables={} if measures else tables,
             landmarks=site_sums(deciles, np.arange(self.patients), min_cell=MIN_CELL) if measures else None,
             seconds=0.1,

@@ -68,13 +68,18 @@ def show_statistics(found: "SurveyResult") -> None:
         {"": title, **{site: getattr(found.sites[site], name) for site in sites}, "all": getattr(total, name)}
         for title, name in (("patients", "patients"), ("images", "images"))
     ]
+    heads.append({
+        "": "unusable",
+        **{site: _told(found.sites[site].unusable) for site in sites},
+        "all": _or_more(total.unusable, total.unusable_kept_home),
+    })  # fmt: skip
     _show_table(heads, ("", *sites, "all"), "")
     for variable, table in total.tables.items():
         rows = [
             {
                 variable: cell,
                 **{site: _told(found.sites[site].tables[variable].get(cell, 0)) for site in sites},
-                "all": f"{count}{' or more' if cell in table.kept_home else ''}",
+                "all": _or_more(count, table.kept_home.get(cell, 0)),
             }
             for cell, count in table.cells.items()
             if count or cell in table.kept_home
@@ -88,6 +93,10 @@ def show_statistics(found: "SurveyResult") -> None:
 
 def _told(count: int | None) -> str:
     return "kept home" if count is None else str(count)
+
+
+def _or_more(count: int, kept_home: int) -> str:
+    return f"{count} or more" if kept_home else str(count)
 
 
 def _show_quantiles(console: Console, name: str, quantiles: Mapping[str, tuple[float | None, float | None]]) -> None:

@@ -40,11 +40,13 @@ def said(site: Site, study: StudySpec | None = None, wanted: Wanted = "catalog")
 
 @pytest.fixture
 def mixed(site_folder: Callable[..., Path], write_dicom: Callable[..., Path]) -> Site:
-    """24 patients of one maker and size, and 9 of another; ages and sexes of some, one without a label."""
+    """24 patients of one maker and size, and 9 of others, of some of whom no age is known; 7 more without a label."""
     folder = site_folder(LABELS, images=1, PatientSex="F", PatientAge="045Y", PixelSpacing=[0.25, 0.25])
-    for number in range(9):
+    labels = (folder / "labels.csv").read_text()
+    (folder / "labels.csv").write_text(labels + "".join(f"MORE-{number},benign\n" for number in range(9)))
+    for number in range(16):
         age = {"PatientAge": f"06{number}Y"} if number < 7 else {}
-        array = np.full((96, 80), 10 * number, np.uint8)
+        array = np.full((96, 80), number, np.uint8)
         maker = "Beta" if number < 7 else f"Sole Maker {number}"
         path = folder / f"more-{number}.dcm"
         write_dicom(path, patient_id=f"MORE-{number}", array=array, Manufacturer=maker, **age)
@@ -54,7 +56,8 @@ def mixed(site_folder: Callable[..., Path], write_dicom: Callable[..., Path]) ->
 def test_tables_of_patients(mixed: Site) -> None:
     found = said(mixed)
     assert (found.patients, found.images) == (33, 33)
-    assert found.tables["label"] == {"benign": 12, "malignant": 12, MISSING: 9}
+    assert found.unusable == 7
+    assert found.tables["label"] == {"benign": 21, "malignant": 12, MISSING: 0}
     assert found.tables["sex"] == {"F": 24, "M": 0, "O": 0, MISSING: 9}
     ages = {cell: count for cell, count in found.tables["age"].items() if count != 0}
     assert ages == {"40 to 50": 24, "60 to 70": None, MISSING: None}
@@ -82,9 +85,19 @@ def test_those_whom_the_cohort_does_not_take_are_not_in_it(mixed: Site) -> None:
     assert said(Site.open(mixed.folder), tiny_study(cohort={"sex": "F"})).patients == 22
 
 
+def test_a_few_without_a_label_are_kept_home_and_hide_nothing_else(
+    site_folder: Callable[..., Path], write_dicom: Callable[..., Path]
+) -> None:
+    folder = site_folder(LABELS, images=1)
+    write_dicom(folder / "more.dcm", patient_id="MORE", array=np.zeros((24, 32), np.uint8))
+    found = said(Site.open(folder))
+    assert (found.patients, found.unusable) == (24, None)
+    assert found.tables["label"] == {"benign": 12, "malignant": 12, MISSING: 0}
+
+
 def test_few_patients_say_nothing(site_folder: Callable[..., Path]) -> None:
     site = Site.open(site_folder({f"P{n}": ("benign", "malignant")[n % 2] for n in range(4)}))
-    with pytest.raises(DataError, match="north has fewer than 5 patients that this study's"):
+    with pytest.raises(DataError, match="north has fewer than 5 patients that this study takes"):
         said(site)
 
 

@@ -48,7 +48,7 @@ def tables(ages: list[int], makers: list[str] | None = None, *, min_cell: int = 
 def answer(ages: list[int], *, site: str = "north", **more: Any) -> Statistics:
     return Statistics.model_validate({
         "site": site, "fedward": "0.1.0", "wanted": "catalog", "patients": len(ages), "images": len(ages),
-        "tables": tables(ages), "seconds": 0.1, **more,
+        "unusable": 0, "tables": tables(ages), "seconds": 0.1, **more,
     })  # fmt: skip
 
 
@@ -92,6 +92,7 @@ def test_no_small_cell_leaves_nor_follows_from_the_others(counts: dict[str, int]
     [
         {"patients": 0},
         {"patients": 10**10},
+        {"unusable": -1},
         {"wanted": "landmarks"},
         {"wanted": "everything"},
         {"tables": {}},
@@ -136,7 +137,7 @@ def test_a_pooled_quantile_lies_where_it_is_said_to(ages: list[int], others: lis
 
 def test_sums_over_sites() -> None:
     found = pooled([answer([35] * 10 + [45] * 6), answer([35] * 9 + [15] * 2, site="valley")])
-    assert (found.patients, found.images) == (27, 27)
+    assert (found.patients, found.images, found.unusable, found.unusable_kept_home) == (27, 27, 0, 0)
     ages = found.tables["age"]
     assert (ages.cells["30 to 40"], ages.cells["40 to 50"], ages.cells["10 to 20"]) == (10, 6, 0)
     assert ages.kept_home == {"10 to 20": 1, "30 to 40": 1}
