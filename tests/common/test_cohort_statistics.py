@@ -1,11 +1,14 @@
 """Statistics of patients: what a table and grey values tell, what they keep home, and where a pooled quantile lies."""
 
+import json
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from flwr.app import ConfigRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -30,6 +33,8 @@ from fedward_common.cohort_statistics import (
     quantile,
     table,
 )
+from fedward_common.errors import RecordError
+from fedward_common.records import read_answer
 
 K = 5
 AGES: st.SearchStrategy[list[int]] = st.lists(st.integers(0, 90), min_size=K, max_size=80)
@@ -119,6 +124,23 @@ def test_an_answer_that_no_patients_can_give_is_refused(wrong: dict[str, Any]) -
 def test_what_is_sent_is_what_is_read() -> None:
     sent = answer([30] * 9, wanted="pixels", grey_values={"groups": ((1, 4, 9), (5, 5, 9))})
     assert Statistics.model_validate_json(sent.model_dump_json()) == sent
+
+
+JUNK: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(key=st.sampled_from([*Statistics.model_fields, "other"]), junk=JUNK, in_tables=st.booleans())
+def test_junk_from_the_wire_is_refused_or_fits(key: str, junk: Any, in_tables: bool) -> None:
+    sent = json.loads(answer([30] * 9).model_dump_json())
+    (sent["tables"] if in_tables else sent)["age" if in_tables else key] = junk
+    record = RecordDict({"fedward": ConfigRecord({"answer": json.dumps(sent)})})
+    with suppress(RecordError):
+        found = read_answer(record, Statistics)
+        assert all(sum(count or 0 for count in cells.values()) <= found.patients for cells in found.tables.values())
 
 
 # Quantiles -----------------------------------------------------------------------------------------------------------

@@ -87,4 +87,8 @@ def test_a_simulation_measures_the_scale_that_its_study_leaves_open(
     assert runs["pooled"].landmarks == runs["federated"].landmarks
     for name, own in sums.items():
         assert runs[f"local-{name}"].landmarks == standard_scale(own)
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["site_effect"] is not None
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["site_effect"] is not None
+    [note] = [note for note in results["data_notes"] if "landmarks = [" in note]
+    numbers = note.partition("[")[2].partition("]")[0].split(", ")
+    assert tuple(map(float, numbers)) == runs["federated"].landmarks
