@@ -44,7 +44,7 @@ min_sites = 3
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> list[PlantedHospital]:
-    return plant(tmp_path_factory.mktemp("planted") / "hospitals", limit=40)
+    return plant(tmp_path_factory.mktemp("planted") / "hospitals", limit=24)
 
 
 @pytest.fixture(scope="module")
