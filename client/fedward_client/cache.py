@@ -39,6 +39,7 @@ from fedward_client.volume import Volume
 from fedward_common.disk import sync
 from fedward_common.errors import DataError, UnfitImage, UnreadableFile
 from fedward_common.events import Event, Listener, ignore
+from fedward_common.landmarks import Scale
 from fedward_common.study import Input, StudySpec
 
 _log = logging.getLogger(__name__)
@@ -131,14 +132,18 @@ def bytes_of_cache(images: int, section: Input) -> int:
     return images * prod(recipe(section).shape) * 4 + 4096
 
 
-def load(site: Site, study: StudySpec, run: str, listener: Listener = ignore) -> SiteData:
+def load(
+    site: Site, study: StudySpec, run: str, listener: Listener = ignore, *, landmarks: Scale | None = None
+) -> SiteData:
     """The tensors of `run`'s frozen cohort, decoded at the first call and mapped from disk afterwards.
 
+    `landmarks` is the scale that the run's sites measured, where the study leaves it to them.
     A file that cannot be read, and one that went or changed since the cohort was frozen, is left out and counted.
     Raises what `freeze` raises, and DataError when what is left is too little for the study or when it has no room.
     """
+    how = recipe(study.input.on_scale(landmarks))
     cohort = freeze(site, study, run, listener)
-    job = _Job(site=site, cohort=cohort, recipe=recipe(study.input), study=study.digest, listener=listener)
+    job = _Job(site=site, cohort=cohort, recipe=how, study=study.digest, listener=listener)
     job.root.mkdir(parents=True, exist_ok=True)
     with locked(job.root), _room_told(job):
         index, images = _open(job) or _build(job)
@@ -265,7 +270,7 @@ def _fill(job: _Job, path: Path) -> _Index:
         for done, item in enumerate(job.cohort.items):
             job.tell(done)
             try:
-                outcome[_write_row(file, _paths(item, where), job.recipe)].append(item.image)
+                outcome[_write_row(file, item, where, job.recipe)].append(item.image)
             except UnfitImage as error:  # no quarantine: another study can take it
                 outcome["unreadable"].append(item.image)
                 unfit[str(error)] += 1
@@ -313,17 +318,25 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
 
 
-def _write_row(file: BinaryIO, paths: list[Path], recipe: Recipe) -> _Outcome:
+def _write_row(file: BinaryIO, item: CohortItem, where: Mapping[str, Path], recipe: Recipe) -> _Outcome:
     """Harmonise one image to the end of `file`; says which list of the index it belongs to. Raises UnreadableFile."""
-    if not paths:
+    volume = opened(item, where, recipe)
+    if volume is None:
         return "gone"
-    image = recipe.apply(_read(paths, recipe))
+    image = recipe.apply(volume)
     file.write(image.astype("<f4", copy=False).data)
     return "images"
 
 
-def _read(paths: list[Path], recipe: Recipe) -> Volume:
-    """An image of its files: the slices of a volume, or one file, which must be a volume where one is wanted."""
+def opened(item: CohortItem, where: Mapping[str, Path], recipe: Recipe) -> Volume | None:
+    """An image of its files: the slices of a volume, or one file, which must be a volume where one is wanted.
+
+    `where` says where the file of each pseudonym is (`catalog.paths`). None where one went or changed since the cohort
+    was made; raises UnreadableFile.
+    """
+    paths = _paths(item, where)
+    if not paths:
+        return None
     if len(paths) > 1:
         return read_slices(paths)
     return read_volume(paths[0], voi=recipe.voi, stack=recipe.is_3d)

@@ -19,6 +19,8 @@ from fedward_client.handlers import Hospital, model_sent
 from fedward_client.ledger import Answered, Ledger
 from fedward_client.outbox import Answer, Outbox, Outgoing
 from fedward_client.spool import Parcel
+from fedward_client.survey import Records
+from fedward_common.cohort_statistics import Statistics
 from fedward_common.errors import FedwardError, PolicyError, RecordError, RunError, SettingsError
 from fedward_common.events import Event
 from fedward_common.records import WAITS, Arrays, Evaluated, Prepared, Question, Trained, read_config
@@ -27,7 +29,13 @@ SETTINGS_UNUSABLE = "the site's settings cannot be used; its log says why"
 
 log = logging.getLogger(__name__)
 
-_ANSWERS: dict[str, type[Answer]] = {"prepare": Prepared, "train": Trained, "evaluate": Evaluated}
+_ANSWERS: dict[str, type[Answer]] = {
+    "stats": Statistics,
+    "prepare": Prepared,
+    "train": Trained,
+    "evaluate": Evaluated,
+}
+_QUERIES = {"stats", "prepare"}  # kinds of question that come without a model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +78,8 @@ class Desk:
     ) -> Reply:
         """The reply to a question: its config, its arrays, and (where there is one) the digest of their parcel.
 
-        `kind` is what the transport says that it is; a question that says otherwise is refused.
+        `kind` is what the transport says that it is ("query" for those without a model); a question that says
+        otherwise is refused.
         """
         asked: list[Question] = []
 
@@ -79,7 +88,7 @@ class Desk:
 
         def work() -> Reply:
             question, numbers = read_config(config)
-            if kind not in {None, question.kind}:
+            if kind not in {None, "query" if question.kind in _QUERIES else question.kind}:
                 raise RecordError(f"a question of kind '{question.kind}' came as '{kind}'")
             asked.append(question)
             with self._in_hand(question):
@@ -138,8 +147,8 @@ class Desk:
         number = int(numbers.get("server-round", 0)) if question.kind == "train" else 0
         if stored := self._stored(question, number, digest):
             return stored
-        reference = model_sent(question, arrays()) if question.kind != "prepare" else {}
-        answer, update = self._work(question, number, reference)
+        reference = model_sent(question, arrays()) if question.kind not in _QUERIES else {}
+        answer, update, records = self._work(question, number, reference)
         released = self.outbox.release(
             Outgoing(
                 site=self.hospital.source.name,
@@ -148,6 +157,7 @@ class Desk:
                 answer=answer,
                 arrays=update,
                 reference=reference,
+                records=records,
             )
         )
         parcel = self.outbox.ship(released)
@@ -156,16 +166,20 @@ class Desk:
             self.hospital.settle(question, number)
         return Reply(answer=released.answer, arrays=released.arrays, parcel=parcel)
 
-    def _work(self, question: Question, number: int, arrays: Arrays) -> tuple[Answer, dict[str, np.ndarray]]:
+    def _work(self, question: Question, number: int, arrays: Arrays) -> tuple[Answer, dict[str, np.ndarray], Records]:
+        """The answer, the arrays beside it, and the records of the patients whom statistics are of."""
+        if question.kind == "stats":
+            surveyed = self.hospital.survey(question)
+            return surveyed.statistics, {}, surveyed.records
         if question.kind == "prepare":
             prepared = self.hospital.prepare(question)
-            return prepared.model_copy(update={"local_model": self.outbox.lends_model(question.study)}), {}
+            return prepared.model_copy(update={"local_model": self.outbox.lends_model(question.study)}), {}, {}
         if question.kind == "evaluate":
             if question.model == "alone":
                 evaluated, own = self.hospital.alone(question, arrays)
-                return evaluated, own if question.hand_over else {}
-            return self.hospital.evaluate(question, arrays), {}
-        return self.hospital.train(question, arrays, round_number=number)
+                return evaluated, own if question.hand_over else {}, {}
+            return self.hospital.evaluate(question, arrays), {}, {}
+        return *self.hospital.train(question, arrays, round_number=number), {}
 
     def _keeps(self, question: Question) -> bool:
         """Answers are kept where their arrays are: in the spool."""
@@ -205,7 +219,9 @@ class Desk:
 
 
 def _side(question: Question) -> str:
-    """What tells an evaluation from the run's others."""
+    """What tells an evaluation, or statistics, from the run's others."""
+    if question.kind == "stats":
+        return question.statistics
     return question.side if question.model == "sent" else f"{question.side} {question.model}"
 
 

@@ -54,8 +54,8 @@ class Work(site_pb2_grpc.WorkServicer):
         self._inbox = inbox
 
     def Query(self, request: site_pb2.Question, context: grpc.ServicerContext) -> site_pb2.Answer:
-        """Freeze the cohort, fill the cache."""
-        return self._answer(request, "prepare")
+        """Tell statistics; or freeze the cohort and fill the cache."""
+        return self._answer(request, "query")
 
     def Train(self, request: site_pb2.Question, context: grpc.ServicerContext) -> site_pb2.Answer:
         """Train the model that came."""

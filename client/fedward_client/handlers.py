@@ -22,6 +22,7 @@ from fedward_client.ledger import Ledger
 from fedward_client.site import Site
 from fedward_client.site_state import FOLDER, RunState
 from fedward_client.split import SIDES, Side
+from fedward_client.survey import Surveyed, survey
 from fedward_client.training import local
 from fedward_client.training.device import pick_device
 from fedward_client.training.epochs import EpochJournal
@@ -30,9 +31,11 @@ from fedward_client.training.loop import TrainResult, journaled, train
 from fedward_client.training.recalibrate import recalibrated
 from fedward_client.training.rules import Rule
 from fedward_common import __version__, models
+from fedward_common.cohort_statistics import Wanted
 from fedward_common.compression import decode_model
 from fedward_common.errors import DataError
 from fedward_common.events import Listener, ignore
+from fedward_common.landmarks import Scale
 from fedward_common.metrics import Evaluation, pooled, told, told_total
 from fedward_common.records import CONTROL, Arrays, Evaluated, Prepared, Question, Trained, model_sha256
 from fedward_common.study import StudySpec
@@ -52,8 +55,11 @@ class Source(Protocol):
     def min_cell(self) -> int:
         """Counts below this never leave."""
 
-    def load(self, study: StudySpec, run: str, listener: Listener) -> SiteData:
-        """The run's frozen cohort as tensors."""
+    def load(self, study: StudySpec, run: str, listener: Listener, landmarks: Scale | None = None) -> SiteData:
+        """The run's frozen cohort as tensors, on the scale that the run's sites measured where there is one."""
+
+    def survey(self, study: StudySpec, run: str, wanted: Wanted, listener: Listener) -> Surveyed:
+        """Statistics of the study's patients, and whose they are."""
 
     def once(self, run: str, name: str, value: str) -> str:
         """Remember `value` under `name` for a run, unless something is remembered already; gives what is remembered."""
@@ -83,9 +89,13 @@ class SiteSource:
         """Counts below this never leave."""
         return self.site.min_cell
 
-    def load(self, study: StudySpec, run: str, listener: Listener) -> SiteData:
+    def load(self, study: StudySpec, run: str, listener: Listener, landmarks: Scale | None = None) -> SiteData:
         """The run's frozen cohort as tensors, from the cache where they are there already."""
-        return cache.load(self.site, study, run, listener)
+        return cache.load(self.site, study, run, listener, landmarks=landmarks)
+
+    def survey(self, study: StudySpec, run: str, wanted: Wanted, listener: Listener) -> Surveyed:
+        """From the catalog, and from the images where their pixels are asked for."""
+        return survey(self.site, study, run, wanted, listener)
 
     def once(self, run: str, name: str, value: str) -> str:
         """Remembered in the site's ledger."""
@@ -103,7 +113,11 @@ class Hospital:
 
     source: Source
     listener: Listener = ignore
-    _data: tuple[tuple[str, str], SiteData] | None = field(default=None, repr=False)
+    _data: tuple[tuple[str, str, Scale | None], SiteData] | None = field(default=None, repr=False)
+
+    def survey(self, question: Question) -> Surveyed:
+        """What may be told of the study's patients before training."""
+        return self.source.survey(question.study, question.run, question.statistics, self.listener)
 
     def prepare(self, question: Question) -> Prepared:
         """Freeze the cohort and fill the cache, so that round 1 starts training at once."""
@@ -328,11 +342,18 @@ class Hospital:
             )
 
     def _load(self, question: Question) -> SiteData:
-        key = (question.study.digest, question.run)
+        key = (question.study.digest, question.run, question.landmarks)
         if self._data is None or self._data[0] != key:
             self._data = None  # so that its cache may go where there is no room for the next one
-            self._data = (key, self.source.load(question.study, question.run, self.listener))
+            self._fix_scale(question)
+            self._data = (key, self.source.load(question.study, question.run, self.listener, question.landmarks))
         return self._data[1]
+
+    def _fix_scale(self, question: Question) -> None:
+        """A run has one scale, or what was trained on it is not what is scored."""
+        scale = json.dumps(question.landmarks)
+        if question.landmarks is not None and self.source.once(question.run, "landmarks", scale) != scale:
+            raise DataError(f"{self.source.name} has this run's images on another scale already: start a new run")
 
 
 @lru_cache(maxsize=1)  # a large network stays warm between rounds, and there is one of it in a process

@@ -1,13 +1,15 @@
 """A site's ledger: which studies its steward approved, what it has answered, and what a run is bound to.
 
-It holds studies, dates, digests and the answers as they left, and nothing about a patient. Times are UTC, ISO 8601.
+It holds studies, dates, digests and the answers as they left; of patients only keyed digests, for the difference rule.
+Times are UTC, ISO 8601.
 The ledger cannot be rebuilt: losing it loses approvals, and answers would be computed anew. Back it up with the key.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -59,6 +61,14 @@ _BOUND = sa.Table(
     sa.Column("run", sa.String(128), primary_key=True),
     sa.Column("name", sa.String(128), primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
+)
+_COVERED = sa.Table(
+    "covered",
+    METADATA,
+    sa.Column("what", sa.String(16), primary_key=True),
+    sa.Column("digest", sa.String(64), primary_key=True),  # SHA-256 of `patients`
+    sa.Column("patients", sa.LargeBinary, nullable=False),  # `difference.as_bytes`
+    sa.Column("first", sa.String(32), nullable=False),
 )
 _SWITCHES = sa.Table(
     "switches",
@@ -216,6 +226,18 @@ class Ledger:
             if held is None:
                 connection.execute(sa.insert(_BOUND).values(run=run, name=name, value=value))
             return value if held is None else held
+
+    def cover(self, what: str, patients: bytes, check: Callable[[Iterable[bytes]], None]) -> None:
+        """Remember that an answer of a kind `what` is of these patients; first `check` is given all that were before.
+
+        Raises what `check` raises; nothing is remembered then. No other process remembers in between.
+        """
+        row = {"what": what, "digest": sha256(patients).hexdigest(), "patients": patients, "first": _now()}
+        with self._writing() as connection:
+            before = connection.execute(sa.select(_COVERED).where(_COVERED.c.what == what)).mappings().all()
+            check(each["patients"] for each in before)
+            if row["digest"] not in {each["digest"] for each in before}:
+                connection.execute(sa.insert(_COVERED).values(row))
 
     def pause(self, reason_given: str) -> None:
         """Answer nothing until `resume`, whatever is restarted meanwhile."""

@@ -183,6 +183,8 @@ class Member:
             spool=self.site.spool if spool else None,
             spool_bytes=self.site.spool_bytes,
             state=lambda study, run: RunState.of(self.site.state / FOLDER, study, run),
+            ledger=self.ledger,
+            min_cell=self.site.min_cell,
         )
         outbox.tidy({Parcel.model_validate_json(text).sha256 for text in self.ledger.parcels()})
         return outbox

@@ -1,15 +1,15 @@
 """The one door out of a site. Everything that leaves goes through `Outbox`: a list of links with one signature.
 
-policy, clip, noise, quantise, mask, receipt, in that order, in code, whatever a study says; the site has the last word.
-Noise and mask pass things on as they are in this version. The outbox alone writes to the spool towards the
-hub and to the stream of events that the site's own tools watch (an import contract and a test hold it).
+policy, difference, clip, noise, quantise, mask, receipt, in that order, in code, whatever a study says; the site has
+the last word. Noise and mask pass things on as they are in this version. The outbox alone writes to the spool towards
+the hub and to the stream of events that the site's own tools watch (an import contract and a test hold it).
 """
 
 import hashlib
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedward_client import difference as difference_rule
 from fedward_client import spool_writer
+from fedward_client.ledger import Ledger
 from fedward_client.policy import Departure, Policy
 from fedward_client.site_state import RunState
 from fedward_client.spool import OUT, Parcel
 from fedward_common.audit import AuditLog
+from fedward_common.cohort_statistics import Statistics
 from fedward_common.distance import update_norm
 from fedward_common.errors import AuditError, PolicyError
 from fedward_common.events import Event
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Answer = Prepared | Trained | Evaluated
+Answer = Statistics | Prepared | Trained | Evaluated
 RECEIPT = "left"  # the audit log's event of a receipt
 REFUSED = "refused"
 QUARANTINED = "quarantined"  # the hub refused an update of this site
@@ -55,7 +58,8 @@ _BACKLOG = 1000  # events that a slow watcher may lag behind; then it misses som
 class Outgoing:
     """An answer at the door. `reference` is the model that came with the question: an update is the difference.
 
-    `norm` is the L2 norm of the update where its arrays are coded and no longer tell it.
+    `norm` is the L2 norm of the update where its arrays are coded and no longer tell it. `records` are those of the
+    patients whom statistics are of (`survey.Records`); they stay here.
     """
 
     site: str
@@ -65,6 +69,7 @@ class Outgoing:
     arrays: Arrays = field(default_factory=dict)
     reference: Arrays = field(default_factory=dict)
     norm: float | None = None
+    records: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def departure(self) -> Departure:
@@ -93,6 +98,26 @@ def policy(rules: Policy) -> Link:
                 rules.check(replace(outgoing.departure, kind="evaluate"))
             except PolicyError:
                 return replace(outgoing, answer=outgoing.answer.model_copy(update={"incoming": None}))
+        return outgoing
+
+    return link
+
+
+def difference(ledger: Ledger | None, min_cell: int) -> Link:
+    """Raises PolicyError for statistics of nearly the patients of an earlier answer; remembers whom the others are of.
+
+    Tables and sums for a scale are held against their like: one says nothing of what the other would at its patients.
+    """
+
+    def link(outgoing: Outgoing) -> Outgoing:
+        if ledger is None or not isinstance(outgoing.answer, Statistics):
+            return outgoing
+        patients = difference_rule.as_bytes(outgoing.records)
+
+        def check(before: Iterable[bytes]) -> None:
+            difference_rule.check(patients, before, site=outgoing.site, min_cell=min_cell)
+
+        ledger.cover("landmarks" if outgoing.answer.landmarks is not None else "tables", patients, check)
         return outgoing
 
     return link
@@ -215,6 +240,8 @@ class Outbox:
     spool: Path | None = None
     spool_bytes: int = 0
     state: States = lambda _study, _run: None  # where a run keeps what its next round needs
+    ledger: Ledger | None = None  # of whom statistics have left; None where nothing leaves this machine
+    min_cell: int = 1
     _watchers: list["queue.Queue[Event]"] = field(default_factory=list)
     _refused: dict[str, str] = field(default_factory=dict)
     _quarantined: dict[str, str] = field(default_factory=dict)
@@ -225,7 +252,8 @@ class Outbox:
     def links(self) -> tuple[Link, ...]:
         """What everything passes through, in this order."""
         coding = quantise(self.state, self.max_update_norm)
-        return (policy(self.rules), clip(self.max_update_norm), noise, coding, mask, receipt(self.log))
+        apart = difference(self.ledger, self.min_cell)
+        return (policy(self.rules), apart, clip(self.max_update_norm), noise, coding, mask, receipt(self.log))
 
     def admit(self, question: Question) -> None:
         """Raise PolicyError for a question whose answer may not leave: before any work is done for it."""

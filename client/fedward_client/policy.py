@@ -18,7 +18,12 @@ from fedward_common.study import StudySpec
 if TYPE_CHECKING:
     from fedward_client.site import Site
 
-_OUTPUT: dict[str, Output] = {"prepare": "counts", "train": "update", "evaluate": "evaluation"}
+_OUTPUT: dict[str, Output] = {
+    "stats": "statistics",
+    "prepare": "counts",
+    "train": "update",
+    "evaluate": "evaluation",
+}
 LOCAL_MODEL: Output = "local_model"
 
 
@@ -28,7 +33,7 @@ class Departure:
 
     site: str
     study: StudySpec
-    kind: str  # the question's: prepare | train | evaluate
+    kind: str  # the question's: stats | prepare | train | evaluate
     hand_over: bool = False  # the model that the site trains without the others is in it
 
     @property

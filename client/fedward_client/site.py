@@ -78,7 +78,7 @@ class _PrivacySection(_Section):
     opt_out: _Text | None = None
 
 
-Output = Literal["counts", "update", "evaluation", "local_model"]
+Output = Literal["counts", "statistics", "update", "evaluation", "local_model"]
 
 
 class _PolicySection(_Section):

@@ -22,6 +22,7 @@ from typing import Any
 
 import grpc
 from flwr.app import Error, Message, RecordDict
+from pydantic import TypeAdapter
 
 from fedward_client import spool, spool_writer
 from fedward_client.fleet import HEARTBEAT_S, Envelope, Fleet, RunOverError
@@ -34,6 +35,7 @@ from fedward_client.stubs import site_pb2, site_pb2_grpc
 from fedward_common import pki
 from fedward_common.array_blocks import view
 from fedward_common.cards import HubCard
+from fedward_common.cohort_statistics import Statistics
 from fedward_common.errors import FedwardError, LinkError, RecordError, SettingsError
 from fedward_common.records import (
     Evaluated,
@@ -58,10 +60,10 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 EXECUTOR_PAUSE_S, STOP_NOTICED_S = 0.2, 0.5
 NOT_OURS = "this site answers Fedward's questions only; it runs no code of an app"
 
-_KINDS: dict[str, type[Prepared | Trained | Evaluated]] = {
-    "query": Prepared,
-    "train": Trained,
-    "evaluate": Evaluated,
+_KINDS: dict[str, TypeAdapter[Statistics | Prepared | Trained | Evaluated]] = {
+    "query": TypeAdapter(Statistics | Prepared),
+    "train": TypeAdapter(Trained),
+    "evaluate": TypeAdapter(Evaluated),
 }
 
 
@@ -271,7 +273,7 @@ class Link:
         def make(asked: Message) -> Message:
             if pending.answer is None:
                 return Message(Error(code=REFUSED, reason=pending.refusal), reply_to=asked)
-            answer = _KINDS[pending.kind].model_validate_json(pending.answer)
+            answer = _KINDS[pending.kind].validate_json(pending.answer)
             if pending.answer_parcel is None:
                 return Message(answer_record(answer), reply_to=asked)
             try:

@@ -28,6 +28,7 @@ _SUMMARIES = {
     "demo": "Three simulated hospitals train one model together; ends with a report.",
     "simulate": "Run a study on this machine, its hospitals as virtual sites.",
     "hub": "A hub: the sites that it knows, and the server that they connect to.",
+    "stats": "Ask the hospitals what patients they have for a study, before any training.",
     "start": "Run a study on the hospitals that are enrolled at a hub.",
     "stop": "Stop a run of a study.",
     "status": "List a hub's runs, or say how one stands.",

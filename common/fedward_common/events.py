@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Stage = Literal["scan", "inspect", "cohort", "compare", "cache", "train", "evaluate", "wait", "receive"]
+Stage = Literal["scan", "inspect", "cohort", "compare", "measure", "cache", "train", "evaluate", "wait", "receive"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

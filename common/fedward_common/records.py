@@ -10,16 +10,18 @@ through a SuperLink it is packed into as few records as there can be.
 
 import hashlib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, MetricRecord, RecordDict
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedward_common import npy
 from fedward_common.array_blocks import block_under, pack, pieces, view
+from fedward_common.cohort_statistics import Statistics, Wanted
 from fedward_common.errors import RecordError
+from fedward_common.landmarks import Scale
 from fedward_common.metrics import Evaluation
 from fedward_common.study import Slug, StudySpec
 from fedward_common.study_cohort import MAX_LABEL, MAX_LABELS
@@ -74,15 +76,28 @@ def _bound(study: StudySpec) -> StudySpec:
 class Question(_Record):
     """What the hub asks a site. The round and what a strategy adds (FedProx's mu) ride in Flower's own config."""
 
-    kind: Literal["prepare", "train", "evaluate"]
+    kind: Literal["stats", "prepare", "train", "evaluate"]
     study: Annotated[StudySpec, AfterValidator(_bound)]
     run: RunId
+    statistics: Wanted = "catalog"  # stats: which
+    landmarks: Scale | None = None  # the standard scale, where the sites of the run measured it; not in the study then
     score_incoming: bool = False  # train: also score the model as it came, on validation patients
     side: Literal["validation", "test"] = "validation"  # evaluate: on whom
     model: Literal["sent", "alone", "other"] = "sent"  # evaluate: the common one; the site's own; another site's own
     hand_over: bool = False  # evaluate, alone: the site's own model comes beside its figures
     thresholds: ByLabel[float] | None = None  # evaluate: a label's operating point
     notice: Annotated[str, Field(max_length=MAX_NOTICE)] | None = None  # train: why the site's last update was refused
+
+    @model_validator(mode="after")
+    def _has_its_scale(self) -> Self:
+        given, wanted = self.landmarks is not None, self.kind != "stats" and self.study.input.measures_scale
+        if given != wanted:
+            raise ValueError("the study's scale is measured by its sites, and no question comes with another or none")
+        if self.landmarks is not None:
+            self.study.input.on_scale(self.landmarks)
+        if self.kind == "stats" and self.statistics == "landmarks" and not self.study.input.measures_scale:
+            raise ValueError("the study has its scale, or needs none: nothing is to be measured")
+        return self
 
 
 class Prepared(_Record):
@@ -124,7 +139,7 @@ class Evaluated(_Record):
     seconds: Seconds
 
 
-Answer = TypeVar("Answer", Prepared, Trained, Evaluated)
+Answer = TypeVar("Answer", Statistics, Prepared, Trained, Evaluated)
 
 
 def arrays_in(content: RecordDict) -> ArrayRecord:
@@ -181,7 +196,7 @@ def _check_steering(study: StudySpec, numbers: Mapping[str, float]) -> None:
         raise RecordError("the hub asks for another proximal_mu than the study says")
 
 
-def answer_record(answer: Prepared | Trained | Evaluated, arrays: ArrayRecord | None = None) -> RecordDict:
+def answer_record(answer: Statistics | Prepared | Trained | Evaluated, arrays: ArrayRecord | None = None) -> RecordDict:
     """The content of an answer's message."""
     content = RecordDict({"fedward": ConfigRecord({"answer": answer.model_dump_json()})})
     if arrays is not None:
@@ -200,7 +215,7 @@ def read_answer(content: RecordDict, kind: type[Answer]) -> Answer:
     return _parse(kind, text, "answer")
 
 
-_Parsed = TypeVar("_Parsed", bound=_Record)
+_Parsed = TypeVar("_Parsed", bound=BaseModel)
 
 
 def _parse(kind: type[_Parsed], text: object, what: str) -> _Parsed:

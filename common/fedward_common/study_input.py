@@ -84,7 +84,18 @@ class Input(Section):
     statistics: Literal["image", "foreground"] = "image"  # the pixels that intensity is measured on
     percentiles: tuple[float, float] = _PERCENTILES  # mapped to 0 and 1, for "percentile"
     window: tuple[float, Positive] | None = None  # (center, width) in modality units, for "window"
-    landmarks: tuple[Fraction, ...] | None = None  # the standard scale, for "landmarks"; None while it is measured
+    landmarks: tuple[Fraction, ...] | None = None  # the standard scale, for "landmarks"; None: measured before round 1
+
+    @property
+    def measures_scale(self) -> bool:
+        """Whether the sites of a run measure the standard scale before its first round."""
+        return self.intensity == "landmarks" and self.landmarks is None
+
+    def on_scale(self, landmarks: tuple[float, ...] | None) -> "Input":
+        """The same with a scale that was measured, checked as a study's own is; None leaves it as it is."""
+        if landmarks is None:
+            return self
+        return Input.model_validate({**self.model_dump(), "landmarks": landmarks})
 
     rules = (
         Rule(("size",), _size),

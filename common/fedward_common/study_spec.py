@@ -212,14 +212,6 @@ def _model(model: Model, images: Input, cohort: Cohort) -> Iterator[Fault]:
         yield Fault(("model", "options" if in_options else "name"), reason)
 
 
-def _landmarks(images: Input) -> Iterator[Fault]:
-    if images.intensity == "landmarks" and images.landmarks is None:
-        yield Fault(
-            ("input", "landmarks"),
-            'missing; intensity = "landmarks" needs the standard scale of nine numbers, see docs/harmonisation.md',
-        )
-
-
 def _inflate(model: Model, images: Input) -> Iterator[Fault]:
     if model.start is not None and model.start.inflate and len(images.size) == 2:
         yield Fault(
@@ -355,7 +347,6 @@ class StudySpec(Section):
     rules = (
         Rule(("min_fedward",), _min_fedward),
         Rule(("model", "input", "cohort"), _model),
-        Rule(("input",), _landmarks),
         Rule(("model", "input"), _inflate),
         Rule(("model", "training", "strategy"), _batch_norm),
         Rule(("training", "split", "sites"), _local_layers),

@@ -137,7 +137,8 @@ def _images(images: Input) -> str:
         "percentile": "grey values from percentile {:g} to percentile {:g} become 0 to 1".format(*images.percentiles),
         "zscore": "grey values are brought to mean 0 and standard deviation 1",
         "window": "grey values in the window with center {:g} and width {:g} become 0 to 1".format(*window),
-        "landmarks": "grey values are matched to the hospitals' common scale, from 0 to 1",
+        "landmarks": "grey values are matched to the hospitals' common scale, from 0 to 1"
+        + ", which they measure together before round 1" * images.measures_scale,
     }
     colour = "grey" if images.channels == 1 else "colour"
     measured = ", measured on the foreground" * (images.statistics == "foreground")

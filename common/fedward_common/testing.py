@@ -5,6 +5,7 @@ They speak the real records; only training is replaced, by a function from array
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,14 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedward_common import __version__
 from fedward_common.batch_norm import returned_names
+from fedward_common.cohort_statistics import EDGES, MISSING, VARIABLES, Statistics, bins, table
+from fedward_common.landmarks import site_sums
 from fedward_common.metrics import Evaluation, evaluate_scores
 from fedward_common.records import (
     Arrays,
     Evaluated,
     Prepared,
+    Question,
     Trained,
     answer_record,
     from_array_record,
@@ -53,6 +57,8 @@ class FakeSite:
     def __call__(self, message: Message) -> Message | None:
         """The answer to a hub's message."""
         question, numbers = read_question(message.content)
+        if question.kind == "stats":
+            return Message(answer_record(self._statistics(question)), reply_to=message)
         if question.kind == "prepare":
             return Message(answer_record(self._prepared(question.study)), reply_to=message)
         if question.kind == "evaluate":
@@ -86,6 +92,27 @@ class FakeSite:
     @property
     def _digest(self) -> str:
         return self.cohort or hashlib.sha256(self.name.encode()).hexdigest()
+
+    def _statistics(self, question: Question) -> Statistics:
+        """Of patients of whom only the label is known, in turns; landmarks are the deciles."""
+        measures = question.statistics == "landmarks"
+        names = question.study.cohort.labels
+        turns = Counter(names[number % len(names)] for number in range(self.patients))
+        foreseen = {name: (*bins(name),) if name in EDGES else () for name in VARIABLES}
+        tables = {name: table({MISSING: self.patients}, foreseen[name], min_cell=MIN_CELL) for name in VARIABLES}
+        tables["label"] = table(turns, names, min_cell=MIN_CELL)
+        deciles = np.tile(np.arange(1, 10) / 10, (self.patients, 1))
+        return Statistics(
+            site=self.name,
+            fedward=self.fedward,
+            wanted=question.statistics,
+            patients=self.patients,
+            images=self.patients,
+            unusable=None if measures else 0,
+            tables={} if measures else tables,
+            landmarks=site_sums(deciles, np.arange(self.patients), min_cell=MIN_CELL) if measures else None,
+            seconds=0.1,
+        )
 
     def _prepared(self, study: StudySpec) -> Prepared:
         return Prepared(

@@ -7,7 +7,8 @@ real sites (engine "deployment") there are also `hub` (its folder), `roster` (a 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flwr.app import Context
@@ -16,12 +17,14 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedward_common.errors import FedwardError
 from fedward_common.study import StudySpec
+from fedward_server import surveys
 from fedward_server.events import Listener
 from fedward_server.exchange import Connected
 from fedward_server.result import RoundHistory, RunResult
 from fedward_server.rounds import RoundEngine
 from fedward_server.shelf import IN_MEMORY_BYTES, SHARED_BYTES
 from fedward_server.store import RoundRow, SiteRoundRow, Store
+from fedward_server.surveys import ASKED, Survey, SurveyResult, survey
 
 INTERRUPTED = "it was interrupted; it can be resumed after its last checkpoint"
 
@@ -45,33 +48,63 @@ def serve(
 
     `fails` says whether an error is the run's end; after another the run is still recorded as running.
     """
-    study = StudySpec.from_json(Path(str(config["study"])).read_bytes())
-    folder = Path(str(config["folder"]))
-    folder.mkdir(parents=True, exist_ok=True)
+    study, folder = _study(config), Path(str(config["folder"]))
     run, engine = str(config["run"]), str(config["engine"])
+    with _recorded(config, study, fails) as store:
+        result = RoundEngine(
+            grid=grid,
+            study=study,
+            run=run,
+            engine=engine,
+            folder=folder,
+            deadline_s=math.inf if engine == "embedded" else None,  # there, nobody is late but in the queue
+            waiting_bytes=SHARED_BYTES if engine == "embedded" else IN_MEMORY_BYTES,
+            on_round=lambda row: _record(store, run, row),
+            listener=listener,
+            connected=connected,
+            wait_s=float(config.get("wait_s", 0.0)),
+            compares=engine == "deployment",  # elsewhere the baselines are runs of their own
+        )(resume=bool(config.get("resume", False)))
+        store.finish_run(run, "finished", result.model_sha256)
+    return result
+
+
+def serve_survey(
+    grid: Grid,
+    config: UserConfig,
+    listener: Listener,
+    connected: Connected | None = None,
+    *,
+    fails: Callable[[BaseException], bool] = ends,
+) -> SurveyResult:
+    """Ask for the statistics that the run's folder says (`surveys.ASKED`), and write them there. Else as `serve`."""
+    study, folder = _study(config), Path(str(config["folder"]))
+    with _recorded(config, study, fails) as store:
+        asked = Survey.model_validate_json((folder / ASKED).read_bytes())
+        run, wait_s = str(config["run"]), float(config.get("wait_s", 0.0))
+        result = survey(grid, study, run, asked.wanted, listener, connected=connected, wait_s=wait_s)
+        result.write(folder / surveys.FILE)
+        store.finish_run(run, "finished", None)
+    return result
+
+
+def _study(config: UserConfig) -> StudySpec:
+    return StudySpec.from_json(Path(str(config["study"])).read_bytes())
+
+
+@contextmanager
+def _recorded(config: UserConfig, study: StudySpec, fails: Callable[[BaseException], bool]) -> Iterator[Store]:
+    """The store, for a run's work: it knows the run from its begin on, and why it failed."""
+    Path(str(config["folder"])).mkdir(parents=True, exist_ok=True)
+    run = str(config["run"])
     with Store.open(Path(str(config["store"]))) as store:
-        store.start_run(run, study.study.id, study.digest, study.canonical_json().decode(), engine)
+        store.start_run(run, study.study.id, study.digest, study.canonical_json().decode(), str(config["engine"]))
         try:
-            result = RoundEngine(
-                grid=grid,
-                study=study,
-                run=run,
-                engine=engine,
-                folder=folder,
-                deadline_s=math.inf if engine == "embedded" else None,  # there, nobody is late but in the queue
-                waiting_bytes=SHARED_BYTES if engine == "embedded" else IN_MEMORY_BYTES,
-                on_round=lambda row: _record(store, run, row),
-                listener=listener,
-                connected=connected,
-                wait_s=float(config.get("wait_s", 0.0)),
-                compares=engine == "deployment",  # elsewhere the baselines are runs of their own
-            )(resume=bool(config.get("resume", False)))
+            yield store
         except BaseException as error:
             if fails(error):
                 store.finish_run(run, "failed", None, _reason(error))
             raise
-        store.finish_run(run, "finished", result.model_sha256)
-    return result
 
 
 def _reason(error: BaseException) -> str:

@@ -103,15 +103,7 @@ class Closing:
         thresholds: dict[str, float] | None = None,
         hand_over: bool = False,
     ) -> Question:
-        return Question(
-            kind="evaluate",
-            study=self.inquiry.study,
-            run=self.inquiry.run,
-            side=side,
-            model=model,
-            thresholds=thresholds,
-            hand_over=hand_over,
-        )
+        return self.inquiry.question("evaluate", side=side, model=model, thresholds=thresholds, hand_over=hand_over)
 
 
 def operating_points(study: StudySpec, evaluations: Iterable[Evaluation]) -> dict[str, float]:

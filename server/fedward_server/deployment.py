@@ -18,7 +18,7 @@ from flwr.superlink.grid import HttpGrid
 
 from fedward_common.errors import RunError
 from fedward_common.process_memory import collect_often, give_pieces_back
-from fedward_server.app import serve
+from fedward_server.app import serve, serve_survey
 from fedward_server.events import RunEvent
 from fedward_server.flower_grid import FlowerGrid
 from fedward_server.hub import Hub
@@ -27,6 +27,7 @@ from fedward_server.locks import held
 from fedward_server.rounds import UPDATES
 from fedward_server.runs import LOCK
 from fedward_server.store import RunRow
+from fedward_server.surveys import ASKED
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -46,7 +47,8 @@ def serve_sites(grid: Grid, config: UserConfig) -> None:
             raise RunError(f"run {run} was stopped before it began")
         journal(RunEvent(kind="began", run=run, round=0, rounds=rounds))
         try:
-            serve(sites, config, journal, sites.connected, fails=fails)
+            work = serve_survey if (folder / ASKED).exists() else serve
+            work(sites, config, journal, sites.connected, fails=fails)
         except BaseException as error:
             end = "failed" if fails(error) else "was interrupted"
             logging.getLogger(__name__).exception("run %s %s", run, end)

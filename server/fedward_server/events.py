@@ -9,6 +9,8 @@ EventKind = Literal[
     "preparing",  # a site was asked to freeze its cohort
     "waiting",  # a site cannot take part yet, or is waited for: the note says why
     "prepared",
+    "surveyed",  # a site has sent its statistics
+    "unsurveyed",  # a site sends none: the note says why
     "left-out",
     "round",
     "answered",

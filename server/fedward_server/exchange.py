@@ -17,10 +17,11 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from flwr.app import Message
 
+from fedward_common.cohort_statistics import Statistics
 from fedward_common.errors import RecordError
 from fedward_common.records import WAITS, Evaluated, Prepared, Trained, printable, read_answer
 
-Answer = TypeVar("Answer", Prepared, Trained, Evaluated)
+Answer = TypeVar("Answer", Statistics, Prepared, Trained, Evaluated)
 
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.001, 0.05
 LOOK_AGAIN_S = 2.0  # how often the sites' connections are looked at

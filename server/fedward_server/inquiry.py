@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy.typing as npt
 from flwr.app import ArrayRecord, Message, MessageType
 from flwr.serverapp import Grid
 
 from fedward_common.errors import RecordError
+from fedward_common.landmarks import Scale
 from fedward_common.records import Evaluated, Question, arrays_in, from_array_record, question_record, to_array_record
 from fedward_common.study import StudySpec
 from fedward_server.events import EventKind, Listener, RunEvent
@@ -36,11 +37,16 @@ class Inquiry:
     grid: Grid
     study: StudySpec
     run: str
+    landmarks: Scale | None = None  # the scale that the run's sites measured, where the study leaves it to them
     listener: Listener
     connected: Connected | None = None  # in a deployment: the study's sites that are connected now, and their nodes
     deadline_s: float
     lets_go: bool = True  # of sites that are gone; not in a first round after a resume, when they may be coming back
     gone: set[str] = field(default_factory=set)  # the sites that were gone in the last trip
+
+    def question(self, kind: Literal["prepare", "train", "evaluate"], **details: Any) -> Question:
+        """A question of this run."""
+        return Question(kind=kind, study=self.study, run=self.run, landmarks=self.landmarks, **details)
 
     def trip(self, questions: Mapping[str, Message], number: int, **options: Any) -> Trip:
         """A question to several sites, by their names, in or after round `number`."""

@@ -12,6 +12,8 @@ _SAID: dict[EventKind, str] = {
     "preparing": "{site} is preparing its data",
     "waiting": "{site} {note}",
     "prepared": "{site} is ready",
+    "surveyed": "{site} has sent its statistics",
+    "unsurveyed": "{site} sends no statistics: {note}",
     "left-out": "{site} is left out: {note}",
     "refused": "{site} is left out of round {round}: {note}",
     "died": "the run is interrupted after round {round}: {note}; the hub lets it go on",

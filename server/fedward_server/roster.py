@@ -1,4 +1,4 @@
-"""Who takes part in a run: asks sites who they are and to freeze their cohorts, before round 1.
+"""Who takes part in a run: asks sites who they are and to freeze their cohorts, or for statistics, before round 1.
 
 In a simulation every node of the grid is asked once. In a deployment the roster is fixed, each node is known by its
 key, and sites that are not connected or wait for their steward's approval are asked again until the time is over. A
@@ -6,14 +6,15 @@ node that answers as another site than its key's is refused.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Generic, Literal, Protocol, TypeVar
 
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from fedward_common import __version__
+from fedward_common.cohort_statistics import Statistics
 from fedward_common.errors import RecordError, RunError
 from fedward_common.records import Prepared, Question, question_record
 from fedward_common.study import StudySpec
@@ -22,6 +23,8 @@ from fedward_server.exchange import LONGEST_WAIT_S, LOOK_AGAIN_S, Connected, Not
 PREPARE_DEADLINE_S = 24 * 3600.0  # the first scan and cache of a large site take long
 ABSENT = "is not connected to the hub"
 PREPARING = "is preparing"
+
+Said = TypeVar("Said", Statistics, Prepared)
 
 
 class Tell(Protocol):
@@ -42,44 +45,39 @@ class Participant:
 
 
 @dataclass(kw_only=True)
-class Gathering:
-    """Gathers the sites of one run."""
+class Gathering(Generic[Said]):
+    """Gathers the answers of a run's sites to one question, which each is to answer with an `answer`."""
 
     grid: Grid
-    study: StudySpec
-    run: str
+    question: Question
+    answer: type[Said]
     tell: Tell
-    found: dict[str, Participant] = field(default_factory=dict, init=False)
+    found: dict[str, tuple[int, Said]] = field(default_factory=dict, init=False)  # by site: its node, and the answer
     left_out: list[str] = field(default_factory=list, init=False)  # why a site does not take part, a sentence each
 
-    def quorum(self) -> list[Participant]:
-        """The sites in the order of their names; RunError where too few of them train."""
-        sites = sorted(self.found.values(), key=lambda site: site.name)
-        trainers = sum(site.trains for site in sites)
-        if trainers < self.study.strategy.min_sites:
-            raise RunError(
-                f"{trainers} sites are ready to train, the study asks for at least {self.study.strategy.min_sites}: "
-                + ("; ".join(self.left_out) or "start more sites, or lower [strategy] min_sites")
-            )
-        return sites
+    def ask(self, connected: Connected | None, sites: Collection[str], *, wait_s: float) -> None:
+        """Ask `sites` of the roster, in a deployment; else every node of the grid."""
+        if connected is None:
+            self.ask_every_node()
+        else:
+            self.ask_roster(connected, sites, wait_s=wait_s)
 
     def ask_every_node(self) -> None:
         """Ask every node of the grid, once."""
         questions = {str(node): self._question(node) for node in self.grid.get_node_ids()}
         for came in Trip(carrier=self.grid, questions=questions, hard_s=PREPARE_DEADLINE_S).replies():
             try:
-                prepared = read_reply(came.reply, Prepared)
-                self._admit(prepared, int(came.site))
+                self._admit(read_reply(came.reply, self.answer), int(came.site))
             except RecordError as error:
                 self.left_out.append(str(error))
                 self.tell("left-out", "", str(error))
 
-    def ask_roster(self, connected: Connected, *, wait_s: float) -> None:
-        """Ask the study's sites until each has prepared, been refused for good, or `wait_s` is over.
+    def ask_roster(self, connected: Connected, sites: Collection[str], *, wait_s: float) -> None:
+        """Ask sites of the study's roster until each has answered, been refused for good, or `wait_s` is over.
 
         A site whose question is out by then is still waited for: the first cache of a large site takes long.
         """
-        absent = dict.fromkeys((site.name for site in self.study.sites), "")
+        absent = dict.fromkeys(sites, "")
         asked: dict[str, tuple[str, Message]] = {}  # by message: the site, and the question
         started = time.monotonic()
         looked = -LOOK_AGAIN_S
@@ -92,7 +90,7 @@ class Gathering:
             if not asked and now >= wait_s:
                 break
             if now >= max(wait_s, PREPARE_DEADLINE_S):
-                absent |= {site: f"has not prepared within {now / 3600:.0f} h" for site, _ in asked.values()}
+                absent |= {site: f"has not answered within {now / 3600:.0f} h" for site, _ in asked.values()}
                 break
             time.sleep(LONGEST_WAIT_S)
         for site, reason in absent.items():
@@ -120,10 +118,10 @@ class Gathering:
             if question is None:
                 continue
             try:
-                prepared = read_reply(reply, Prepared)
-                if prepared.site != site:
-                    raise RecordError(f"its node answered as {prepared.site}")  # noqa: TRY301 - one way to refuse
-                self._admit(prepared, question.metadata.dst_node_id)
+                said = read_reply(reply, self.answer)
+                if said.site != site:
+                    raise RecordError(f"its node answered as {said.site}")  # noqa: TRY301 - one way to refuse
+                self._admit(said, question.metadata.dst_node_id)
             except NotYetError as error:
                 self._wait_for(absent, site, str(error))
                 continue
@@ -141,23 +139,39 @@ class Gathering:
         self.tell("left-out", site, reason)
 
     def _question(self, node: int) -> Message:
-        question = Question(kind="prepare", study=self.study, run=self.run)
-        return Message(question_record(question, None), node, MessageType.QUERY)
+        return Message(question_record(self.question, None), node, MessageType.QUERY)
 
-    def _admit(self, prepared: Prepared, node: int) -> None:
+    def _admit(self, said: Said, node: int) -> None:
         """Take a site in; RecordError unless it may take part."""
-        _check_version(prepared)
-        if prepared.site in self.found:
-            raise RecordError(f"two nodes say that they are {prepared.site}")
-        if self.study.sites and prepared.site not in {site.name for site in self.study.sites}:
-            raise RecordError(f"{prepared.site} is not on the study's roster")
-        trains = not self.study.only_evaluates(prepared.site)
-        self.found[prepared.site] = Participant(prepared.site, node, trains, prepared)
-        self.tell("prepared", prepared.site, "")
+        _check_version(said)
+        if said.site in self.found:
+            raise RecordError(f"two nodes say that they are {said.site}")
+        roster = {site.name for site in self.question.study.sites}
+        if roster and said.site not in roster:
+            raise RecordError(f"{said.site} is not on the study's roster")
+        if isinstance(said, Statistics) and said.wanted != self.question.statistics:
+            raise RecordError(f"{said.site} sent other statistics than it was asked for")
+        self.found[said.site] = node, said
+        self.tell("prepared", said.site, "")
 
 
-def _check_version(prepared: Prepared) -> None:
-    if prepared.fedward.split(".", maxsplit=1)[0] != __version__.split(".", maxsplit=1)[0]:
+def quorum(study: StudySpec, gathering: Gathering[Prepared]) -> list[Participant]:
+    """The sites that take part, in the order of their names; RunError where too few of them train."""
+    sites = [
+        Participant(name, node, not study.only_evaluates(name), prepared)
+        for name, (node, prepared) in sorted(gathering.found.items())
+    ]
+    trainers = sum(site.trains for site in sites)
+    if trainers < study.strategy.min_sites:
+        raise RunError(
+            f"{trainers} sites are ready to train, the study asks for at least {study.strategy.min_sites}: "
+            + ("; ".join(gathering.left_out) or "start more sites, or lower [strategy] min_sites")
+        )
+    return sites
+
+
+def _check_version(said: Statistics | Prepared) -> None:
+    if said.fedward.split(".", maxsplit=1)[0] != __version__.split(".", maxsplit=1)[0]:
         raise RecordError(
-            f"{prepared.site} runs Fedward {prepared.fedward}, the hub {__version__}: install the same major version"
+            f"{said.site} runs Fedward {said.fedward}, the hub {__version__}: install the same major version"
         )

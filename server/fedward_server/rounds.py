@@ -26,7 +26,6 @@ from fedward_common.metrics import Evaluation, primary_value
 from fedward_common.records import (
     CONTROL,
     Prepared,
-    Question,
     Trained,
     array_bytes,
     arrays_in,
@@ -45,7 +44,8 @@ from fedward_server.inquiry import Inquiry, State
 from fedward_server.outliers import outliers
 from fedward_server.quarantine import Quarantine
 from fedward_server.result import RoundHistory, RunResult, SiteRound
-from fedward_server.roster import Gathering, Participant
+from fedward_server.roster import Gathering, Participant, quorum
+from fedward_server.scale import measured
 from fedward_server.selection import Selection, Standing
 from fedward_server.shelf import IN_MEMORY_BYTES, Shelf
 from fedward_server.steering import Steering
@@ -101,6 +101,8 @@ class RoundEngine:
         started = time.perf_counter()
         self._steering = Steering(self.study, self.grid, *models.initial_model(self.study, self.folder))
         checkpoint = latest(self.folder, study_digest=self.study.digest) if resume else None
+        if self.study.input.measures_scale:
+            self._ask.landmarks = measured(self._ask, self.folder, wait_s=self.wait_s, resume=resume)
         if checkpoint is not None:
             self._ask.lets_go = False
             self._restore(checkpoint)
@@ -118,16 +120,13 @@ class RoundEngine:
         """Ask sites who they are and to freeze their cohorts; the roster decides who takes part."""
         gathering = Gathering(
             grid=self.grid,
-            study=self.study,
-            run=self.run,
+            question=self._ask.question("prepare"),
+            answer=Prepared,
             tell=lambda kind, site, note: self._ask.tell(kind, 0, site=site, note=note),
         )
-        if self.connected is None:
-            gathering.ask_every_node()
-        else:
-            gathering.ask_roster(self.connected, wait_s=self.wait_s)
+        gathering.ask(self.connected, [site.name for site in self.study.sites], wait_s=self.wait_s)
         self._left_out = gathering.left_out
-        self._sites = gathering.quorum()
+        self._sites = quorum(self.study, gathering)
 
     # Rounds ----------------------------------------------------------------------------------------------------------
 
@@ -174,7 +173,7 @@ class RoundEngine:
                 f"{len(trainers)} sites are left to train in round {number}, the study asks for at least "
                 f"{self.study.strategy.min_sites} ({'; '.join(self._left_out)})"
             )
-        question = Question(kind="train", study=self.study, run=self.run, score_incoming=number > 1)
+        question = self._ask.question("train", score_incoming=number > 1)
         asked = self._steering.questions(number, trainers, question, lambda site: self._quarantine.notice(site, number))
         if self._unsaved is not None:  # the same model, where the messages have it: it is held once
             self._unsaved = replace(self._unsaved, arrays=self._steering.state)
@@ -394,6 +393,7 @@ class RoundEngine:
             run=self.run,
             engine=self.engine,
             study=self.study,
+            landmarks=self._ask.landmarks,
             sites={site.name: closing.result(site) for site in self._sites},
             history=tuple(self._history),
             kept_round=kept,

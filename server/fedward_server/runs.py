@@ -1,7 +1,8 @@
 """Runs on real sites: started, stopped and resumed. What a run does by itself is in `deployment`.
 
 A run's folder in the hub holds study.json (the resolved study), roster.json (its sites by their nodes' keys),
-events.jsonl, run.log, the checkpoints, and run.json when it has finished.
+events.jsonl, run.log, the checkpoints, and run.json when it has finished; or survey.json and statistics.json, where it
+asks for statistics and trains nothing.
 """
 
 import json
@@ -29,6 +30,7 @@ from fedward_server.locks import holder
 from fedward_server.models import Registry, Started, keep_start, resolve_start
 from fedward_server.store import UNFINISHED, RunRow, SiteRow, Store
 from fedward_server.superlink import CONNECTION, POLL_S, RunConfig, write_bundle
+from fedward_server.surveys import ASKED, Survey
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +54,15 @@ def start(
     seed: int | None = None,
     wait_s: float = 0.0,
     base: Path = Path(),
+    survey: Survey | None = None,
     say: Callable[[str], None] = log.info,
 ) -> RunRow:
     """Start a run of a study on enrolled sites; it goes on by itself.
 
     The sites are the study's own, or those of `names`, or all; each is named in the resolved study with its
     fingerprint. Trained weights that the study names as a file are looked for from `base`, its file's folder; what is
-    taken of them is told with `say`. Raises UsageError, StudyError or ModelError where that cannot be, RunError where
-    the hub is not up.
+    taken of them is told with `say`. With a `survey` the run asks for statistics and ends. Raises UsageError,
+    StudyError or ModelError where that cannot be, RunError where the hub is not up.
     """
     if study.ended(datetime.now(UTC).date()):
         raise UsageError(f"the study ended on {study.study.ends}; a later [study] ends makes it another study")
@@ -74,6 +77,8 @@ def start(
         folder.mkdir(mode=0o700)
         (folder / STUDY).write_bytes(spec.canonical_json())
         keep_start(weights, folder)
+        if survey is not None:
+            survey.write(folder / ASKED)
         hub.audit().append("run started", {**_named(run, spec.digest), "sites": [site.name for site in spec.sites]})
         store.start_run(run, spec.study.id, spec.digest, spec.canonical_json().decode(), ENGINE)
         with _failing(hub, store, run):

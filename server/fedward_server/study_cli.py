@@ -1,4 +1,4 @@
-"""`fedward study start | stop | status | resume`: studies on real hospitals, by way of a hub."""
+"""`fedward study stats | start | stop | status | resume`: studies on real hospitals, by way of a hub."""
 
 import json
 from collections.abc import Iterator
@@ -12,6 +12,8 @@ from rich.console import Console
 if TYPE_CHECKING:
     from fedward_server.hub import Hub
     from fedward_server.journal import Tail
+    from fedward_server.store import RunRow
+    from fedward_server.surveys import SurveyResult
 
 HubFolder = Annotated[Path, typer.Option("--hub", help="The hub's folder.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's id; `fedward study status` lists them.")]
@@ -57,6 +59,56 @@ def start(  # noqa: PLR0917 - typer reads options from parameters
         say=lambda words: _tell(console, words),
     )
     _go_on(opened, row.run, None, detach=detach, as_json=as_json)
+
+
+def stats(  # noqa: PLR0917 - typer reads options from parameters
+    study: Annotated[str, typer.Argument(help="A study's TOML file, or the name of a template.")],
+    hub: HubFolder,
+    site: Annotated[list[str] | None, typer.Option(help="As of `fedward study start`.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="As of `fedward study start`.")] = None,
+    pixels: Annotated[
+        bool, typer.Option("--pixels", help="Also the grey values: each hospital reads all of its images.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the JSON there.")] = None,
+    wait: Wait = WAIT_S,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the hospitals what patients they have for a study, before any training: counts, histograms, quantiles.
+
+    Small cells stay at the hospitals, whose policies have to name "statistics". The approval is that of the study.
+
+    Example: fedward study stats breast-ultrasound --hub /srv/hub
+    """
+    from fedward_common.study import find, load
+    from fedward_server import runs
+    from fedward_server.hub import Hub
+    from fedward_server.surveys import Survey, SurveyResult
+
+    opened, path, console = Hub.open(hub), find(study), Console(stderr=True)
+    row = runs.start(
+        opened,
+        load(path),
+        names=site or (),
+        seed=seed,
+        wait_s=wait,
+        base=path.parent,
+        survey=Survey(wanted="pixels" if pixels else "catalog"),
+        say=lambda words: _tell(console, words),
+    )
+    _follow(opened, row.run, None, console)
+    result = SurveyResult.read(opened.runs / row.run)
+    if out is not None:
+        result.write(out)
+    _show_survey(result, as_json=as_json)
+
+
+def _show_survey(result: "SurveyResult", *, as_json: bool) -> None:
+    from fedward_server.tables import show_statistics
+
+    if as_json:
+        print(result.model_dump_json(indent=2))
+    else:
+        show_statistics(result)
 
 
 def resume(run: Run, hub: HubFolder, wait: Wait = WAIT_S, detach: Detach = False, as_json: AsJson = False) -> None:
@@ -123,11 +175,10 @@ def status(
 
 def _go_on(hub: "Hub", run: str, tail: "Tail | None", *, detach: bool, as_json: bool) -> None:
     """Follow a run to its end, unless it is to go on by itself. Raises RunError where it ends otherwise."""
-    from fedward_common.errors import RunError
-    from fedward_server.progress import RunBar
     from fedward_server.result import RunResult
+    from fedward_server.surveys import FILE, SurveyResult
     from fedward_server.tables import show_across, show_gains
-    from fedward_server.watch import across, follow, gains, summary
+    from fedward_server.watch import across, gains, summary
 
     console = Console(stderr=True)
     if detach:
@@ -135,20 +186,34 @@ def _go_on(hub: "Hub", run: str, tail: "Tail | None", *, detach: bool, as_json: 
             row = store.run(run)
         _tell(console, _how_to_go_on(hub, run))
     else:
-        with _interruptible(console, hub, run), RunBar(console, run) as bar:
-            row = follow(hub, run, bar, tail)
+        row = _follow(hub, run, tail, console, as_json=as_json)
     found = summary(hub, row)
     if as_json:
         print(json.dumps(found, indent=2))
     elif detach:
         print(run)
-    elif row.status == "finished":
-        result = RunResult.read(Path(found["figures"]).parent)
+    elif (hub.runs / run / FILE).exists():
+        _show_survey(SurveyResult.read(hub.runs / run), as_json=False)
+    else:
+        result = RunResult.read(hub.runs / run)
         show_gains(gains(result), console)
         show_across(across(result), console)
         print(found["figures"])
+
+
+def _follow(hub: "Hub", run: str, tail: "Tail | None", console: Console, *, as_json: bool = False) -> "RunRow":
+    """Show a run until it has ended. Raises RunError, after its JSON, where it ends otherwise than finished."""
+    from fedward_common.errors import RunError
+    from fedward_server.progress import RunBar
+    from fedward_server.watch import follow, summary
+
+    with _interruptible(console, hub, run), RunBar(console, run) as bar:
+        row = follow(hub, run, bar, tail)
     if row.status in ("failed", "stopped"):
+        if as_json:
+            print(json.dumps(summary(hub, row), indent=2))
         raise RunError(f"run {run} {'failed' if row.status == 'failed' else 'was stopped'}: {row.reason}")
+    return row
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 
 from fedward_common.errors import RunError
 from fedward_common.metrics import Evaluation
+from fedward_server import surveys
 from fedward_server.events import RunEvent
 from fedward_server.hub import Hub
 from fedward_server.journal import Tail, standing
@@ -40,7 +41,7 @@ def follow(hub: Hub, run: str, show: Callable[[RunEvent], None], tail: Tail | No
 
 def summary(hub: Hub, row: RunRow) -> dict[str, Any]:
     """A run in a line: for lists."""
-    figures = hub.runs / row.run / FILE
+    files = [path for name in (FILE, surveys.FILE) if (path := hub.runs / row.run / name).exists()]
     return {
         "run": row.run,
         "study": row.study_id,
@@ -50,7 +51,7 @@ def summary(hub: Hub, row: RunRow) -> dict[str, Any]:
         "started": row.started,
         "ended": row.ended,
         "model_sha256": row.model_sha256,
-        "figures": str(figures) if row.status == "finished" and figures.exists() else None,
+        "figures": str(files[0]) if row.status == "finished" and files else None,
     }
 
 

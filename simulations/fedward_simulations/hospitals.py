@@ -216,7 +216,7 @@ def _settings(style: Style) -> str:
     return (
         f'[site]\nname = "{style.name}"\n\n[data]\nfolder = "{EXPORT}"\n\n'
         f'[labels]\nfile = "labels.csv"\npatient = "{patient}"\nlabel = "{label}"\n\n'
-        '[policy]\noutputs = ["counts", "update", "evaluation"]\n\n'
+        '[policy]\noutputs = ["counts", "statistics", "update", "evaluation"]\n\n'
         "[limits]\nthreads = 1\n"  # the same bits on every engine
     )
 

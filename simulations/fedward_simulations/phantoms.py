@@ -8,7 +8,11 @@ import numpy as np
 
 from fedward_client.cache import SiteData
 from fedward_client.site_state import RunState
+from fedward_client.survey import Surveyed
+from fedward_common.cohort_statistics import Wanted
+from fedward_common.errors import DataError
 from fedward_common.events import Listener
+from fedward_common.landmarks import Scale
 from fedward_common.streams import stream
 from fedward_common.study import StudySpec
 
@@ -50,8 +54,18 @@ class PhantomSource:
         """Nothing is remembered: a phantom has no patients to protect."""
         return value
 
-    def load(self, study: StudySpec, run: str, listener: Listener) -> SiteData:  # noqa: ARG002 - a source's signature
-        """The phantom's tensors."""
+    def survey(self, study: StudySpec, run: str, wanted: Wanted, listener: Listener) -> Surveyed:  # noqa: ARG002
+        """Refused: a phantom has tensors only."""
+        raise DataError(f"{self.name} is a phantom, which has no catalog to tell of")
+
+    def load(
+        self,
+        study: StudySpec,
+        run: str,  # noqa: ARG002 - a source's signature, here and below
+        listener: Listener,  # noqa: ARG002
+        landmarks: Scale | None = None,  # noqa: ARG002
+    ) -> SiteData:
+        """The phantom's tensors, whatever the scale."""
         random = stream(0, "phantom", self.name)
         classes = len(study.cohort.labels)
         labels = np.arange(self.patients, dtype=np.int64) % classes

@@ -14,6 +14,7 @@ _VERBS = {
     "scan": "reading",
     "cohort": "choosing patients",
     "compare": "comparing images",
+    "measure": "measuring",
     "cache": "decoding",
     "train": "training",
     "evaluate": "scoring",

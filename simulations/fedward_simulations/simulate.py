@@ -13,6 +13,7 @@ from fedward_client.catalog import scan
 from fedward_client.site import Site
 from fedward_common.errors import DataError, SettingsError, UsageError
 from fedward_common.study import StudySpec
+from fedward_server.result import RunResult
 from fedward_simulations.compare import Comparison, Deployed, Engine, openers, save_model, simulate_seed
 from fedward_simulations.federation import Federation, federation
 from fedward_simulations.grid import EmbeddedGrid
@@ -130,7 +131,7 @@ class Simulation:
             created=datetime.now(UTC),
             wall_s=time.perf_counter() - started,
             planted=self.planted,
-            data_notes=[*self.data_notes, *(f"Not in the run: {reason}." for reason in first.left_out)],
+            data_notes=[*self.data_notes, *_notes(first)],
             site_reports=[site_report(Site.open(folder), first) for _, folder in sorted(self.folders.items())],
             site_effect=of_run(self.folders, first) if self.pooled else None,
         )
@@ -138,6 +139,14 @@ class Simulation:
         write_report(results, self.out)
         results.write(self.out / "results.json")  # last: where it stands, everything else does
         return results
+
+
+def _notes(run: RunResult) -> Iterator[str]:
+    for reason in run.left_out:
+        yield f"Not in the run: {reason}."
+    if run.landmarks is not None:
+        numbers = ", ".join(f"{number:g}" for number in run.landmarks)
+        yield f"The model takes grey values on the scale that the hospitals measured: landmarks = [{numbers}]."
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from fedward_client.cache import Images, SiteData, load
 from fedward_client.site import Site
 from fedward_common.errors import DataError
+from fedward_common.landmarks import Scale
 from fedward_common.streams import stream
 from fedward_common.study import Input, StudySpec
 from fedward_server.result import RunResult
@@ -131,10 +132,10 @@ def of_run(folders: Mapping[str, Path], run: RunResult) -> SiteEffectChange | No
     plain = Input(size=section.size, channels=section.channels, percentiles=(0.0, 100.0))
     untouched = run.study.model_copy(update={"input": plain})
 
-    def tensors(study: StudySpec, name: str) -> dict[str, SiteData]:
-        return {site.name: load(site, study, name) for site in sites}
+    def tensors(study: StudySpec, name: str, landmarks: Scale | None = None) -> dict[str, SiteData]:
+        return {site.name: load(site, study, name, landmarks=landmarks) for site in sites}
 
     try:
-        return change(tensors(untouched, f"{run.run}-untouched"), tensors(run.study, run.run))
+        return change(tensors(untouched, f"{run.run}-untouched"), tensors(run.study, run.run, run.landmarks))
     except DataError:
         return None

@@ -4,6 +4,7 @@ Beside them what stands between a hospital and its hub: an https server, a proxy
 """
 
 import csv
+import hashlib
 import shutil
 import socket
 import ssl
@@ -24,7 +25,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, UltrasoundImageStorage, generate_uid
 
 from fedward_client.member import Member, join
-from fedward_client.site import KEY, KEY_BYTES, Site
+from fedward_client.site import KEY, STATE
 from fedward_common.study import SiteEntry, StudySpec, resolved
 from fedward_common.testing import tiny_study
 
@@ -112,7 +113,8 @@ def site_folder(tmp_path: Path) -> Callable[..., Path]:
 
     `images` a patient of shape `shape`, 8-bit, noise whose mean rises with the label's place among the labels; `name`
     is the folder's; `columns` are further columns of the label table; `settings` is the text of site.toml; `tags` go
-    to every file.
+    to every file. Where it is `keyed`, its key is that of its name: under some keys, all patients of a label are on one
+    side.
     """
 
     def build(
@@ -123,6 +125,7 @@ def site_folder(tmp_path: Path) -> Callable[..., Path]:
         name: str = "north",
         columns: Mapping[str, Mapping[str, str]] | None = None,
         settings: str | None = None,
+        keyed: bool = True,
         **tags: Any,
     ) -> Path:
         folder = tmp_path / name
@@ -136,6 +139,11 @@ def site_folder(tmp_path: Path) -> Callable[..., Path]:
         _write_labels(folder, labels, **(columns or {}))
         if settings is not None:
             (folder / "site.toml").write_text(settings, "utf-8")
+        if keyed:
+            key = folder / STATE / KEY
+            key.parent.mkdir(mode=0o700)
+            key.write_bytes(hashlib.sha256(name.encode()).digest())
+            key.chmod(0o600)
         return folder
 
     return build
@@ -247,19 +255,12 @@ POLICY = '[site]\nname = "north"\n[policy]\noutputs = ["counts", "update", "eval
 
 @pytest.fixture
 def member(site_folder: Callable[..., Path]) -> Iterator[Callable[..., Member]]:
-    """`member(settings=)`: a joined site of 24 patients, opened; `settings` is the text of site.toml.
-
-    Its key is always the same: under some keys all patients of a label are on one side.
-    """
+    """`member(settings=)`: a joined site of 24 patients, opened; `settings` is the text of site.toml."""
     with ExitStack() as ledgers:
 
         def make(settings: str = POLICY) -> Member:
             labels = {f"P{number}": ("benign", "malignant")[number % 2] for number in range(24)}
-            folder = site_folder(labels, settings=settings)
-            key = Site.open(folder).ensure_state() / KEY
-            key.write_bytes(bytes(range(KEY_BYTES)))
-            key.chmod(0o600)
-            site, _ = join(folder, None)
+            site, _ = join(site_folder(labels, settings=settings), None)
             joined = Member.open(site)
             ledgers.callback(joined.ledger.close)
             return joined

@@ -17,6 +17,7 @@ from fedward_client.steward import approve
 from fedward_common import audit, models
 from fedward_common.errors import DataError, SettingsError
 from fedward_common.events import Listener
+from fedward_common.landmarks import Scale
 from fedward_common.records import (
     Question,
     Trained,
@@ -57,7 +58,7 @@ class Broken(PhantomSource):
 
     error: Exception = field(default_factory=KeyError)
 
-    def load(self, study: StudySpec, run: str, listener: Listener) -> SiteData:
+    def load(self, study: StudySpec, run: str, listener: Listener, landmarks: Scale | None = None) -> SiteData:
         raise self.error
 
 

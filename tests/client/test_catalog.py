@@ -222,7 +222,6 @@ def test_a_catalog_of_another_key_is_built_again(site_folder: Write) -> None:
 
 def test_a_catalog_of_another_version_is_built_again(site_folder: Write) -> None:
     folder = site_folder({"A": "x"})
-    (folder / ".fedward").mkdir()
     with sqlite3.connect(folder / ".fedward" / "catalog.sqlite") as connection:
         connection.execute("CREATE TABLE files (old)")
     connection.close()
@@ -243,7 +242,7 @@ def test_a_damaged_catalog_says_what_to_do(site_folder: Write) -> None:
 
 
 def test_no_catalog_yet(site_folder: Write) -> None:
-    folder = site_folder({"A": "x"})
+    folder = site_folder({"A": "x"}, keyed=False)
     assert not catalog.is_scanned(Site.open(folder))
     with pytest.raises(DataError, match="no catalog yet; run `fedward site scan`"), Catalog.open(Site.open(folder)):
         pass

@@ -88,7 +88,7 @@ def test_a_site_that_is_fit_is_told_so(member: Member) -> None:
 
 
 def test_a_folder_that_never_joined_stays_untouched(site_folder: Callable[..., Path]) -> None:
-    folder = site_folder({"P": "benign"}, images=1)
+    folder = site_folder({"P": "benign"}, images=1, keyed=False)
     before = sorted(folder.rglob("*"))
     findings = examined(folder)
     assert sorted(folder.rglob("*")) == before

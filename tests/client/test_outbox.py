@@ -62,7 +62,7 @@ def outgoing(
 
 def test_the_links_stand_in_their_order() -> None:
     names = [link.__qualname__.split(".", maxsplit=1)[0] for link in Outbox("north", unsafe_everything()).links]
-    assert names == ["policy", "clip", "noise", "quantise", "mask", "receipt"]
+    assert names == ["policy", "difference", "clip", "noise", "quantise", "mask", "receipt"]
 
 
 @given(

@@ -57,7 +57,10 @@ def test_policies_compose_and_all_rules_must_agree(verdicts: list[bool]) -> None
             policy.check(departure())
 
 
-@pytest.mark.parametrize(("kind", "output"), [("prepare", "counts"), ("train", "update"), ("evaluate", "evaluation")])
+@pytest.mark.parametrize(
+    ("kind", "output"),
+    [("stats", "statistics"), ("prepare", "counts"), ("train", "update"), ("evaluate", "evaluation")],
+)
 def test_only_named_outputs_leave(kind: str, output: str) -> None:
     every = {"counts", "update", "evaluation"}
     Policy((outputs({output}),)).check(departure(kind=kind))  # type: ignore[arg-type]

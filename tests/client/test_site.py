@@ -19,7 +19,7 @@ def settings_error(folder: Path, text: str) -> str:
 
 
 def test_a_folder_alone_is_a_site(site_folder: Callable[..., Path]) -> None:
-    folder = site_folder({"A": "benign"}, name="Klinikum Süd (2)")
+    folder = site_folder({"A": "benign"}, name="Klinikum Süd (2)", keyed=False)
     site = Site.open(folder)
     assert site.name == "klinikum-sud-2"
     assert site.data == folder

@@ -1,6 +1,7 @@
 """`fedward site scan` and `fedward site report`, as a data steward runs them."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -67,6 +68,7 @@ def test_paths_only_where_they_are_asked_for(folder: Path) -> None:
 
 
 def test_the_state_folder_can_be_elsewhere(folder: Path, tmp_path: Path) -> None:
+    shutil.rmtree(folder / ".fedward")
     assert run("scan", folder, "--state", tmp_path / "state").exit_code == 0
     assert (tmp_path / "state" / "catalog.sqlite").exists()
     assert not (folder / ".fedward").exists()

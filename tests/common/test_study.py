@@ -57,6 +57,13 @@ def test_defaults_are_written_out_and_in_the_digest() -> None:
     assert loads(text(training="local_steps = 2")).training.local_epochs is None
 
 
+def test_a_scale_that_the_hospitals_measure_is_said_in_words() -> None:
+    spec = loads(text(input='intensity = "landmarks"'))
+    assert spec.input.measures_scale
+    told = dict(describe(spec))["Images"]
+    assert "matched to the hospitals' common scale, from 0 to 1, which they measure together before round 1." in told
+
+
 def test_every_step_of_an_image_is_said_in_words() -> None:
     body = """size = [8, 32, 32]
 orientation = "LPS"
@@ -207,10 +214,6 @@ FAULTS: list[tuple[dict[str, str], str]] = [
     (
         {"input": 'intensity = "window"\nwindow = [40, 400]\nstatistics = "foreground"'},
         '[input] statistics = "foreground": has no effect with intensity = "window"',
-    ),
-    (
-        {"input": 'intensity = "landmarks"'},
-        '[input] landmarks: missing; intensity = "landmarks" needs the standard scale of nine numbers',
     ),
     ({"input": f"landmarks = {[0.5] * 9}"}, 'has no effect without intensity = "landmarks"'),
     (

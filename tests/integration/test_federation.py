@@ -173,6 +173,34 @@ def test_a_changed_receipt_is_found_and_named(finished: Finished, running: Feder
     assert f"entry {place + 1}" in refused.stderr
 
 
+def test_statistics_come_through_the_hub_with_a_receipt(finished: Finished, running: Federation, work: Path) -> None:
+    """The approval is that of the study, which the stewards gave for training."""
+    asked = fedward("study", "stats", work / "study.toml", "--hub", running.hub.folder, "--wait", "60", "--json")
+    assert asked.returncode == 0, asked.stderr
+    found = json.loads(asked.stdout)
+    assert found["study_digest"] == finished.result.study.digest
+    assert sorted(found["sites"]) == ["harbour", "north", "valley"]
+    assert found["left_out"] == []
+    assert found["pooled"]["tables"]["modality"]["cells"]["US"] == found["pooled"]["patients"]
+    for name, site in running.sites.items():
+        [receipt] = [e.data for e in audit.entries(site.state / AUDIT, event="left") if e.data["run"] == found["run"]]
+        assert (receipt["kind"], receipt["array_count"]) == ("stats", 0), name
+    shown = fedward("study", "status", found["run"], "--hub", running.hub.folder, "--json")
+    assert json.loads(shown.stdout)["status"] == "finished"
+
+
+@pytest.mark.long
+def test_a_scale_is_measured_through_the_hub_and_is_that_of_a_simulation(running: Federation, work: Path) -> None:
+    path = work / "measuring.toml"
+    path.write_text(STUDY.replace("rounds = 3", "rounds = 1").replace("32]", '32]\nintensity = "landmarks"'))
+    result = running.run(load(path), lambda _event: None)
+    assert result.landmarks is not None
+    done = fedward("simulate", path, "--data", work / "hospitals", "--out", work / "measured", "--no-pooled")
+    assert done.returncode == 0, done.stderr
+    [simulated] = [RunResult.read(run.parent) for run in work.glob("measured/seed-*/federated/run.json")]
+    assert (simulated.landmarks, simulated.model_sha256) == (result.landmarks, result.model_sha256)
+
+
 def test_the_hub_has_its_own_log(finished: Finished, running: Federation) -> None:
     events = [entry.event for entry in audit.entries(running.hub.folder / "audit.jsonl")]
     assert events[:4] == ["begun", "site enrolled", "site enrolled", "site enrolled"]

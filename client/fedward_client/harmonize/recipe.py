@@ -98,6 +98,10 @@ class Recipe:
             raise UnfitImage("it has one value nearly everywhere, so it has no landmarks")
         return found
 
+    def unscaled(self, volume: Volume) -> Image:
+        """An image [channels, depth, rows, columns] before its intensity is scaled. Raises what `apply` raises."""
+        return self._prepared(volume)[0]
+
     def _prepared(self, volume: Volume) -> tuple[Image, Spacing]:
         """Steps 1 to 6: an image [channels, depth, rows, columns], and its spacing where the study asks for one."""
         pixels = volume.pixels

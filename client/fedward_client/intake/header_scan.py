@@ -35,6 +35,13 @@ class _Unusual(Exception):  # noqa: N818 - it never leaves this module
     """The file is not as nearly all are."""
 
 
+class _NotMeta:
+    """The tags of all groups but that of meta information."""
+
+    def __contains__(self, tag: object) -> bool:
+        return isinstance(tag, int) and tag >> 16 != 2
+
+
 class _Cut(Exception):  # noqa: N818 - it never leaves this module
     """The bytes end within the header."""
 
@@ -67,7 +74,7 @@ def _scanned(data: bytes, wanted: Mapping[int, BaseTag]) -> tuple[Dataset, int]:
     if data[_PREFIX:_META] != b"DICM":
         raise _Unusual
     first: dict[BaseTag, DataElement | RawDataElement] = {}
-    at = _elements(data, _META, _META_TAGS, first, stop=range(0x00030000, 0xFFFFFFFF), implicit=False)
+    at = _elements(data, _META, _META_TAGS, first, stop=_NotMeta(), implicit=False)
     syntax = _syntax(_value(first, _META_TAGS[_TRANSFER_SYNTAX]))
     if not syntax.is_transfer_syntax or syntax in (DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian):
         raise _Unusual

@@ -14,7 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fedward_client.cache import SiteData
+from fedward_client.survey import Surveyed
+from fedward_common.cohort_statistics import Wanted
+from fedward_common.errors import DataError
 from fedward_common.events import Listener, ignore
+from fedward_common.landmarks import Scale
 from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
 from fedward_simulations.hospitals import write_plain
@@ -74,7 +78,17 @@ class Digits:
     def state(self, study: StudySpec, run: str) -> None:
         """Nothing is kept."""
 
-    def load(self, study: StudySpec, run: str, listener: Listener) -> SiteData:  # noqa: ARG002 - a source's signature
+    def survey(self, study: StudySpec, run: str, wanted: Wanted, listener: Listener) -> Surveyed:  # noqa: ARG002
+        """Refused: there are tensors only."""
+        raise DataError(f"{self.name} has no catalog to tell of")
+
+    def load(
+        self,
+        study: StudySpec,
+        run: str,  # noqa: ARG002 - a source's signature, here and below
+        listener: Listener,  # noqa: ARG002
+        landmarks: Scale | None = None,  # noqa: ARG002
+    ) -> SiteData:
         """Its tensors."""
         everything, digits = _digits()
         images, labels = everything[self.part :: self.parts], digits[self.part :: self.parts]
