@@ -17,6 +17,7 @@ from torch import nn
 
 from fedward_client import cache
 from fedward_client.cache import SiteData
+from fedward_client.cohort import check_opted_out
 from fedward_client.evaluation import evaluate
 from fedward_client.ledger import Ledger
 from fedward_client.site import Site
@@ -55,6 +56,9 @@ class Source(Protocol):
     def load(self, study: StudySpec, run: str, listener: Listener) -> SiteData:
         """The run's frozen cohort as tensors."""
 
+    def check_opted_out(self, run: str) -> None:
+        """Raise DataError where a patient of the run has opted out since it began."""
+
     def once(self, run: str, name: str, value: str) -> str:
         """Remember `value` under `name` for a run, unless something is remembered already; gives what is remembered."""
 
@@ -87,6 +91,10 @@ class SiteSource:
         """The run's frozen cohort as tensors, from the cache where they are there already."""
         return cache.load(self.site, study, run, listener)
 
+    def check_opted_out(self, run: str) -> None:
+        """By the site's list as it is now, and the run's frozen cohort."""
+        check_opted_out(self.site, run)
+
     def once(self, run: str, name: str, value: str) -> str:
         """Remembered in the site's ledger."""
         with Ledger.open(self.site.ensure_state()) as ledger:
@@ -105,6 +113,14 @@ class Hospital:
     listener: Listener = ignore
     _data: tuple[tuple[str, str], SiteData] | None = field(default=None, repr=False)
 
+    def check_opted_out(self, question: Question) -> None:
+        """Raise DataError where a patient of the question's run has opted out since it began, and let go of tensors."""
+        try:
+            self.source.check_opted_out(question.run)
+        except DataError:
+            self._data = None
+            raise
+
     def prepare(self, question: Question) -> Prepared:
         """Freeze the cohort and fill the cache, so that round 1 starts training at once."""
         started = time.perf_counter()
@@ -113,7 +129,7 @@ class Hospital:
         trained = data.indices("train")
         sides: dict[Side, int] = {side: len(np.unique(data.patients[data.indices(side)])) for side in SIDES}
         labels = {
-            label: len(np.unique(data.patients[trained][data.labels[trained] == index]))
+            label: len(np.unique(data.patients[trained][data.has(index)[trained]]))
             for index, label in enumerate(study.cohort.labels)
         }
         shown = told(sides, self.source.min_cell, known=["train"])  # training patients are the update's weight
@@ -326,6 +342,7 @@ class Hospital:
         key = (question.study.digest, question.run)
         if self._data is None or self._data[0] != key:
             self._data = (key, self.source.load(question.study, question.run, self.listener))
+        self.check_opted_out(question)
         return self._data[1]
 
 

@@ -20,7 +20,8 @@ from fedward_client.deidentify.proof import Leak, Proof, prove
 from fedward_client.deidentify.rules import Profile
 from fedward_client.intake.labels import SPLIT, read_labels
 from fedward_client.intake.walk import Entry, file_key, walk
-from fedward_client.site import LABELS, Site
+from fedward_client.label_settings import LABELS
+from fedward_client.site import Site
 from fedward_common.errors import DataError, UnreadableFile, UsageError
 
 MARK = ".fedward-deidentified"
@@ -173,16 +174,20 @@ class _Written:
 
 
 def _write_labels(site: Site, target: Path) -> int:
-    """The site's label table under the new patient ids, so that the target is a site's folder; how many patients."""
-    rows = read_labels(site).rows
+    """The site's label table under the new patient ids, so that the target is a site's folder; how many patients.
+
+    None is written where its rows are of studies or files: those have other names in the target.
+    """
+    rows = read_labels(site).rows if site.labels.by == "patient" else {}
     if not rows:
         return 0
+    columns = sorted({column for row in rows.values() for column in row} - {SPLIT})
     split = [SPLIT] if any(SPLIT in row for row in rows.values()) else []
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["patient_id", "label", *split])
+    table.writerow(["patient_id", *(columns if site.labels.findings else ["label"]), *split])
     for patient, row in sorted(rows.items()):
-        table.writerow([patient, row[site.labels.label], *(row[column] for column in split)])
+        table.writerow([patient, *(row[column] for column in columns), *(row[column] for column in split)])
     write_durably(target / LABELS, text.getvalue().encode())
     return len(rows)
 
