@@ -152,10 +152,7 @@ def check_opted_out(site: Site, run: str) -> None:
 
 @lru_cache(maxsize=4)  # it is asked before and after every answer of a run, and a frozen cohort never changes
 def _people(path: Path, _mtime_ns: int) -> tuple[str, ...]:
-    try:
-        return _Frozen.model_validate_json(path.read_bytes()).cohort.people
-    except ValidationError:  # told where it is read to be used
-        return ()
+    return _frozen(path, path.parent.name).cohort.people
 
 
 def run_folder(site: Site, run: str) -> Path:
@@ -170,11 +167,9 @@ def run_folder(site: Site, run: str) -> Path:
 def _read(path: Path, study: StudySpec, run: str) -> Cohort | None:
     """The frozen cohort, or None where there is none yet."""
     try:
-        frozen = _Frozen.model_validate_json(path.read_bytes())
+        frozen = _frozen(path, run)
     except FileNotFoundError:
         return None
-    except ValidationError:
-        raise DataError(f"the frozen cohort of run '{run}' is damaged; start a new run") from None
     if frozen.study != study.digest:
         raise DataError(
             f"run '{run}' is frozen for another study or another version of it; start a new run for this one"
@@ -182,6 +177,13 @@ def _read(path: Path, study: StudySpec, run: str) -> Cohort | None:
     if frozen.digest != frozen.cohort.digest:
         raise DataError(f"the frozen cohort of run '{run}' was changed after it was frozen; start a new run")
     return frozen.cohort
+
+
+def _frozen(path: Path, run: str) -> _Frozen:
+    try:
+        return _Frozen.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise DataError(f"the frozen cohort of run '{run}' is damaged; start a new run") from None
 
 
 def from_catalog(site: Site, study: StudySpec, listener: Listener = ignore) -> Cohort:

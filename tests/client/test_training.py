@@ -262,7 +262,7 @@ def test_the_masked_loss_is_torchs_on_the_known_entries(weighted: bool) -> None:
         logits.detach()[torch.from_numpy(known)], torch.from_numpy(labels[known]).float(), own, reduction="sum"
     )
     assert float(loss.detach()) == pytest.approx(float(expected / own.sum()), rel=1e-6)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert logits.grad is not None
     assert not logits.grad[torch.from_numpy(~known)].any(), "nothing is learned from what is not known"
     assert logits.grad[torch.from_numpy(known)].all()
@@ -272,7 +272,7 @@ def test_a_batch_of_which_nothing_is_known_teaches_nothing() -> None:
     labels = partial().labels
     logits = torch.zeros(4, 3, requires_grad=True)
     loss = criterion(SEVERAL, labels)(logits, torch.full((4, 3), -1))
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert float(loss.detach()) == 0
     assert logits.grad is not None
     assert not logits.grad.any()

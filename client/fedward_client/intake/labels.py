@@ -11,12 +11,12 @@ them, or more than half (majority voting; Raykar et al. 2010, "Learning From Cro
 
 import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Collection, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from fedward_client.intake.columns import plain
 from fedward_client.intake.delimited import TextFormat, rows
-from fedward_client.label_settings import Agreement, Kind
+from fedward_client.label_settings import Agreement, LabelSettings
 from fedward_client.site import Site
 from fedward_common.errors import DataError, UnreadableFile
 
@@ -74,6 +74,7 @@ class _Reading:
     site: Site
     columns: _Columns
     said: dict[str, _Said] = field(default_factory=lambda: defaultdict(_Said))  # by key
+    meanings: dict[str, tuple[str, bool]] = field(default_factory=dict)  # of cells: a table has few words
     left_out: Counter[str] = field(default_factory=Counter)  # rows, by reason
     unknown: Counter[str] = field(default_factory=Counter)  # rows, by word
 
@@ -100,14 +101,10 @@ class _Reading:
 
     def _word(self, cell: str) -> str:
         """What a cell says in a study's words; "" where it says nothing."""
-        settings = self.site.labels
-        word = settings.word(cell)
-        if settings.findings:
-            found = _FINDING.get(plain(word).casefold())
-            if found is None:
-                self.unknown[cell] += 1
-            return found or NOT_KNOWN
-        if cell and not settings.knows(cell):
+        if cell not in self.meanings:
+            self.meanings[cell] = _meaning(self.site.labels, cell)
+        word, known = self.meanings[cell]
+        if not known:
             self.unknown[cell] += 1
         return word
 
@@ -122,7 +119,7 @@ class _Reading:
             row = {}
             for name in self.columns.labels:
                 words = found.labels.get(name, {})
-                word = agreed(words, self.site.labels.agreement) if words else NOT_KNOWN
+                word = agreed(words.values(), self.site.labels.agreement) if words else NOT_KNOWN
                 conflicts += word is None
                 settled += word is not None and len(set().union(*words.values())) > 1
                 row[name] = word or NOT_KNOWN
@@ -199,14 +196,23 @@ def not_known_in(site: Site, row: Row) -> tuple[str, ...]:
     return tuple(name for name in _finding_names(site) if row.get(name, NOT_KNOWN) == NOT_KNOWN)
 
 
-def agreed(words: Mapping[str | int, Set[str]], rule: Agreement) -> str | None:
+def agreed(words: Collection[Set[str]], rule: Agreement) -> str | None:
     """The one word of all annotators, or of more than half of them; None where there is none.
 
-    `words` are what each annotator said. One who said two words agrees with nobody.
+    `words` are what each of them said, at least one of them. One who said two words agrees with nobody.
     """
-    votes = Counter(next(iter(said)) if len(said) == 1 else None for said in words.values())
+    votes = Counter(next(iter(said)) if len(said) == 1 else None for said in words)
     word, most = votes.most_common(1)[0]
     return word if most == votes.total() or (rule == "majority" and 2 * most > votes.total()) else None
+
+
+def _meaning(settings: LabelSettings, cell: str) -> tuple[str, bool]:
+    """What a cell says in a study's words, "" where it says nothing; and whether it is a word that it may be."""
+    word = settings.word(cell)
+    if settings.findings:
+        found = _FINDING.get(plain(word).casefold())
+        return found or NOT_KNOWN, found is not None
+    return word, not cell or settings.knows(cell)
 
 
 def _kept_name(site: Site, column: str) -> str:
@@ -220,8 +226,8 @@ def _finding_names(site: Site) -> tuple[str, ...]:
 
 def _pseudonym(site: Site, key: str) -> str:
     """As images have it: a file's is that of its path in the data folder."""
-    kind: Kind = site.labels.by
-    return site.pseudonym(kind, posixpath.normpath(key.replace("\\", "/")) if kind == "file" else key)
+    by = site.labels.by
+    return site.pseudonym(by, posixpath.normpath(key.replace("\\", "/")) if by == "file" else key)
 
 
 def _rows(site: Site) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
