@@ -1,9 +1,11 @@
 """The label table, as spreadsheets and databases write it."""
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedward_client.intake.labels import LabelTable, agreed, patient_ids, read_labels
@@ -278,3 +280,24 @@ def test_two_columns_are_not_one_finding(tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text('[labels]\nfindings = ["a", "b"]\nwords = { a = "c", b = "c" }\n')
     with pytest.raises(DataError, match="two columns of findings one name"):
         read(tmp_path, "patient_id,a,b\nA,1,0\n")
+
+
+# Damage --------------------------------------------------------------------------------------------------------------
+
+FILES = (
+    TABLE.encode(),
+    b'patient_id;label;reader\n"JANE";x;"r1"\nJANE;y;r2\n',
+    "\ufeffpatient_id,label\r\nJANE,x\r\n".encode(),
+)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damage_gives_a_table_or_a_reason(
+    tmp_path: Path, damaged: Callable[[tuple[bytes, ...]], st.SearchStrategy[bytes]], data: st.DataObject
+) -> None:
+    (tmp_path / "site.toml").write_text('[labels]\nannotator = "reader"\nagreement = "majority"\n')
+    with suppress(DataError):
+        _, table = read(tmp_path, data.draw(damaged(FILES)))
+        assert all(row["label"] for row in table.rows.values())
+        assert "JANE" not in repr(table.rows.keys())

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from fedward_client.intake.columns import plain
 from fedward_client.intake.delimited import TextFormat, rows
+from fedward_client.intake.optout import listed
 from fedward_client.label_settings import Agreement, LabelSettings
 from fedward_client.site import Site
 from fedward_common.errors import DataError, UnreadableFile
@@ -163,13 +164,15 @@ def read_labels(site: Site, *, split: str = SPLIT) -> LabelTable:
 def patient_ids(site: Site) -> tuple[str, ...]:
     """The ids of the label table's patients, each once: to ask the hospital's own archive for them, for nothing else.
 
-    Raises DataError when there is no table, it cannot be read, is empty, or lacks the column.
+    Who opted out is not asked for. Raises DataError when there is no table, when it or the opt-out list cannot be read,
+    and when it is empty or lacks the column.
     """
     if site.labels.file is None:
         raise DataError(f"site '{site.name}' has no label table; put one into its folder, or name it under [labels]")
     header, body = _rows(site)
-    patient = _position(header, site.labels.patient, site)
-    return tuple(dict.fromkeys(cells[patient] for _, cells in body if len(cells) > patient and cells[patient]))
+    patient, out = _position(header, site.labels.patient, site), listed(site)
+    found = (cells[patient] for _, cells in body if len(cells) > patient and cells[patient])
+    return tuple(dict.fromkeys(one for one in found if one not in out))
 
 
 def said_of(rows: Mapping[str, Row], names: tuple[str, ...]) -> Row | None:

@@ -10,7 +10,12 @@ from fedward_common.errors import DataError
 
 
 def opted_out(site: Site) -> frozenset[str]:
-    """The pseudonyms of a site's patients who take no part. Raises DataError where the list cannot be read.
+    """The pseudonyms of a site's patients who take no part. Raises what `listed` raises."""
+    return frozenset(site.pseudonym("patient", line) for line in listed(site))
+
+
+def listed(site: Site) -> frozenset[str]:
+    """The ids on a site's list, for what never tells or keeps them. Raises DataError where it cannot be read.
 
     A list that was there when the site was opened, and is gone, is one that cannot be read.
     """
@@ -28,4 +33,4 @@ def opted_out(site: Site) -> frozenset[str]:
             "[labels] encoding in site.toml; nobody is used until it can be read"
         ) from None
     lines = (line.strip() for line in text.removeprefix("\ufeff").splitlines())
-    return frozenset(site.pseudonym("patient", line) for line in lines if line and not line.startswith("#"))
+    return frozenset(line for line in lines if line and not line.startswith("#"))
