@@ -23,9 +23,10 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from fedward_client import cache_room
+from fedward_client.cache_index import FILE, Index, locked, purge
 from fedward_client.cache_room import IMAGES
 from fedward_client.catalog import paths, quarantine
 from fedward_client.choosing import content_of
@@ -33,6 +34,7 @@ from fedward_client.cohort import Cohort, CohortItem, freeze, require, write_dur
 from fedward_client.harmonize import Recipe, recipe
 from fedward_client.intake.dicom import read_slices
 from fedward_client.intake.files import read_volume
+from fedward_client.intake.optout import opted_out
 from fedward_client.site import Site
 from fedward_client.split import SIDES, Side
 from fedward_client.volume import Volume
@@ -56,38 +58,22 @@ class SiteData:
     """A cohort's tensors, one row an image: what training and evaluation see of a site."""
 
     images: Images  # [n, channels, *size], memory-mapped, read-only
-    labels: npt.NDArray[np.int64]  # [n], index into the study's labels
+    # [n], index into the study's labels; of several labels an image [n, labels]: 1, 0, or -1 where it is not known
+    labels: npt.NDArray[np.int64]
     patients: npt.NDArray[np.int64]  # [n], index of the patient, 0..
     sides: npt.NDArray[np.int8]  # [n], index into SIDES
     cohort_digest: str
     unreadable: int = 0  # images of the cohort whose file could not be decoded
     gone: int = 0  # images of the cohort whose file went or changed since the run began
 
+    def has(self, label: int) -> npt.NDArray[np.bool_]:
+        """Whether each image has a label (its index), as far as that is known."""
+        found: npt.NDArray[np.bool_] = self.labels[:, label] == 1 if self.labels.ndim == 2 else self.labels == label
+        return found
+
     def indices(self, side: Side) -> npt.NDArray[np.int64]:
         """The rows on one side, ascending."""
         return np.flatnonzero(self.sides == SIDES.index(side)).astype(np.int64)
-
-
-class _Index(BaseModel):
-    """index.json: `images` are the rows in order; `digest` is over all the rest."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    recipe: str
-    content: str
-    size: int  # bytes of images.npy
-    images: tuple[str, ...]
-    unreadable: tuple[str, ...]
-    gone: tuple[str, ...]
-    digest: str = ""
-
-    def sealed(self) -> "_Index":
-        """The same with its digest."""
-        return self.model_copy(update={"digest": self.computed()})
-
-    def computed(self) -> str:
-        """SHA-256 (hex) over everything but the digest."""
-        return hashlib.sha256(self.model_dump_json(exclude={"digest"}).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,9 +124,11 @@ def load(
     """The tensors of `run`'s frozen cohort, decoded at the first call and mapped from disk afterwards.
 
     `landmarks` is the scale that the run's sites measured, where the study leaves it to them.
-    A file that cannot be read, and one that went or changed since the cohort was frozen, is left out and counted.
+    A file that cannot be read, and one that went or changed since the cohort was frozen, is left out and counted. What
+    any cache holds of patients who have opted out is removed first.
     Raises what `freeze` raises, and DataError when what is left is too little for the study or when it has no room.
     """
+    purge(site, opted_out(site))
     how = recipe(study.input.on_scale(landmarks))
     cohort = freeze(site, study, run, listener)
     job = _Job(site=site, cohort=cohort, recipe=how, study=study.digest, listener=listener)
@@ -156,7 +144,7 @@ def load(
     return _site_data(job, cohort, index, images)
 
 
-def _site_data(job: _Job, left: Cohort, index: _Index, images: Images) -> SiteData:
+def _site_data(job: _Job, left: Cohort, index: Index, images: Images) -> SiteData:
     items = left.items  # in the order of the rows: both are the frozen items less the same ones
     _, patients = np.unique([item.patient for item in items], return_inverse=True)
     return SiteData(
@@ -171,14 +159,6 @@ def _site_data(job: _Job, left: Cohort, index: _Index, images: Images) -> SiteDa
 
 
 @contextmanager
-def locked(root: Path, *, wait: bool = True) -> Iterator[None]:
-    """One builder at a time, else BlockingIOError without `wait`; the kernel drops the lock of a process that dies."""
-    with (root / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
-
-
-@contextmanager
 def _room_told(job: _Job) -> Iterator[None]:
     """A disk that fills up in words."""
     try:
@@ -189,10 +169,10 @@ def _room_told(job: _Job) -> Iterator[None]:
         raise cache_room.full(job.site, job.bytes_needed, error) from None
 
 
-def _open(job: _Job) -> tuple[_Index, Images] | None:
+def _open(job: _Job) -> tuple[Index, Images] | None:
     """The cache as it lies on disk, None where there is none that is whole and fits."""
     try:
-        index = _Index.model_validate_json((job.folder / "index.json").read_bytes())
+        index = Index.model_validate_json((job.folder / FILE).read_bytes())
         images = _mapped(job.folder / IMAGES)
         size = (job.folder / IMAGES).stat().st_size
     except FileNotFoundError:
@@ -217,19 +197,19 @@ def _mapped(path: Path) -> Images:
         return np.memmap(file, dtype=dtype, mode="r", offset=file.tell(), shape=shape)
 
 
-def _fits(job: _Job, index: _Index, images: Images, size: int) -> bool:
+def _fits(job: _Job, index: Index, images: Images, size: int) -> bool:
     missing = {*index.unreadable, *index.gone}
     expected = tuple(item.image for item in job.cohort.items if item.image not in missing)
     return (
         index.digest == index.computed()
         and (index.recipe, index.content) == (job.recipe.digest, job.cohort.content_digest)
-        and (index.size, index.images) == (size, expected)
+        and (index.size, index.images, index.patients) == (size, expected, job.cohort.people)
         and images.dtype == np.float32
         and images.shape == (len(expected), *job.recipe.shape)
     )
 
 
-def _came_back(job: _Job, index: _Index) -> bool:
+def _came_back(job: _Job, index: Index) -> bool:
     """Whether a file that was gone is there again, a network share that was not mounted for example."""
     if not index.gone:
         return False
@@ -237,7 +217,7 @@ def _came_back(job: _Job, index: _Index) -> bool:
     return any(_paths(item, where) for item in job.cohort.items if item.image in gone)
 
 
-def _build(job: _Job) -> tuple[_Index, Images]:
+def _build(job: _Job) -> tuple[Index, Images]:
     """Decode everything beside the cache's place, then move it there."""
     for torn in (job.folder, *unfinished(job.root)):
         shutil.rmtree(torn, ignore_errors=True)
@@ -245,7 +225,7 @@ def _build(job: _Job) -> tuple[_Index, Images]:
     folder = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=job.root))
     try:
         index = _fill(job, folder / IMAGES)
-        write_durably(folder / "index.json", index.model_dump_json().encode())
+        write_durably(folder / FILE, index.model_dump_json().encode())
         cache_room.use(folder, job.study)
         folder.rename(job.folder)
         sync(job.root)
@@ -259,7 +239,7 @@ def unfinished(root: Path) -> list[Path]:
     return list(root.glob(f"{_BUILDING}*"))
 
 
-def _fill(job: _Job, path: Path) -> _Index:
+def _fill(job: _Job, path: Path) -> Index:
     """Write one row a readable image. Plain writes: on a full disk they fail, a memory map would kill the process."""
     where = paths(job.site)
     outcome: dict[_Outcome, list[str]] = {"images": [], "unreadable": [], "gone": []}
@@ -286,11 +266,12 @@ def _fill(job: _Job, path: Path) -> _Index:
         _write_header(file, len(outcome["images"]), job.recipe)
         file.flush()
         os.fsync(file.fileno())
-    return _Index(
+    return Index(
         recipe=job.recipe.digest,
         content=job.cohort.content_digest,
         size=path.stat().st_size,
         images=tuple(outcome["images"]),
+        patients=job.cohort.people,
         unreadable=tuple(outcome["unreadable"]),
         gone=tuple(outcome["gone"]),
     ).sealed()
@@ -348,6 +329,6 @@ def _write_header(file: BinaryIO, images: int, recipe: Recipe) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _note(index: _Index) -> str:
+def _note(index: Index) -> str:
     counts = {"unreadable": len(index.unreadable), "gone since the run began": len(index.gone)}
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count)

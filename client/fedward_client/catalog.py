@@ -6,20 +6,24 @@ and hashing (`paths`). The catalog is derived data: it can be deleted at any tim
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from sqlalchemy import ColumnElement, Connection, and_, func, select, update
 
+from fedward_client import cache_index
 from fedward_client.intake import index, scanning
+from fedward_client.intake.labels import Row, labels_in, not_known_in, said_of
+from fedward_client.intake.optout import opted_out
 from fedward_client.intake.walk import file_key, walk
 from fedward_client.site import Site
 from fedward_common.events import Listener, ignore
 
 _IS_IMAGE = and_(index.files.c.kind == "image", ~index.files.c.duplicate)
-_PATIENTS = select(index.files.c.patient).where(_IS_IMAGE).distinct()
+_NAMES = [index.files.c[name] for name in ("key", "study", "accession", "patient")]  # of an image: the nearest first
+_WITHOUT = {"patient": "patient", "accession": "accession number", "study": "study", "file": "file"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +57,11 @@ class ImageRow:
     place_mm: float | None
     turn: str
 
+    @property
+    def names(self) -> tuple[str, str, str, str]:
+        """What a row of the label table may call it: the file, its study, its accession number, its patient."""
+        return self.key, self.study, self.accession, self.patient
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
@@ -73,10 +82,15 @@ class Counts:
     patients: int
     labelled_patients: int
     patients_without_label: int
-    labels: dict[str, int]  # patients with images, by label
-    labels_without_images: int  # patients of the label table
-    label_conflicts: int  # patients of the label table with two different labels or splits, left out
+    images_without_label: int  # of patients who have a label on another image
+    labels: dict[str, int]  # patients with images, by label; by finding, where it is there
+    findings_not_known: dict[str, int]  # images with a label, by finding that their row says nothing of
+    images_partly_labelled: int  # with some findings known and others not
+    labels_without_images: int  # patients, accession numbers, studies or files of the label table
+    label_conflicts: int  # labels that annotators do not agree on, and two splits of one patient or study: left out
+    label_majorities: int  # labels that annotators do not agree on, settled by more than half of them
     label_rows_left_out: dict[str, int]  # by reason
+    unknown_words: dict[str, int]  # rows of the label table, by word that [labels] words says nothing of
     modalities: dict[str, int]  # images, here and below
     manufacturers: dict[str, int]
     devices: dict[str, int]
@@ -111,16 +125,16 @@ class Catalog:
 
     def images(self, modality: str | None = None) -> list[ImageRow]:
         """Every image (of one modality), duplicates left out, sorted by key."""
-        columns = [index.files.c[field.name] for field in fields(ImageRow)]
+        columns = [index.files.c[one.name] for one in fields(ImageRow)]
         query = select(*columns).where(_IS_IMAGE).order_by(index.files.c.key)
         if modality is not None:
             query = query.where(index.files.c.modality == modality)
         return [ImageRow(**row) for row in self._connection.execute(query).mappings()]
 
     def labels(self) -> dict[str, dict[str, str]]:
-        """By patient pseudonym, the label column and the column "split" (where there is one), under their names."""
-        rows = self._connection.execute(select(index.labels.c.patient, index.labels.c.row))
-        return {patient: json.loads(row) for patient, row in rows}
+        """The label table, by pseudonym of what a row is of: the columns of labels, and "split" where there is one."""
+        rows = self._connection.execute(select(index.labels.c.key, index.labels.c.row))
+        return {key: json.loads(row) for key, row in rows}
 
     def quarantine(self) -> dict[str, str]:
         """By file pseudonym, why the file was left out."""
@@ -131,9 +145,8 @@ class Catalog:
         """The catalog in numbers."""
         kinds = self._by(index.files.c.kind)
         images = self._count(_IS_IMAGE)
-        patients, table = set(self._connection.execute(_PATIENTS).scalars()), self.labels()
-        left_out = json.loads(index.fact(self._connection, "labels left out") or "{}")
-        conflicts = left_out.pop("conflicts", 0)
+        said = json.loads(index.fact(self._connection, "labels left out") or "{}")
+        labels = _LabelCounts.of(self.site, self.labels(), self._connection.execute(select(*_NAMES).where(_IS_IMAGE)))
         return Counts(
             files=sum(kinds.values()),
             images=images,
@@ -144,13 +157,18 @@ class Catalog:
             links=kinds.get("link", 0),
             opted_out=kinds.get(index.OPTED_OUT, 0),
             quarantine=self._by(index.files.c.reason, index.files.c.kind == "quarantine"),
-            patients=len(patients),
-            labelled_patients=len(patients & table.keys()),
-            patients_without_label=len(patients - table.keys()),
-            labels=dict(Counter(table[patient][self.site.labels.label] for patient in sorted(patients & table.keys()))),
-            labels_without_images=len(table.keys() - patients),
-            label_conflicts=conflicts,
-            label_rows_left_out={reason.replace("_", " "): count for reason, count in left_out.items() if count},
+            patients=len(labels.patients),
+            labelled_patients=len(labels.labelled),
+            patients_without_label=len(labels.patients - labels.labelled),
+            images_without_label=sum(labels.images_without[patient] for patient in labels.labelled),
+            labels=dict(Counter(label for _, label in sorted(labels.pairs))),
+            findings_not_known=dict(labels.not_known),
+            images_partly_labelled=labels.partly,
+            labels_without_images=labels.without_images,
+            label_conflicts=said.get("conflicts", 0),
+            label_majorities=said.get("settled", 0),
+            label_rows_left_out=_rows_left_out(said, _WITHOUT[self.site.labels.by]),
+            unknown_words=said.get("unknown_words", {}),
             modalities=self._by(index.files.c.modality, _IS_IMAGE),
             manufacturers=self._by(index.files.c.manufacturer, _IS_IMAGE),
             devices=self._by(index.files.c.device, _IS_IMAGE),
@@ -178,6 +196,44 @@ class Catalog:
         }
 
 
+@dataclass(kw_only=True, slots=True)
+class _LabelCounts:
+    """What images and the label table have in common."""
+
+    patients: set[str] = field(default_factory=set)
+    labelled: set[str] = field(default_factory=set)  # patients with a label on any image
+    pairs: set[tuple[str, str]] = field(default_factory=set)  # patient and label
+    images_without: Counter[str] = field(default_factory=Counter)  # by patient
+    not_known: Counter[str] = field(default_factory=Counter)  # images, by finding
+    partly: int = 0
+    without_images: int = 0
+
+    @classmethod
+    def of(cls, site: Site, table: Mapping[str, Row], images: Iterable[Sequence[str]]) -> "_LabelCounts":
+        """Of the `_NAMES` of images."""
+        found, used = cls(), set[str]()
+        for image in images:
+            names, patient = tuple(image), image[-1]
+            used.update(names)
+            found.patients.add(patient)
+            row = said_of(table, names)
+            if row is None:
+                found.images_without[patient] += 1
+                continue
+            found.labelled.add(patient)
+            found.pairs.update((patient, label) for label in labels_in(site, row))
+            missing = not_known_in(site, row)
+            found.not_known.update(missing)
+            found.partly += bool(missing)
+        found.without_images = len(table.keys() - used)
+        return found
+
+
+def _rows_left_out(said: Mapping[str, int], key: str) -> dict[str, int]:
+    reasons = {"without label": "without_label", f"without {key}": "without_key", "misaligned": "misaligned"}
+    return {reason: said[name] for reason, name in reasons.items() if said.get(name)}
+
+
 def is_scanned(site: Site) -> bool:
     """Whether a whole scan has ended, so that the catalog can be used."""
     return index.is_complete(site)
@@ -187,9 +243,11 @@ def scan(site: Site, listener: Listener = ignore) -> ScanReport:
     """Bring the catalog up to date with the data folder and the label table. Reads new and changed files only.
 
     Raises DataError for a label table or a catalog that cannot be read, SettingsError for the state folder. A file that
-    cannot be read raises nothing: it is in `Catalog.quarantine` with its reason.
+    cannot be read raises nothing: it is in `Catalog.quarantine` with its reason. What a cache holds of patients who
+    have opted out goes.
     """
     done = scanning.scan(site, listener)
+    cache_index.purge(site, opted_out(site))
     with Catalog.open(site) as catalog:
         counts = catalog.counts()
     return ScanReport(

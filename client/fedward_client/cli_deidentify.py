@@ -99,7 +99,17 @@ def _show(site: Site, report: "Report") -> None:
 
     table = Table("", "", "count", title=f"Site {site.name}", title_justify="left")
     table.columns[2].justify = "right"
-    for name in ("files", "written", "already_there", "not_dicom", "dicomdir", "links", "blanked", "labelled"):
+    for name in (
+        "files",
+        "written",
+        "already_there",
+        "not_dicom",
+        "dicomdir",
+        "links",
+        "opted_out",
+        "blanked",
+        "labelled",
+    ):
         table.add_row(name.replace("_", " "), "", str(getattr(report, name)))
     for reason, count in counted(report):
         table.add_row("quarantine", Text(reason), str(count))

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fedward_client.dry_run import DryRun
 
 MINUTE_S = 60
+MOST_WORDS = 20
 
 
 def check(
@@ -58,12 +59,22 @@ def _show(site: Site, found: "DryRun") -> None:
 def _rows(found: "DryRun") -> Iterator[tuple[str, str, str]]:
     yield from (("patients", side, str(count)) for side, count in found.patients.items())
     yield from (("training patients", label, str(count)) for label, count in found.labels.items())
+    yield from (("images, not known", label, str(count)) for label, count in found.not_known.items())
     yield "images", "", str(found.images)
     yield from (("left out", reason, str(count)) for reason, count in found.left_out.items())
     yield from (("near-duplicates", what, str(count)) for what, count in found.linked.items())
+    yield from (("rows, no label of the study", word, str(count)) for word, count in _most(found.other_words))
     yield "disk", "needed by the cache", f"{math.ceil(found.cache_mib):,} MiB"
     if found.cache_limit_mib is not None:
         yield "disk", "the most that all studies' caches may take", f"{math.floor(found.cache_limit_mib):,} MiB"
     yield "disk", "free", f"{math.floor(found.free_mib):,} MiB"
     if found.round_s is not None:
         yield "a round", "of training on this machine, about", f"{found.round_s / MINUTE_S:.1f} min"
+
+
+def _most(words: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """The most frequent words, and how many rows the others have."""
+    rows = list(words.items())
+    yield from rows[:MOST_WORDS]
+    if others := rows[MOST_WORDS:]:
+        yield f"{len(others)} other words", sum(count for _, count in others)

@@ -12,21 +12,23 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import rfc8785
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from fedward_client.cache_index import purge
 from fedward_client.catalog import Catalog, ImageRow, is_scanned, scan
 from fedward_client.choosing import Unit, chosen, units
 from fedward_client.intake.fingerprints import Fingerprints, fingerprints
 from fedward_client.intake.labels import SPLIT, read_labels
 from fedward_client.intake.optout import opted_out
+from fedward_client.labelling import UNKNOWN, Label, labels_of, rows_of, splits_of
 from fedward_client.near_duplicates import counted, distinct, link
 from fedward_client.site import Site
 from fedward_client.split import PatientInfo, Side, assign
@@ -37,9 +39,6 @@ from fedward_common.study import StudySpec
 
 _log = logging.getLogger(__name__)
 
-UNLABELLED = "patients without a label, or with two that differ"
-OTHER_LABEL = "patients with another label"
-NO_IMAGES = "labelled patients without images"
 RUNS = "runs"  # in a site's state folder
 _FILE = "cohort.json"
 
@@ -49,14 +48,21 @@ class _Value(BaseModel):
 
 
 class CohortItem(_Value):
-    """One image: its key, its patient and its files (pseudonyms), the index of its label, its side, a digest of it."""
+    """One image: its key, its patient and its files (pseudonyms), its label (`labelling`), its side, a digest of it."""
 
     image: str
     files: tuple[str, ...]  # the slices of a volume in order, or the one file
     patient: str
-    label: int
+    label: Label
     side: Side
     content: str
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The indices of the labels that it has."""
+        if isinstance(self.label, int):
+            return (self.label,)
+        return tuple(index for index, value in enumerate(self.label) if value == 1)
 
 
 class Cohort(_Value):
@@ -81,14 +87,31 @@ class Cohort(_Value):
         """SHA-256 (hex) naming the images alone: cohorts that differ in labels or sides share it."""
         return _sha256([[item.image, item.content] for item in self.items])
 
+    @cached_property
+    def people(self) -> tuple[str, ...]:
+        """The pseudonyms of all patients, sorted."""
+        return tuple(sorted({item.patient for item in self.items}))
+
     def patients(self, side: Side) -> int:
         """How many patients are on a side."""
         return len({item.patient for item in self.items if item.side == side})
 
-    def label_counts(self, side: Side) -> dict[str, int]:
-        """How many patients of each label are on a side."""
-        counts = Counter(label for _, label in {(item.patient, item.label) for item in self.items if item.side == side})
+    def label_counts(self, side: Side | None = None) -> dict[str, int]:
+        """How many patients of each label are on a side, or on all."""
+        items = [item for item in self.items if side in {None, item.side}]
+        counts = Counter(label for _, label in {(item.patient, label) for item in items for label in item.labels})
         return {label: counts[index] for index, label in enumerate(self.labels)}
+
+    def not_known(self) -> dict[str, int]:
+        """How many images there are of which it is not known whether they have a label: of several labels an image."""
+        counts = Counter(
+            index
+            for item in self.items
+            if not isinstance(item.label, int)
+            for index, value in enumerate(item.label)
+            if value == UNKNOWN
+        )
+        return {label: counts[index] for index, label in enumerate(self.labels) if counts[index]}
 
     def without(self, images: Collection[str], reason: str) -> "Cohort":
         """The cohort less some images, counted under a reason."""
@@ -109,8 +132,9 @@ class _Frozen(_Value):
 def freeze(site: Site, study: StudySpec, run: str, listener: Listener = ignore) -> Cohort:
     """The cohort of `run`: resolved and written at the first call, then exactly that, whatever the catalog has become.
 
-    Scans the site's data first where that was never done. Raises RunError for a name that cannot name a run, and
-    DataError when the run's cohort belongs to another study, or when the site's data cannot serve this one.
+    Scans the site's data first where that was never done. Raises RunError for a name that cannot name a run, DataError
+    when the run's cohort belongs to another study, when the site's data cannot serve this one, and what
+    `check_opted_out` raises.
     """
     path = run_folder(site, run) / _FILE
     listener(Event(site=site.name, stage="cohort", done=0, total=1))
@@ -120,13 +144,29 @@ def freeze(site: Site, study: StudySpec, run: str, listener: Listener = ignore) 
         require(cohort, study, site)
         frozen = _Frozen(study=study.digest, digest=cohort.digest, cohort=cohort)
         write_durably(path, frozen.model_dump_json().encode())
-    if {item.patient for item in cohort.items} & opted_out(site):
+    check_opted_out(site, run)
+    listener(Event(site=site.name, stage="cohort", done=1, total=1, note=_summary(cohort)))
+    return cohort
+
+
+def check_opted_out(site: Site, run: str) -> None:
+    """Raise DataError where a patient of a run's frozen cohort has opted out since; their tensors are removed.
+
+    Such a run ends here rather than going on with the others: figures and updates before and after would differ by that
+    patient alone, and the hub has both. The sentence says neither who it is nor how many there are.
+    """
+    out, path = opted_out(site), run_folder(site, run) / "cohort.json"
+    if out and path.exists() and not out.isdisjoint(_people(path, path.stat().st_mtime_ns)):
+        purge(site, out)
         raise DataError(
             f"{site.name} has patients in run '{run}' who have opted out since it began: stop the run and start a new "
             "one, which leaves them out"
         )
-    listener(Event(site=site.name, stage="cohort", done=1, total=1, note=_summary(cohort)))
-    return cohort
+
+
+@lru_cache(maxsize=4)  # it is asked before and after every answer of a run, and a frozen cohort never changes
+def _people(path: Path, _mtime_ns: int) -> tuple[str, ...]:
+    return _frozen(path, path.parent.name).cohort.people
 
 
 def run_folder(site: Site, run: str) -> Path:
@@ -151,11 +191,9 @@ def study_of(folder: Path) -> str | None:
 def _read(path: Path, study: StudySpec, run: str) -> Cohort | None:
     """The frozen cohort, or None where there is none yet."""
     try:
-        frozen = _Frozen.model_validate_json(path.read_bytes())
+        frozen = _frozen(path, run)
     except FileNotFoundError:
         return None
-    except ValidationError:
-        raise DataError(f"the frozen cohort of run '{run}' is damaged; start a new run") from None
     if frozen.study != study.digest:
         raise DataError(
             f"run '{run}' is frozen for another study or another version of it; start a new run for this one"
@@ -163,6 +201,13 @@ def _read(path: Path, study: StudySpec, run: str) -> Cohort | None:
     if frozen.digest != frozen.cohort.digest:
         raise DataError(f"the frozen cohort of run '{run}' was changed after it was frozen; start a new run")
     return frozen.cohort
+
+
+def _frozen(path: Path, run: str) -> _Frozen:
+    try:
+        return _Frozen.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise DataError(f"the frozen cohort of run '{run}' is damaged; start a new run") from None
 
 
 def from_catalog(site: Site, study: StudySpec, listener: Listener = ignore) -> Cohort:
@@ -173,8 +218,8 @@ def from_catalog(site: Site, study: StudySpec, listener: Listener = ignore) -> C
         images, table = catalog.images(None), catalog.labels()
     out = opted_out(site)  # the list may be younger than the catalog
     images, table = [row for row in images if row.patient not in out], {k: v for k, v in table.items() if k not in out}
-    if study.split.kind == "column" and study.split.column == site.labels.patient:
-        raise DataError(f"{site.name}: the study splits by the column of patient ids; name another [split] column")
+    if study.split.kind == "column" and study.split.column in {site.labels.patient, site.labels.key}:
+        raise DataError(f"{site.name}: the study splits by the column of ids; name another [split] column")
     if study.split.kind == "column" and study.split.column != SPLIT:  # the catalog keeps one column to split by
         table = {k: v for k, v in read_labels(site, split=study.split.column).rows.items() if k not in out}
     if not images:
@@ -188,24 +233,32 @@ def from_catalog(site: Site, study: StudySpec, listener: Listener = ignore) -> C
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """What a study would take by headers and labels alone: images of the patients in `labels`; `left_out` by reason."""
+    """What a study would take by headers and labels alone: images of the patients in `infos`; `left_out` by reason."""
 
     units: list[Unit]
-    labels: dict[str, int]  # by patient, the index of the label
+    labels: dict[str, Label]  # by unit (its key)
     infos: dict[str, PatientInfo]
     left_out: Counter[str]
 
 
 def choose(images: Sequence[ImageRow], table: Mapping[str, Mapping[str, str]], study: StudySpec, site: Site) -> Choice:
-    """A study's images at a site and their labels, by the label table, {patient: {column: value}}."""
+    """A study's images at a site and their labels, by the label table as the catalog has it.
+
+    Raises DataError where the study asks for another kind of label than the table says.
+    """
     left_out: Counter[str] = Counter()
     found = units(chosen(images, study.cohort, left_out), study.input, study.cohort, left_out)
-    imaged = {unit.patient for unit in found}
-    labels = _labels(imaged, table, site.labels.label, study.cohort.labels, left_out)
-    left_out[NO_IMAGES] += len(table.keys() - {row.patient for row in images})
-    infos = {patient: PatientInfo(table[patient].get(study.split.column)) for patient in labels}
+    rows = rows_of(found, images, table, site, left_out)
+    labels = labels_of(found, rows, study.cohort, site, left_out)
+    taken = [unit for unit in found if unit.key in labels]
+    words: Mapping[str, str | None] = dict.fromkeys(unit.patient for unit in taken)
+    if study.split.kind == "column":
+        words = splits_of(taken, rows, study.split.column, left_out)
     return Choice(
-        units=[unit for unit in found if unit.patient in labels], labels=labels, infos=infos, left_out=left_out
+        units=[unit for unit in taken if unit.patient in words],
+        labels=labels,
+        infos={patient: PatientInfo(word) for patient, word in words.items()},
+        left_out=left_out,
     )
 
 
@@ -228,7 +281,7 @@ def resolve(choice: Choice, prints: Fingerprints, study: StudySpec, site: Site) 
             image=unit.key,
             files=unit.files,
             patient=unit.patient,
-            label=choice.labels[unit.patient],
+            label=choice.labels[unit.key],
             side=together[unit.patient],
             content=unit.content,
         )
@@ -239,35 +292,17 @@ def resolve(choice: Choice, prints: Fingerprints, study: StudySpec, site: Site) 
         labels=study.cohort.labels,
         items=tuple(sorted(items, key=lambda item: item.image)),
         left_out={reason: count for reason, count in sorted((choice.left_out + left_out).items()) if count},
-        linked={what: count for what, count in counted(links, choice.labels, moved).items() if count},
+        linked={
+            what: count for what, count in counted(links, _labels_by_patient(taken, choice), moved).items() if count
+        },
     )
 
 
-def _labels(
-    patients: Iterable[str],
-    table: Mapping[str, Mapping[str, str]],
-    column: str,
-    labels: Sequence[str],
-    left_out: Counter[str],
-) -> dict[str, int]:
-    """The index of each patient's label; patients without one of the study's are counted by reason."""
-    found = {}
-    for patient in patients:
-        word = table.get(patient, {}).get(column, "").strip()
-        index = _index(word, labels)
-        if index is not None:
-            found[patient] = index
-        else:
-            left_out[OTHER_LABEL if word else UNLABELLED] += 1
+def _labels_by_patient(units: Sequence[Unit], choice: Choice) -> dict[str, frozenset[Label]]:
+    found: dict[str, frozenset[Label]] = {}
+    for unit in units:
+        found[unit.patient] = found.get(unit.patient, frozenset()) | {choice.labels[unit.key]}
     return found
-
-
-def _index(word: str, labels: Sequence[str]) -> int | None:
-    """The label that a word is: exactly, else but for upper and lower case where that leaves one choice."""
-    if word in labels:
-        return labels.index(word)
-    alike = [index for index, label in enumerate(labels) if label.casefold() == word.casefold()]
-    return alike[0] if len(alike) == 1 else None
 
 
 def require(cohort: Cohort, study: StudySpec, site: Site) -> None:
@@ -297,7 +332,7 @@ def _require_training(cohort: Cohort, study: StudySpec, site: Site) -> None:
             f"{_told(cohort, site)}"
         )
     missing = [label for label, count in cohort.label_counts("train").items() if not count]
-    if missing:
+    if missing and not study.cohort.multi_label:  # of several labels an image, a site may know some only
         words = ", ".join(f"'{label}'" for label in missing)
         raise DataError(f"{site.name} has no training patient labelled {words}; every label needs one")
 

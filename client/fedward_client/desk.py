@@ -144,11 +144,13 @@ class Desk:
     def _answer(
         self, question: Question, numbers: Mapping[str, float], arrays: Callable[[], Arrays], digest: str
     ) -> Reply:
+        self.hospital.check_opted_out(question)  # a stored answer may not have left yet
         number = int(numbers.get("server-round", 0)) if question.kind == "train" else 0
         if stored := self._stored(question, number, digest):
             return stored
         reference = model_sent(question, arrays()) if question.kind not in _QUERIES else {}
         answer, update, records = self._work(question, number, reference)
+        self.hospital.check_opted_out(question)  # somebody may have asked while it was worked on
         released = self.outbox.release(
             Outgoing(
                 site=self.hospital.source.name,

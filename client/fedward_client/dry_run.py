@@ -6,12 +6,16 @@ for the site's own people: small cells included.
 
 import math
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
 from fedward_client.cache import SiteData, bytes_of_cache, check_room
+from fedward_client.catalog import Catalog, is_scanned
 from fedward_client.cohort import Cohort, from_catalog, require
+from fedward_client.intake.labels import words_in
+from fedward_client.labelling import index_of
 from fedward_client.site import Site
 from fedward_client.split import SIDES, Side
 from fedward_common.errors import DataError
@@ -30,6 +34,8 @@ class DryRun:
     refusal: str
     patients: dict[Side, int]
     labels: dict[str, int]  # training patients
+    not_known: dict[str, int]  # images by label of which nobody said whether they have it, of several labels an image
+    other_words: dict[str, int]  # rows of the label table, by word of theirs that is none of the study's labels
     images: int
     left_out: dict[str, int]  # by reason
     linked: dict[str, int]  # patients by what links them to others (`near_duplicates.counted`)
@@ -49,6 +55,8 @@ def dry_run(site: Site, study: StudySpec, listener: Listener = ignore) -> DryRun
         refusal=refusal,
         patients={side: cohort.patients(side) for side in SIDES},
         labels=cohort.label_counts("train"),
+        not_known=cohort.not_known(),
+        other_words=_other_words(site, study) if is_scanned(site) else {},
         images=len(cohort.items),
         left_out=cohort.left_out,
         linked=cohort.linked,
@@ -71,17 +79,26 @@ def resolved(site: Site, study: StudySpec, listener: Listener = ignore) -> tuple
     return cohort, ""
 
 
+def _other_words(site: Site, study: StudySpec) -> dict[str, int]:
+    """What the label table says that the study has no label for: most rows first. For the site's own people."""
+    with Catalog.open(site) as catalog:
+        rows = catalog.labels().values()
+    words = Counter(word for row in rows for word in words_in(site, row) if index_of(word, study.cohort.labels) is None)
+    return dict(words.most_common())
+
+
 def _round_s(study: StudySpec, images: int) -> float:
     """Seconds of a round's training, from batches of noise of the study's size on this machine's device."""
     from fedward_client.training.device import pick_device
     from fedward_client.training.loop import train
     from fedward_common import models
 
-    batch = study.training.batch_size
+    batch, classes = study.training.batch_size, len(study.cohort.labels)
     count = min(images, TIMED_BATCHES * batch)
+    labels = np.arange(count, dtype=np.int64)
     data = SiteData(
         images=np.random.default_rng(0).random((count, study.input.channels, *study.input.size), np.float32),
-        labels=np.arange(count, dtype=np.int64) % len(study.cohort.labels),
+        labels=labels[:, None] % np.full(classes, 2) if study.cohort.multi_label else labels % classes,
         patients=np.arange(count, dtype=np.int64),
         sides=np.zeros(count, np.int8),
         cohort_digest="",

@@ -30,7 +30,7 @@ def evaluate(
     """Sketches and figures of `model` on the site's patients of `side`, under the site's small-cell rule."""
     indices = data.indices(side)
     return evaluate_scores(
-        predict(model, data, indices, dims=len(study.input.size), site=site, device=device, listener=listener),
+        predict(model, data, indices, study=study, site=site, device=device, listener=listener),
         data.labels[indices],
         data.patients[indices],
         study=study,
@@ -44,12 +44,16 @@ def predict(
     data: SiteData,
     indices: npt.NDArray[np.int64],
     *,
-    dims: int,
+    study: StudySpec,
     site: str,
     device: Device,
     listener: Listener,
 ) -> npt.NDArray[np.float64]:
-    """Class probabilities [len(indices), classes] of the images at `indices`, in that order."""
+    """Probabilities [len(indices), labels] of the images at `indices`, in that order.
+
+    They add up to 1 over the labels, but where an image may have several: then each label has its own.
+    """
+    dims, several = len(study.input.size), study.cohort.multi_label
     device.place(model, dims)
     model.eval()
     parts = []
@@ -57,6 +61,7 @@ def predict(
         for start in range(0, len(indices), BATCH):
             images = torch.from_numpy(np.ascontiguousarray(data.images[indices[start : start + BATCH]]))
             logits = model(images.to(device.torch, memory_format=device.layout(dims)))
-            parts.append(torch.softmax(logits.double(), dim=1).cpu())
+            logits = logits.double()
+            parts.append((torch.sigmoid(logits) if several else torch.softmax(logits, dim=1)).cpu())
             listener(Event(site=site, stage="evaluate", done=min(start + BATCH, len(indices)), total=len(indices)))
     return torch.cat(parts).numpy() if parts else np.empty((0, 0))

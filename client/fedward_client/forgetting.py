@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedward_client import cache, cache_room
+from fedward_client.cache_index import locked
 from fedward_client.cohort import RUNS, study_of
 from fedward_client.member import Member
 from fedward_client.outbox import Outbox
@@ -86,7 +87,7 @@ def _cached(site: Site, study: str, approved: set[str]) -> Removed:
         elif study in entry.users:
             gone += _remove(entry.path)
     if root.is_dir():
-        with suppress(BlockingIOError), cache.locked(root, wait=False):  # else somebody is building, and clears up
+        with suppress(BlockingIOError), locked(root, wait=False):  # else somebody is building, and clears up
             gone += _sum(_remove(path) for path in cache.unfinished(root))
     return gone
 

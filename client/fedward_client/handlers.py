@@ -17,6 +17,7 @@ from torch import nn
 
 from fedward_client import cache
 from fedward_client.cache import SiteData
+from fedward_client.cohort import check_opted_out
 from fedward_client.evaluation import evaluate
 from fedward_client.ledger import Ledger
 from fedward_client.site import Site
@@ -61,6 +62,9 @@ class Source(Protocol):
     def survey(self, study: StudySpec, run: str, wanted: Wanted, listener: Listener) -> Surveyed:
         """Statistics of the study's patients, and whose they are."""
 
+    def check_opted_out(self, run: str) -> None:
+        """Raise DataError where a patient of the run has opted out since it began."""
+
     def once(self, run: str, name: str, value: str) -> str:
         """Remember `value` under `name` for a run, unless something is remembered already; gives what is remembered."""
 
@@ -97,6 +101,10 @@ class SiteSource:
         """From the catalog, and from the images where their pixels are asked for."""
         return survey(self.site, study, run, wanted, listener)
 
+    def check_opted_out(self, run: str) -> None:
+        """By the site's list as it is now, and the run's frozen cohort."""
+        check_opted_out(self.site, run)
+
     def once(self, run: str, name: str, value: str) -> str:
         """Remembered in the site's ledger."""
         with Ledger.open(self.site.ensure_state()) as ledger:
@@ -119,6 +127,14 @@ class Hospital:
         """What may be told of the study's patients before training."""
         return self.source.survey(question.study, question.run, question.statistics, self.listener)
 
+    def check_opted_out(self, question: Question) -> None:
+        """Raise DataError where a patient of the question's run has opted out since it began, and let go of tensors."""
+        try:
+            self.source.check_opted_out(question.run)
+        except DataError:
+            self._data = None
+            raise
+
     def prepare(self, question: Question) -> Prepared:
         """Freeze the cohort and fill the cache, so that round 1 starts training at once."""
         started = time.perf_counter()
@@ -127,7 +143,7 @@ class Hospital:
         trained = data.indices("train")
         sides: dict[Side, int] = {side: len(np.unique(data.patients[data.indices(side)])) for side in SIDES}
         labels = {
-            label: len(np.unique(data.patients[trained][data.labels[trained] == index]))
+            label: len(np.unique(data.patients[trained][data.has(index)[trained]]))
             for index, label in enumerate(study.cohort.labels)
         }
         shown = told(sides, self.source.min_cell, known=["train"])  # training patients are the update's weight
@@ -347,6 +363,7 @@ class Hospital:
             self._data = None  # so that its cache may go where there is no room for the next one
             self._fix_scale(question)
             self._data = (key, self.source.load(question.study, question.run, self.listener, question.landmarks))
+        self.check_opted_out(question)
         return self._data[1]
 
     def _fix_scale(self, question: Question) -> None:

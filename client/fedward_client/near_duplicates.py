@@ -5,7 +5,7 @@ network that saw one of them in training has seen the other. So linked patients 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -87,9 +87,9 @@ def link(images: Iterable[tuple[str, Fingerprint]]) -> Links:
     return Links(groups=groups, same=_same(shown))
 
 
-def counted(links: Links, labels: Mapping[str, int], moved: int) -> dict[str, int]:
-    """The links in numbers: `labels` are by patient, `moved` is how many are on another side of the split for it."""
-    of_group: dict[str, set[int]] = {}
+def counted(links: Links, labels: Mapping[str, Hashable], moved: int) -> dict[str, int]:
+    """The links in numbers: `labels` are by patient, all of one in one value; `moved` changed their side for it."""
+    of_group: dict[str, set[Hashable]] = {}
     for patient, group in links.groups.items():
         of_group.setdefault(group, set()).add(labels[patient])
     sizes = Counter(links.groups.values())

@@ -5,7 +5,7 @@ An optional `site.toml` in it changes the defaults:
 
     [site]     name, state       the name that the hub knows; the folder that Fedward writes to
     [data]     folder, patient, modality    where the images are; for files that do not say: whose they are, and of what
-    [labels]   file, patient, label, encoding    the label table, its patient and label columns, e.g. gb18030
+    [labels]   file, patient, label, words, …    the label table, its columns, its words (`label_settings`)
     [privacy]  min_cell, opt_out    counts below this never leave; the list of patients who take no part
     [policy]   outputs, max_update_norm     what may leave at all; with nothing named, nothing does
     [limits]   threads, spool_mib, …        processor threads for training; the sizes of spool and caches
@@ -14,7 +14,6 @@ An optional `site.toml` in it changes the defaults:
 Nothing here reads an image, and nothing here ever replaces a key that is there.
 """
 
-import codecs
 import contextlib
 import hashlib
 import hmac
@@ -31,14 +30,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedward_client import label_settings
 from fedward_client.intake import bids_root
 from fedward_client.intake.bids_names import PARTICIPANTS
+from fedward_client.label_settings import LabelSettings, LabelsSection
 from fedward_client.receiver.settings import PacsSection, PacsSettings, checked
 from fedward_common.errors import SettingsError
 
 SETTINGS = "site.toml"
 STATE = ".fedward"
-LABELS = "labels.csv"
 OPT_OUT = "opt-out.txt"
 BIDS_SUBJECT = "(?:^|/)sub-([0-9A-Za-z+]+)[_/]"
 KEY = "site.key"
@@ -66,13 +66,6 @@ class _DataSection(_Section):
     modality: Annotated[str, Field(pattern=r"^[A-Z0-9_ ]{0,16}$")] = ""
 
 
-class _LabelsSection(_Section):
-    file: _Text | None = None
-    patient: _Text = "patient_id"
-    label: _Text = "label"
-    encoding: _Text = "utf-8"
-
-
 class _PrivacySection(_Section):
     min_cell: Annotated[int, Field(ge=1)] = 5
     opt_out: _Text | None = None
@@ -96,21 +89,11 @@ class _LimitsSection(_Section):
 class _Settings(_Section):
     site: _SiteSection = _SiteSection()
     data: _DataSection = _DataSection()
-    labels: _LabelsSection = _LabelsSection()
+    labels: LabelsSection = LabelsSection()
     privacy: _PrivacySection = _PrivacySection()
     policy: _PolicySection = _PolicySection()
     limits: _LimitsSection = _LimitsSection()
     pacs: PacsSection = PacsSection()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LabelSettings:
-    """The label table (None where there is none), the names of its patient and its label column, its encoding."""
-
-    file: Path | None = None
-    patient: str = "patient_id"
-    label: str = "label"
-    encoding: str = "utf-8"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +109,8 @@ class Site:
     bids: bool = False  # whether `data` is a folder in the Brain Imaging Data Structure
     state: Path
     min_cell: int = 5
-    opt_out: Path | None = None  # the list of patients who take no part
+    opt_out: Path | None = None  # where the list of patients who take no part is, or will be
+    opt_out_is_there: bool = False  # when the site was opened; what was there must not go
     outputs: frozenset[Output] = frozenset()  # what may leave: an empty policy refuses everything
     max_update_norm: float | None = None  # L2 norm of an update minus the model it started from; None: not clipped
     threads: int = 0  # for training; 0: all that the process may use
@@ -143,6 +127,7 @@ class Site:
         data = (folder / settings.data.folder).resolve()
         if not data.is_dir():
             raise SettingsError(f"{SETTINGS}: [data] folder is no folder that exists; give the folder of the images")
+        opt_out = _opt_out(settings.privacy, folder)
         return cls(
             name=_checked_name(settings.site.name, folder),
             folder=folder,
@@ -150,10 +135,11 @@ class Site:
             patient_pattern=_pattern(settings.data.patient),
             modality=settings.data.modality,
             bids=(bids := bids_root.is_bids(data)),
-            labels=_labels(settings.labels, folder, data / PARTICIPANTS if bids else None),
+            labels=label_settings.checked(settings.labels, folder, SETTINGS, data / PARTICIPANTS if bids else None),
             state=(state if state is not None else folder / (settings.site.state or STATE)).absolute(),
             min_cell=settings.privacy.min_cell,
-            opt_out=_opt_out(settings.privacy, folder),
+            opt_out=opt_out,
+            opt_out_is_there=opt_out.is_file(),
             outputs=frozenset(settings.policy.outputs),
             max_update_norm=norm if math.isfinite(norm := settings.policy.max_update_norm) else None,
             threads=settings.limits.threads,
@@ -261,34 +247,6 @@ def _existing_folder(folder: Path) -> Path:
     return folder.resolve()
 
 
-def _labels(section: _LabelsSection, folder: Path, participants: Path | None) -> LabelSettings:
-    """The label table: what is named, or labels.csv, or else the `participants` of a BIDS folder where they say any.
-
-    Their columns have the standard's names, unless site.toml gives others.
-    """
-    file = folder / (section.file or LABELS)
-    if section.file is not None and not file.is_file():
-        raise SettingsError(f"{SETTINGS}: [labels] file names no file that exists; give the label table")
-    try:
-        codecs.lookup(section.encoding)
-    except LookupError:
-        raise SettingsError(
-            f"{SETTINGS}: [labels] encoding '{section.encoding}' is not known; common are utf-8, gb18030, cp1252"
-        ) from None
-    given = section.model_dump(include=section.model_fields_set & {"patient", "label"})
-    if section.file is None and not file.is_file() and participants is not None:
-        columns = {"patient": "participant_id", "label": "group", **given}
-        there = bids_root.columns(participants)
-        if columns["label"] in there or ("label" in given and there):
-            return LabelSettings(file=participants, encoding=section.encoding, **columns)
-    return LabelSettings(
-        file=file if file.is_file() else None,
-        patient=section.patient,
-        label=section.label,
-        encoding=section.encoding,
-    )
-
-
 def _pattern(text: str) -> str:
     """A regular expression with a group. Raises SettingsError for anything else."""
     try:
@@ -302,11 +260,11 @@ def _pattern(text: str) -> str:
     return text
 
 
-def _opt_out(section: _PrivacySection, folder: Path) -> Path | None:
+def _opt_out(section: _PrivacySection, folder: Path) -> Path:
     file = folder / (section.opt_out or OPT_OUT)
     if section.opt_out is not None and not file.is_file():
         raise SettingsError(f"{SETTINGS}: [privacy] opt_out names no file that exists; give the list, an empty one too")
-    return file if file.is_file() else None
+    return file
 
 
 def _checked_name(name: str | None, folder: Path) -> str:

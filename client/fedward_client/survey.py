@@ -46,6 +46,7 @@ from fedward_common.events import Event, Listener
 from fedward_common.landmarks import LandmarkSums, site_sums
 from fedward_common.study import StudySpec
 
+_NONE = "none of the labels"  # of a patient whose images have none of several
 Records = Mapping[str, str]  # by patient pseudonym, a keyed digest of all that the site has of the patient
 
 
@@ -72,7 +73,7 @@ def survey(site: Site, study: StudySpec, run: str, wanted: Wanted, listener: Lis
     out = opted_out(site)
     taken = chosen([row for row in images if row.patient not in out], study.cohort, Counter())
     patients = {patient: list(own) for patient, own in _by_patient(taken)}
-    labels = {item.patient: study.cohort.labels[item.label] for item in items if item.patient in patients}
+    labels = _labels([item for item in items if item.patient in patients], study.cohort.labels)
     if len(labels) < site.min_cell:
         raise DataError(
             f"{site.name} has fewer than {site.min_cell} patients that this study takes, and statistics of so few stay "
@@ -90,6 +91,14 @@ def survey(site: Site, study: StudySpec, run: str, wanted: Wanted, listener: Lis
         seconds=time.perf_counter() - started,
     )
     return Surveyed(statistics, {patient: told[patient] for patient in patients})
+
+
+def _labels(items: Iterable[CohortItem], names: Sequence[str]) -> dict[str, str]:
+    """Each patient's one cell: their label, or all those that their images have."""
+    found: dict[str, set[int]] = {}
+    for item in items:
+        found.setdefault(item.patient, set()).update(item.labels)
+    return {patient: " and ".join(names[index] for index in sorted(own)) or _NONE for patient, own in found.items()}
 
 
 def _by_patient(rows: Iterable[ImageRow]) -> Iterator[tuple[str, Iterator[ImageRow]]]:

@@ -34,10 +34,13 @@ def _modality(modality: str | None) -> Iterator[Fault]:
         yield Fault(("modality",), 'must be a DICOM modality such as "US"; remove the key to take any')
 
 
-def _positive(positive: str | None, labels: tuple[str, ...]) -> Iterator[Fault]:
+def _positive(positive: str | None, labels: tuple[str, ...], multi_label: bool) -> Iterator[Fault]:
+    if multi_label and positive is not None:
+        yield Fault(("positive",), "has no meaning with multi_label = true: each label is looked for; remove it")
+        return
     if positive is not None and positive not in labels:
         yield Fault(("positive",), f"must be one of the labels: {', '.join(labels)}{near(positive, labels)}")
-    if positive is None and len(labels) == 2:
+    if positive is None and len(labels) == 2 and not multi_label:
         yield Fault(("positive",), f"missing; with two labels, say which of them is looked for: {' or '.join(labels)}")
 
 
@@ -66,6 +69,7 @@ class Cohort(Section):
     modality: str | None = None  # DICOM Modality (0008,0060), e.g. "US"; None takes any
     labels: Annotated[tuple[str, ...], Field(min_length=2, max_length=MAX_LABELS)]
     positive: str | None = None  # the label whose probability is the score; needed with two labels
+    multi_label: bool = False  # an image may have several of the labels or none; what is not known of one takes no part
     body_part: str | None = None  # DICOM Body Part Examined (0018,0015), e.g. "BRAIN"
     sequence: Annotated[tuple[Sequence, ...], Field(max_length=8)] = ()  # kinds of MR sequence that an image is all of
     vendors: Annotated[tuple[str, ...], Field(max_length=32)] = ()  # makers, or parts of their names; any of them
@@ -83,7 +87,7 @@ class Cohort(Section):
         Rule(("body_part",), _body_part),
         Rule(("vendors",), _vendors),
         Rule(("modality",), _modality),
-        Rule(("positive", "labels"), _positive),
+        Rule(("positive", "labels", "multi_label"), _positive),
         Rule(("age",), _in_order("age")),
         Rule(("months",), _in_order("months")),
         Rule(("slices",), _in_order("slices")),

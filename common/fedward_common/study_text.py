@@ -101,11 +101,17 @@ def _narrowed(cohort: Cohort) -> list[str]:
 
 def _patients(cohort: Cohort) -> str:
     images = f"{cohort.modality} images" if cohort.modality else "images of any modality"
+    kind = "a word, yes or no, on at least one of the labels" if cohort.multi_label else "one of the labels"
+    judged = (
+        "Each label is judged by itself, on the images of which it is known"
+        if cohort.multi_label
+        else ("Each label is judged against all others")
+    )
     return _sentences(
         [
-            f"Patients with {images} and one of the labels {_listed(cohort.labels, 'or')}",
+            f"Patients with {images} and {kind} {_listed(cohort.labels, 'or')}",
             *_narrowed(cohort),
-            f"Looked for: {cohort.positive}" if cohort.positive else "Each label is judged against all others",
+            f"Looked for: {cohort.positive}" if cohort.positive else judged,
             f"A hospital with fewer than {cohort.min_patients} training patients does not take part",
         ]
     )

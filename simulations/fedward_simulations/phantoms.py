@@ -50,6 +50,9 @@ class PhantomSource:
         """Kept in the phantom's folder, where it has one."""
         return None if self.folder is None else RunState.of(self.folder / self.name, study, run)
 
+    def check_opted_out(self, run: str) -> None:
+        """Nobody: a phantom has no patients."""
+
     def once(self, run: str, name: str, value: str) -> str:  # noqa: ARG002 - a source's signature
         """Nothing is remembered: a phantom has no patients to protect."""
         return value

@@ -60,5 +60,4 @@ def _labels(cohort: Cohort | None) -> dict[str, int]:
     """Patients a label, on all sides."""
     if cohort is None:
         return {}
-    patients = {item.patient: cohort.labels[item.label] for item in cohort.items}
-    return {label: sum(one == label for one in patients.values()) for label in cohort.labels}
+    return cohort.label_counts()

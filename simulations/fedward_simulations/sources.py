@@ -53,6 +53,11 @@ class PooledSource:
         """The strictest member's."""
         return max(member.min_cell for member in self.members)
 
+    def check_opted_out(self, run: str) -> None:
+        """As every member checks."""
+        for member in self.members:
+            member.check_opted_out(run)
+
     def once(self, run: str, name: str, value: str) -> str:
         """As the first member remembers."""
         return self.members[0].once(run, f"pooled {name}", value)

@@ -120,7 +120,8 @@ def _block(evaluation: Evaluation | None, study: StudySpec) -> Block:
         return Block(withheld=NOT_SCORED)
     labels = _labels(study)
     figures = [evaluation.figures[label] for label in labels if label in evaluation.figures]
-    if len(figures) < len(labels):  # a mean over some labels cannot stand beside a mean over all
+    # a mean over some labels cannot stand beside one over all; of several labels an image, each hospital knows its own
+    if not figures or (len(figures) < len(labels) and not study.cohort.multi_label):
         return Block(withheld=evaluation.withheld or NOT_SCORED)
     if len(labels) == 1:
         return Block.of(figures[0])
@@ -131,6 +132,7 @@ def _block(evaluation: Evaluation | None, study: StudySpec) -> Block:
         precision=_mean_figure([one.precision for one in figures]),
         brier=fmean(one.brier for one in figures),
         patients=evaluation.patients,
+        withheld=evaluation.withheld,
     )
 
 

@@ -114,14 +114,14 @@ def test_labels_match_exactly_or_else_but_for_case(site_folder: Folder) -> None:
     site = Site.open(site_folder({f"P{number}": word for number, word in enumerate(words)}))
     cohort = freeze(site, spec(), "run-1")
     assert shape_of(cohort)[0] == 24
-    assert sum(item.label for item in cohort.items) == 24
+    assert sum(item.labels == (1,) for item in cohort.items) == 24
 
 
 def test_labels_that_differ_in_case_alone_match_exactly(site_folder: Folder) -> None:
     words = ["a", "A"] * 12
     site = Site.open(site_folder({f"P{number}": word for number, word in enumerate(words)}, images=1))
     cohort = freeze(site, spec(cohort={"labels": ("A", "a"), "positive": "a"}), "run-1")
-    assert sum(item.label for item in cohort.items) == 12
+    assert sum(item.labels == (1,) for item in cohort.items) == 12
 
 
 def test_what_is_left_out_is_counted_by_reason(site_folder: Folder, write_dicom: Folder, write_labels: Folder) -> None:

@@ -61,7 +61,7 @@ def source(tmp_path: Path, write_dicom: Write) -> Path:
 
 def run(source: Path, target: Path, profile: Profile | None = None, site: Path | None = None) -> Report:
     report = deidentify(Site.open(site or source), source, target, profile or Profile())
-    kinds = (report.written, report.already_there, report.not_dicom, report.dicomdir, report.links)
+    kinds = (report.written, report.already_there, report.not_dicom, report.dicomdir, report.links, report.opted_out)
     assert report.files == sum(kinds) + len(report.quarantine)
     return report
 
@@ -103,6 +103,18 @@ def test_the_copy_is_a_site_of_its_own(tmp_path: Path, source: Path) -> None:
     assert report.counts.labels == {"benign": 1, "malignant": 1}
     with Catalog.open(Site.open(target)) as opened:
         assert len(opened.images()) == 4
+
+
+def test_who_opted_out_is_not_copied_and_an_earlier_copy_goes(tmp_path: Path, source: Path) -> None:
+    assert run(source, tmp_path / "clean").labelled == 2
+    (source / "opt-out.txt").write_text("Doe0815\n")
+    report = run(source, tmp_path / "clean")
+    assert (report.opted_out, report.labelled) == (3, 1)
+    gone, kept = (pseudonyms.patient(Site.open(source), name) for name in ("Doe0815", "Meyer4711"))
+    folders = {path.parts[0] for path in files(tmp_path / "clean")}
+    assert kept in folders
+    assert gone not in folders
+    assert "malignant" not in (tmp_path / "clean" / "labels.csv").read_text()
 
 
 def test_what_stands_whole_is_not_written_again(tmp_path: Path, source: Path) -> None:

@@ -16,7 +16,8 @@ from fedward_client.handlers import Hospital, network
 from fedward_client.site_state import RunState
 from fedward_client.training.device import pick_device
 from fedward_client.training.local import load_state, state_arrays
-from fedward_client.training.loop import _batches, class_weights
+from fedward_client.training.loop import _batches
+from fedward_client.training.loss import class_weights
 from fedward_client.training.recalibrate import recalibrated
 from fedward_common import models
 from fedward_common.batch_norm import layers, personal_names, returned_names

@@ -83,6 +83,8 @@ def test_the_patients_of_the_label_table(site_folder: Callable[..., Path]) -> No
     with (folder / "labels.csv").open("a") as file:
         file.write("007,benign\n,benign\n9,\n")
     assert patient_ids(Site.open(folder)) == ("007", "8", "9")
+    (folder / "opt-out.txt").write_text("8\n")
+    assert patient_ids(Site.open(folder)) == ("007", "9")
     (folder / "labels.csv").unlink()
     with pytest.raises(DataError, match="no label table"):
         patient_ids(Site.open(folder))

@@ -1,5 +1,6 @@
 """Local training: it learns, it is deterministic, and each option does what its paper says."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,12 @@ import torch
 from torch import nn
 
 from fedward_client.cache import SiteData
+from fedward_client.evaluation import evaluate
 from fedward_client.training.augment import Augmentation
 from fedward_client.training.device import pick_device
 from fedward_client.training.freezing import freeze
-from fedward_client.training.loop import class_weights, make_optimizer, train
+from fedward_client.training.loop import make_optimizer, train
+from fedward_client.training.loss import class_weights, criterion
 from fedward_client.training.rules import Proximal
 from fedward_common import models
 from fedward_common.errors import DataError, ModelError
@@ -222,3 +225,72 @@ def test_a_device_is_seeded_as_torch_seeds_it() -> None:
     meant = torch.rand(9)
     pick_device().seed(5)
     assert torch.equal(torch.rand(9), meant)
+
+
+# Labels that are not known -------------------------------------------------------------------------------------------
+
+
+SEVERAL = tiny_study(
+    cohort={"labels": ["effusion", "nodule", "hernia"], "positive": None, "multi_label": True},
+    training={"batch_size": 16, "local_epochs": 2, "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.0}},
+)
+
+
+def partial() -> SiteData:
+    """Phantoms whose labels are each known of two images in three, "hernia" of none."""
+    found = SOURCE.load(SEVERAL, "run-1", ignore)
+    labels = (found.labels[:, None] == np.arange(3)).astype(np.int64)
+    labels[(np.arange(len(labels))[:, None] // 3 + np.arange(3)) % 3 == 0] = -1
+    labels[:, 2] = -1
+    return replace(found, labels=labels)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_the_masked_loss_is_torchs_on_the_known_entries(weighted: bool) -> None:
+    study = tiny_study(cohort=SEVERAL.cohort.model_dump(mode="json"), training={"class_weights": weighted})
+    labels = partial().labels
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=labels.shape)).float().requires_grad_()
+    loss = criterion(study, labels)(logits, torch.from_numpy(labels))
+    known = labels >= 0
+    weights = np.ones(labels.shape)
+    for index, column in enumerate(labels.T):
+        for value in (0, 1):
+            count = (column == value).sum()
+            weights[column == value, index] = (column >= 0).sum() / 2 / count if weighted and count else 1.0
+    own = torch.from_numpy(weights[known]).float()
+    expected = nn.functional.binary_cross_entropy_with_logits(
+        logits.detach()[torch.from_numpy(known)], torch.from_numpy(labels[known]).float(), own, reduction="sum"
+    )
+    assert float(loss.detach()) == pytest.approx(float(expected / own.sum()), rel=1e-6)
+    loss.backward()
+    assert logits.grad is not None
+    assert not logits.grad[torch.from_numpy(~known)].any(), "nothing is learned from what is not known"
+    assert logits.grad[torch.from_numpy(known)].all()
+
+
+def test_a_batch_of_which_nothing_is_known_teaches_nothing() -> None:
+    labels = partial().labels
+    logits = torch.zeros(4, 3, requires_grad=True)
+    loss = criterion(SEVERAL, labels)(logits, torch.full((4, 3), -1))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_training_with_partial_labels_learns_the_known_and_leaves_the_unknown_alone() -> None:
+    data, model = partial(), models.network(SEVERAL)
+    head = [name for name, tensor in model.state_dict().items() if tensor.shape == (3,)][-1]
+    before = model.state_dict()[head].clone()
+    losses = [
+        train(model, data, SEVERAL, site="n", round_number=r, device=pick_device(), listener=ignore).loss
+        for r in (1, 2)
+    ]
+    assert losses[1] < losses[0]
+    moved = model.state_dict()[head] != before
+    assert moved.tolist() == [True, True, False], "nobody at this site says of any image whether it shows hernia"
+    found = evaluate(
+        model, data, SEVERAL, "validation",
+        site="n", thresholds=None, min_cell=1, device=pick_device(), listener=ignore,
+    )  # fmt: skip
+    assert set(found.figures) == {"effusion", "nodule"}

@@ -55,3 +55,16 @@ def test_a_steward_reads_whose_images_are_meant() -> None:
     said = dict(describe(tiny_study(cohort=cohort)))["Patients"]
     assert "Body part: BRAIN. MR sequence: T2 and FLAIR. Scanner made by: Siemens or GE. Sex: F." in said
     assert "Age: 60 to 90 years. Examined from: 2015-01 to 2019-12. Slices of a volume: 20 to 60." in said
+
+
+def test_a_study_of_several_labels_an_image_looks_for_each_of_them() -> None:
+    spec = loads(STUDY.format(line="multi_label = true").replace('positive = "malignant"\n', ""), "s.toml")
+    assert spec.asked_labels == ("benign", "malignant")
+    said = dict(describe(spec))["Patients"]
+    assert (
+        "a word, yes or no, on at least one of the labels benign or malignant. Each label is judged by itself" in said
+    )
+    with pytest.raises(
+        StudyError, match=r"line 6: \[cohort\] positive = \"malignant\": has no meaning with multi_label"
+    ):
+        loads(STUDY.format(line="multi_label = true"), "s.toml")

@@ -10,7 +10,7 @@ import io
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,8 +19,10 @@ from fedward_client.deidentify.files import Place, cleaned, place_of
 from fedward_client.deidentify.proof import Leak, Proof, prove
 from fedward_client.deidentify.rules import Profile
 from fedward_client.intake.labels import SPLIT, read_labels
+from fedward_client.intake.optout import opted_out
 from fedward_client.intake.walk import Entry, file_key, walk
-from fedward_client.site import LABELS, Site
+from fedward_client.label_settings import LABELS
+from fedward_client.site import Site
 from fedward_common.errors import DataError, UnreadableFile, UsageError
 
 MARK = ".fedward-deidentified"
@@ -41,6 +43,7 @@ class Report:
     not_dicom: int
     dicomdir: int
     links: int  # not followed
+    opted_out: int  # of patients on the site's opt-out list
     quarantine: dict[str, str]  # by the file's pseudonym, the reason
     blanked: int  # of the written files, those in which pixels were blanked
     labelled: int  # patients in the label table that was written
@@ -64,15 +67,17 @@ def deidentify(
     total = sum(1 for _ in walk(site))
     if not total:
         raise DataError("the source folder holds no files; give the folder that holds the DICOM files")
-    written, counts = _Written(target), Counter[str]()
+    written, counts, out = _Written(target), Counter[str](), opted_out(site)
+    for patient in out:  # whom an earlier run may have copied
+        shutil.rmtree(target / patient, ignore_errors=True)
     quarantine: dict[str, str] = {}
     for done, entry in enumerate(walk(site)):
         tell("De-identifying", done, total)
         try:
-            counts.update(_taken(site, entry, written, profile))
+            counts.update(_taken(site, entry, written, profile, out))
         except UnreadableFile as error:
             quarantine[file_key(site, entry.path)] = str(error)
-    labelled = _write_labels(site, target)
+    labelled = _write_labels(site, target, out)
     proof = prove(site, source, target, profile, tell)
     _banish(site, target, proof)
     return Report(
@@ -82,6 +87,7 @@ def deidentify(
         not_dicom=counts["not DICOM"],
         dicomdir=counts["DICOMDIR"],
         links=counts["link"],
+        opted_out=counts["opted out"],
         quarantine=quarantine,
         blanked=counts["blanked"],
         labelled=labelled,
@@ -133,7 +139,7 @@ def _prepared(site: Site, target: Path, profile: Profile) -> Path:
     return target
 
 
-def _taken(site: Site, entry: Entry, written: "_Written", profile: Profile) -> list[str]:
+def _taken(site: Site, entry: Entry, written: "_Written", profile: Profile, out: Collection[str]) -> list[str]:
     """What became of an entry, as the words that are counted."""
     if entry.link:
         return ["link"]
@@ -142,6 +148,8 @@ def _taken(site: Site, entry: Entry, written: "_Written", profile: Profile) -> l
     place = place_of(site, entry.path)
     if not isinstance(place, Place):
         return [place]
+    if place.patient in out:
+        return ["opted out"]
     if written.has(place.path):
         return ["already there"]
     file = cleaned(site, entry.path, profile)
@@ -172,17 +180,22 @@ class _Written:
             journal.write(f"{len(data)} {path}\n")
 
 
-def _write_labels(site: Site, target: Path) -> int:
-    """The site's label table under the new patient ids, so that the target is a site's folder; how many patients."""
-    rows = read_labels(site).rows
+def _write_labels(site: Site, target: Path, out: Collection[str]) -> int:
+    """The site's label table under the new patient ids, so that the target is a site's folder; how many patients.
+
+    None is written where its rows are of studies or files: those have other names in the target.
+    """
+    labels = read_labels(site).rows if site.labels.by == "patient" else {}
+    rows = {patient: row for patient, row in labels.items() if patient not in out}
     if not rows:
         return 0
+    columns = sorted({column for row in rows.values() for column in row} - {SPLIT})
     split = [SPLIT] if any(SPLIT in row for row in rows.values()) else []
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["patient_id", "label", *split])
+    table.writerow(["patient_id", *(columns if site.labels.findings else ["label"]), *split])
     for patient, row in sorted(rows.items()):
-        table.writerow([patient, row[site.labels.label], *(row[column] for column in split)])
+        table.writerow([patient, *(row[column] for column in columns), *(row[column] for column in split)])
     write_durably(target / LABELS, text.getvalue().encode())
     return len(rows)
 

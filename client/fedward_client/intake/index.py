@@ -35,7 +35,7 @@ from sqlalchemy.pool import NullPool
 from fedward_client.site import Site
 from fedward_common.errors import DataError
 
-VERSION = 3
+VERSION = 4
 FILE = "catalog.sqlite"
 NIFTI_FORMAT = "NIfTI"  # in the column transfer_syntax
 OPTED_OUT = "opted out"  # an image of a patient who takes no part
@@ -76,7 +76,7 @@ folders: Final = Table(
 labels: Final = Table(
     "labels",
     _metadata,
-    Column("patient", String, primary_key=True),
+    Column("key", String, primary_key=True),  # pseudonym of a patient, an accession number, a study or a file
     Column("row", String, nullable=False),  # JSON
 )
 

@@ -1,33 +1,142 @@
-"""The label table: a CSV file with a column of patient ids and a column of labels, as spreadsheets write it.
+"""The label table: a CSV file, as spreadsheets write it, whose rows say what a patient, a study or a file shows.
 
-Only the label and one column to split by ("split", or what a study names) are taken, under the patient's pseudonym:
-names and birth dates that a table may hold as well are read past. Ids are compared as text, exactly but for white space
-around them: "007" is not "7". Where a BIDS folder has no table of its own, its participants.tsv is one: sub-01 there
-is the patient 01, and n/a is an empty cell.
+A row is of a patient, an accession number, a study or a file, by its key column, and is kept under the pseudonym of
+that; of its cells only labels and one column to split by ("split", or what a study names) are taken: names and birth
+dates that a table may hold as well are read past. Keys are compared as text, exactly but for white space around them:
+"007" is not "7". Where a BIDS folder has no table of its own, its participants.tsv is one: sub-01 there is the patient
+01, and n/a is an empty cell.
+
+Several rows of one key are several annotators'. They agree as [labels] agreement says, or there is no label: all of
+them, or more than half (majority voting; Raykar et al. 2010, "Learning From Crowds", JMLR 11:1297).
 """
 
-import csv
-import io
-from collections.abc import Iterator
-from dataclasses import dataclass
+import posixpath
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Set
+from dataclasses import dataclass, field
 
 from fedward_client.intake.bids_names import MISSING
+from fedward_client.intake.columns import plain
+from fedward_client.intake.delimited import TextFormat, rows
+from fedward_client.intake.optout import listed
+from fedward_client.label_settings import Agreement, LabelSettings
 from fedward_client.site import Site
-from fedward_common.errors import DataError
+from fedward_common.errors import DataError, UnreadableFile
 
 SPLIT = "split"
-_DELIMITERS = (",", ";", "\t")
+THERE, NOT_THERE, NOT_KNOWN = "1", "0", ""  # of a finding
+_FINDING = {
+    **dict.fromkeys(("1", "yes", "true", "present", "positive"), THERE),
+    **dict.fromkeys(("0", "no", "false", "absent", "negative"), NOT_THERE),
+    "": NOT_KNOWN,
+}
+
+Row = Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelTable:
-    """By patient pseudonym, the columns that a study may use; and how many rows or patients were left out, and why."""
+    """By pseudonym of what a row is of, the columns that a study may use; what was left out, and why.
+
+    The columns are the label column, or findings under the study's names with "1" (there), "0" (not there) or "" (not
+    known), and the column to split by.
+    """
 
     rows: dict[str, dict[str, str]]
-    conflicts: int = 0  # patients with two different labels or splits
+    conflicts: int = 0  # labels that rows do not agree on, and patients, studies or files with two splits: left out
+    settled: int = 0  # labels that rows do not agree on, but for a majority
     without_label: int = 0  # rows
-    without_patient: int = 0  # rows
+    without_key: int = 0  # rows
     misaligned: int = 0  # rows with more cells than the header: which cell is which is not known
+    unknown_words: dict[str, int] = field(default_factory=dict)  # rows a word that [labels] words says nothing of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Columns:
+    """Where the columns of a table are."""
+
+    width: int
+    key: int
+    labels: dict[str, int]  # by the names that they are kept under
+    split: dict[str, int]  # one or none
+    annotator: int | None
+
+
+@dataclass(slots=True)
+class _Said:
+    """What the rows of one key say: words by column and annotator."""
+
+    labels: dict[str, dict[str | int, set[str]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(set)))
+    split: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+
+@dataclass(slots=True)
+class _Reading:
+    """A table as far as it was read."""
+
+    site: Site
+    columns: _Columns
+    said: dict[str, _Said] = field(default_factory=lambda: defaultdict(_Said))  # by key
+    meanings: dict[str, tuple[str, bool]] = field(default_factory=dict)  # of cells: a table has few words
+    left_out: Counter[str] = field(default_factory=Counter)  # rows, by reason
+    unknown: Counter[str] = field(default_factory=Counter)  # rows, by word
+
+    def take(self, number: int, cells: list[str]) -> None:
+        """Add what a row says to what is said of its key."""
+        row = [*(_cell(self.site, cell) for cell in cells), *[""] * (self.columns.width - len(cells))]
+        if any(row[self.columns.width :]):
+            self.left_out["misaligned"] += 1
+            return
+        if not row[self.columns.key]:
+            self.left_out["without_key"] += 1
+            return
+        words = {name: self._word(row[position]) for name, position in self.columns.labels.items()}
+        if not any(words.values()):
+            self.left_out["without_label"] += 1
+            return
+        named = row[self.columns.annotator] if self.columns.annotator is not None else ""
+        found = self.said[_pseudonym(self.site, row[self.columns.key])]
+        for name, word in words.items():
+            if word:
+                found.labels[name][named or number].add(word)  # without a name, a row is an annotator of its own
+        for name, position in self.columns.split.items():
+            found.split[name].add(row[position])
+
+    def _word(self, cell: str) -> str:
+        """What a cell says in a study's words; "" where it says nothing."""
+        if cell not in self.meanings:
+            self.meanings[cell] = _meaning(self.site.labels, cell)
+        word, known = self.meanings[cell]
+        if not known:
+            self.unknown[cell] += 1
+        return word
+
+    def table(self) -> LabelTable:
+        """What the rows agree on."""
+        rows: dict[str, dict[str, str]] = {}
+        conflicts = settled = 0
+        for key, found in self.said.items():
+            if any(len(words) > 1 for words in found.split.values()):
+                conflicts += 1
+                continue
+            row = {}
+            for name in self.columns.labels:
+                words = found.labels.get(name, {})
+                word = agreed(words.values(), self.site.labels.agreement) if words else NOT_KNOWN
+                conflicts += word is None
+                settled += word is not None and len(set().union(*words.values())) > 1
+                row[name] = word or NOT_KNOWN
+            if any(row.values()):
+                rows[key] = row | {name: next(iter(words)) for name, words in found.split.items()}
+        return LabelTable(
+            rows=rows,
+            conflicts=conflicts,
+            settled=settled,
+            without_label=self.left_out["without_label"],
+            without_key=self.left_out["without_key"],
+            misaligned=self.left_out["misaligned"],
+            unknown_words=dict(self.unknown.most_common()),
+        )
 
 
 def read_labels(site: Site, *, split: str = SPLIT) -> LabelTable:
@@ -37,93 +146,120 @@ def read_labels(site: Site, *, split: str = SPLIT) -> LabelTable:
     """
     if site.labels.file is None:
         return LabelTable(rows={})
-    header, rows = _rows(_text(site), {site.labels.patient, site.labels.label})
-    patient, label = _position(header, site.labels.patient, site), _position(header, site.labels.label, site)
-    kept = {header[label]: label, **({split: _position(header, split, site)} if split in header else {})}
-    return _table(site, rows, len(header), patient, kept)
+    header, body = _rows(site)
+    settings = site.labels
+    columns = _Columns(
+        width=len(header),
+        key=_position(header, settings.key, site),
+        labels={_kept_name(site, column): _position(header, column, site) for column in settings.columns},
+        split={split: _position(header, split, site)} if split in header else {},
+        annotator=_position(header, settings.annotator, site) if settings.annotator else None,
+    )
+    if len(columns.labels) < len(settings.columns):
+        raise DataError("[labels] words give two columns of findings one name; each finding is one column")
+    reading = _Reading(site, columns)
+    for number, cells in body:
+        reading.take(number, cells)
+    return reading.table()
 
 
 def patient_ids(site: Site) -> tuple[str, ...]:
     """The ids of the label table's patients, each once: to ask the hospital's own archive for them, for nothing else.
 
-    Raises DataError when there is no table, it cannot be read, is empty, or lacks the column.
+    Who opted out is not asked for. Raises DataError when there is no table, when it or the opt-out list cannot be read,
+    and when it is empty or lacks the column.
     """
     if site.labels.file is None:
         raise DataError(f"site '{site.name}' has no label table; put one into its folder, or name it under [labels]")
-    header, rows = _rows(_text(site), {site.labels.patient, site.labels.label})
-    patient = _position(header, site.labels.patient, site)
-    return tuple(dict.fromkeys(cells[patient] for cells in rows if len(cells) > patient and cells[patient]))
+    header, body = _rows(site)
+    patient, out = _position(header, site.labels.patient, site), listed(site)
+    found = (cells[patient] for _, cells in body if len(cells) > patient and cells[patient])
+    return tuple(dict.fromkeys(one for one in found if one not in out))
 
 
-def _table(site: Site, rows: Iterator[list[str]], width: int, patient: int, kept: dict[str, int]) -> LabelTable:
-    found: dict[str, dict[str, str]] = {}
-    conflicts: set[str] = set()
-    without_label = without_patient = misaligned = 0
-    for cells in rows:
-        row = [_cell(site, cell) for cell in cells] + [""] * (width - len(cells))
-        if any(row[width:]):
-            misaligned += 1
-        elif not row[patient]:
-            without_patient += 1
-        elif not row[kept[site.labels.label]]:
-            without_label += 1
-        else:
-            name = site.pseudonym("patient", site.patient_of(row[patient]))
-            values = {column: row[position] for column, position in kept.items()}
-            if found.setdefault(name, values) != values:
-                conflicts.add(name)
-    return LabelTable(
-        rows={name: values for name, values in found.items() if name not in conflicts},
-        conflicts=len(conflicts),
-        without_label=without_label,
-        without_patient=without_patient,
-        misaligned=misaligned,
-    )
+def said_of(rows: Mapping[str, Row], names: tuple[str, ...]) -> Row | None:
+    """The row of an image: of the first of its `names` (pseudonyms) that the table has; None where it has none."""
+    return next((rows[name] for name in names if name in rows), None)
+
+
+def labels_in(site: Site, row: Row) -> tuple[str, ...]:
+    """The labels of a row: its word, or the findings that are there; () where it has none."""
+    if site.labels.findings:
+        return tuple(name for name in _finding_names(site) if row.get(name) == THERE)
+    word = row.get(site.labels.label, "")
+    return (word,) if word else ()
+
+
+def words_in(site: Site, row: Row) -> tuple[str, ...]:
+    """The labels that a row says something of: its word, or the findings that are known to be there or not."""
+    known = tuple(name for name in _finding_names(site) if row.get(name, NOT_KNOWN) != NOT_KNOWN)
+    return known if site.labels.findings else labels_in(site, row)
+
+
+def not_known_in(site: Site, row: Row) -> tuple[str, ...]:
+    """The findings of which a row does not say whether they are there."""
+    return tuple(name for name in _finding_names(site) if row.get(name, NOT_KNOWN) == NOT_KNOWN)
+
+
+def agreed(words: Collection[Set[str]], rule: Agreement) -> str | None:
+    """The one word of all annotators, or of more than half of them; None where there is none.
+
+    `words` are what each of them said, at least one of them. One who said two words agrees with nobody.
+    """
+    votes = Counter(next(iter(said)) if len(said) == 1 else None for said in words)
+    word, most = votes.most_common(1)[0]
+    return word if most == votes.total() or (rule == "majority" and 2 * most > votes.total()) else None
+
+
+def _meaning(settings: LabelSettings, cell: str) -> tuple[str, bool]:
+    """What a cell says in a study's words, "" where it says nothing; and whether it is a word that it may be."""
+    word = settings.word(cell)
+    if settings.findings:
+        found = _FINDING.get(plain(word).casefold())
+        return found or NOT_KNOWN, found is not None
+    return word, not cell or settings.knows(cell)
+
+
+def _kept_name(site: Site, column: str) -> str:
+    """What a column of labels is kept under: a finding under the study's name for it."""
+    return site.labels.word(column) if site.labels.findings else column
+
+
+def _finding_names(site: Site) -> tuple[str, ...]:
+    return tuple(_kept_name(site, column) for column in site.labels.findings)
+
+
+def _pseudonym(site: Site, key: str) -> str:
+    """As images have it: a file's is that of its path in the data folder."""
+    by = site.labels.by
+    if by == "file":
+        key = posixpath.normpath(key.replace("\\", "/"))
+    return site.pseudonym(by, site.patient_of(key) if by == "patient" else key)
 
 
 def _cell(site: Site, cell: str) -> str:
     return "" if site.bids and cell == MISSING else cell
 
 
-def _text(site: Site) -> str:
-    assert site.labels.file is not None
-    try:
-        data = site.labels.file.read_bytes()
-    except OSError as error:
-        raise DataError(f"the label table cannot be read: {error.strerror}") from None
-    encoding = site.labels.encoding
-    try:
-        return data.decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError:
-        raise DataError(
-            f"the label table is not {encoding} text: save it as UTF-8, or name its encoding under [labels] encoding "
-            "in site.toml (Excel writes gb18030 in China, cp1252 in western Europe)"
-        ) from None
-
-
-def _rows(text: str, wanted: set[str]) -> tuple[list[str], Iterator[list[str]]]:
-    """Header and rows, cells stripped, blank rows left out. The header alone says which delimiter it is."""
-    headers = {delimiter: next(_stripped(text, delimiter), None) for delimiter in _DELIMITERS}
-
-    def fit(delimiter: str) -> tuple[int, int]:
-        header = headers[delimiter] or []
-        return len(wanted & set(header)), len(header)
-
-    rows = _stripped(text, max(_DELIMITERS, key=fit))
-    header = next(rows, None)
+def _rows(site: Site) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The header, and the rows with their numbers."""
+    found = _read(site)
+    _, header = next(found, (0, None))
     if header is None:
         raise DataError("the label table is empty; it needs a row of column names and a row for each patient")
-    return header, rows
+    return header, found
 
 
-def _stripped(text: str, delimiter: str) -> Iterator[list[str]]:
+def _read(site: Site) -> Iterator[tuple[int, list[str]]]:
+    assert site.labels.file is not None
+    wanted = {site.labels.key, site.labels.patient, *site.labels.columns}
     try:
-        for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
-            row = [cell.strip() for cell in cells]
-            if any(row):
-                yield row
-    except csv.Error as error:
-        raise DataError(f"the label table is not CSV: {error}") from None
+        yield from rows(site.labels.file, TextFormat(encoding=site.labels.encoding), wanted)
+    except UnreadableFile as error:
+        raise DataError(
+            f"the label table cannot be used: {error}. [labels] in site.toml names its file and its encoding (Excel "
+            "writes gb18030 in China, cp1252 in western Europe)"
+        ) from None
 
 
 def _position(header: list[str], column: str, site: Site) -> int:
@@ -133,9 +269,9 @@ def _position(header: list[str], column: str, site: Site) -> int:
     if column in header:
         return header.index(column)
     advice = "name the table's own columns under [labels] in site.toml"
-    if not {site.labels.patient, site.labels.label} & set(header):
+    if not {site.labels.key, site.labels.patient, *site.labels.columns} & set(header):
+        wanted = ", ".join(map(repr, (site.labels.key, *site.labels.columns)))
         raise DataError(
-            f"the first row of the label table names neither '{site.labels.patient}' nor '{site.labels.label}' "
-            f"among its {len(header)} columns; {advice}"
+            f"the first row of the label table names none of {wanted} among its {len(header)} columns; {advice}"
         )
     raise DataError(f"the label table has no column '{column}', only {', '.join(map(repr, header))}; {advice}")

@@ -148,7 +148,7 @@ def _finish(site: Site, gone: Collection[str], table: LabelTable, out: Collectio
             _mark_duplicates(connection)
         _mark_opted_out(connection, out)
         connection.execute(delete(index.labels))
-        rows = [{"patient": name, "row": json.dumps(row)} for name, row in table.rows.items() if name not in out]
+        rows = [{"key": name, "row": json.dumps(row)} for name, row in table.rows.items() if name not in out]
         if rows:
             connection.execute(insert(index.labels), rows)
         left_out = {name: count for name, count in asdict(table).items() if name != "rows"}

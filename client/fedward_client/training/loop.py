@@ -18,6 +18,7 @@ from fedward_client.training.augment import Augmentation
 from fedward_client.training.device import Device
 from fedward_client.training.epochs import EpochJournal, Progress
 from fedward_client.training.freezing import freeze
+from fedward_client.training.loss import criterion
 from fedward_client.training.rules import Rule
 from fedward_common.errors import DataError
 from fedward_common.events import Event, Listener
@@ -54,14 +55,6 @@ def make_optimizer(model: nn.Module, study: StudySpec) -> torch.optim.Optimizer:
             return torch.optim.AdamW(groups, lr=spec.lr, weight_decay=spec.weight_decay)
 
 
-def class_weights(labels: Indices, classes: int) -> torch.Tensor:
-    """Inverse class frequency, mean 1 over the images; a class without images weighs nothing."""
-    counts = np.bincount(labels, minlength=classes)
-    present = counts > 0
-    weights = np.divide(len(labels) / present.sum(), counts, where=present, out=np.zeros(classes))
-    return torch.as_tensor(weights, dtype=torch.float32)
-
-
 def train(
     model: nn.Module,
     data: SiteData,
@@ -90,8 +83,7 @@ def train(
     freeze(model, study)
     rule.begin(model)
     optimizer = make_optimizer(model, study)
-    weights = class_weights(data.labels[indices], len(study.cohort.labels)) if spec.class_weights else None
-    criterion = nn.CrossEntropyLoss(weight=weights).to(device.torch)
+    loss_of = criterion(study, data.labels[indices]).to(device.torch)
     augment = Augmentation(spec.augmentation, study.input.size)
     total = _steps(study, len(indices))
     device.seed(int(stream(spec.seed, "dropout", site, round_number).integers(2**63)))
@@ -104,7 +96,7 @@ def train(
             images = images.to(device.torch, memory_format=device.layout(dims))
             targets = torch.from_numpy(data.labels[batch]).to(device.torch)
             with torch.autocast(device.torch.type, dtype=torch.bfloat16, enabled=device.amp):
-                loss = criterion(model(images), targets)
+                loss = loss_of(model(images), targets)
             if (penalty := rule.penalty(model)) is not None:
                 loss = loss + penalty
             optimizer.zero_grad(set_to_none=True)

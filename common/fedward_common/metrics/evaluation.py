@@ -1,6 +1,7 @@
 """What leaves a site about one model on one side of the split, and what the hub makes of all sites' together."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Self
 
 import numpy as np
@@ -26,6 +27,7 @@ class Evaluation(Record):
     """A model's figures on a site's patients of one side of the split, after the site's small-cell rule.
 
     `sketches` and `figures` are by label, one against the rest: the positive label of a study that has one, else each.
+    A patient counts once with a label and once without it where images differ, and not at all where it is not known.
     `loss` is the mean over patients of the negative log-likelihood (nats). `withheld` says in words what stayed home
     and why; when there were too few patients altogether, `patients` is 0 and nothing else is there.
     """
@@ -41,12 +43,13 @@ class Evaluation(Record):
         if self.loss is not None and not self.patients:
             raise ValueError("a loss over no patients is none")
         for label, sketch in self.sketches.items():
-            if sketch.total_positives + sketch.total_negatives != self.patients:
-                raise ValueError(f"the sketch of {label!r} does not count the {self.patients} patients")
+            if max(sketch.total_positives, sketch.total_negatives) > self.patients:
+                raise ValueError(f"the sketch of {label!r} counts more than the {self.patients} patients")
         for label, figures in self.figures.items():
+            counts = (figures.positives, figures.negatives)
             sketched = self.sketches.get(label)
-            agrees = sketched is None or sketched.total_positives == figures.positives
-            if figures.patients != self.patients or not agrees:
+            agrees = sketched is None or (sketched.total_positives, sketched.total_negatives) == counts
+            if max(counts) > self.patients or not agrees:
                 raise ValueError(f"the figures of {label!r} are of other patients than the rest")
         return self
 
@@ -62,60 +65,103 @@ def evaluate_scores(
 ) -> Evaluation:
     """The evaluation of `probabilities` [images, classes], of images with `labels` [images] and `patients` [images].
 
-    Classes are in the order of the study's labels; `labels` index them, `patients` are any integers. A patient's score
-    is the mean over that patient's images. `thresholds` are operating points in [0, 1] by label. A count below
-    `min_cell`, of patients in all, with a label or without, never shows. Raises `RunError` for scores that are no
-    probabilities, `ModelError` for a wrong number of classes, `DataError` for a patient with two labels, `RecordError`
-    for a threshold outside [0, 1].
+    Classes are in the order of the study's labels; `labels` index them, `patients` are any integers. In a study of
+    several labels an image, `labels` [images, classes] are 1, 0, or -1 where it is not known: that image takes no part
+    in the label's figures. A patient's score is the mean over that patient's images, over those with a label and those
+    without it where they differ. `thresholds` are operating points in [0, 1] by label. A count below `min_cell`, of
+    patients in all, with a label or without, never shows. Raises `RunError` for scores that are no probabilities,
+    `ModelError` for a wrong number of classes, `DataError` for a label that is none of the study's, `RecordError` for a
+    threshold outside [0, 1].
     """
     if min_cell < 1:
         raise SettingsError(f"[privacy] min_cell is {min_cell}; it must be at least 1")
-    people, scores, truth = _by_patient(probabilities, labels, patients, classes=len(study.cohort.labels))
+    images = _checked(probabilities, labels, patients, study=study)
+    people = np.unique(images.patients).size
     if people < min_cell:
         why = f"fewer than {min_cell} patients on this side of the split, so nothing leaves"
         return Evaluation(patients=0, loss=None, sketches={}, figures={}, withheld=why)
     asked = _asked(study)
-    shown = _shown(np.bincount(truth, minlength=len(study.cohort.labels)), asked, min_cell)
+    cases = {index: images.cases(index) for index in asked}
+    shown = [index for index in asked if min(cases[index].with_it, cases[index].without) >= min_cell]
+    if not study.cohort.multi_label and len(asked) == len(study.cohort.labels):
+        shown = _covered({index: cases[index].with_it for index in asked}, shown, min_cell)
     sketches, figures = {}, {}
     for index in shown:
-        label, score, positive = study.cohort.labels[index], scores[:, index], truth == index
-        sketch = ScoreSketch.of(score, positive).suppressed(min_cell)
-        own = site_figures(score, positive, threshold=(thresholds or {}).get(label), min_cell=min_cell)
+        label, one = study.cohort.labels[index], cases[index]
+        sketch = ScoreSketch.of(one.scores, one.truth).suppressed(min_cell)
+        own = site_figures(one.scores, one.truth, threshold=(thresholds or {}).get(label), min_cell=min_cell)
         if sketch is not None and own is not None:
             sketches[label], figures[label] = sketch, own
     hidden = [study.cohort.labels[index] for index in asked if index not in shown]
     return Evaluation(
         patients=people,
-        loss=_loss(scores, truth),
+        loss=images.loss(),
         sketches=sketches,
         figures=figures,
         withheld=_withheld(hidden, min_cell) if hidden else None,
     )
 
 
-def _by_patient(
-    probabilities: npt.ArrayLike, labels: npt.ArrayLike, patients: npt.ArrayLike, *, classes: int
-) -> tuple[int, Floats, Ints]:
-    """How many patients, their mean probabilities [patients, classes] and their labels [patients]."""
+@dataclass(frozen=True, slots=True)
+class _Cases:
+    """Patients with a label and patients without it: their mean scores [n], and which they are [n]."""
+
+    scores: Floats
+    truth: npt.NDArray[np.bool_]
+
+    @property
+    def with_it(self) -> int:
+        return int(np.count_nonzero(self.truth))
+
+    @property
+    def without(self) -> int:
+        return self.truth.size - self.with_it
+
+
+@dataclass(frozen=True, slots=True)
+class _Images:
+    """Scored images: probabilities [n, classes], labels [n] or [n, classes], patients [n] from 0."""
+
+    scores: Floats
+    labels: Ints
+    patients: Ints
+
+    def cases(self, index: int) -> _Cases:
+        """Each patient once with a label and once without it, as their images are; unknown ones left out."""
+        truth = self.labels[:, index] if self.labels.ndim == 2 else (self.labels == index).astype(np.int64)
+        known = truth >= 0
+        units, scores = patient_scores(self.scores[known, index], 2 * self.patients[known] + truth[known])
+        return _Cases(scores, units % 2 == 1)
+
+    def loss(self) -> float:
+        """The mean over patients, and over labels where an image has several, of -log of the truth's probability."""
+        if self.labels.ndim == 2:
+            every = [self.cases(index) for index in range(self.labels.shape[1])]
+            own = np.concatenate([np.where(one.truth, one.scores, 1 - one.scores) for one in every])
+        else:
+            units = self.scores.shape[1] * self.patients + self.labels
+            _, own = patient_scores(self.scores[np.arange(self.labels.size), self.labels], units)
+        return float(np.mean(-np.log(np.clip(own, LEAST_PROBABILITY, 1.0))))
+
+
+def _checked(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, patients: npt.ArrayLike, *, study: StudySpec
+) -> _Images:
     truth, index = np.asarray(labels, dtype=np.int64), np.asarray(patients, dtype=np.int64)
-    images = as_probabilities(probabilities)
-    if not images.size and not truth.size:
-        return 0, np.empty((0, classes)), np.empty(0, dtype=np.int64)
-    if images.ndim != 2 or images.shape[1] != classes:
+    scores, classes, several = as_probabilities(probabilities), len(study.cohort.labels), study.cohort.multi_label
+    if not scores.size and not truth.size:
+        return _Images(np.empty((0, classes)), np.empty((0, classes) if several else 0, np.int64), index)
+    if scores.ndim != 2 or scores.shape[1] != classes:
         raise ModelError(
-            f"the model's scores have shape {images.shape}; the study has {classes} labels, one column each"
+            f"the model's scores have shape {scores.shape}; the study has {classes} labels, one column each"
         )
-    if not truth.shape == index.shape == images.shape[:1]:
-        raise RunError(f"{len(images)} scored images need a label and a patient each")
-    if np.abs(images.sum(axis=1) - 1).max() > SUM_TOLERANCE:
+    if truth.shape != (scores.shape if several else scores.shape[:1]) or index.shape != scores.shape[:1]:
+        raise RunError(f"{len(scores)} scored images need a label and a patient each")
+    if not several and np.abs(scores.sum(axis=1) - 1).max() > SUM_TOLERANCE:
         raise RunError("the probabilities of an image do not add up to 1; apply softmax to the model's output")
-    unique, scores = patient_scores(images, index)
-    _, first, inverse = np.unique(index, return_index=True, return_inverse=True)
-    if truth.min() < 0 or truth.max() >= classes:
+    if truth.min() < (-1 if several else 0) or truth.max() >= (2 if several else classes):
         raise DataError(f"a label is outside the study's {classes} labels; scan the site again")
-    if (truth[first][inverse] != truth).any():
-        raise DataError("images of one patient have different labels; correct the site's label table and scan again")
-    return unique.size, scores, truth[first]
+    return _Images(scores, truth, np.unique(index, return_inverse=True)[1].astype(np.int64))
 
 
 def _asked(study: StudySpec) -> list[int]:
@@ -123,21 +169,17 @@ def _asked(study: StudySpec) -> list[int]:
     return list(range(len(study.cohort.labels))) if study.positive_index is None else [study.positive_index]
 
 
-def _shown(counts: Ints, asked: Sequence[int], min_cell: int) -> list[int]:
-    """Which of the `asked` labels may show, given the patients of each label.
+def _covered(counts: Mapping[int, int], shown: Sequence[int], min_cell: int) -> list[int]:
+    """Which of the `shown` labels may show, given the patients of all labels of which an image has one.
 
-    Each needs `min_cell` patients with it and without it. Where all labels are asked for, the patients of those not
-    shown are the difference to the total: as long as that is a small cell, the smallest label shown is hidden too
-    (complementary suppression; Hundepool et al. 2012, "Statistical Disclosure Control"). That no patient has a label
-    tells of no one.
+    The patients of those not shown are the difference to the total: as long as that is a small cell, the smallest label
+    shown is hidden too (complementary suppression; Hundepool et al. 2012, "Statistical Disclosure Control"). That no
+    patient has a label tells of no one.
     """
-    total = int(counts.sum())
-    shown = [index for index in asked if min_cell <= counts[index] <= total - min_cell]
-    if len(asked) < len(counts):
-        return shown
-    while shown and 0 < total - int(counts[shown].sum()) < min_cell:
-        shown.remove(min(shown, key=lambda index: int(counts[index])))
-    return shown
+    total, left = sum(counts.values()), list(shown)
+    while left and 0 < total - sum(counts[index] for index in left) < min_cell:
+        left.remove(min(left, key=lambda index: counts[index]))
+    return left
 
 
 def _withheld(hidden: Sequence[str], min_cell: int) -> str:
@@ -146,11 +188,6 @@ def _withheld(hidden: Sequence[str], min_cell: int) -> str:
         f"fewer than {min_cell} patients with or without a label: figures of {', '.join(hidden)} stay home, "
         "so that no small count can be worked out"
     )[:2000]
-
-
-def _loss(scores: Floats, truth: Ints) -> float:
-    own = scores[np.arange(truth.size), truth]
-    return float(np.mean(-np.log(np.clip(own, LEAST_PROBABILITY, 1.0))))
 
 
 def pooled(evaluations: Iterable[Evaluation], label: str) -> MergedHistogram | None:

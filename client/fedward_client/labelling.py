@@ -1,0 +1,122 @@
+"""Which label each image of a study has: rows of the label table joined to images, in the study's own words. Pure.
+
+In a study of one label an image, that is the label's index. In a study of several it is 1, 0 or -1 for each label:
+there, not there, not known; an image of which nothing is known has no label. What has none is left out and counted.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from fedward_client.catalog import ImageRow
+from fedward_client.choosing import Unit
+from fedward_client.intake.labels import NOT_THERE, THERE, Row, said_of
+from fedward_client.label_settings import PLURALS
+from fedward_client.site import Site
+from fedward_common.errors import DataError
+from fedward_common.study import Cohort
+
+UNLABELLED = "patients without a label, or with two that differ"
+OTHER_LABEL = "patients with another label"
+UNLABELLED_IMAGES = "images without a label, or with two that differ, of patients with a label"
+OTHER_IMAGES = "images with another label, of patients with a label"
+TWO_SPLITS = "patients whose rows name different sides of the split"
+UNKNOWN = -1
+
+Label = int | tuple[int, ...]
+
+
+def rows_of(
+    units: Sequence[Unit], images: Sequence[ImageRow], table: Mapping[str, Row], site: Site, left_out: Counter[str]
+) -> dict[str, list[Row]]:
+    """By unit (its key), the rows that its files are in; rows of which there is no image are counted."""
+    by_file = {image.key: said_of(table, image.names) for image in images}
+    used = {name for image in images for name in image.names}
+    left_out[f"labelled {PLURALS[site.labels.by]} without images"] += len(table.keys() - used)
+    return {unit.key: [row for key in unit.files if (row := by_file[key]) is not None] for unit in units}
+
+
+def labels_of(
+    units: Sequence[Unit], rows: Mapping[str, Sequence[Row]], wanted: Cohort, site: Site, left_out: Counter[str]
+) -> dict[str, Label]:
+    """The label of each unit (by its key) that has one of the study's.
+
+    Raises DataError where the site's table says another kind of label than the study asks for.
+    """
+    _check_kind(wanted, site)
+    found: dict[str, Label] = {}
+    others: set[str] = set()  # units that have a label, and none of the study's
+    for unit in units:
+        label, other = (_findings if wanted.multi_label else _word)(rows[unit.key], wanted, site)
+        if label is not None:
+            found[unit.key] = label
+        elif other:
+            others.add(unit.key)
+    labelled = {unit.patient for unit in units if unit.key in found}
+    patients: dict[str, bool] = defaultdict(bool)
+    for unit in units:
+        if unit.key in found:
+            continue
+        if unit.patient in labelled:
+            left_out[OTHER_IMAGES if unit.key in others else UNLABELLED_IMAGES] += 1
+        else:
+            patients[unit.patient] |= unit.key in others
+    for other in patients.values():
+        left_out[OTHER_LABEL if other else UNLABELLED] += 1
+    return found
+
+
+def splits_of(
+    units: Sequence[Unit], rows: Mapping[str, Sequence[Row]], column: str, left_out: Counter[str]
+) -> dict[str, str | None]:
+    """The word of each patient in the column to split by, None without one; patients with two words are left out."""
+    words: dict[str, set[str | None]] = defaultdict(set)
+    for unit in units:
+        words[unit.patient].update(row.get(column) for row in rows[unit.key])
+    left_out[TWO_SPLITS] += sum(len(said) > 1 for said in words.values())
+    return {patient: next(iter(said)) for patient, said in words.items() if len(said) == 1}
+
+
+def index_of(word: str, labels: Sequence[str]) -> int | None:
+    """The label that a word is: exactly, else but for upper and lower case where that leaves one choice."""
+    if word in labels:
+        return labels.index(word)
+    alike = [index for index, label in enumerate(labels) if label.casefold() == word.casefold()]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _check_kind(wanted: Cohort, site: Site) -> None:
+    if wanted.multi_label and not site.labels.findings:
+        raise DataError(
+            f"{site.name}: the study has several labels an image; say which columns of the label table hold findings, "
+            "under [labels] findings in site.toml, then run `fedward site scan`"
+        )
+    if site.labels.findings and not wanted.multi_label:
+        raise DataError(
+            f"{site.name}: the study has one label an image, and the label table is read as columns of findings; "
+            "name its column of labels, and no [labels] findings, in site.toml, then run `fedward site scan`"
+        )
+
+
+def _word(rows: Sequence[Row], wanted: Cohort, site: Site) -> tuple[Label | None, bool]:
+    """The label of an image's rows, where they agree; and whether it has one that the study does not know."""
+    words = {row.get(site.labels.label, "") for row in rows} - {""}
+    if len(words) != 1:
+        return None, False
+    index = index_of(words.pop(), wanted.labels)
+    return index, index is None
+
+
+def _findings(rows: Sequence[Row], wanted: Cohort, site: Site) -> tuple[Label | None, bool]:
+    """What an image's rows say of each label, where they agree; None where they say nothing of any."""
+    said: list[set[str]] = [set() for _ in wanted.labels]
+    others = False
+    for row in rows:
+        for name in (site.labels.word(column) for column in site.labels.findings):
+            index = index_of(name, wanted.labels)
+            if index is None:
+                others |= row.get(name, "") != ""
+            else:
+                said[index].add(row.get(name, ""))
+    values = {frozenset({THERE}): 1, frozenset({NOT_THERE}): 0}
+    label = tuple(values.get(frozenset(words - {""}), UNKNOWN) for words in said)
+    return (label, False) if any(value != UNKNOWN for value in label) else (None, others)
