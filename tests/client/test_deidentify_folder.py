@@ -1,6 +1,7 @@
 """Whole folders: every file is accounted for, nothing is written twice, everything that was written is proved."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import click.testing
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
@@ -71,9 +72,10 @@ def files(target: Path) -> Iterator[Path]:
 
 
 def everything(target: Path) -> bytes:
-    """All bytes and names in a folder."""
+    """All bytes and names in a folder, without pseudonyms: any four digits may stand in one."""
     paths = sorted(target.rglob("*"))
-    return b"\n".join([str(path).encode() + (path.read_bytes() if path.is_file() else b"") for path in paths])
+    found = b"\n".join([str(path).encode() + (path.read_bytes() if path.is_file() else b"") for path in paths])
+    return re.sub(rb"\b[0-9a-f]{32,}\b|\b2\.25\.[0-9]+", b"", found)
 
 
 def test_every_file_is_accounted_for(tmp_path: Path, source: Path) -> None:
@@ -258,6 +260,7 @@ words = st.text(st.characters(categories=["L"], max_codepoint=0x2FFF), min_size=
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(marker="FALSE^FALSE", place="Manufacturer", depth=0)  # words of the standard
 @given(
     marker=st.tuples(words, words).map("^".join),
     place=st.sampled_from(

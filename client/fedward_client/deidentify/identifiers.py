@@ -2,9 +2,10 @@
 
 Read from the source again, by its own rules: all names of persons, all UIDs that are not the standard's, all dates, all
 texts that the profile does not keep, private ones, names of files and folders. Not looked for, because they would be
-found everywhere: what has fewer than 4 bytes (private texts: 8) and what consists of the standard's own words; a
-description, a UID or a file's name that a kept attribute of the source holds as well, such as a sequence's name; times
-of day and ages, which are kept. Strings of fewer than 8 bytes and dates are looked for in the patient's own files.
+found everywhere: what has fewer than 4 bytes (private texts: 8) and what consists of the standard's own words, but for
+whole names of persons; a description, a UID or a file's name that a kept attribute of the source holds as well, such as
+a sequence's name; times of day and ages, which are kept. Strings of fewer than 8 bytes and dates are looked for in the
+patient's own files.
 """
 
 import re
@@ -133,8 +134,9 @@ class Identifiers:
         """Names of persons: each representation as a whole in the usual forms, its parts in the patient's files."""
         for representation in (part for text in texts for part in text.split("=")):
             parts = [part for part in representation.split("^") if part.strip()]
-            for form in {representation.strip("^ "), " ".join(parts), " ".join(parts[::-1]), ", ".join(parts)}:
-                self._add(source, form, name)
+            written = representation.strip("^ ")
+            for form in {written, " ".join(parts), " ".join(parts[::-1]), ", ".join(parts)}:
+                self._add(source, form, name, whole=form == written and len(parts) > 1)
             for word in {*parts, *(word for part in parts for word in part.split())}:
                 self._add(source, word, name, own=True)
 
@@ -146,10 +148,15 @@ class Identifiers:
             if len(text) > LONGEST_DATE:
                 self._add(source, text, name, own=True)
 
-    def _add(self, source: _Source, text: str, name: str, *, doubtful: bool = False, own: bool = False) -> None:
-        """One text: in all files, or where it is short, or `own`, in those of the source's patient."""
+    def _add(
+        self, source: _Source, text: str, name: str, *, doubtful: bool = False, own: bool = False, whole: bool = False
+    ) -> None:
+        """One text: in all files, or where it is short, or `own`, in those of the source's patient.
+
+        What consists of the standard's words is passed over, but for a `whole` name as DICOM writes it.
+        """
         text = text.strip("\0 \t\r\n")
-        if text == DUMMY or is_standard_term(text, short_words=doubtful):
+        if text == DUMMY or (not whole and is_standard_term(text, short_words=doubtful)):
             return
         for needle in _encoded(text, source.encodings):
             short = own or len(needle) < WHOLE
