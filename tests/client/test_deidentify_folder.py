@@ -261,6 +261,7 @@ words = st.text(st.characters(categories=["L"], max_codepoint=0x2FFF), min_size=
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(marker="FALSE^FALSE", place="Manufacturer", depth=0)  # words of the standard
+@example(marker="AAAA^OPTION", place="ReferringPhysicianName", depth=0)  # a word that every copy has
 @given(
     marker=st.tuples(words, words).map("^".join),
     place=st.sampled_from(

@@ -14,6 +14,16 @@ from fedward_common.errors import UnreadableFile
 
 MOST_MEANING = 64  # characters of VR LO
 
+# PS3.16 CID 7050, of which each option adds its own
+BASIC = ("113100", "Basic Application Confidentiality Profile")
+METHODS = {
+    "dates": ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
+    "device": ("113109", "Retain Device Identity Option"),
+    "patient": ("113108", "Retain Patient Characteristics Option"),
+}
+CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")
+SAFE_PRIVATE = ("113111", "Retain Safe Private Option")
+
 
 def known_code(item: Dataset) -> Dataset | None:
     """The code of a code sequence's item as the standard writes it, None where there is none or it is not known."""

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import dcmread
 from pydicom.uid import MediaStorageDirectoryStorage
 
-from fedward_client.deidentify import burned_in, pseudonyms
+from fedward_client.deidentify import burned_in, codes, pseudonyms
 from fedward_client.deidentify.attributes import Cleaner
 from fedward_client.deidentify.rules import Profile
 from fedward_client.intake import elements, part10
@@ -29,15 +29,6 @@ UNDEFINED = 0xFFFFFFFF  # a length: the value ends with a delimiter (PS3.5 7.1)
 
 NotCopied = Literal["not DICOM", "DICOMDIR"]
 
-# PS3.16 CID 7050, of which each option adds its own
-_BASIC = ("113100", "Basic Application Confidentiality Profile")
-_METHODS = {
-    "dates": ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
-    "device": ("113109", "Retain Device Identity Option"),
-    "patient": ("113108", "Retain Patient Characteristics Option"),
-}
-_CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")
-_SAFE_PRIVATE = ("113111", "Retain Safe Private Option")
 _PLACE = ("SOPClassUID", "PatientID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
@@ -144,9 +135,9 @@ def _look(site: Site, dataset: Dataset, profile: Profile) -> burned_in.Finding |
 
 def _declare(out: Dataset, profile: Profile, finding: burned_in.Finding | None) -> None:
     """Say what was done (PS3.3 C.7.1.1, C.12.1)."""
-    methods = [_BASIC, _SAFE_PRIVATE, *(_METHODS[option] for option in sorted(profile.retain))]
+    methods = [codes.BASIC, codes.SAFE_PRIVATE, *(codes.METHODS[option] for option in sorted(profile.retain))]
     if finding is not None and profile.burned_in == "blank":
-        methods.append(_CLEAN_PIXELS)
+        methods.append(codes.CLEAN_PIXELS)
     out.PatientIdentityRemoved = "YES"
     out.DeidentificationMethod = [meaning for _, meaning in methods]
     out.DeidentificationMethodCodeSequence = [_code(*method) for method in methods]
