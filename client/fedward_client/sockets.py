@@ -44,9 +44,14 @@ def _folder(path: Path) -> int:
 
 
 def channel(path: Path) -> grpc.Channel:
-    """A channel to the server behind a socket. Raises SettingsError where there is none or it cannot be trusted."""
+    """A channel to the server behind a socket. Raises SettingsError where there is none or it cannot be trusted.
+
+    It connects by itself: gRPC would share a connection with the process's other channels, and one that an earlier
+    daemon refused it does not try again for a second.
+    """
     check(path)
-    return grpc.insecure_channel(f"unix:{address(path)}", options=(*OPTIONS, ("grpc.enable_http_proxy", 0)))
+    options = (*OPTIONS, ("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
+    return grpc.insecure_channel(f"unix:{address(path)}", options=options)
 
 
 def check(path: Path) -> None:

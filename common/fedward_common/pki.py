@@ -31,7 +31,8 @@ MAX_KEY_BYTES = 2**16
 _HEX_KEY = re.compile(r"[0-9a-f]{64}")
 _CLOCKS_DIFFER = timedelta(days=1)  # a certificate is valid at once on a machine whose clock is behind
 _Key = TypeVar("_Key")
-_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm)  # what cryptography raises for bytes that are no such key
+# what cryptography raises for bytes that are no such key; the last one for a compressed point
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, NotImplementedError)
 
 
 # The hub's authority and its server ----------------------------------------------------------------------------------

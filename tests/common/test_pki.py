@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -215,6 +216,16 @@ def test_a_line_that_is_no_node_key_is_refused(tmp_path: Path, change: str) -> N
     line = pki.node_public_line(pki.load_node_key(tmp_path / "node.key"))
     with pytest.raises(RecordError, match="no line of an OpenSSH P-384 public key"):
         pki.node_public_from_line(change.format(line, line))
+
+
+def test_a_node_key_whose_point_is_compressed_is_refused(tmp_path: Path) -> None:
+    pki.write_private(tmp_path / "node.key", pki.make_node_key())
+    kind, text = pki.node_public_line(pki.load_node_key(tmp_path / "node.key")).split()
+    key = bytearray(b64decode(text))
+    assert key[-97] == 4  # of an uncompressed point of P-384: SEC 1, 2.3.3
+    key[-97] = 2
+    with pytest.raises(RecordError, match="no line of an OpenSSH P-384 public key"):
+        pki.node_public_from_line(f"{kind} {b64encode(key).decode()}")
 
 
 def test_signing_keys(tmp_path: Path) -> None:
