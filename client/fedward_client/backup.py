@@ -5,8 +5,10 @@ is in it. It is written beside its place and moved there; the databases in it ar
 the daemon does meanwhile.
 """
 
+import fcntl
 import os
 import secrets
+import shutil
 import sqlite3
 import tarfile
 import tempfile
@@ -31,6 +33,7 @@ from fedward_common.disk import sync
 from fedward_common.errors import SettingsError, UsageError
 
 MANIFEST = "manifest.json"
+_COPIES = ".backup-"  # in the state folder
 NEEDED = (KEY, f"{LINK}/{NODE_KEY}", LEDGER, AUDIT, SIGNING_KEY)  # without the last, a site is none
 MEMBERS = (MANIFEST, SETTINGS, f"{LINK}/{HUB_CARD}", CATALOG, *NEEDED)
 
@@ -57,8 +60,7 @@ def backup(member: Member, path: Path, passphrase: str, *, cost: int = sealing.C
     member.log.append("backed up", {})  # cuts off what a crash left at its end, and is itself in the backup
     site = member.site
     manifest = Manifest(fedward=__version__, site=site.name, made=datetime.now(UTC).isoformat(timespec="seconds"))
-    with told(path.name), tempfile.TemporaryDirectory(prefix=".backup-", dir=site.state) as name:
-        copies = Path(name)
+    with told(path.name), _copies(site.state) as copies:
         (copies / MANIFEST).write_text(manifest.model_dump_json(), "utf-8")
         for database in (LEDGER, CATALOG):
             if (site.state / database).exists():
@@ -71,6 +73,17 @@ def backup(member: Member, path: Path, passphrase: str, *, cost: int = sealing.C
         with placed(path) as file:
             _pack({one: sources[one] for one in MEMBERS if sources[one].exists()}, file, passphrase, cost)
         return path.stat().st_size
+
+
+@contextmanager
+def _copies(state: Path) -> Iterator[Path]:
+    """A folder for copies: one backup at a time, and what a killed one left goes."""
+    with (state / "backup.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for torn in state.glob(f"{_COPIES}*"):
+            shutil.rmtree(torn)
+        with tempfile.TemporaryDirectory(prefix=_COPIES, dir=state) as name:
+            yield Path(name)
 
 
 def _snapshot(source: Path, target: Path) -> None:

@@ -99,7 +99,9 @@ def packed(path: Path, members: dict[str, bytes | tarfile.TarInfo]) -> Path:
 
 
 def test_a_site_comes_back_on_another_machine(full: Member, tmp_path: Path) -> None:
+    (full.site.state / ".backup-of-a-killed-process").mkdir()
     path, folder = backed_up(full, tmp_path), tmp_path / "new" / "north"
+    assert not list(full.site.state.glob(".backup-*"))
     assert path.stat().st_mode & 0o777 == 0o600
     assert contents(path).keys() == set(MEMBERS) - {"link/hub.json"}
     for name in ("P0", "P1"):
