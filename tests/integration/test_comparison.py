@@ -38,7 +38,7 @@ min_sites = 3
 [update]
 compression = "int8"
 """
-ALL = '"counts", "update", "evaluation"'
+ALL = '"counts", "statistics", "update", "evaluation"'
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
