@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from fedward_client.member import LINK_STATUS, read_json
+from fedward_client.site import SETTINGS
 from fedward_common import pki
 from fedward_common.cards import HubCard
 from fedward_common.study import StudySpec, load
@@ -199,6 +200,9 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         places = {"north": site_disk / "north", "valley": folder / "valley"}
         for name, place in places.items():
             shutil.copytree(plain[name], place)
+        settings = places["north"] / SETTINGS
+        assert settings.read_text().rstrip().endswith("threads = 1")  # the last line of [limits]
+        settings.write_text(settings.read_text() + "min_free_mib = 0\n")  # else its small disk counts as full
         with federation(folder / "hub", plain, logs=folder / "logs") as running:
             sha256 = running.run(study, lambda _event: None).model_sha256
         hub = Hub.init(hub_disk / "hub", name="faulty", port=free_port())

@@ -33,9 +33,10 @@ from fedward_simulations.benchmarks._processes import Peaks, cpu_s, family, peak
 from fedward_simulations.federation import background
 
 TINY = "{'model': {'name': 'small-cnn', 'options': {'width': 8}}}"
+LARGER = "{'model': {'name': 'small-cnn', 'options': {'width': 150}}}"  # two million numbers: enough to be seen
 DEPLOYMENTS = {
     "round-overhead": f"round_overhead.beside_stock(Path(sys.argv[1]), {TINY}, sites=2, rounds=3, stock=3)",
-    "hub-memory": f"hub_memory.measure({TINY}, sites=(1, 2), rounds=3, reference_rounds=3)",
+    "hub-memory": f"hub_memory.measure({LARGER}, sites=(1, 2), rounds=3, reference_rounds=3)",
     "idle": "idle.measure(settle_s=1, window_s=5)",
 }
 HUB, SITE = {"supervisor", "superlink", "superexec"}, {"daemon", "executor", "supernode"}
