@@ -30,7 +30,7 @@ from fedward_client.cache_index import FILE, Index, locked, purge
 from fedward_client.cache_room import IMAGES
 from fedward_client.catalog import paths, quarantine
 from fedward_client.choosing import content_of
-from fedward_client.cohort import Cohort, CohortItem, freeze, require, write_durably
+from fedward_client.cohort import Cohort, CohortItem, freeze, require
 from fedward_client.harmonize import Recipe, recipe
 from fedward_client.intake.dicom import read_slices
 from fedward_client.intake.files import read_volume
@@ -38,7 +38,7 @@ from fedward_client.intake.optout import opted_out
 from fedward_client.site import Site
 from fedward_client.split import SIDES, Side
 from fedward_client.volume import Volume
-from fedward_common.disk import sync
+from fedward_common.disk import sync, write_durably
 from fedward_common.errors import DataError, UnfitImage, UnreadableFile
 from fedward_common.events import Event, Listener, ignore
 from fedward_common.landmarks import Scale

@@ -8,9 +8,7 @@ was left out is counted, in words.
 import hashlib
 import json
 import logging
-import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -32,7 +30,7 @@ from fedward_client.labelling import UNKNOWN, Label, labels_of, rows_of, splits_
 from fedward_client.near_duplicates import counted, distinct, link
 from fedward_client.site import Site
 from fedward_client.split import PatientInfo, Side, assign
-from fedward_common.disk import sync
+from fedward_common.disk import write_durably
 from fedward_common.errors import DataError, RunError
 from fedward_common.events import Event, Listener, ignore
 from fedward_common.study import StudySpec
@@ -355,19 +353,3 @@ def _summary(cohort: Cohort) -> str:
 
 def _sha256(value: Any) -> str:
     return hashlib.sha256(rfc8785.dumps(value)).hexdigest()
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a file that after a crash is whole or not there: temporary name, fsync, rename, fsync of the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    sync(path.parent)

@@ -19,6 +19,7 @@ from fedward_client.catalog import Catalog, ImageRow, paths
 from fedward_client.choosing import chosen
 from fedward_client.cohort import CohortItem, freeze, from_catalog
 from fedward_client.harmonize import recipe
+from fedward_client.intake.labels import said_of
 from fedward_client.intake.optout import opted_out
 from fedward_client.site import Site
 from fedward_client.volume import Volume
@@ -60,8 +61,9 @@ class Surveyed(NamedTuple):
 def survey(site: Site, study: StudySpec, run: str, wanted: Wanted, listener: Listener) -> Surveyed:
     """The statistics of a study's patients at a site: of all of them, or sums for a scale over those who train.
 
-    Scans first where that was never done. "catalog" reads no pixel. Raises DataError where fewer patients than the
-    site's small-cell limit are there, and what `freeze` raises where a scale is measured.
+    Scans first where that was never done. "catalog" decodes what no check or run has decoded yet, for near-duplicates.
+    Raises DataError where fewer patients than the site's small-cell limit are there, and what `freeze` raises where a
+    scale is measured.
     """
     if wanted == "landmarks":
         return _measured(site, study, run, listener)
@@ -107,7 +109,7 @@ def _by_patient(rows: Iterable[ImageRow]) -> Iterator[tuple[str, Iterator[ImageR
 
 def _records(site: Site, images: Iterable[ImageRow], table: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     return {
-        patient: site.pseudonym("statistics", json.dumps([[row.content for row in rows], table.get(patient)]))
+        patient: site.pseudonym("statistics", json.dumps([[row.content, said_of(table, row.names)] for row in rows]))
         for patient, rows in _by_patient(images)
     }
 

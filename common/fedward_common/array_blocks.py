@@ -17,6 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from fedward_common import npy
 from fedward_common.errors import RecordError
+from fedward_common.mapped_files import address
 
 ALIGNMENT = 64
 MAX_PIECES = 100_000
@@ -88,16 +89,12 @@ def block_under(record: ArrayRecord) -> memoryview | None:
     head, layout, _ = _plan(record)
     if bytes(block[: len(head)]) != head or len(block) != len(head) + layout[-1].offset + layout[-1].length:
         return None
-    start = _address(block) + len(head)
+    start = address(block) + len(head)
     same = all(
-        isinstance(array.data, memoryview) and _address(array.data) == start + piece.offset
+        isinstance(array.data, memoryview) and address(array.data) == start + piece.offset
         for piece, array in zip(layout, record.values(), strict=True)
     )
     return block if same else None
-
-
-def _address(memory: memoryview) -> int:
-    return int(np.frombuffer(memory, np.uint8).ctypes.data)
 
 
 def view(memory: memoryview) -> ArrayRecord:

@@ -1,11 +1,11 @@
 """What a finished run leaves as `run.json`: its history, its sites, its final figures. No patient's score is in it."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fedward_common.disk import write_durably
 from fedward_common.landmarks import Scale
 from fedward_common.metrics import Evaluation
 from fedward_common.records import Prepared
@@ -74,12 +74,7 @@ class RunResult(_Record):
 
     def write(self, folder: Path) -> None:
         """Write `run.json` so that it is whole or not there."""
-        temporary = folder / f"{FILE}.tmp"
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(self.model_dump_json(indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / FILE)
+        write_durably(folder / FILE, self.model_dump_json(indent=1).encode())
 
     @classmethod
     def read(cls, folder: Path) -> Self:

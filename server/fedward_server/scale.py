@@ -5,14 +5,13 @@ too few patients, can still use the scale. It stands in `landmarks.json` of the 
 it, so a run that is killed at any moment goes on with the same.
 """
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedward_common.cohort_statistics import Statistics
-from fedward_common.disk import sync
+from fedward_common.disk import write_durably
 from fedward_common.errors import CheckpointError, RunError
 from fedward_common.landmarks import Scale, merged, standard_scale
 from fedward_common.records import Question
@@ -68,24 +67,13 @@ def measured(ask: Inquiry, folder: Path, *, wait_s: float, resume: bool) -> Scal
     found = _Measured(
         study=ask.study.digest, landmarks=scale, patients={site: each.patients for site, each in sums.items()}
     )
-    _write(path, found)
+    write_durably(path, found.model_dump_json(indent=1).encode())
     return scale
 
 
 def told_as(kind: EventKind) -> EventKind:
     """What a `Gathering` tells, where it gathers statistics: no site is in or out of a run by it."""
     return _TOLD_AS.get(kind) or kind
-
-
-def _write(path: Path, found: _Measured) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(found.model_dump_json(indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync(path.parent)
 
 
 def _read(path: Path, study: str) -> Scale:

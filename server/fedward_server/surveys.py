@@ -5,7 +5,6 @@ answer, what they add up to, and why a site sent none. The study is resolved as 
 both; each site's policy has to name `statistics` besides.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
@@ -14,6 +13,7 @@ from flwr.serverapp import Grid
 from pydantic import BaseModel, ConfigDict
 
 from fedward_common.cohort_statistics import Pooled, Statistics, pooled
+from fedward_common.disk import write_durably
 from fedward_common.errors import RunError
 from fedward_common.records import Question
 from fedward_common.study import StudySpec
@@ -30,12 +30,7 @@ class _Record(BaseModel):
 
     def write(self, path: Path) -> None:
         """Write the record so that its file is whole or not there."""
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(self.model_dump_json(indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_durably(path, self.model_dump_json(indent=1).encode())
 
 
 class Survey(_Record):

@@ -210,6 +210,21 @@ def test_a_question_that_would_tell_of_few_patients_is_refused_after_a_restart_t
     assert "NEW" not in (at.site.state / "audit.jsonl").read_text()
 
 
+def test_a_corrected_label_of_an_image_counts_as_well(site_folder: Callable[..., Path]) -> None:
+    folder = site_folder(LABELS, images=1, settings='[labels]\npath = "file"\n')
+    table = folder / "labels.csv"
+    rows = [f"{name}/image0.dcm,{label}" for name, label in LABELS.items()]
+    table.write_text("\n".join(["file,label", *rows]) + "\n")
+    site = Site.open(folder)
+    scan(site)
+    before = survey(site, tiny_study(), "run-1", "catalog", ignore).records
+    table.write_text(table.read_text().replace("PID-000/image0.dcm,benign", "PID-000/image0.dcm,malignant"))
+    scan(site)
+    after = survey(site, tiny_study(), "run-2", "catalog", ignore).records
+    assert len(before) == 24
+    assert sum(before[patient] != record for patient, record in after.items()) == 1
+
+
 def test_a_corrected_label_counts_as_a_patient_who_changed(
     member: Callable[..., Member], roster_study: Callable[..., StudySpec]
 ) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedward_client.cohort import write_durably
 from fedward_client.deidentify.files import Place, cleaned, place_of
 from fedward_client.deidentify.proof import Leak, Proof, prove
 from fedward_client.deidentify.rules import Profile
@@ -23,6 +22,7 @@ from fedward_client.intake.optout import opted_out
 from fedward_client.intake.walk import Entry, file_key, walk
 from fedward_client.label_settings import LABELS
 from fedward_client.site import Site
+from fedward_common.disk import write_durably
 from fedward_common.errors import DataError, UnreadableFile, UsageError
 
 MARK = ".fedward-deidentified"

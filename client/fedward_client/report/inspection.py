@@ -51,8 +51,7 @@ def inspect(site: Site, images: Sequence[ImageRow], listener: Listener) -> Inspe
 
 def _known(site: Site) -> dict[str, frozenset[str]]:
     """By the digest of a file, the flags of images that were looked at."""
-    with index.writing(site) as connection:
-        index.quality.create(connection, checkfirst=True)  # a catalog may be older than the table
+    with index.reading(site) as connection:
         rows = connection.execute(
             select(index.quality.c.content, index.quality.c.flags).where(index.quality.c.version == quality.VERSION)
         )

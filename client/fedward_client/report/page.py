@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedward_client.catalog import ImageRow
-from fedward_client.cohort import write_durably
 from fedward_client.report import charts, quality
 from fedward_client.report.charts import Chart
 from fedward_client.report.contract import LOW, WRONG_PART
 from fedward_client.report.sample import series_of
 from fedward_client.report.survey import STUDY_FLAGS, Survey
+from fedward_common.disk import write_durably
 from fedward_common.errors import DataError
 from fedward_common.pages import render as render_page
 
