@@ -21,6 +21,7 @@ from fedward_client.site import Site
 from fedward_common import cli
 from fedward_common.errors import SettingsError
 from fedward_common.study import Optimizer, Section, SiteEntry, Start, StudySpec
+from fedward_common.study_spec import INPUTS
 from fedward_common.study_strategy import OPTIONS as STRATEGY_OPTIONS
 
 ROOT = Path(__file__).parents[1]
@@ -139,16 +140,25 @@ def links(page: Path) -> list[str]:
 @page_of
 def test_relative_links_resolve(page: Path) -> None:
     for link in links(page):
-        target = (page.parent / link).resolve()
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
         assert target.is_relative_to(ROOT), link
         assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as links name them."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_page_can_be_reached_from_the_readme() -> None:
     reached, waiting = {README}, [README]
     while waiting:
         page = waiting.pop()
-        found = {(page.parent / link).resolve() for link in links(page) if link.endswith(".md")} - reached
+        paths = {link.partition("#")[0] for link in links(page)}
+        found = {(page.parent / path).resolve() for path in paths if path.endswith(".md")} - reached
         reached |= found
         waiting += found
     assert set(PAGES) <= reached
@@ -188,9 +198,11 @@ SECTIONS: dict[str, type[Section]] = {
     for name, field in StudySpec.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
 }
+KINDS: dict[str, type[Section]] = {f'kind = "{name}"': section for name, section in INPUTS.items()}  # of [input]
 MODELS: dict[str, type[Section]] = {
     "Top of the file": StudySpec,
     **SECTIONS,
+    **KINDS,
     "start": Start,
     "optimizer": Optimizer,
     "[[sites]]": SiteEntry,
@@ -216,7 +228,9 @@ def tables() -> dict[str, dict[str, list[str]]]:
 
 def fields(heading: str) -> dict[str, FieldInfo]:
     """The keys that stand under a heading; the top of the file holds those that are no section."""
-    apart = {name.strip("[]") for name in MODELS} if heading == "Top of the file" else set()
+    apart = {"kind"} if heading in KINDS else set()
+    if heading == "Top of the file":
+        apart = {"input", *(name.strip("[]") for name in MODELS)}
     return {name: field for name, field in MODELS[heading].model_fields.items() if name not in apart}
 
 
@@ -288,13 +302,24 @@ def test_site_page_shows_every_key_of_site_toml_with_its_default(tmp_path: Path)
     (folder / "labels.csv").write_text(blocks(SITE, "text")[0], "utf-8")
     (folder / "opt-out.txt").touch()
     defaults = Site.open(folder)
-    [shown] = blocks(SITE, "toml")
+    [shown] = [block for block in blocks(SITE, "toml") if block.startswith("[site]")]
     (folder / "site.toml").write_text(shown, "utf-8")
     assert Site.open(folder) == defaults
     document = tomllib.loads(shown)
     assert {f"[{name}]" for name in document} == offered(folder, "[nope]")
     for name, keys in document.items():
         assert keys.keys() == offered(folder, f"[{name}]\nnope = 1")
+
+
+def test_site_page_s_maps_of_columns_are_read(tmp_path: Path) -> None:
+    examples = [block for block in blocks(SITE, "toml") if block.startswith("# site.toml")]
+    assert len(examples) == 2
+    for block in examples:
+        _, *files = re.split(r"^# (\w+\.toml)\n", block, flags=re.MULTILINE)
+        for name, text in zip(files[::2], files[1::2], strict=True):
+            (tmp_path / name).write_text(text, "utf-8")
+        site = Site.open(tmp_path)
+        assert site.series is not None or site.table is not None
 
 
 def offered(folder: Path, wrong: str) -> set[str]:

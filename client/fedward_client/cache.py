@@ -8,13 +8,12 @@ change of split decodes nothing. No name and no file in it holds an identifier. 
 
 import errno
 import fcntl
-import hashlib
 import logging
 import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -29,20 +28,15 @@ from fedward_client import cache_room
 from fedward_client.cache_index import FILE, Index, locked, purge
 from fedward_client.cache_room import IMAGES
 from fedward_client.catalog import paths, quarantine
-from fedward_client.choosing import content_of
 from fedward_client.cohort import Cohort, CohortItem, freeze, require
-from fedward_client.harmonize import Recipe, recipe
-from fedward_client.intake.dicom import read_slices
-from fedward_client.intake.files import read_volume
 from fedward_client.intake.optout import opted_out
+from fedward_client.opening import AnyRecipe, Opener, opener, recipe_of
 from fedward_client.site import Site
 from fedward_client.split import SIDES, Side
-from fedward_client.volume import Volume
 from fedward_common.disk import sync, write_durably
 from fedward_common.errors import DataError, UnfitImage, UnreadableFile
 from fedward_common.events import Event, Listener, ignore
-from fedward_common.landmarks import Scale
-from fedward_common.study import Input, StudySpec
+from fedward_common.study import AnyInput, Scale, StudySpec
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +76,7 @@ class _Job:
 
     site: Site
     cohort: Cohort
-    recipe: Recipe
+    recipe: AnyRecipe
     study: str  # digest
     listener: Listener
 
@@ -96,40 +90,44 @@ class _Job:
 
     @property
     def bytes_needed(self) -> int:
-        return bytes_of_cache(len(self.cohort.items), self.recipe.input)
+        return _bytes(len(self.cohort.items), self.recipe)
 
     def tell(self, done: int, note: str = "") -> None:
         total = len(self.cohort.items)
         self.listener(Event(site=self.site.name, stage="cache", done=done, total=total, note=note))
 
 
-def _folder(site: Site, cohort: Cohort, by: Recipe) -> Path:
+def _folder(site: Site, cohort: Cohort, by: AnyRecipe) -> Path:
     return cache_room.root_of(site) / f"{by.digest}-{cohort.content_digest}"
 
 
 def check_room(site: Site, study: StudySpec, cohort: Cohort) -> None:
     """Raise DataError where a cohort's tensors are not there and have no room; nothing is removed for them yet."""
-    if not _folder(site, cohort, recipe(study.input)).exists():
+    if not _folder(site, cohort, recipe_of(study.input, site.name)).exists():
         cache_room.plan(site, bytes_of_cache(len(cohort.items), study.input))
 
 
-def bytes_of_cache(images: int, section: Input) -> int:
+def bytes_of_cache(images: int, section: AnyInput) -> int:
     """What so many images of a study take on disk."""
-    return images * prod(recipe(section).shape) * 4 + 4096
+    return _bytes(images, recipe_of(section, ""))
+
+
+def _bytes(images: int, how: AnyRecipe) -> int:
+    return images * prod(how.shape) * 4 + 4096
 
 
 def load(
-    site: Site, study: StudySpec, run: str, listener: Listener = ignore, *, landmarks: Scale | None = None
+    site: Site, study: StudySpec, run: str, listener: Listener = ignore, *, scale: Scale | None = None
 ) -> SiteData:
     """The tensors of `run`'s frozen cohort, decoded at the first call and mapped from disk afterwards.
 
-    `landmarks` is the scale that the run's sites measured, where the study leaves it to them.
+    `scale` is the one that the run's sites measured, where the study leaves it to them.
     A file that cannot be read, and one that went or changed since the cohort was frozen, is left out and counted. What
     any cache holds of patients who have opted out is removed first.
     Raises what `freeze` raises, and DataError when what is left is too little for the study or when it has no room.
     """
     purge(site, opted_out(site))
-    how = recipe(study.input.on_scale(landmarks))
+    how = recipe_of(study.input.on_scale(scale), site.name)
     cohort = freeze(site, study, run, listener)
     job = _Job(site=site, cohort=cohort, recipe=how, study=study.digest, listener=listener)
     job.root.mkdir(parents=True, exist_ok=True)
@@ -213,8 +211,8 @@ def _came_back(job: _Job, index: Index) -> bool:
     """Whether a file that was gone is there again, a network share that was not mounted for example."""
     if not index.gone:
         return False
-    gone, where = set(index.gone), paths(job.site)
-    return any(_paths(item, where) for item in job.cohort.items if item.image in gone)
+    gone, opening = set(index.gone), opener(job.site, job.recipe, paths(job.site))
+    return any(opening.is_there(item) for item in job.cohort.items if item.image in gone)
 
 
 def _build(job: _Job) -> tuple[Index, Images]:
@@ -241,7 +239,7 @@ def unfinished(root: Path) -> list[Path]:
 
 def _fill(job: _Job, path: Path) -> Index:
     """Write one row a readable image. Plain writes: on a full disk they fail, a memory map would kill the process."""
-    where = paths(job.site)
+    opening = opener(job.site, job.recipe, paths(job.site))
     outcome: dict[_Outcome, list[str]] = {"images": [], "unreadable": [], "gone": []}
     reasons: dict[str, str] = {}
     unfit: Counter[str] = Counter()
@@ -250,13 +248,13 @@ def _fill(job: _Job, path: Path) -> Index:
         for done, item in enumerate(job.cohort.items):
             job.tell(done)
             try:
-                outcome[_write_row(file, item, where, job.recipe)].append(item.image)
+                outcome[_write_row(file, item, opening)].append(item.image)
             except UnfitImage as error:  # no quarantine: another study can take it
                 outcome["unreadable"].append(item.image)
                 unfit[str(error)] += 1
             except UnreadableFile as error:
                 outcome["unreadable"].append(item.image)
-                reasons[item.image] = str(error)
+                reasons[item.files[0]] = str(error)
         quarantine(job.site, reasons)
         for reason, count in unfit.items():
             _log.warning("%s: images that this study cannot take: %d; %s", job.site.name, count, reason)
@@ -283,49 +281,18 @@ def _unusable(unfit: Counter[str]) -> str:
     return f"taken by this study: {unfit.most_common(1)[0][0]}"
 
 
-def _paths(item: CohortItem, where: Mapping[str, Path]) -> list[Path]:
-    """Where an image's files are, none when one is not there or they are no longer those that were frozen."""
-    paths = [where[key] for key in item.files if key in where]
-    try:
-        digests = [_digest(path) for path in paths]
-    except OSError:
-        return []
-    whole = len(paths) == len(item.files) and content_of(digests) == item.content
-    return paths if whole else []
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
-
-
-def _write_row(file: BinaryIO, item: CohortItem, where: Mapping[str, Path], recipe: Recipe) -> _Outcome:
-    """Harmonise one image to the end of `file`; says which list of the index it belongs to. Raises UnreadableFile."""
-    volume = opened(item, where, recipe)
-    if volume is None:
+def _write_row(file: BinaryIO, item: CohortItem, opening: Opener) -> _Outcome:
+    """Harmonise one item to the end of `file`; says which list of the index it belongs to. Raises UnreadableFile."""
+    tensor = opening.tensor(item)
+    if tensor is None:
         return "gone"
-    image = recipe.apply(volume)
-    file.write(image.astype("<f4", copy=False).data)
+    file.write(tensor.astype("<f4", copy=False).data)
     return "images"
 
 
-def opened(item: CohortItem, where: Mapping[str, Path], recipe: Recipe) -> Volume | None:
-    """An image of its files: the slices of a volume, or one file, which must be a volume where one is wanted.
-
-    `where` says where the file of each pseudonym is (`catalog.paths`). None where one went or changed since the cohort
-    was made; raises UnreadableFile.
-    """
-    paths = _paths(item, where)
-    if not paths:
-        return None
-    if len(paths) > 1:
-        return read_slices(paths)
-    return read_volume(paths[0], voi=recipe.voi, stack=recipe.is_3d)
-
-
-def _write_header(file: BinaryIO, images: int, recipe: Recipe) -> None:
+def _write_header(file: BinaryIO, images: int, how: AnyRecipe) -> None:
     """The .npy header; numpy pads it so that it is as long for fewer images as for more."""
-    header = {"descr": "<f4", "fortran_order": False, "shape": (images, *recipe.shape)}
+    header = {"descr": "<f4", "fortran_order": False, "shape": (images, *how.shape)}
     np.lib.format.write_array_header_1_0(file, header)
 
 

@@ -6,7 +6,7 @@ and hashing (`paths`). The catalog is derived data: it can be deleted at any tim
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,12 +17,23 @@ from fedward_client import cache_index
 from fedward_client.intake import index, scanning
 from fedward_client.intake.labels import Row, labels_in, not_known_in, said_of
 from fedward_client.intake.optout import opted_out
+from fedward_client.intake.recording import Recording
+from fedward_client.intake.recordings import of_facts
 from fedward_client.intake.walk import file_key, walk
 from fedward_client.site import Site
 from fedward_common.events import Listener, ignore
 
-_IS_IMAGE = and_(index.files.c.kind == "image", ~index.files.c.duplicate)
+_IS_DATA = and_(index.files.c.kind.in_(index.DATA), ~index.files.c.duplicate, ~index.files.c.opted_out)
+_IS_FILE = index.files.c.parent.is_(None)
 _NAMES = [index.files.c[name] for name in ("key", "study", "accession", "patient")]  # of an image: the nearest first
+
+
+def _is(kind: str) -> ColumnElement[bool]:
+    """What a study can take, of one kind."""
+    return and_(_IS_DATA, index.files.c.kind == kind)
+
+
+_IS_IMAGE = _is("image")
 _WITHOUT = {"patient": "patient", "accession": "accession number", "study": "study", "file": "file"}
 
 
@@ -64,21 +75,72 @@ class ImageRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RecordingRow:
+    """One recording of a wearable sensor. `recording` has all of it but the values (`recordings.of_facts`)."""
+
+    key: str  # a pseudonym, as is the next
+    patient: str
+    content: str
+    recording: Recording
+
+    @property
+    def names(self) -> tuple[str, str, str, str]:
+        """What a row of the label table may call it."""
+        return self.key, "", "", self.patient
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What an observer said of it, wherever that was; else the group that its collection puts it in."""
+        notes = self.recording.annotation
+        if notes is None:
+            return (self.recording.group,) if self.recording.group else ()
+        return tuple(word for value, word in self.recording.words.items() if value in notes)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableRow:
+    """One usable row of a table: its file, its number in that, and what it says of itself (`tables.TableRow`)."""
+
+    key: str  # a pseudonym, as are the next two
+    patient: str
+    file: str
+    content: str
+    number: int
+    target: str
+    missing: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, str, str, str]:
+        """What a row of the label table may call it: its patient's row, for a file's would be all patients' in it."""
+        return self.key, "", "", self.patient
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What it says itself that it shows."""
+        return (self.target,) if self.target else ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
     """A catalog in numbers, for the site's own people: small cells included, so nothing of it leaves as it is.
 
-    `files` is the sum of images, duplicates, not_dicom, dicomdir, without_pixels, links, opted_out and all quarantine.
+    `files` is the sum of images, recordings, tables, duplicates, not_dicom, dicomdir, without_pixels, links, opted_out
+    and all quarantine, less the rows of tables among duplicates, opted_out and quarantine.
     """
 
     files: int
     images: int
-    duplicates: int  # further files of an instance that is an image already
+    recordings: int  # of wearable sensors
+    recording_rows_left_out: int  # rows of them that could not be used
+    tables: int
+    table_rows: int  # that can be used
+    duplicates: int  # further files of an instance that is there already, further rows of a table with the same
     not_dicom: int
     dicomdir: int
     without_pixels: int  # DICOM objects that are no images: reports, plans, structures
     links: int  # not followed
-    opted_out: int  # images of patients on the opt-out list
-    quarantine: dict[str, int]  # files by reason
+    opted_out: int  # images, recordings and rows of patients on the opt-out list
+    quarantine: dict[str, int]  # files, and rows of tables, by reason
     patients: int
     labelled_patients: int
     patients_without_label: int
@@ -131,6 +193,34 @@ class Catalog:
             query = query.where(index.files.c.modality == modality)
         return [ImageRow(**row) for row in self._connection.execute(query).mappings()]
 
+    def recordings(self) -> list[RecordingRow]:
+        """Every recording, duplicates left out, sorted by key."""
+        columns = [index.files.c[name] for name in ("key", "patient", "content", "detail")]
+        rows = self._connection.execute(select(*columns).where(_is("recording")).order_by(index.files.c.key))
+        return [
+            RecordingRow(key=row.key, patient=row.patient, content=row.content, recording=of_facts(row.detail))
+            for row in rows
+        ]
+
+    def table_rows(self) -> list[TableRow]:
+        """Every usable row of every table, duplicates left out, sorted by key."""
+        columns = [index.files.c[name] for name in ("key", "patient", "parent", "content", "detail")]
+        found = []
+        for row in self._connection.execute(select(*columns).where(_is("row")).order_by(index.files.c.key)):
+            said = json.loads(row.detail)
+            found.append(
+                TableRow(
+                    key=row.key,
+                    patient=row.patient,
+                    file=row.parent,
+                    content=row.content,
+                    number=said["number"],
+                    target=said["target"],
+                    missing=tuple(said["missing"]),
+                )
+            )
+        return found
+
     def labels(self) -> dict[str, dict[str, str]]:
         """The label table, by pseudonym of what a row is of: the columns of labels, and "split" where there is one."""
         rows = self._connection.execute(select(index.labels.c.key, index.labels.c.row))
@@ -143,19 +233,30 @@ class Catalog:
 
     def counts(self) -> Counts:
         """The catalog in numbers."""
-        kinds = self._by(index.files.c.kind)
-        images = self._count(_IS_IMAGE)
+        kinds = self._by(index.files.c.kind, _IS_FILE)
+        data = index.files.c.kind.in_(index.DATA)
+        recordings = self.recordings()
         said = json.loads(index.fact(self._connection, "labels left out") or "{}")
-        labels = _LabelCounts.of(self.site, self.labels(), self._connection.execute(select(*_NAMES).where(_IS_IMAGE)))
+        rows = self.table_rows()
+        named: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
+            (tuple(row), ()) for row in self._connection.execute(select(*_NAMES).where(_IS_IMAGE))
+        ]
+        named += [(each.names, each.words) for each in recordings]
+        named += [(each.names, each.words) for each in rows]
+        labels = _LabelCounts.of(self.site, self.labels(), named)
         return Counts(
             files=sum(kinds.values()),
-            images=images,
-            duplicates=kinds.get("image", 0) - images,
+            images=self._count(_IS_IMAGE),
+            recordings=len(recordings),
+            recording_rows_left_out=sum(each.recording.left_out for each in recordings),
+            tables=kinds.get("table", 0),
+            table_rows=len(rows),
+            duplicates=self._count(and_(data, index.files.c.duplicate, ~index.files.c.opted_out)),
             not_dicom=kinds.get("not DICOM", 0),
             dicomdir=kinds.get("DICOMDIR", 0),
             without_pixels=kinds.get("no pixels", 0),
             links=kinds.get("link", 0),
-            opted_out=kinds.get(index.OPTED_OUT, 0),
+            opted_out=self._count(and_(data, index.files.c.opted_out)),
             quarantine=self._by(index.files.c.reason, index.files.c.kind == "quarantine"),
             patients=len(labels.patients),
             labelled_patients=len(labels.labelled),
@@ -209,13 +310,19 @@ class _LabelCounts:
     without_images: int = 0
 
     @classmethod
-    def of(cls, site: Site, table: Mapping[str, Row], images: Iterable[Sequence[str]]) -> "_LabelCounts":
-        """Of the `_NAMES` of images."""
+    def of(
+        cls, site: Site, table: Mapping[str, Row], images: Iterable[tuple[tuple[str, ...], tuple[str, ...]]]
+    ) -> "_LabelCounts":
+        """Of the `_NAMES` of images, and of recordings and rows that say themselves what they show, in words."""
         found, used = cls(), set[str]()
-        for image in images:
-            names, patient = tuple(image), image[-1]
+        for names, own in images:
+            patient = names[-1]
             used.update(names)
             found.patients.add(patient)
+            if own:
+                found.labelled.add(patient)
+                found.pairs.update((patient, site.labels.word(word)) for word in own)
+                continue
             row = said_of(table, names)
             if row is None:
                 found.images_without[patient] += 1

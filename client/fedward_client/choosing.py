@@ -20,12 +20,19 @@ SLICE_COUNT = "images with another number of slices"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unit:
-    """What a network sees as one: `files` are its slices in order, or the one file that holds it."""
+    """What a network sees as one: an image, a window of a recording, a row of a table.
 
-    key: str  # pseudonym: of its first file
+    `files` are its slices in order, or the one file that holds it, `at` where in that it begins. `names` are what rows
+    of the label table may call each of its files; none is asked where it has a `word` of its own.
+    """
+
+    key: str  # pseudonym: of its first file, with `at` where that holds several
     patient: str
     files: tuple[str, ...]
-    content: str  # `content_of` its files
+    content: str  # `content_of` its files; of a row of a table, of itself
+    names: tuple[tuple[str, ...], ...]
+    at: int = 0  # a sample, or the number of a row
+    word: str = ""
 
     @property
     def middle(self) -> str:
@@ -91,7 +98,7 @@ def units(images: Sequence[ImageRow], section: Input, wanted: Cohort, left_out: 
 
 
 def _alone(row: ImageRow) -> Unit:
-    return Unit(key=row.key, patient=row.patient, files=(row.key,), content=row.content)
+    return Unit(key=row.key, patient=row.patient, files=(row.key,), content=row.content, names=(row.names,))
 
 
 def _stacked(slices: Iterable[ImageRow], left_out: Counter[str]) -> list[Unit]:
@@ -117,6 +124,7 @@ def _volumes(rows: Sequence[ImageRow], left_out: Counter[str]) -> list[Unit]:
             patient=rows[0].patient,
             files=keys,
             content=content_of([by_key[key].content for key in keys]),
+            names=tuple(by_key[key].names for key in keys),
         )
         for keys in found.volumes
     ]

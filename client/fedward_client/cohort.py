@@ -20,8 +20,9 @@ from typing import Any
 import rfc8785
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from fedward_client import choosing_rows
 from fedward_client.cache_index import purge
-from fedward_client.catalog import Catalog, ImageRow, is_scanned, scan
+from fedward_client.catalog import Catalog, ImageRow, RecordingRow, TableRow, is_scanned, scan
 from fedward_client.choosing import Unit, chosen, units
 from fedward_client.intake.fingerprints import Fingerprints, fingerprints
 from fedward_client.intake.labels import SPLIT, read_labels
@@ -33,7 +34,7 @@ from fedward_client.split import PatientInfo, Side, assign
 from fedward_common.disk import write_durably
 from fedward_common.errors import DataError, RunError
 from fedward_common.events import Event, Listener, ignore
-from fedward_common.study import StudySpec
+from fedward_common.study import Input, SeriesInput, StudySpec, TableInput
 
 _log = logging.getLogger(__name__)
 
@@ -46,10 +47,11 @@ class _Value(BaseModel):
 
 
 class CohortItem(_Value):
-    """One image: its key, its patient and its files (pseudonyms), its label (`labelling`), its side, a digest of it."""
+    """One image, window or row: its key, patient and files (pseudonyms), label (`labelling`), side, a digest of it."""
 
     image: str
     files: tuple[str, ...]  # the slices of a volume in order, or the one file
+    at: int = 0  # where in its file it begins: the sample of a window, the number of a row
     patient: str
     label: Label
     side: Side
@@ -212,21 +214,37 @@ def from_catalog(site: Site, study: StudySpec, listener: Listener = ignore) -> C
     """The cohort as it would be now; scans first without a catalog. Raises DataError without images or labels."""
     if not is_scanned(site):
         scan(site, listener)
-    with Catalog.open(site) as catalog:
-        images, table = catalog.images(None), catalog.labels()
     out = opted_out(site)  # the list may be younger than the catalog
-    images, table = [row for row in images if row.patient not in out], {k: v for k, v in table.items() if k not in out}
+    with Catalog.open(site) as catalog:
+        there = [row for row in offered(catalog, study) if row.patient not in out]
+        table = {key: row for key, row in catalog.labels().items() if key not in out}
     if study.split.kind == "column" and study.split.column in {site.labels.patient, site.labels.key}:
         raise DataError(f"{site.name}: the study splits by the column of ids; name another [split] column")
     if study.split.kind == "column" and study.split.column != SPLIT:  # the catalog keeps one column to split by
         table = {k: v for k, v in read_labels(site, split=study.split.column).rows.items() if k not in out}
-    if not images:
-        raise DataError(f"{site.name}: no readable image is in the catalog; `fedward site report` says what was found")
-    if not table:
+    if not there:
+        what = {"image": "image", "series": "recording", "table": "row of a table"}[study.input.kind]
+        raise DataError(f"{site.name}: no readable {what} is in the catalog; `fedward site report` says what was found")
+    choice = choose(there, table, study, site)
+    if not choice.units and not table:
         raise DataError(f"{site.name}: no patient has a label; give a label table, then run `fedward site scan` again")
-    choice = choose(images, table, study, site)
-    prints = fingerprints(site, {unit.middle for unit in choice.units}, listener)
+    images = isinstance(study.input, Input)
+    prints = fingerprints(site, {unit.middle for unit in choice.units}, listener) if images else {}
     return resolve(choice, prints, study, site)
+
+
+Offered = ImageRow | RecordingRow | TableRow
+
+
+def offered(catalog: Catalog, study: StudySpec) -> Sequence[Offered]:
+    """What a study may choose from."""
+    match study.input:
+        case SeriesInput():
+            return catalog.recordings()
+        case TableInput():
+            return catalog.table_rows()
+        case Input():
+            return catalog.images(None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -239,14 +257,14 @@ class Choice:
     left_out: Counter[str]
 
 
-def choose(images: Sequence[ImageRow], table: Mapping[str, Mapping[str, str]], study: StudySpec, site: Site) -> Choice:
-    """A study's images at a site and their labels, by the label table as the catalog has it.
+def choose(there: Sequence[Offered], table: Mapping[str, Mapping[str, str]], study: StudySpec, site: Site) -> Choice:
+    """A study's images at a site, or windows, or rows, and their labels, by the label table as the catalog has it.
 
-    Raises DataError where the study asks for another kind of label than the table says.
+    Raises DataError where the study asks for another kind of label than the table says, or a feature that no map has.
     """
     left_out: Counter[str] = Counter()
-    found = units(chosen(images, study.cohort, left_out), study.input, study.cohort, left_out)
-    rows = rows_of(found, images, table, site, left_out)
+    found = _units(there, study, site, left_out)
+    rows = rows_of(found, [row.names for row in there], table, site, left_out)
     labels = labels_of(found, rows, study.cohort, site, left_out)
     taken = [unit for unit in found if unit.key in labels]
     words: Mapping[str, str | None] = dict.fromkeys(unit.patient for unit in taken)
@@ -258,6 +276,20 @@ def choose(images: Sequence[ImageRow], table: Mapping[str, Mapping[str, str]], s
         infos={patient: PatientInfo(word) for patient, word in words.items()},
         left_out=left_out,
     )
+
+
+def _units(there: Sequence[Offered], study: StudySpec, site: Site, left_out: Counter[str]) -> list[Unit]:
+    match study.input:
+        case SeriesInput():
+            recordings = [row for row in there if isinstance(row, RecordingRow)]
+            return choosing_rows.windows(recordings, study.input, left_out)
+        case TableInput():
+            columns = None if site.table is None else site.table.columns
+            rows = [row for row in there if isinstance(row, TableRow)]
+            return choosing_rows.rows(rows, study.input, columns, left_out, site.name)
+        case Input():
+            images = [row for row in there if isinstance(row, ImageRow)]
+            return units(chosen(images, study.cohort, left_out), study.input, study.cohort, left_out)
 
 
 def resolve(choice: Choice, prints: Fingerprints, study: StudySpec, site: Site) -> Cohort:
@@ -278,6 +310,7 @@ def resolve(choice: Choice, prints: Fingerprints, study: StudySpec, site: Site) 
         CohortItem(
             image=unit.key,
             files=unit.files,
+            at=unit.at,
             patient=unit.patient,
             label=choice.labels[unit.key],
             side=together[unit.patient],

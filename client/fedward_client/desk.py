@@ -17,9 +17,9 @@ import numpy as np
 
 from fedward_client.handlers import Hospital, model_sent
 from fedward_client.ledger import Answered, Ledger
+from fedward_client.measuring import Records
 from fedward_client.outbox import Answer, Outbox, Outgoing
 from fedward_client.spool import Parcel
-from fedward_client.survey import Records
 from fedward_common.cohort_statistics import Statistics
 from fedward_common.errors import FedwardError, PolicyError, RecordError, RunError, SettingsError
 from fedward_common.events import Event

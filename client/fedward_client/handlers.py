@@ -20,10 +20,11 @@ from fedward_client.cache import SiteData
 from fedward_client.cohort import check_opted_out
 from fedward_client.evaluation import evaluate
 from fedward_client.ledger import Ledger
+from fedward_client.measuring import Surveyed
 from fedward_client.site import Site
 from fedward_client.site_state import FOLDER, RunState
 from fedward_client.split import SIDES, Side
-from fedward_client.survey import Surveyed, survey
+from fedward_client.survey import survey
 from fedward_client.training import local
 from fedward_client.training.device import pick_device
 from fedward_client.training.epochs import EpochJournal
@@ -36,10 +37,9 @@ from fedward_common.cohort_statistics import Wanted
 from fedward_common.compression import decode_model
 from fedward_common.errors import DataError
 from fedward_common.events import Listener, ignore
-from fedward_common.landmarks import Scale
 from fedward_common.metrics import Evaluation, pooled, told, told_total
 from fedward_common.records import CONTROL, Arrays, Evaluated, Prepared, Question, Trained, model_sha256
-from fedward_common.study import StudySpec
+from fedward_common.study import Scale, StudySpec
 
 ALONE = "alone"  # of what is kept in a run's state: the model that the site trains without the others
 _ROUND = "round/number"  # beside its arrays, whose names hold no "/"
@@ -56,7 +56,7 @@ class Source(Protocol):
     def min_cell(self) -> int:
         """Counts below this never leave."""
 
-    def load(self, study: StudySpec, run: str, listener: Listener, landmarks: Scale | None = None) -> SiteData:
+    def load(self, study: StudySpec, run: str, listener: Listener, scale: Scale | None = None) -> SiteData:
         """The run's frozen cohort as tensors, on the scale that the run's sites measured where there is one."""
 
     def survey(self, study: StudySpec, run: str, wanted: Wanted, listener: Listener) -> Surveyed:
@@ -93,9 +93,9 @@ class SiteSource:
         """Counts below this never leave."""
         return self.site.min_cell
 
-    def load(self, study: StudySpec, run: str, listener: Listener, landmarks: Scale | None = None) -> SiteData:
+    def load(self, study: StudySpec, run: str, listener: Listener, scale: Scale | None = None) -> SiteData:
         """The run's frozen cohort as tensors, from the cache where they are there already."""
-        return cache.load(self.site, study, run, listener, landmarks=landmarks)
+        return cache.load(self.site, study, run, listener, scale=scale)
 
     def survey(self, study: StudySpec, run: str, wanted: Wanted, listener: Listener) -> Surveyed:
         """From the catalog, and from the images where their pixels are asked for."""
@@ -358,19 +358,19 @@ class Hospital:
             )
 
     def _load(self, question: Question) -> SiteData:
-        key = (question.study.digest, question.run, question.landmarks)
+        key = (question.study.digest, question.run, question.scale)
         if self._data is None or self._data[0] != key:
             self._data = None  # so that its cache may go where there is no room for the next one
             self._fix_scale(question)
-            self._data = (key, self.source.load(question.study, question.run, self.listener, question.landmarks))
+            self._data = (key, self.source.load(question.study, question.run, self.listener, question.scale))
         self.check_opted_out(question)
         return self._data[1]
 
     def _fix_scale(self, question: Question) -> None:
         """A run has one scale, or what was trained on it is not what is scored."""
-        scale = json.dumps(question.landmarks)
-        if question.landmarks is not None and self.source.once(question.run, "landmarks", scale) != scale:
-            raise DataError(f"{self.source.name} has this run's images on another scale already: start a new run")
+        scale = question.model_dump_json(include={"scale"})
+        if question.scale is not None and self.source.once(question.run, "scale", scale) != scale:
+            raise DataError(f"{self.source.name} has this run's data on another scale already: start a new run")
 
 
 @lru_cache(maxsize=1)  # a large network stays warm between rounds, and there is one of it in a process

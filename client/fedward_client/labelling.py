@@ -5,9 +5,8 @@ there, not there, not known; an image of which nothing is known has no label. Wh
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from fedward_client.catalog import ImageRow
 from fedward_client.choosing import Unit
 from fedward_client.intake.labels import NOT_THERE, THERE, Row, said_of
 from fedward_client.label_settings import PLURALS
@@ -26,13 +25,24 @@ Label = int | tuple[int, ...]
 
 
 def rows_of(
-    units: Sequence[Unit], images: Sequence[ImageRow], table: Mapping[str, Row], site: Site, left_out: Counter[str]
+    units: Sequence[Unit],
+    there: Iterable[tuple[str, ...]],
+    table: Mapping[str, Row],
+    site: Site,
+    left_out: Counter[str],
 ) -> dict[str, list[Row]]:
-    """By unit (its key), the rows that its files are in; rows of which there is no image are counted."""
-    by_file = {image.key: said_of(table, image.names) for image in images}
-    used = {name for image in images for name in image.names}
+    """By unit (its key), the rows that say what it shows: its own word, or those of the label table.
+
+    Rows of the table of which there is nothing are counted; `there` are the names of all that the site has.
+    """
+    used = {name for names in there for name in names}
     left_out[f"labelled {PLURALS[site.labels.by]} without images"] += len(table.keys() - used)
-    return {unit.key: [row for key in unit.files if (row := by_file[key]) is not None] for unit in units}
+    found: dict[str, list[Row]] = {}
+    for unit in units:
+        said = [row for names in unit.names if (row := said_of(table, names)) is not None]
+        own = {site.labels.label: site.labels.word(unit.word)}
+        found[unit.key] = [{**row, **own} for row in said or ({},)] if unit.word else said
+    return found
 
 
 def labels_of(

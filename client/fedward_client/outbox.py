@@ -117,7 +117,7 @@ def difference(ledger: Ledger | None, min_cell: int) -> Link:
         def check(before: Iterable[bytes]) -> None:
             difference_rule.check(patients, before, site=outgoing.site, min_cell=min_cell)
 
-        ledger.cover("landmarks" if outgoing.answer.landmarks is not None else "tables", patients, check)
+        ledger.cover("scale" if outgoing.answer.wanted == "scale" else "tables", patients, check)
         return outgoing
 
     return link

@@ -6,6 +6,8 @@ An optional `site.toml` in it changes the defaults:
     [site]     name, state       the name that the hub knows; the folder that Fedward writes to
     [data]     folder, patient, modality    where the images are; for files that do not say: whose they are, and of what
     [labels]   file, patient, label, words, …    the label table, its columns, its words (`label_settings`)
+    [series]   files, map           recordings of the site's own devices (`column_settings`)
+    [table]    files, map           tables of patients, a row each or several (`column_settings`)
     [privacy]  min_cell, opt_out    counts below this never leave; the list of patients who take no part
     [policy]   outputs, max_update_norm     what may leave at all; with nothing named, nothing does
     [limits]   threads, spool_mib, …        processor threads for training; the sizes of spool and caches
@@ -30,9 +32,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedward_client import label_settings
+from fedward_client import column_settings, label_settings
+from fedward_client.column_settings import ColumnSettings, ColumnsSection
 from fedward_client.intake import bids_root
 from fedward_client.intake.bids_names import PARTICIPANTS
+from fedward_client.intake.columns import TableMap
+from fedward_client.intake.series_map import SeriesMap
 from fedward_client.label_settings import LabelSettings, LabelsSection
 from fedward_client.receiver.settings import PacsSection, PacsSettings, checked
 from fedward_common.errors import SettingsError
@@ -90,6 +95,8 @@ class _Settings(_Section):
     site: _SiteSection = _SiteSection()
     data: _DataSection = _DataSection()
     labels: LabelsSection = LabelsSection()
+    series: ColumnsSection = ColumnsSection()
+    table: ColumnsSection = ColumnsSection()
     privacy: _PrivacySection = _PrivacySection()
     policy: _PolicySection = _PolicySection()
     limits: _LimitsSection = _LimitsSection()
@@ -106,6 +113,8 @@ class Site:
     labels: LabelSettings
     patient_pattern: str = BIDS_SUBJECT  # a regular expression on a file's path, whose first group is the patient's id
     modality: str = ""  # of files that do not say
+    series: ColumnSettings[SeriesMap] | None = None  # recordings of the site's own devices
+    table: ColumnSettings[TableMap] | None = None  # tables of patients
     bids: bool = False  # whether `data` is a folder in the Brain Imaging Data Structure
     state: Path
     min_cell: int = 5
@@ -136,6 +145,8 @@ class Site:
             modality=settings.data.modality,
             bids=(bids := bids_root.is_bids(data)),
             labels=label_settings.checked(settings.labels, folder, SETTINGS, data / PARTICIPANTS if bids else None),
+            series=column_settings.series(settings.series, folder, SETTINGS),
+            table=column_settings.table(settings.table, folder, SETTINGS),
             state=(state if state is not None else folder / (settings.site.state or STATE)).absolute(),
             min_cell=settings.privacy.min_cell,
             opt_out=opt_out,

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from fedward_common.feature_scale import FeatureSums
 from fedward_common.landmarks import LandmarkSums
 from fedward_common.metrics.base import MAX_PATIENTS, Count, Floats, Ints, Record
 from fedward_common.metrics.cells import told
@@ -24,7 +25,7 @@ from fedward_common.study_section import Slug, Version
 
 Variable = Literal["label", "sex", "age", "modality", "manufacturer", "rows", "columns", "spacing_mm"]
 VARIABLES: tuple[Variable, ...] = get_args(Variable)
-Wanted = Literal["catalog", "pixels", "landmarks"]
+Wanted = Literal["catalog", "pixels", "scale"]
 Cells = Annotated[dict[Annotated[str, Field(min_length=1, max_length=256)], Count | None], Field(max_length=1100)]
 Some = Annotated[int, Field(ge=1, le=MAX_PATIENTS)]
 
@@ -72,7 +73,7 @@ class GreyValues(Record):
 
 
 class Statistics(Record):
-    """A site's answer: tables (`wanted` "catalog"), grey values too ("pixels"), or sums for a scale ("landmarks").
+    """A site's answer: tables (`wanted` "catalog"), grey values too ("pixels"), or sums for a scale ("scale").
 
     `patients` are those whom the study can train and score on. `unusable` ones have images that it takes, but no label
     that it knows, or no whole volume; they are in no table, so that a few of them hide no other cell.
@@ -86,13 +87,14 @@ class Statistics(Record):
     unusable: Count | None
     tables: dict[Variable, Cells]
     grey_values: GreyValues | None = None
-    landmarks: LandmarkSums | None = None
+    landmarks: LandmarkSums | None = None  # of images
+    features: FeatureSums | None = None  # of rows of tables
     seconds: Annotated[float, Field(ge=0.0, le=1e9)]
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        measures = self.wanted == "landmarks"
-        if measures != (self.landmarks is not None) or measures == bool(self.tables):
+        measures = self.wanted == "scale"
+        if measures != ((self.landmarks is None) != (self.features is None)) or measures == bool(self.tables):
             raise ValueError(f"an answer to '{self.wanted}' holds something else")
         if self.grey_values is not None and self.wanted != "pixels":
             raise ValueError("grey values were not asked for")

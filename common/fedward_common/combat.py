@@ -27,12 +27,10 @@ from pydantic import Field, model_validator
 
 from fedward_common.errors import DataError, RecordError, RunError
 from fedward_common.metrics.base import MAX_PATIENTS, Floats, Record
+from fedward_common.study_table import CombatModel, Row, SiteEffect, Table
 
 TOLERANCE = 1e-12  # of a site's effects in units of sigma, between two steps of their iteration
 MAX_STEPS = 10_000
-
-Row = tuple[float, ...]
-Table = tuple[Row, ...]
 
 
 class CombatSums(Record):
@@ -57,32 +55,21 @@ class CombatSums(Record):
         return self
 
 
-class SiteEffect(Record):
-    """What a site adds, for each feature: `gamma` [G] and `delta` [G] (a variance), in units of sigma and sigma^2."""
-
-    gamma: Row
-    delta: tuple[Annotated[float, Field(gt=0.0)], ...]
-
-
-class CombatModel(Record):
-    """What `fit` found: `alpha` [G], `beta` [p, G], `sigma` [G] of all sites, and each site's effect by its name."""
-
-    alpha: Row
-    beta: Table
-    sigma: tuple[Annotated[float, Field(gt=0.0)], ...]
-    sites: dict[str, SiteEffect]
-
-
 def site_sums(features: npt.ArrayLike, covariates: npt.ArrayLike | None = None, *, min_cell: int) -> CombatSums:
     """The sums of a site's `features` [patients, G] and `covariates` [patients, p] (None: there are none).
 
     Covariates are numbers; a category is a column of 0 and 1 for each level but one. Raises DataError, in words, where
     the site has fewer than `min_cell` patients more than covariates; where two-valued covariates make a group of fewer
-    than `min_cell` patients, whose values the sums would tell; and for what is no table of at least two features and
-    finite numbers.
+    than `min_cell` patients, whose values the sums would tell, or a two-valued feature does, whose mean would count it;
+    and for what is no table of at least two features and finite numbers.
     """
     y, x = _tables(features, covariates)
     _require_cells(x, max(min_cell, 2))
+    if min((smallest_of_two(column) for column in y.T), default=len(y)) < max(min_cell, 2):
+        raise DataError(
+            f"a two-valued feature is one of them at fewer than {min_cell} patients, whom its mean would count "
+            "([privacy] min_cell): leave it out, ComBat is for features that vary by degrees"
+        )
     x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
     x, y = _centred(x), _centred(y)
     return CombatSums(
@@ -105,6 +92,12 @@ def _tables(features: npt.ArrayLike, covariates: npt.ArrayLike | None) -> tuple[
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise DataError("a feature or covariate is missing or not finite: leave out its patient, or fill it in")
     return y, x
+
+
+def smallest_of_two(column: Floats) -> int:
+    """Of a column of two values how many have the rarer one; else how many there are in all."""
+    kinds, counts = np.unique(column, return_counts=True)
+    return int(counts.min()) if len(kinds) == 2 else len(column)
 
 
 def _centred(table: Floats) -> Floats:

@@ -21,9 +21,8 @@ from fedward_common import npy
 from fedward_common.array_blocks import block_under, pack, pieces, view
 from fedward_common.cohort_statistics import Statistics, Wanted
 from fedward_common.errors import RecordError
-from fedward_common.landmarks import Scale
 from fedward_common.metrics import Evaluation
-from fedward_common.study import Slug, StudySpec
+from fedward_common.study import Scale, Slug, StudySpec
 from fedward_common.study_cohort import MAX_LABEL, MAX_LABELS
 from fedward_common.study_section import Version
 
@@ -80,7 +79,7 @@ class Question(_Record):
     study: Annotated[StudySpec, AfterValidator(_bound)]
     run: RunId
     statistics: Wanted = "catalog"  # stats: which
-    landmarks: Scale | None = None  # the standard scale, where the sites of the run measured it; not in the study then
+    scale: Scale | None = None  # where the sites of the run measured it; it is not in the study then
     score_incoming: bool = False  # train: also score the model as it came, on validation patients
     side: Literal["validation", "test"] = "validation"  # evaluate: on whom
     model: Literal["sent", "alone", "other"] = "sent"  # evaluate: the common one; the site's own; another site's own
@@ -90,12 +89,12 @@ class Question(_Record):
 
     @model_validator(mode="after")
     def _has_its_scale(self) -> Self:
-        given, wanted = self.landmarks is not None, self.kind != "stats" and self.study.input.measures_scale
+        given, wanted = self.scale is not None, self.kind != "stats" and self.study.input.measures_scale
         if given != wanted:
             raise ValueError("the study's scale is measured by its sites, and no question comes with another or none")
-        if self.landmarks is not None:
-            self.study.input.on_scale(self.landmarks)
-        if self.kind == "stats" and self.statistics == "landmarks" and not self.study.input.measures_scale:
+        if self.scale is not None:
+            self.study.input.on_scale(self.scale)
+        if self.kind == "stats" and self.statistics == "scale" and not self.study.input.measures_scale:
             raise ValueError("the study has its scale, or needs none: nothing is to be measured")
         return self
 

@@ -21,42 +21,53 @@ from fedward_common.study_cohort import Cohort
 from fedward_common.study_faults import Fault, explain, printable, report
 from fedward_common.study_input import Input
 from fedward_common.study_section import Fraction, Positive, Section, Slug
+from fedward_common.study_series import SeriesInput
 from fedward_common.study_spec import (
+    INPUTS,
     SCHEMA_VERSION,
     About,
+    AnyInput,
     Evaluation,
     Model,
     Optimizer,
     Privacy,
+    Scale,
     SiteEntry,
     Split,
     StudySpec,
     Training,
     Update,
+    input_kind,
 )
 from fedward_common.study_start import Start
 from fedward_common.study_strategy import Strategy
+from fedward_common.study_table import FeatureScale, TableInput
 from fedward_common.study_templates import find, template_names, template_path
 from fedward_common.toml_lines import KeyPath, locate
 
 __all__ = [
     "SCHEMA_VERSION",
     "About",
+    "AnyInput",
     "Cohort",
     "Evaluation",
+    "FeatureScale",
     "Fraction",
     "Input",
     "Model",
     "Optimizer",
     "Positive",
     "Privacy",
+    "Scale",
     "Section",
+    "SeriesInput",
     "SiteEntry",
     "Slug",
     "Split",
     "Start",
     "Strategy",
     "StudySpec",
+    "TableInput",
     "Training",
     "Update",
     "find",
@@ -130,8 +141,9 @@ def _faults(kind: type[Section], document: Mapping[str, Any]) -> Iterator[Fault]
             annotation = field.rebuild_annotation()
             with suppress(ValidationError):  # its own faults are told already
                 values[name] = TypeAdapter(annotation).validate_json(_json(document[name]), strict=True)
-            if isinstance(annotation, type) and issubclass(annotation, Section) and isinstance(document[name], dict):
-                inner = _faults(annotation, document[name])
+            section = INPUTS.get(input_kind(document[name])) if annotation == AnyInput else annotation
+            if isinstance(section, type) and issubclass(section, Section) and isinstance(document[name], dict):
+                inner = _faults(section, document[name])
                 yield from (Fault((name, *fault.key), fault.reason) for fault in inner)
     yield from kind.faults(values)
 

@@ -17,6 +17,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from fedward_common.toml_lines import KeyPath
 
 _MAX_VALUE = 60
+_KIND = "kind"  # the key that says which of several tables a section is
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +42,12 @@ def refuse(title: str, faults: Iterable[Fault]) -> None:
 
 def explain(error: ValidationError, document: Mapping[str, Any], schema: Mapping[str, Any]) -> list[Fault]:
     """The faults behind a validation error, one a key, what is valid taken from the spec's JSON schema."""
-    reader = _Schema(schema)
+    reader = _Schema(schema, document)
     faults: dict[tuple[KeyPath, str], Fault] = {}
     for detail in error.errors(include_url=False, include_input=False):
         if detail["type"] == "default_factory_not_called":
             continue  # a default that follows from a key which is itself at fault
-        fault = _fault(detail["type"], detail["loc"], detail["msg"], document, reader)
+        fault = _fault(detail["type"], reader.untagged(detail["loc"]), detail["msg"], document, reader)
         faults.setdefault((fault.key, detail["msg"] if detail["type"] == "study_rule" else ""), fault)
     return list(faults.values())
 
@@ -56,10 +57,18 @@ def _fault(kind: str, loc: KeyPath, message: str, document: Mapping[str, Any], s
         return Fault(loc, message)
     if kind == "extra_forbidden":
         return Fault(loc, _unknown_key(loc, schema))
+    if kind == "union_tag_invalid":
+        return _wrong_kind((*loc, _KIND), document, schema)
     known = _known_part(loc, document, schema)
     if kind == "missing" and isinstance(loc[-1], str):
         return Fault(loc, f"missing; it must be {schema.words(schema.at(loc))}")
     return Fault(known, f"must be {schema.words(schema.at(known))}{_did_you_mean(known, document, schema)}")
+
+
+def _wrong_kind(key: KeyPath, document: Mapping[str, Any], schema: "_Schema") -> Fault:
+    kinds, kind = schema.kinds(key[0]), value_at(document, key)
+    words = f"must be one of {', '.join(toml_value(each) for each in kinds)}"
+    return Fault(key, words + (near(kind, kinds) if isinstance(kind, str) else ""))
 
 
 def _known_part(loc: KeyPath, document: Mapping[str, Any], schema: "_Schema") -> KeyPath:
@@ -172,10 +181,33 @@ def _toml(value: Any) -> str:
 
 
 class _Schema:
-    """Reads pydantic's JSON schema (draft 2020-12) of the spec."""
+    """Reads pydantic's JSON schema (draft 2020-12) of the spec.
 
-    def __init__(self, root: Mapping[str, Any]) -> None:
+    Of a section that is one of several tables, told apart by their `kind`, the one counts that the document names.
+    """
+
+    def __init__(self, root: Mapping[str, Any], document: Mapping[str, Any]) -> None:
+        sections = root.get("properties", {})
         self._root = root
+        self._tables = {
+            name: {self._resolved(option)["properties"][_KIND]["const"]: option for option in section["oneOf"]}
+            for name, section in sections.items()
+            if "oneOf" in section
+        }
+        chosen = {}
+        for name, tables in self._tables.items():
+            held = document.get(name)
+            kind = held.get(_KIND) if isinstance(held, Mapping) else None
+            chosen[name] = next((table for each, table in tables.items() if each == kind), next(iter(tables.values())))
+        self._root = {**root, "properties": {**sections, **chosen}}
+
+    def kinds(self, section: str | int) -> list[str]:
+        """What the `kind` of a section may be."""
+        return list(self._tables[str(section)])
+
+    def untagged(self, loc: KeyPath) -> KeyPath:
+        """A place as the document has it: pydantic puts the kind of such a section behind its name."""
+        return (loc[0], *loc[2:]) if len(loc) > 1 and loc[1] in self._tables.get(str(loc[0]), ()) else loc
 
     def at(self, key: KeyPath) -> Mapping[str, Any] | None:
         """The schema of a key; None where the spec has no such key."""

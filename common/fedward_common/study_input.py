@@ -68,8 +68,9 @@ def _statistics(statistics: str, intensity: str) -> Iterator[Fault]:
 
 
 class Input(Section):
-    """[input]: how an image becomes a tensor."""
+    """[input]: how an image becomes a tensor. Of recordings and tables: `study_series`, `study_table`."""
 
+    kind: Literal["image"] = "image"
     size: Annotated[
         tuple[Annotated[int, Field(ge=8, le=1024)], ...],  # (height, width) or (depth, height, width)
         Field(description="[height, width] or [depth, height, width], each a whole number from 8 to 1024"),
@@ -91,11 +92,11 @@ class Input(Section):
         """Whether the sites of a run measure the standard scale before its first round."""
         return self.intensity == "landmarks" and self.landmarks is None
 
-    def on_scale(self, landmarks: tuple[float, ...] | None) -> "Input":
+    def on_scale(self, scale: object | None) -> "Input":
         """The same with a scale that was measured, checked as a study's own is; None leaves it as it is."""
-        if landmarks is None:
+        if scale is None:
             return self
-        return Input.model_validate({**self.model_dump(), "landmarks": landmarks})
+        return Input.model_validate({**self.model_dump(), "landmarks": scale})
 
     rules = (
         Rule(("size",), _size),

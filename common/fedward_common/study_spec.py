@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 import rfc8785
 from packaging.version import InvalidVersion, Version
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from fedward_common import __version__
 from fedward_common.errors import ModelError
@@ -19,8 +19,10 @@ from fedward_common.study_cohort import Cohort
 from fedward_common.study_faults import Fault, near
 from fedward_common.study_input import Input
 from fedward_common.study_section import Fingerprint, Fraction, OptionValue, Positive, Rule, Section, Slug, only_with
+from fedward_common.study_series import SeriesInput
 from fedward_common.study_start import Factors, Patterns, Start, repeated
 from fedward_common.study_strategy import COMPARE_COORDINATES, Strategy
+from fedward_common.study_table import FeatureScale, TableInput
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -36,6 +38,24 @@ class About(Section):
     task: Annotated[
         Literal["classification"], Field(description='"classification", the one task of this version of Fedward')
     ]
+
+
+INPUTS: Mapping[str, type[Section]] = {"image": Input, "series": SeriesInput, "table": TableInput}
+
+
+def input_kind(section: object) -> str:
+    """Which of `INPUTS` a section is; of one that is no table the words for images are as good as any."""
+    kind = section.get("kind", "image") if isinstance(section, Mapping) else getattr(section, "kind", "image")
+    return kind if isinstance(kind, str) else ""
+
+
+AnyInput = Annotated[
+    Annotated[Input, Tag("image")] | Annotated[SeriesInput, Tag("series")] | Annotated[TableInput, Tag("table")],
+    Discriminator(input_kind),
+]
+
+
+Scale = tuple[float, ...] | FeatureScale  # what sites measure: `landmarks` of images, of features of tables
 
 
 def _shares(shares: tuple[float, float, float]) -> Iterator[Fault]:
@@ -196,13 +216,13 @@ def _min_fedward(min_fedward: str) -> Iterator[Fault]:
         )
 
 
-def _model(model: Model, images: Input, cohort: Cohort) -> Iterator[Fault]:
+def _model(model: Model, inputs: AnyInput, cohort: Cohort) -> Iterator[Fault]:
     """What the registry refuses: the name, else the options, else the network at this size."""
     from fedward_common import models  # the registry reads StudySpec
 
     def refused(options: Mapping[str, OptionValue]) -> str | None:
         try:
-            models.check(model.name, options, images.size, images.channels, len(cohort.labels))
+            models.check(model.name, options, inputs.size, inputs.channels, len(cohort.labels))
         except ModelError as error:
             return str(error)
         return None
@@ -212,11 +232,28 @@ def _model(model: Model, images: Input, cohort: Cohort) -> Iterator[Fault]:
         yield Fault(("model", "options" if in_options else "name"), reason)
 
 
-def _inflate(model: Model, images: Input) -> Iterator[Fault]:
-    if model.start is not None and model.start.inflate and len(images.size) == 2:
+def _inflate(model: Model, inputs: AnyInput) -> Iterator[Fault]:
+    if model.start is not None and model.start.inflate and len(inputs.size) != 3:
         yield Fault(
-            ("model", "start", "inflate"), "has no effect on 2-D images; remove it, or give [input] size a depth"
+            ("model", "start", "inflate"), "has an effect on 3-D images only; remove it, or give [input] size a depth"
         )
+
+
+_OF_IMAGES = ("modality", "body_part", "sequence", "vendors", "sex", "age", "months", "slices", "localizers")
+
+
+def _images_only(inputs: AnyInput, cohort: Cohort, training: Training) -> Iterator[Fault]:
+    """What is said of images, of a study that has none."""
+    if isinstance(inputs, Input):
+        return
+    what = {"series": "recordings", "table": "tables"}[inputs.kind]
+    for key in _OF_IMAGES:
+        if getattr(cohort, key) != Cohort.model_fields[key].default:
+            yield Fault(("cohort", key), f"is said of images, and this study takes {what}; remove it")
+    if cohort.multi_label:
+        yield Fault(("cohort", "multi_label"), f"is not in this version of Fedward for {what}; remove it")
+    if training.augmentation:
+        yield Fault(("training", "augmentation"), f"varies images, and this study takes {what}; remove it")
 
 
 def _batch_norm(model: Model, training: Training, strategy: Strategy) -> Iterator[Fault]:
@@ -335,7 +372,7 @@ class StudySpec(Section):
     study: About
     cohort: Cohort
     split: Split = Split()
-    input: Input = Input()
+    input: AnyInput = Input()
     model: Model
     training: Training = Training()
     strategy: Strategy = Strategy()
@@ -348,6 +385,7 @@ class StudySpec(Section):
         Rule(("min_fedward",), _min_fedward),
         Rule(("model", "input", "cohort"), _model),
         Rule(("model", "input"), _inflate),
+        Rule(("input", "cohort", "training"), _images_only),
         Rule(("model", "training", "strategy"), _batch_norm),
         Rule(("training", "split", "sites"), _local_layers),
         Rule(("strategy", "training"), _scaffold),

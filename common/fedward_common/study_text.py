@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from fedward_common.study_cohort import Cohort
 from fedward_common.study_faults import toml_value
 from fedward_common.study_input import Input
-from fedward_common.study_spec import Evaluation, Model, Split, StudySpec, Training, Update
+from fedward_common.study_series import SeriesInput
+from fedward_common.study_spec import AnyInput, Evaluation, Model, Split, StudySpec, Training, Update
 from fedward_common.study_start import Start
 from fedward_common.study_strategy import Strategy
+from fedward_common.study_table import TableInput
 
 _AUGMENTATION = {
     "flip": "mirror images",
@@ -61,9 +63,9 @@ def describe(spec: StudySpec) -> list[tuple[str, str]]:
     """Headings and their text, in the order in which a study is read."""
     return [
         ("Question", _question(spec)),
-        ("Patients", _patients(spec.cohort)),
+        ("Patients", _patients(spec.cohort, spec.input.kind)),
         ("Split", _split(spec.split)),
-        ("Images", _images(spec.input)),
+        (HEADINGS[spec.input.kind], input_words(spec.input)),
         ("Network", _network(spec.model)),
         ("Training", _training(spec.training)),
         ("Combination", _combination(spec.strategy)),
@@ -84,6 +86,9 @@ def _question(spec: StudySpec) -> str:
     return _sentences(parts)
 
 
+_ANY = {"image": "images of any modality", "series": "recordings", "table": "rows in a table"}
+
+
 def _narrowed(cohort: Cohort) -> list[str]:
     """What else the images and their patients must be."""
     words = {
@@ -99,8 +104,8 @@ def _narrowed(cohort: Cohort) -> list[str]:
     return [f"{what}: {word}" for what, word in words.items() if word]
 
 
-def _patients(cohort: Cohort) -> str:
-    images = f"{cohort.modality} images" if cohort.modality else "images of any modality"
+def _patients(cohort: Cohort, kind: str) -> str:
+    images = f"{cohort.modality} images" if cohort.modality else _ANY[kind]
     kind = "a word, yes or no, on at least one of the labels" if cohort.multi_label else "one of the labels"
     judged = (
         "Each label is judged by itself, on the images of which it is known"
@@ -133,6 +138,51 @@ _SIDES = ("training", "validation", "test")
 
 def _percent(split: Split) -> list[float]:
     return [100 * share for share in split.shares]
+
+
+HEADINGS = {"image": "Images", "series": "Recordings", "table": "Tables"}
+
+
+def input_words(section: AnyInput) -> str:
+    """How an image, a window of a recording or a row of a table becomes the network's input, in sentences."""
+    match section:
+        case Input():
+            return _images(section)
+        case SeriesInput():
+            return _recordings(section)
+        case TableInput():
+            return _tables(section)
+
+
+def _recordings(series: SeriesInput) -> str:
+    step = series.window_s if series.step_s is None else series.step_s
+    scaled = (
+        "Each signal of a window is brought to mean 0 and standard deviation 1"
+        if series.intensity == "zscore"
+        else f"{series.scale:g} {series.unit} become 1"
+    )
+    return _sentences(
+        [
+            f"Windows of {series.window_s:g} s, one every {step:g} s, at {series.rate_hz:g} Hz",
+            f"Signals: {_listed(series.signals, 'and')}",
+            scaled,
+        ]
+    )
+
+
+def _tables(table: TableInput) -> str:
+    missing = "is set to the mean" if table.missing == "mean" else "leaves its row out"
+    combat = f"What each hospital adds to {_listed(table.combat, 'and')} is taken out (ComBat)" if table.combat else ""
+    kept = f"; the effect of {_listed(table.covariates, 'and')} stays" if table.covariates else ""
+    measured = ", which they measure together before round 1" * table.measures_scale
+    return _sentences(
+        [
+            f"Features: {_listed(table.features, 'and')}",
+            f"A missing value {missing}",
+            f"{combat}{kept}",
+            f"Each is brought to mean 0 and standard deviation 1 over all hospitals{measured}",
+        ]
+    )
 
 
 def _images(images: Input) -> str:

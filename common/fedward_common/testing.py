@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedward_common import __version__
+from fedward_common import __version__, feature_scale
 from fedward_common.batch_norm import returned_names
 from fedward_common.cohort_statistics import EDGES, MISSING, VARIABLES, Statistics, bins, table
 from fedward_common.landmarks import site_sums
@@ -32,10 +32,16 @@ from fedward_common.records import (
     read_question,
     to_array_record,
 )
-from fedward_common.study import StudySpec
+from fedward_common.study import Input, StudySpec, TableInput
 
 Answerer = Callable[[Message], Message | None]  # None: stays silent
 MIN_CELL = 5
+
+
+def images_of(study: StudySpec) -> Input:
+    """The [input] of a study of images."""
+    assert isinstance(study.input, Input)
+    return study.input
 
 
 def unchanged(arrays: Arrays) -> Arrays:
@@ -94,14 +100,20 @@ class FakeSite:
         return self.cohort or hashlib.sha256(self.name.encode()).hexdigest()
 
     def _statistics(self, question: Question) -> Statistics:
-        """Of patients of whom only the label is known, in turns; landmarks are the deciles."""
-        measures = question.statistics == "landmarks"
+        """Of patients of whom only the label is known, in turns; landmarks are the deciles, features drawn."""
+        measures = question.statistics == "scale"
         names = question.study.cohort.labels
         turns = Counter(names[number % len(names)] for number in range(self.patients))
         foreseen = {name: (*bins(name),) if name in EDGES else () for name in VARIABLES}
         tables = {name: table({MISSING: self.patients}, foreseen[name], min_cell=MIN_CELL) for name in VARIABLES}
         tables["label"] = table(turns, names, min_cell=MIN_CELL)
+        people, section = np.arange(self.patients), question.study.input
         deciles = np.tile(np.arange(1, 10) / 10, (self.patients, 1))
+        landmarks = site_sums(deciles, people, min_cell=MIN_CELL) if measures and isinstance(section, Input) else None
+        features = None
+        if measures and isinstance(section, TableInput):
+            values = np.random.default_rng(len(self.name)).normal(size=(self.patients, section.channels))
+            features = feature_scale.site_sums(values, people, section, min_cell=MIN_CELL)
         return Statistics(
             site=self.name,
             fedward=self.fedward,
@@ -110,7 +122,8 @@ class FakeSite:
             images=self.patients,
             unusable=None if measures else 0,
             tables={} if measures else tables,
-            landmarks=site_sums(deciles, np.arange(self.patients), min_cell=MIN_CELL) if measures else None,
+            landmarks=landmarks,
+            features=features,
             seconds=0.1,
         )
 
@@ -206,5 +219,7 @@ def tiny_study(**sections: Mapping[str, Any]) -> StudySpec:
         "training": {"rounds": 2, "batch_size": 8},
         "strategy": {"min_sites": 1, "round_deadline_s": 60.0},
     }
+    if "kind" in sections.get("input", {}):  # of no images
+        del base["input"], base["cohort"]["modality"]
     merged = {name: {**base.get(name, {}), **sections.get(name, {})} for name in {**base, **sections}}
     return StudySpec.model_validate_json(json.dumps(merged))

@@ -10,9 +10,8 @@ from flwr.app import ArrayRecord, Message, MessageType
 from flwr.serverapp import Grid
 
 from fedward_common.errors import RecordError
-from fedward_common.landmarks import Scale
 from fedward_common.records import Evaluated, Question, arrays_in, from_array_record, question_record, to_array_record
-from fedward_common.study import StudySpec
+from fedward_common.study import Scale, StudySpec
 from fedward_server.events import EventKind, Listener, RunEvent
 from fedward_server.exchange import Connected, Trip, read_reply
 from fedward_server.roster import Participant
@@ -37,7 +36,7 @@ class Inquiry:
     grid: Grid
     study: StudySpec
     run: str
-    landmarks: Scale | None = None  # the scale that the run's sites measured, where the study leaves it to them
+    scale: Scale | None = None  # that the run's sites measured, where the study leaves it to them
     listener: Listener
     connected: Connected | None = None  # in a deployment: the study's sites that are connected now, and their nodes
     deadline_s: float
@@ -46,7 +45,7 @@ class Inquiry:
 
     def question(self, kind: Literal["prepare", "train", "evaluate"], **details: Any) -> Question:
         """A question of this run."""
-        return Question(kind=kind, study=self.study, run=self.run, landmarks=self.landmarks, **details)
+        return Question(kind=kind, study=self.study, run=self.run, scale=self.scale, **details)
 
     def trip(self, questions: Mapping[str, Message], number: int, **options: Any) -> Trip:
         """A question to several sites, by their names, in or after round `number`."""

@@ -6,10 +6,9 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedward_common.disk import write_durably
-from fedward_common.landmarks import Scale
 from fedward_common.metrics import Evaluation
 from fedward_common.records import Prepared
-from fedward_common.study import StudySpec
+from fedward_common.study import Scale, StudySpec
 
 FILE = "run.json"
 
@@ -63,7 +62,7 @@ class RunResult(_Record):
     run: str
     engine: str
     study: StudySpec
-    landmarks: Scale | None = None  # that its sites measured, where the study left the scale to them
+    scale: Scale | None = None  # that its sites measured, where the study left the scale to them
     sites: dict[str, SiteResult]
     history: tuple[RoundHistory, ...]
     kept_round: int  # whose model this is

@@ -102,7 +102,7 @@ class RoundEngine:
         self._steering = Steering(self.study, self.grid, *models.initial_model(self.study, self.folder))
         checkpoint = latest(self.folder, study_digest=self.study.digest) if resume else None
         if self.study.input.measures_scale:
-            self._ask.landmarks = measured(self._ask, self.folder, wait_s=self.wait_s, resume=resume)
+            self._ask.scale = measured(self._ask, self.folder, wait_s=self.wait_s, resume=resume)
         if checkpoint is not None:
             self._ask.lets_go = False
             self._restore(checkpoint)
@@ -393,7 +393,7 @@ class RoundEngine:
             run=self.run,
             engine=self.engine,
             study=self.study,
-            landmarks=self._ask.landmarks,
+            scale=self._ask.scale,
             sites={site.name: closing.result(site) for site in self._sites},
             history=tuple(self._history),
             kept_round=kept,

@@ -1,27 +1,30 @@
-"""The standard scale of a study that leaves it to its sites: measured once a run, before they prepare, and kept.
+"""The scale of a study that leaves it to its sites: measured once a run, before they prepare, and kept.
 
-Sites that train are asked for sums (`landmarks.site_sums`); those that send none, for their policy or because they have
-too few patients, can still use the scale. It stands in `landmarks.json` of the run's folder before any site is told of
-it, so a run that is killed at any moment goes on with the same.
+Of images it is the standard scale of grey values (`landmarks`), of tables that of their features (`feature_scale`).
+Sites that train are asked for sums; those that send none, for their policy or because they have too few patients, can
+still use the scale. Where the study asks for ComBat, every site is asked, and one that sends no sums cannot take part.
+The scale stands in `scale.json` of the run's folder before any site is told of it, so a run that is killed at any
+moment goes on with the same.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from fedward_common import feature_scale
 from fedward_common.cohort_statistics import Statistics
 from fedward_common.disk import write_durably
 from fedward_common.errors import CheckpointError, RunError
-from fedward_common.landmarks import Scale, merged, standard_scale
+from fedward_common.landmarks import merged, standard_scale
 from fedward_common.records import Question
-from fedward_common.study_input import LANDMARKS
+from fedward_common.study import Scale, StudySpec, TableInput
 from fedward_server.checkpoints import newest
 from fedward_server.events import EventKind
 from fedward_server.inquiry import Inquiry
 from fedward_server.roster import Gathering
 
-FILE = "landmarks.json"
+FILE = "scale.json"
 _TOLD_AS: dict[str, EventKind] = {"prepared": "surveyed", "left-out": "unsurveyed"}
 
 
@@ -31,44 +34,59 @@ class _Measured(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     study: str
-    landmarks: Annotated[Scale, Field(min_length=LANDMARKS, max_length=LANDMARKS)]
+    scale: Scale
     patients: dict[str, int]
 
 
 def measured(ask: Inquiry, folder: Path, *, wait_s: float, resume: bool) -> Scale:
     """The scale of a run: of its folder where it is resumed, else measured now.
 
-    Raises RunError where no site sends sums, CheckpointError where a run has rounds and its scale is gone.
+    Raises RunError where no site sends sums, or none can be made of them; CheckpointError where a run has rounds and
+    its scale is gone.
     """
     path = folder / FILE
     if resume and path.exists():
-        return _read(path, ask.study.digest)
+        return _read(path, ask.study)
     if resume and newest(folder):
         raise CheckpointError(f"{path} is gone, and what was trained needs it: restore it from a backup")
     gathering = Gathering(
         grid=ask.grid,
-        question=Question(kind="stats", study=ask.study, run=ask.run, statistics="landmarks"),
+        question=Question(kind="stats", study=ask.study, run=ask.run, statistics="scale"),
         answer=Statistics,
         tell=lambda kind, site, note: ask.tell(told_as(kind), 0, site=site, note=note),
     )
-    trainers = [site.name for site in ask.study.sites if not ask.study.only_evaluates(site.name)]
-    gathering.ask(ask.connected, trainers, wait_s=wait_s)
-    sums = {
-        site: said.landmarks
-        for site, (_, said) in sorted(gathering.found.items())
-        if said.landmarks is not None and not ask.study.only_evaluates(site)
-    }
-    if not sums:
-        raise RunError(
-            f"no site measured the standard scale ({'; '.join(gathering.left_out)}): let a policy name 'statistics', "
-            "or give [input] landmarks of an earlier run"
-        )
-    scale = standard_scale(merged(sums.values()))
+    asked = [site.name for site in ask.study.sites if _counts(ask.study, site.name)]
+    gathering.ask(ask.connected, asked, wait_s=wait_s)
+    sent = {site: said for site, (_, said) in sorted(gathering.found.items()) if _counts(ask.study, site)}
+    scale = _made_of(sent, ask.study, "; ".join(gathering.left_out))
     found = _Measured(
-        study=ask.study.digest, landmarks=scale, patients={site: each.patients for site, each in sums.items()}
+        study=ask.study.digest, scale=scale, patients={site: each.patients for site, each in sent.items()}
     )
     write_durably(path, found.model_dump_json(indent=1).encode())
     return scale
+
+
+def _counts(study: StudySpec, site: str) -> bool:
+    """Whether a site's patients are measured: where it trains, or where its own devices are compared with others'."""
+    compared = isinstance(study.input, TableInput) and bool(study.input.combat)
+    return compared or not study.only_evaluates(site)
+
+
+def _made_of(sent: Mapping[str, Statistics], study: StudySpec, left_out: str) -> Scale:
+    key = "landmarks"
+    if isinstance(study.input, TableInput):
+        key = "scale"
+        sums = {site: said.features for site, said in sent.items() if said.features is not None}
+        if sums:
+            return feature_scale.fit(sums, study.input)
+    else:
+        found = [said.landmarks for said in sent.values() if said.landmarks is not None]
+        if found:
+            return standard_scale(merged(found))
+    raise RunError(
+        f"no site measured the scale ({left_out}): let a policy name 'statistics', or give [input] {key} of an earlier "
+        "run"
+    )
 
 
 def told_as(kind: EventKind) -> EventKind:
@@ -76,11 +94,12 @@ def told_as(kind: EventKind) -> EventKind:
     return _TOLD_AS.get(kind) or kind
 
 
-def _read(path: Path, study: str) -> Scale:
+def _read(path: Path, study: StudySpec) -> Scale:
     try:
         found = _Measured.model_validate_json(path.read_bytes())
-    except ValidationError:
+        study.input.on_scale(found.scale)
+    except ValueError:  # of which a ValidationError is one
         raise CheckpointError(f"{path} is damaged: restore it from a backup, or start a new run") from None
-    if found.study != study:
+    if found.study != study.digest:
         raise CheckpointError(f"{path} is of another study: restore it from a backup, or start a new run")
-    return found.landmarks
+    return found.scale

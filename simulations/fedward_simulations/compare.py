@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from fedward_client.site import Site
 from fedward_common.errors import RunError, SettingsError, UsageError
-from fedward_common.study import SiteEntry, Strategy, StudySpec, Update, resolved
+from fedward_common.study import Scale, SiteEntry, Strategy, StudySpec, TableInput, Update, resolved
 from fedward_server.app import serve
 from fedward_server.checkpoints import latest, of_round
 from fedward_server.events import RunEvent
@@ -107,7 +107,7 @@ def simulate_seed(
     took_part = sorted(result.sites)
     jobs = [local_job(study, name, took_part, out, seed) for name in took_part if not study.only_evaluates(name)]
     if pooled:
-        jobs = [pooled_job(study, took_part, len(jobs), out, seed), *jobs]  # the longest first
+        jobs = [pooled_job(study, took_part, len(jobs), out, seed, scale=result.scale), *jobs]  # the longest first
     local, pooled_result, failed = {}, None, {}
     for job, outcome in zip(jobs, _side_by_side(run, jobs, grid), strict=True):
         if isinstance(outcome, RunError):
@@ -208,15 +208,20 @@ def local_job(study: StudySpec, name: str, names: list[str], out: Path, seed: in
         title=f"local {name}",
         hospital=name,
         folder=out / f"seed-{seed}" / f"local-{name}",
-        study=resolved(_plain(study), sites=roster, seed=seed),
+        study=resolved(_alone(_plain(study)), sites=roster, seed=seed),
         hospitals=(name, *others),
     )
 
 
-def pooled_job(study: StudySpec, names: list[str], trained: int, out: Path, seed: int) -> Job:
-    """Training patients of the hospitals in one place; as many batches as `trained` hospitals saw together."""
+def pooled_job(
+    study: StudySpec, names: list[str], trained: int, out: Path, seed: int, *, scale: Scale | None = None
+) -> Job:
+    """Training patients of the hospitals in one place; as many batches as `trained` hospitals saw together.
+
+    On the `scale` that the hospitals of the federated run measured: pooled, the same sums give the same one.
+    """
     roster = (SiteEntry(name=POOLED), *(SiteEntry(name=name, role="evaluate") for name in names))
-    plain = _plain(study)
+    plain = _plain(study.model_copy(update={"input": study.input.on_scale(scale)}))
     if (steps := plain.training.local_steps) is not None:
         training = plain.training.model_copy(update={"local_steps": steps * trained})
         plain = plain.model_copy(update={"training": training})
@@ -227,6 +232,14 @@ def pooled_job(study: StudySpec, names: list[str], trained: int, out: Path, seed
         study=resolved(plain, sites=roster, seed=seed),
         hospitals=(POOLED, *names),
     )
+
+
+def _alone(study: StudySpec) -> StudySpec:
+    """The study as one hospital can do it: there is no other whose devices ComBat could compare with its own."""
+    if not isinstance(study.input, TableInput) or not study.input.combat:
+        return study
+    section = study.input.model_copy(update={"combat": (), "covariates": (), "scale": None})
+    return study.model_copy(update={"input": section})
 
 
 def _plain(study: StudySpec) -> StudySpec:

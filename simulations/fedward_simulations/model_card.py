@@ -60,6 +60,8 @@ def _context(results: Results) -> dict[str, Any]:
         "headline": wording.headline(results),
         "verdict": wording.verdict(results),
         "method": dict(wording.method(results)),
+        "input": wording.input_text(results),
+        "example": wording.EXAMPLES[results.study.spec.input.kind][0],
         "limits": wording.limits(results),
         "research_use": wording.RESEARCH_USE,
         "score": wording.score(results),
@@ -98,9 +100,10 @@ def _hospital(results: Results, name: str) -> str:
     report = next(report for report in results.site_reports if report.name == name)
     k = report.min_cell
     sides = ", ".join(f"{wording.count(many, k)} {side}" for side, many in report.sides.items())
+    kind = wording.SOURCES[results.study.spec.input.kind]
     scanners = ", ".join(report.scanners) or "scanner not named"
     images, patients = wording.count(report.images, k), wording.count(report.patients, k)
-    return f"{images} images of {patients} patients ({sides}); {wording.labels_text(report)}; {scanners}"
+    return f"{images} {kind} of {patients} patients ({sides}); {wording.labels_text(report)}; {scanners}"
 
 
 def _checklists() -> list[tuple[str, str, list[tuple[str, str, str]]]]:

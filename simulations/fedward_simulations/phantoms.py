@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from fedward_client.cache import SiteData
+from fedward_client.measuring import Surveyed
 from fedward_client.site_state import RunState
-from fedward_client.survey import Surveyed
 from fedward_common.cohort_statistics import Wanted
 from fedward_common.errors import DataError
 from fedward_common.events import Listener
-from fedward_common.landmarks import Scale
 from fedward_common.streams import stream
-from fedward_common.study import StudySpec
+from fedward_common.study import Scale, StudySpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ class PhantomSource:
         study: StudySpec,
         run: str,  # noqa: ARG002 - a source's signature, here and below
         listener: Listener,  # noqa: ARG002
-        landmarks: Scale | None = None,  # noqa: ARG002
+        scale: Scale | None = None,  # noqa: ARG002
     ) -> SiteData:
         """The phantom's tensors, whatever the scale."""
         random = stream(0, "phantom", self.name)

@@ -119,7 +119,9 @@ def _context(results: Results) -> dict[str, Any]:
         "groups": [*_site_groups(results, models), _overall_group(results, models), _mean_group(results, models)],
         "cost": _cost(results),
         "plots": _plots(results),
-        "hospitals": [_hospital(report) for report in results.site_reports],
+        "hospitals": [
+            _hospital(report, wording.SOURCES[results.study.spec.input.kind]) for report in results.site_reports
+        ],
         "participation": _participation(results),
         "method": wording.method(results),
         "limits": wording.limits(results),
@@ -245,7 +247,7 @@ def _plots(results: Results) -> list[Plot]:
     return found
 
 
-def _hospital(report: SiteReport) -> Hospital:
+def _hospital(report: SiteReport, source: str) -> Hospital:
     k = report.min_cell
     sides = [f"{wording.count(many, k)} {side}" for side, many in report.sides.items()]
     syntaxes = [f"{name} ({wording.count(many, k)})" for name, many in report.transfer_syntaxes.items()]
@@ -253,7 +255,7 @@ def _hospital(report: SiteReport) -> Hospital:
     return Hospital(
         name=report.name,
         patients=f"{wording.count(report.patients, k)} patients, {wording.count(report.labelled, k)} labelled",
-        images=f"{wording.count(report.images, k)} images",
+        images=f"{wording.count(report.images, k)} {source}",
         sides=", ".join(sides),
         labels=wording.labels_text(report),
         bars=_bars(report.labels),

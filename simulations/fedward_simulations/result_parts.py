@@ -245,7 +245,7 @@ class SiteReport(Part):
 
     name: str
     min_cell: Annotated[int, Field(ge=1)]
-    images: Count | None  # that could be read
+    images: Count | None  # or recordings, or rows of tables, as the study takes them, that could be read
     patients: Count | None  # that have them
     labelled: Count | None  # of these patients, with a label of the study
     labels: dict[str, Count | None]  # patients a label, of those in the study

@@ -12,7 +12,7 @@ from pathlib import Path
 from fedward_client.catalog import scan
 from fedward_client.site import Site
 from fedward_common.errors import DataError, SettingsError, UsageError
-from fedward_common.study import StudySpec
+from fedward_common.study import FeatureScale, StudySpec
 from fedward_server.result import RunResult
 from fedward_simulations.compare import Comparison, Deployed, Engine, openers, save_model, simulate_seed
 from fedward_simulations.federation import Federation, federation
@@ -144,8 +144,11 @@ class Simulation:
 def _notes(run: RunResult) -> Iterator[str]:
     for reason in run.left_out:
         yield f"Not in the run: {reason}."
-    if run.landmarks is not None:
-        numbers = ", ".join(f"{number:g}" for number in run.landmarks)
+    if isinstance(run.scale, FeatureScale):
+        freed = ", freed of what each hospital adds (ComBat)" * (run.scale.combat is not None)
+        yield f"The model takes features by mean and deviation over all hospitals{freed}: run.json has the numbers."
+    elif run.scale is not None:
+        numbers = ", ".join(f"{number:g}" for number in run.scale)
         yield f"The model takes grey values on the scale that the hospitals measured: landmarks = [{numbers}]."
 
 

@@ -9,6 +9,7 @@ that differ in their patients, not in their scanners, can be told as well: harmo
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,8 @@ import numpy.typing as npt
 from fedward_client.cache import Images, SiteData, load
 from fedward_client.site import Site
 from fedward_common.errors import DataError
-from fedward_common.landmarks import Scale
 from fedward_common.streams import stream
-from fedward_common.study import Input, StudySpec
+from fedward_common.study import FeatureScale, Input, Scale, StudySpec, TableInput
 from fedward_server.result import RunResult
 from fedward_simulations.result_parts import SiteEffect, SiteEffectChange
 
@@ -64,12 +64,15 @@ def _correlation(centred: Floats, lag: int, axis: int) -> float:
 
 
 def of_sites(sites: Mapping[str, SiteData], *, seed: int = 0) -> SiteEffect:
-    """The site effect in hospitals' tensors, by name: `site_effect` on a patient's mean of `describe`."""
-    tables = [_by_patient(describe(data.images), data.patients) for _, data in sorted(sites.items())]
+    """The site effect in hospitals' tensors, by name: `site_effect` on a patient's mean of `describe`, or of rows."""
+    tables = [
+        _by_patient(data.images if data.images.ndim == 2 else describe(data.images), data.patients)
+        for _, data in sorted(sites.items())
+    ]
     return site_effect(tables, seed=seed)
 
 
-def _by_patient(features: Floats, patients: npt.NDArray[np.int64]) -> Floats:
+def _by_patient(features: npt.NDArray[Any], patients: npt.NDArray[np.int64]) -> Floats:
     return np.array([features[patients == patient].mean(axis=0) for patient in np.unique(patients)])
 
 
@@ -122,20 +125,38 @@ def change(before: Mapping[str, SiteData], after: Mapping[str, SiteData], *, see
     return SiteEffectChange(before=of_sites(before, seed=seed), after=of_sites(after, seed=seed))
 
 
-def of_run(folders: Mapping[str, Path], run: RunResult) -> SiteEffectChange | None:
-    """The site effect in the hospitals of a run, `folders` by name; None where they are too few, or one has too few.
+def _plain(run: RunResult) -> Input | TableInput | None:
+    """The [input] of a run without what harmonises hospitals; None where nothing does."""
+    section, scale = run.study.input, run.scale
+    match section:
+        case Input():
+            return Input(size=section.size, channels=section.channels, percentiles=(0.0, 100.0))
+        case TableInput():
+            measured = scale if isinstance(scale, FeatureScale) else section.scale
+            if not section.combat or measured is None:
+                return None
+            plain = measured.model_copy(update={"combat": None})
+            return section.model_copy(update={"combat": (), "covariates": (), "scale": plain})
+        case _:
+            return None
 
-    Before: the same cohorts with images only brought to size, their darkest and brightest pixel as 0 and 1.
+
+def of_run(folders: Mapping[str, Path], run: RunResult) -> SiteEffectChange | None:
+    """The site effect in the hospitals of a run, `folders` by name.
+
+    Before: the same cohorts with images only brought to size, their darkest and brightest pixel as 0 and 1; of tables
+    features without ComBat. None where a study does not harmonise, hospitals are too few, or one has too few patients.
     """
     sites = [Site.open(folders[name]) for name in sorted(run.sites)]
-    section = run.study.input
-    plain = Input(size=section.size, channels=section.channels, percentiles=(0.0, 100.0))
+    plain = _plain(run)
+    if plain is None:
+        return None
     untouched = run.study.model_copy(update={"input": plain})
 
-    def tensors(study: StudySpec, name: str, landmarks: Scale | None = None) -> dict[str, SiteData]:
-        return {site.name: load(site, study, name, landmarks=landmarks) for site in sites}
+    def tensors(study: StudySpec, name: str, scale: Scale | None = None) -> dict[str, SiteData]:
+        return {site.name: load(site, study, name, scale=scale) for site in sites}
 
     try:
-        return change(tensors(untouched, f"{run.run}-untouched"), tensors(run.study, run.run, run.landmarks))
+        return change(tensors(untouched, f"{run.run}-untouched"), tensors(run.study, run.run, run.scale))
     except DataError:
         return None

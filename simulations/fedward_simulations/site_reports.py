@@ -33,7 +33,9 @@ def site_report(site: Site, run: RunResult) -> SiteReport:
     return SiteReport(
         name=site.name,
         min_cell=site.min_cell,
-        images=shy(counts.images),
+        images=shy(
+            {"image": counts.images, "series": counts.recordings, "table": counts.table_rows}[run.study.input.kind]
+        ),
         patients=shy(counts.patients, counts.patients_without_label),
         labelled=shy(counts.labelled_patients),
         labels=labels,

@@ -8,13 +8,12 @@ import numpy as np
 
 from fedward_client.cache import SiteData
 from fedward_client.handlers import SiteSource, Source
+from fedward_client.measuring import Surveyed
 from fedward_client.site_state import RunState
-from fedward_client.survey import Surveyed
 from fedward_common.cohort_statistics import Wanted
 from fedward_common.errors import DataError
 from fedward_common.events import Listener
-from fedward_common.landmarks import Scale, merged
-from fedward_common.study import StudySpec
+from fedward_common.study import Scale, StudySpec
 
 POOLED = "pooled-data"
 
@@ -66,23 +65,17 @@ class PooledSource:
         """In the first member's state folder, beside the member's own."""
         return self.members[0].state(study, f"pooled-{run}")
 
-    def survey(self, study: StudySpec, run: str, wanted: Wanted, listener: Listener) -> Surveyed:
-        """The sums for a scale, over the training patients of the members on the study's roster. Nothing else."""
-        if wanted != "landmarks":
-            raise DataError(f"{self.name} is no hospital: ask the hospitals for their statistics")
-        roster = study.model_copy(update={"sites": ()})  # where the members only evaluate
-        parts = [each.survey(roster, f"pooled-{run}", wanted, listener).statistics for each in self._taking_part(study)]
-        sums = merged(part.landmarks for part in parts if part.landmarks is not None)
-        counts = {"patients": sums.patients, "images": sum(part.images for part in parts)}
-        return Surveyed(parts[0].model_copy(update={"site": self.name, "landmarks": sums, **counts}), {})
+    def survey(self, study: StudySpec, run: str, wanted: Wanted, listener: Listener) -> Surveyed:  # noqa: ARG002
+        """Refused: the hospitals are asked for their own."""
+        raise DataError(f"{self.name} is no hospital: ask the hospitals for their statistics")
 
     def _taking_part(self, study: StudySpec) -> list[SiteSource]:
         names = {site.name for site in study.sites}
         return [member for member in self.members if member.name in names]
 
-    def load(self, study: StudySpec, run: str, listener: Listener, landmarks: Scale | None = None) -> SiteData:
+    def load(self, study: StudySpec, run: str, listener: Listener, scale: Scale | None = None) -> SiteData:
         """The tensors of the members on the study's roster, one after the other; patients are numbered through."""
-        parts = [member.load(study, run, listener, landmarks) for member in self._taking_part(study)]
+        parts = [member.load(study, run, listener, scale) for member in self._taking_part(study)]
         sizes = [int(part.patients.max(initial=-1)) + 1 for part in parts]
         offsets = np.cumsum([0, *sizes[:-1]])
         return SiteData(

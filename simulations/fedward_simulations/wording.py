@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from fedward_common.study_text import before_scaling
+from fedward_common.study import Input
+from fedward_common.study_text import HEADINGS, before_scaling, input_words
 from fedward_simulations.results import (
     METRICS,
     MODELS,
@@ -173,17 +174,26 @@ def score(results: Results) -> str:
     return f"The probability of “{positive}”" if positive else "The probability of each label"
 
 
+SOURCES = {"image": "images", "series": "recordings", "table": "rows of tables"}  # what a hospital has
+EXAMPLES = {"image": ("image", "images"), "series": ("window", "windows"), "table": ("row", "rows")}
+
+
 def method(results: Results) -> list[tuple[str, str]]:
     """The method in words: (topic, text)."""
     spec = results.study.spec
+    one, several = EXAMPLES[spec.input.kind]
     return [
         ("Model", _model_text(results)),
         ("Training", _training_text(results)),
         ("Comparison", _comparison_text(results)),
         ("Patients", split_text(results)),
-        ("Images", input_text(results)),
-        *([] if results.site_effect is None else [("Scanners", site_effect_text(results.site_effect))]),
-        ("Score", f"{score(results)} for each image; a patient’s score is the mean over that patient’s images."),
+        (HEADINGS[results.study.spec.input.kind], input_text(results)),
+        *(
+            []
+            if results.site_effect is None
+            else [("Scanners", site_effect_text(results.site_effect, spec.input.kind))]
+        ),
+        ("Score", f"{score(results)} for each {one}; a patient’s score is the mean over that patient’s {several}."),
         ("Operating point", operating_point_text(results)),
         ("Intervals", intervals_text(results)),
         ("Small cells", small_cells_text(results)),
@@ -245,9 +255,11 @@ def split_text(results: Results) -> str:
 
 
 def input_text(results: Results) -> str:
-    """How an image becomes the model's input."""
-    size_text = " × ".join(map(str, results.study.spec.input.size))
+    """How an image, a window of a recording or a row of a table becomes the model's input."""
     spec = results.study.spec.input
+    if not isinstance(spec, Input):
+        return input_words(spec)
+    size_text = " × ".join(map(str, spec.size))
     if spec.intensity == "percentile":
         scaling = f"percentiles {spec.percentiles[0]:g} and {spec.percentiles[1]:g} of an image set to 0 and 1"
     elif spec.intensity == "window" and spec.window is not None:
@@ -263,13 +275,15 @@ def input_text(results: Results) -> str:
     return f"{before}{how} to {size_text} pixels, {plural(spec.channels, 'channel')}; {scaling}."
 
 
-def site_effect_text(change: SiteEffectChange) -> str:
-    """Whether hospitals could be told by their images."""
+def site_effect_text(change: SiteEffectChange, kind: str) -> str:
+    """Whether hospitals could be told by their images, or rows."""
+    _, several = EXAMPLES[kind]
+    untouched = "images only brought to size" if kind == "image" else "features without ComBat"
     before, after = change.before, change.after
     verdict = "can still be told" if after.found else "can no longer be told" if before.found else "could not be told"
     return (
-        "A plain classifier was asked which hospital a patient’s images come from. Its balanced accuracy was "
-        f"{number(before.accuracy)} on images only brought to size, {number(after.accuracy)} on the model’s input; "
+        f"A plain classifier was asked which hospital a patient’s {several} come from. Its balanced accuracy was "
+        f"{number(before.accuracy)} on {untouched}, {number(after.accuracy)} on the model’s input; "
         f"guessing gives {number(after.chance)} ({number(after.chance_low)}–{number(after.chance_high)}). "
         f"Hospitals {verdict} by what it looks at; other patients, not only other scanners, can be the reason."
     )

@@ -17,7 +17,6 @@ from fedward_client.steward import approve
 from fedward_common import audit, models
 from fedward_common.errors import DataError, SettingsError
 from fedward_common.events import Listener
-from fedward_common.landmarks import Scale
 from fedward_common.records import (
     Question,
     Trained,
@@ -28,7 +27,7 @@ from fedward_common.records import (
     to_array_record,
     unpacked,
 )
-from fedward_common.study import StudySpec
+from fedward_common.study import Scale, StudySpec
 from fedward_common.testing import FakeGrid, tiny_study
 from fedward_simulations.phantoms import PhantomSource
 
@@ -58,7 +57,7 @@ class Broken(PhantomSource):
 
     error: Exception = field(default_factory=KeyError)
 
-    def load(self, study: StudySpec, run: str, listener: Listener, landmarks: Scale | None = None) -> SiteData:
+    def load(self, study: StudySpec, run: str, listener: Listener, scale: Scale | None = None) -> SiteData:
         raise self.error
 
 

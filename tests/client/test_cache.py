@@ -25,6 +25,7 @@ from fedward_client.split import SIDES
 from fedward_common.errors import DataError
 from fedward_common.events import Event
 from fedward_common.study import StudySpec
+from fedward_common.testing import images_of
 
 Folder = Callable[..., Path]
 LABELS = {f"PID-{number:03}": "malignant" if number % 2 else "benign" for number in range(16)}
@@ -63,7 +64,7 @@ def site(site_folder: Folder) -> Site:
 
 def test_rows_are_the_cohorts_images_harmonised(site: Site) -> None:
     data, cohort = load(site, spec(), "run-1"), freeze(site, spec(), "run-1")
-    where, made = catalog.paths(site), recipe(spec().input)
+    where, made = catalog.paths(site), recipe(images_of(spec()))
     expected = np.stack([made.apply(read_volume(where[item.image])) for item in cohort.items])
     np.testing.assert_array_equal(data.images, expected)
     assert data.images.shape == (32, 1, 16, 16)
@@ -322,6 +323,7 @@ from fedward_client.cache import load
 from fedward_client.site import Site
 from fedward_common.errors import DataError
 from fedward_common.study import StudySpec
+from fedward_common.testing import images_of
 
 site = Site.open(Path(sys.argv[1]), state=Path(sys.argv[2]))
 

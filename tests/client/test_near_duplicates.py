@@ -40,7 +40,7 @@ def text(look: int) -> str:
 
 def unit(number: int, patient: str = "p", files: int = 1) -> Unit:
     keys = tuple(f"{number}-{file}" for file in range(files))
-    return Unit(key=keys[0], patient=patient, files=keys, content="")
+    return Unit(key=keys[0], patient=patient, files=keys, content="", names=())
 
 
 # The search ----------------------------------------------------------------------------------------------------------

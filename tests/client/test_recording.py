@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fedward_client.intake import recording as module
-from fedward_client.intake.recording import Channel, Recording, gaps, resampled, windows
+from fedward_client.intake.recording import Recording, gaps, resampled, windows
+from fedward_client.intake.series_map import Channel
 from fedward_common.errors import DataError, UnreadableFile
 
 CHANNELS = (Channel(name="x", unit="g"), Channel(name="y", unit="g"))

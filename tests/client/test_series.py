@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedward_client.intake.delimited import TextFormat
-from fedward_client.intake.recording import Channel
-from fedward_client.intake.series import SeriesMap, read_series
+from fedward_client.intake.series import read_series
+from fedward_client.intake.series_map import Channel, SeriesMap
 from fedward_common.errors import DataError, SettingsError, UnreadableFile
 
 CHANNELS = {"acc_x": Channel(name="x", unit="g"), "acc_y": Channel(name="y", unit="g")}

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import Result
-from pydicom.uid import MRImageStorage
+from pydicom import dcmread
+from pydicom.uid import MRImageStorage, generate_uid
 from typer.testing import CliRunner
 
 from fedward_client.catalog import Catalog, scan
@@ -307,6 +308,20 @@ def test_a_study_passes_or_fails(site_folder: Folder, study_file: Path) -> None:
     assert {"asked": small, "found": "0 training patients", "passes": False} in told["contract"]["lines"]
     assert told["flags"] == {BLANK: 0, SATURATED: 0, TEXT: 0, "low resolution": 12}
     assert "do not meet the study’s contract" in Path(told["page"]).read_text("utf-8")
+
+
+def test_patients_who_share_an_image_are_told_against_a_study(
+    site_folder: Folder, study_file: Path, tmp_path: Path
+) -> None:
+    folder = site_folder(LABELS, columns={"split": SPLIT}, **MR)
+    twin = dcmread(folder / "PID-000" / "image0.dcm")
+    twin.PatientID, twin.SOPInstanceUID = "PID-001", generate_uid(prefix=None)
+    twin.save_as(folder / "PID-001" / "copy.dcm")
+    scan(Site.open(folder))
+    result = run("report", folder, "--study", study_file, "--out", tmp_path / "page.html")
+    assert result.exit_code == 0, result.output
+    shown = Page((tmp_path / "page.html").read_text("utf-8"))
+    assert "these patients are on one side of the split. patients who share an image, pixel by pixel 2" in shown.text
 
 
 def test_show_paths_lists_flagged_images_too(site_folder: Folder, write_dicom: Folder) -> None:

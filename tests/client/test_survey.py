@@ -27,7 +27,7 @@ from fedward_common.events import Event, ignore
 from fedward_common.landmarks import site_sums, standard_scale
 from fedward_common.records import Prepared, Question, question_record
 from fedward_common.study import StudySpec
-from fedward_common.testing import tiny_study
+from fedward_common.testing import images_of, tiny_study
 
 LABELS = {f"PID-{number:03}": ("benign", "malignant")[number % 2] for number in range(24)}
 SURVEYED = '[site]\nname = "north"\n[policy]\noutputs = ["counts", "statistics", "update", "evaluation"]\n'
@@ -130,8 +130,8 @@ def test_an_image_that_cannot_be_read_is_left_out(site_folder: Callable[..., Pat
 def test_sums_for_a_scale_are_of_those_who_train(site_folder: Callable[..., Path]) -> None:
     """By hand: each training patient's mean of `Recipe.measure`, as `site_sums` adds it."""
     site = Site.open(site_folder(LABELS, images=2))
-    found = said(site, MEASURING, "landmarks")
-    how, where = recipe(MEASURING.input), paths(site)
+    found = said(site, MEASURING, "scale")
+    how, where = recipe(images_of(MEASURING)), paths(site)
     items = [item for item in freeze(site, MEASURING, "run-1").items if item.side == "train"]
     measured = [how.measure(read_volume(where[item.files[0]], voi=None, stack=False)) for item in items]
     assert found.landmarks == site_sums(measured, [item.patient for item in items], min_cell=5)
@@ -141,15 +141,15 @@ def test_sums_for_a_scale_are_of_those_who_train(site_folder: Callable[..., Path
 
 def test_the_scale_of_a_run_is_what_its_tensors_are_on(site_folder: Callable[..., Path]) -> None:
     site = Site.open(site_folder(LABELS, images=1))
-    sums = said(site, MEASURING, "landmarks").landmarks
+    sums = said(site, MEASURING, "scale").landmarks
     assert sums is not None
     scale = standard_scale(sums)
-    there = load(site, MEASURING, "run-1", landmarks=scale).images
+    there = load(site, MEASURING, "run-1", scale=scale).images
     fixed = MEASURING.model_copy(update={"input": MEASURING.input.on_scale(scale)})
     np.testing.assert_array_equal(there, load(site, fixed, "run-2").images)
     hospital = Hospital(SiteSource(site))
-    hospital.prepare(Question(kind="prepare", study=MEASURING, run="run-1", landmarks=scale))
-    other = Question(kind="prepare", study=MEASURING, run="run-1", landmarks=(0.5,) * 9)
+    hospital.prepare(Question(kind="prepare", study=MEASURING, run="run-1", scale=scale))
+    other = Question(kind="prepare", study=MEASURING, run="run-1", scale=(0.5,) * 9)
     with pytest.raises(DataError, match="on another scale already: start a new run"):
         Hospital(SiteSource(site)).prepare(other)
 

@@ -19,7 +19,7 @@ from fedward_client.cohort import freeze, from_catalog
 from fedward_client.intake.dicom import Header, read_header, read_slices, read_volume
 from fedward_client.site import Site
 from fedward_common.errors import UnreadableFile
-from fedward_common.testing import tiny_study
+from fedward_common.testing import images_of, tiny_study
 
 Write = Callable[..., Path]
 BRAIN = np.arange(5 * 6 * 8, dtype=np.int16).reshape(5, 6, 8)
@@ -85,7 +85,7 @@ def test_a_study_of_volumes_finds_them_in_the_catalog(series: Callable[..., list
     study = tiny_study(cohort={"modality": "MR"}, input={"size": [8, 8, 8]})
     left_out: Counter[str] = Counter()
     rows = rows_of(tmp_path)
-    found = units(chosen(rows, study.cohort, left_out), study.input, study.cohort, left_out)
+    found = units(chosen(rows, study.cohort, left_out), images_of(study), study.cohort, left_out)
     assert sorted(len(unit.files) for unit in found) == [4, 5]
     where = catalog.paths(Site.open(tmp_path))
     (whole,) = [unit for unit in found if len(unit.files) == 5]
@@ -98,7 +98,7 @@ def test_a_missing_slice_leaves_its_volume_out_with_the_reason(
     series(tmp_path / "a", "P1")[2].unlink()
     study = tiny_study(cohort={"modality": "MR"}, input={"size": [8, 8, 8]})
     left_out: Counter[str] = Counter()
-    assert units(chosen(rows_of(tmp_path), study.cohort, left_out), study.input, study.cohort, left_out) == []
+    assert units(chosen(rows_of(tmp_path), study.cohort, left_out), images_of(study), study.cohort, left_out) == []
     assert +left_out == Counter({"slices of volumes with a gap": 4})
 
 
@@ -168,7 +168,7 @@ def test_what_a_cohort_does_not_name_is_left_out(
     series(tmp_path / "a", "P1", **tags)
     study = tiny_study(cohort={"modality": "MR", **cohort}, input={"size": [8, 8, 8]})
     left_out: Counter[str] = Counter()
-    assert units(chosen(rows_of(tmp_path), study.cohort, left_out), study.input, study.cohort, left_out) == []
+    assert units(chosen(rows_of(tmp_path), study.cohort, left_out), images_of(study), study.cohort, left_out) == []
     assert list(+left_out) == [reason]
 
 
@@ -196,7 +196,7 @@ def test_what_a_cohort_names_is_taken(series: Callable[..., list[Path]], tmp_pat
     study = tiny_study(cohort=cohort, input={"size": [8, 8, 8]})
     left_out: Counter[str] = Counter()
     rows = rows_of(tmp_path)
-    assert len(units(chosen(rows, study.cohort, left_out), study.input, study.cohort, left_out)) == 1
+    assert len(units(chosen(rows, study.cohort, left_out), images_of(study), study.cohort, left_out)) == 1
     assert {(row.age, row.sex, row.month, row.sequence) for row in rows} == {(90, "F", "2025-12", "FLAIR T2")}
     held = (tmp_path / ".fedward" / "catalog.sqlite").read_bytes()
     for secret in (b"Miller", b"19300101", b"20251201", b"P1", rows[0].series.upper().encode()):

@@ -8,8 +8,9 @@ import numpy.typing as npt
 import pytest
 from pydantic import ValidationError
 
-from fedward_common.combat import CombatModel, CombatSums, fit, harmonised, site_sums
+from fedward_common.combat import CombatSums, fit, harmonised, site_sums
 from fedward_common.errors import DataError, RecordError, RunError
+from fedward_common.study_table import CombatModel
 
 Floats = npt.NDArray[np.float64]
 Tables = dict[str, tuple[Floats, Floats]]  # by site, features [n, G] and covariates [n, p]

@@ -16,9 +16,12 @@ from fedward_common.study import StudySpec
 
 ALL = {
     "alexnet",
+    "cnn-1d",
     "densenet121",
     "densenet169",
     "enhanced-alexnet",
+    "logistic-regression",
+    "mlp",
     "resnet10",
     "resnet18",
     "resnet34",
@@ -133,8 +136,12 @@ def test_a_whole_number_may_stand_for_a_float() -> None:
     ("name", "size", "words"),
     [
         ("alexnet", (62, 200), 'model "alexnet" needs images of at least 63 x 63, and the size is 62 x 200'),
-        ("alexnet", (64, 64, 64), 'model "alexnet" takes 2-D images, and the size 64 x 64 x 64 is 3-D'),
-        ("resnet18", (64,), 'model "resnet18" takes 2-D or 3-D images, and the size 64 is 1-D'),
+        ("alexnet", (64, 64, 64), 'model "alexnet" takes 2-D images, and the study has 3-D images of 64 x 64 x 64'),
+        ("resnet18", (64,), 'model "resnet18" takes 2-D or 3-D images, and the study has windows of 64 samples'),
+        ("mlp", (64, 64), 'model "mlp" takes rows of tables, and the study has 2-D images of 64 x 64'),
+        ("small-cnn", (), 'model "small-cnn" takes 2-D or 3-D images, and the study has rows of a table'),
+        ("cnn-1d", (), 'model "cnn-1d" takes recordings, and the study has rows of a table'),
+        ("cnn-1d", (7,), 'model "cnn-1d" needs windows of at least 8, and the size is 7'),
         (
             "resnet18",
             (16, 64, 64),
@@ -147,7 +154,7 @@ def test_sizes_are_refused_in_words(name: str, size: tuple[int, ...], words: str
 
 
 def test_channels_and_classes_are_refused_in_words() -> None:
-    assert refusal("small-cnn", channels=0) == "an image has at least 1 channel, not 0"
+    assert refusal("small-cnn", channels=0) == "an example has at least 1 channel, not 0"
     assert refusal("small-cnn", classes=1) == "a model tells at least 2 classes apart, not 1"
 
 

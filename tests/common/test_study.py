@@ -250,7 +250,7 @@ FAULTS: list[tuple[dict[str, str], str]] = [
     ({"model": 'name = "small-cnn"\nstart = { file = "a", sha256 = "A" }'}, "must be a SHA-256 of 64"),
     (
         {"model": 'name = "small-cnn"\nstart = { file = "a", inflate = true }'},
-        "[model] start.inflate = true: has no effect on 2-D images",
+        "[model] start.inflate = true: has an effect on 3-D images only",
     ),
     (
         {"model": 'name = "small-cnn"\nfrozen = ["1.*", "1.*"]'},

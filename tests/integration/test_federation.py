@@ -194,11 +194,11 @@ def test_a_scale_is_measured_through_the_hub_and_is_that_of_a_simulation(running
     path = work / "measuring.toml"
     path.write_text(STUDY.replace("rounds = 3", "rounds = 1").replace("32]", '32]\nintensity = "landmarks"'))
     result = running.run(load(path), lambda _event: None)
-    assert result.landmarks is not None
+    assert result.scale is not None
     done = fedward("simulate", path, "--data", work / "hospitals", "--out", work / "measured", "--no-pooled")
     assert done.returncode == 0, done.stderr
     [simulated] = [RunResult.read(run.parent) for run in work.glob("measured/seed-*/federated/run.json")]
-    assert (simulated.landmarks, simulated.model_sha256) == (result.landmarks, result.model_sha256)
+    assert (simulated.scale, simulated.model_sha256) == (result.scale, result.model_sha256)
 
 
 def test_the_hub_has_its_own_log(finished: Finished, running: Federation) -> None:

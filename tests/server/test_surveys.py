@@ -10,7 +10,7 @@ from flwr.app import Error, Message
 from fedward_common.cohort_statistics import Statistics
 from fedward_common.errors import CheckpointError, RunError
 from fedward_common.records import answer_record, read_answer, read_question
-from fedward_common.study import SiteEntry, StudySpec
+from fedward_common.study import FeatureScale, SiteEntry, StudySpec
 from fedward_common.testing import Answerer, FakeGrid, FakeSite, tiny_study
 from fedward_server import scale, surveys
 from fedward_server.app import serve_survey
@@ -152,7 +152,7 @@ def noting(site: FakeSite, questions: list[tuple[str, object]]) -> Answerer:
 
     def answer(message: Message) -> Message | None:
         question, _ = read_question(message.content)
-        questions.append((question.kind, question.landmarks))
+        questions.append((question.kind, question.scale))
         return site(message)
 
     return answer
@@ -165,7 +165,7 @@ def test_a_scale_that_is_not_given_is_measured_first_and_goes_with_every_questio
     assert questions[1] == ("prepare", DECILES)
     assert {landmarks for _, landmarks in questions[1:]} == {DECILES}
     assert {kind for kind, _ in questions} == {"stats", "prepare", "train", "evaluate"}
-    assert result.landmarks == DECILES
+    assert result.scale == DECILES
     assert json.loads((tmp_path / scale.FILE).read_text())["patients"] == {"north": 40, "valley": 40}
     assert RunResult.read(tmp_path) == result
 
@@ -176,7 +176,7 @@ def test_a_study_with_its_scale_measures_none(tmp_path: Path) -> None:
     result = engine({1: noting(FakeSite(name="north"), questions)}, tmp_path, given)()
     assert {landmarks for _, landmarks in questions} == {None}
     assert "stats" not in {kind for kind, _ in questions}
-    assert result.landmarks is None
+    assert result.scale is None
 
 
 def test_a_resumed_run_keeps_its_scale_whoever_could_measure_it_now(tmp_path: Path) -> None:
@@ -194,12 +194,12 @@ def test_a_resumed_run_keeps_its_scale_whoever_could_measure_it_now(tmp_path: Pa
     questions: list[tuple[str, object]] = []
     resumed = engine({1: noting(site, questions)}, tmp_path / "broken")(resume=True)
     assert "stats" not in {kind for kind, _ in questions}
-    assert (resumed.landmarks, resumed.model_sha256) == (undisturbed.landmarks, undisturbed.model_sha256)
+    assert (resumed.scale, resumed.model_sha256) == (undisturbed.scale, undisturbed.model_sha256)
     (tmp_path / "broken" / scale.FILE).unlink()
-    with pytest.raises(CheckpointError, match=r"landmarks\.json is gone"):
+    with pytest.raises(CheckpointError, match=r"scale\.json is gone"):
         engine({1: site}, tmp_path / "broken")(resume=True)
     (tmp_path / "broken" / scale.FILE).write_text("{}")
-    with pytest.raises(CheckpointError, match=r"landmarks\.json is damaged"):
+    with pytest.raises(CheckpointError, match=r"scale\.json is damaged"):
         engine({1: site}, tmp_path / "broken")(resume=True)
 
 
@@ -215,7 +215,7 @@ def test_a_site_that_measures_nothing_takes_part_all_the_same(tmp_path: Path) ->
 
 
 def test_a_run_whose_scale_nobody_measures_ends_before_it_begins(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"no site measured the standard scale \(too few\): let a policy name 'stat"):
+    with pytest.raises(RunError, match=r"no site measured the scale \(too few\): let a policy name 'stat"):
         engine({1: measures_not(FakeSite(name="north"), "too few")}, tmp_path)()
 
 
@@ -224,3 +224,43 @@ def test_a_site_that_only_evaluates_has_no_part_in_the_scale(tmp_path: Path) -> 
     sites: dict[int, Answerer] = {1: FakeSite(name="trains"), 2: FakeSite(name="watches")}
     engine(sites, tmp_path, MEASURING.model_copy(update={"sites": roster}))()
     assert json.loads((tmp_path / scale.FILE).read_text())["patients"] == {"trains": 40}
+
+
+# The scale of tables -------------------------------------------------------------------------------------------------
+
+TABLE = {"kind": "table", "features": ["age", "volume", "thickness"]}
+COMPARING = {**TABLE, "combat": ["volume", "thickness"], "covariates": ["age"]}
+
+
+def of_tables(**section: object) -> StudySpec:
+    return tiny_study(input=section, model={"name": "mlp"})
+
+
+def test_a_study_of_tables_has_its_sites_measure_its_features(tmp_path: Path) -> None:
+    questions: list[tuple[str, object]] = []
+    sites: dict[int, Answerer] = {1: noting(FakeSite(name="north"), questions), 2: FakeSite(name="valley")}
+    result = engine(sites, tmp_path, of_tables(**TABLE))()
+    assert isinstance(result.scale, FeatureScale)
+    assert result.scale.combat is None
+    assert questions[0] == ("stats", None)
+    assert all(scale == result.scale for _, scale in questions[1:])
+    assert RunResult.read(tmp_path) == result
+    resumed = engine(sites, tmp_path, of_tables(**TABLE))(resume=True)
+    assert resumed.scale == result.scale
+
+
+def test_where_devices_are_compared_every_site_is_measured(tmp_path: Path) -> None:
+    roster = (SiteEntry(name="north"), SiteEntry(name="valley"), SiteEntry(name="watches", role="evaluate"))
+    sites: dict[int, Answerer] = {index: FakeSite(name=each.name) for index, each in enumerate(roster, 1)}
+    result = engine(sites, tmp_path, of_tables(**COMPARING).model_copy(update={"sites": roster}))()
+    assert isinstance(result.scale, FeatureScale)
+    assert result.scale.combat is not None
+    assert set(result.scale.combat.sites) == {"north", "valley", "watches"}
+
+
+def test_one_site_has_no_device_to_compare_its_own_with(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="ComBat compares sites and needs at least two"):
+        engine({1: FakeSite(name="north")}, tmp_path, of_tables(**COMPARING))()
+    nobody: dict[int, Answerer] = {1: measures_not(FakeSite(name="north"), "too few")}
+    with pytest.raises(RunError, match=r"no site measured the scale .* or give \[input\] scale of an earlier run"):
+        engine(nobody, tmp_path, of_tables(**TABLE))()

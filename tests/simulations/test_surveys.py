@@ -12,6 +12,7 @@ from fedward_client.survey import survey as of_site
 from fedward_common.events import ignore
 from fedward_common.landmarks import merged, standard_scale
 from fedward_common.study import StudySpec, loads
+from fedward_common.testing import images_of
 from fedward_server.result import FILE, RunResult
 from fedward_server.surveys import survey
 from fedward_simulations.grid import EmbeddedGrid
@@ -80,15 +81,15 @@ def test_a_simulation_measures_the_scale_that_its_study_leaves_open(
     runs = {path.parent.name: RunResult.read(path.parent) for path in tmp_path.glob(f"out/seed-*/*/{FILE}")}
     sums = {}
     for each in planted:
-        found = of_site(Site.open(each.folder), study, "by-hand", "landmarks", ignore).statistics.landmarks
+        found = of_site(Site.open(each.folder), study, "by-hand", "scale", ignore).statistics.landmarks
         assert found is not None
         sums[each.name] = found
-    assert runs["federated"].landmarks == standard_scale(merged(sums.values()))
-    assert runs["pooled"].landmarks == runs["federated"].landmarks
+    assert runs["federated"].scale == standard_scale(merged(sums.values()))
+    assert images_of(runs["pooled"].study).landmarks == runs["federated"].scale
     for name, own in sums.items():
-        assert runs[f"local-{name}"].landmarks == standard_scale(own)
+        assert runs[f"local-{name}"].scale == standard_scale(own)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["site_effect"] is not None
     [note] = [note for note in results["data_notes"] if "landmarks = [" in note]
     numbers = note.partition("[")[2].partition("]")[0].split(", ")
-    assert tuple(map(float, numbers)) == runs["federated"].landmarks
+    assert tuple(map(float, numbers)) == runs["federated"].scale

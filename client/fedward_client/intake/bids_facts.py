@@ -42,7 +42,7 @@ def _quarantine(site: Site, connection: Connection, found: BidsFolder, images: M
     reasons = {file_key(site, one.path): one.reason for one in found.left_out}
     reasons |= {folder_key(site, one.path): one.reason for one in found.left_out}
     files = index.files
-    nifti = and_(files.c.transfer_syntax == index.NIFTI_FORMAT, files.c.kind.in_(("image", index.OPTED_OUT)))
+    nifti = and_(files.c.transfer_syntax == index.NIFTI_FORMAT, files.c.kind == "image")
     for row in connection.execute(select(files.c.key, files.c.folder).where(nifti)).all():
         if row.key not in images:
             reason = reasons.get(row.key) or reasons.get(row.folder) or MISPLACED

@@ -6,15 +6,18 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cached_property, lru_cache
 from math import nan
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedward_client.intake.delimited import TextFormat
 from fedward_common.errors import SettingsError
 
-_STRANGERS = ConfigDict(extra="forbid")  # keys that are not settings
+STRANGERS = ConfigDict(extra="forbid")  # keys that are not settings
 _WHOLE = re.compile(r"([+-]?[0-9]+)\.0*")
+
+
+Described = TypeVar("Described")
 
 
 class BadRow(Exception):  # noqa: N818 - named for what it is; it never leaves the reader of tables
@@ -35,7 +38,7 @@ class Numeric:
     column: str
     missing: tuple[str, ...] | None = None  # how the site writes a missing value; None: as in the rest of the table
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRANGERS
+    __pydantic_config__: ClassVar[ConfigDict] = STRANGERS
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -59,7 +62,7 @@ class Category:
     levels: tuple[str, ...]
     missing: tuple[str, ...] | None = None
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRANGERS
+    __pydantic_config__: ClassVar[ConfigDict] = STRANGERS
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -89,7 +92,7 @@ class Date:
     form: str = "%Y-%m-%d"
     missing: tuple[str, ...] | None = None
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRANGERS
+    __pydantic_config__: ClassVar[ConfigDict] = STRANGERS
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -116,7 +119,7 @@ class Target:
     classes: Mapping[str, str] | None = None
     missing: tuple[str, ...] | None = None
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRANGERS
+    __pydantic_config__: ClassVar[ConfigDict] = STRANGERS
 
     def value(self, cell: str, text: TextFormat) -> str:
         """Its class, or its number as text. Raises BadRow."""
@@ -143,7 +146,7 @@ class TableMap:
     missing: tuple[str, ...] = ("", "NA")
     text: TextFormat = field(default_factory=TextFormat)
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRANGERS
+    __pydantic_config__: ClassVar[ConfigDict] = STRANGERS
 
     def __post_init__(self) -> None:
         if not self.features or len(set(self.names)) < len(self.names):
@@ -152,12 +155,7 @@ class TableMap:
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "TableMap":
         """The map that TOML describes. Raises SettingsError with the key and what is wrong."""
-        try:
-            return _adapter().validate_python(settings)
-        except ValidationError as error:
-            first: Any = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise SettingsError(f"the map of a table's columns is wrong at '{where}': {first['msg']}") from None
+        return described(_adapter(), settings, "a table")
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -204,6 +202,16 @@ class TableMap:
 
     def _is_missing(self, cell: str, own: tuple[str, ...] | None) -> bool:
         return plain(cell) in _plain(self.missing if own is None else own)
+
+
+def described(adapter: TypeAdapter[Described], settings: Mapping[str, Any], what: str) -> Described:
+    """The map of columns that TOML describes. Raises SettingsError with the key and what is wrong."""
+    try:
+        return adapter.validate_python(settings)
+    except ValidationError as error:
+        first: Any = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"the map of {what}'s columns is wrong at '{where}': {first['msg']}") from None
 
 
 @lru_cache

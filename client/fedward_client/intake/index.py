@@ -35,10 +35,10 @@ from sqlalchemy.pool import NullPool
 from fedward_client.site import Site
 from fedward_common.errors import DataError
 
-VERSION = 4
+VERSION = 5
 FILE = "catalog.sqlite"
 NIFTI_FORMAT = "NIfTI"  # in the column transfer_syntax
-OPTED_OUT = "opted out"  # an image of a patient who takes no part
+DATA = ("image", "recording", "row")  # the kinds of what a study can take; a row is one of a table
 WAIT_MS = 30_000  # for another process's transaction
 _MADE_BY, _COMPLETE = "made by", "complete"
 
@@ -48,13 +48,16 @@ files: Final = Table(
     "files",
     _metadata,
     Column("key", String, primary_key=True),
-    Column("kind", String, nullable=False),  # image | OPTED_OUT | quarantine | what NotAnImage says | link
+    Column("kind", String, nullable=False),  # one of DATA | table | quarantine | what NotAnImage says | link
+    Column("parent", String),  # of a row: the file that it is in
+    Column("detail", String),  # of a recording and of a row: `recordings.facts`, `TableRow.facts`
     Column("folder", String, nullable=False),  # pseudonym
     Column("size", Integer, nullable=False),  # with mtime_ns: unchanged files are not read again; -1: read it again
     Column("mtime_ns", Integer, nullable=False),
     Column("reason", String),  # of quarantine
     Column("instance", String),  # pseudonym of the SOP Instance UID
     Column("duplicate", Boolean, nullable=False, default=False),  # another file of that instance is the image
+    Column("opted_out", Boolean, nullable=False, default=False),  # its patient takes no part
     Column("pixels", String),  # a digest, with the perceptual hashes `looks`: None until the pixels were decoded once
     Column("looks", String),  # separated by spaces
     *(Column(name, String) for name in ("patient", "study", "series", "accession", "content")),
@@ -65,6 +68,7 @@ files: Final = Table(
 )
 Index("files_by_instance", files.c.instance)
 Index("files_by_folder", files.c.folder)
+Index("files_by_parent", files.c.parent)
 
 folders: Final = Table(
     "folders",
@@ -158,7 +162,8 @@ def put(connection: Connection, name: str, value: str) -> None:
 
 def _maker(site: Site) -> str:
     """What a catalog depends on beside the files: its version, the key, and what the site says of files."""
-    return site.pseudonym("catalog", json.dumps([VERSION, site.patient_pattern, site.modality, site.bids]))
+    maps = [None if each is None else each.digest for each in (site.series, site.table)]
+    return site.pseudonym("catalog", json.dumps([VERSION, site.patient_pattern, site.modality, site.bids, *maps]))
 
 
 def _fits(site: Site, connection: Connection) -> bool:

@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -20,14 +20,17 @@ from pkgutil import resolve_name
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from fedward_client.intake import index
+from fedward_client.intake import index, recordings, tables
 from fedward_client.intake.dicom import Header
 from fedward_client.intake.files import read_header
 from fedward_client.intake.quiet import quiet
+from fedward_client.intake.recordings import is_recording
+from fedward_client.intake.tables import is_table
 from fedward_client.intake.walk import Entry
 from fedward_client.site import Site
 from fedward_common.errors import UnreadableFile
 
+ROWS = "rows of the table"  # no column
 FEW = 64  # files that are read before a process would have started
 
 Found = tuple[str, Entry]  # a file, and the pseudonym of its folder
@@ -136,13 +139,16 @@ def _main() -> None:
 
 
 def row(site: Site, key: str, found: Found) -> dict[str, Any]:
-    """A file's row, every column of it."""
+    """A file's row, every column of it; of a table, those of its rows are in a list under `ROWS`."""
     folder, entry = found
     row: dict[str, Any] = dict.fromkeys(column.name for column in index.files.columns)
-    row |= {"key": key, "folder": folder, "size": entry.size, "mtime_ns": entry.mtime_ns, "duplicate": False}
+    row |= {"key": key, "folder": folder, "size": entry.size, "mtime_ns": entry.mtime_ns}
+    row |= {"duplicate": False, "opted_out": False}
     if entry.link:
         return row | {"kind": "link"}
     try:
+        if not entry.refused and is_table(site, entry.path):
+            return row | {"kind": "table", ROWS: [row | each for each in _rows(site, key, entry)]}
         return row | _read(site, entry)
     except UnreadableFile as error:
         row |= {"kind": "quarantine", "reason": str(error)}
@@ -153,6 +159,8 @@ def row(site: Site, key: str, found: Found) -> dict[str, Any]:
 def _read(site: Site, entry: Entry) -> dict[str, Any]:
     if entry.refused:
         raise UnreadableFile(entry.refused)
+    if is_recording(site, entry.path):
+        return _recording(site, entry)
     header = read_header(site, entry.path)
     if not isinstance(header, Header):
         return {"kind": header}
@@ -167,6 +175,41 @@ def _read(site: Site, entry: Entry) -> dict[str, Any]:
     }
     pseudonyms = {name: site.pseudonym(name, text) if text else "" for name, text in named.items()}
     return values | pseudonyms | {"kind": "image", "instance": site.pseudonym("instance", instance), "content": content}
+
+
+def _recording(site: Site, entry: Entry) -> dict[str, Any]:
+    recording, content = recordings.read(site, entry.path), digest(entry)
+    patient = site.patient_of(recording.subject)
+    return {
+        "kind": "recording",
+        "patient": site.pseudonym("patient", patient),
+        "content": content,
+        "instance": site.pseudonym("instance", f"{patient} {content}"),
+        "detail": recordings.facts(recording),
+        **dict.fromkeys(("study", "accession"), ""),
+    }
+
+
+def _rows(site: Site, key: str, entry: Entry) -> Iterator[dict[str, Any]]:
+    """The rows of a table, usable ones and those left out."""
+    assert site.table is not None
+    table = tables.read(site, entry.path)
+    for each in tables.rows(table, site.table.columns):
+        # a row that does not say whose it is is a patient's of its own, and the same values may be another's
+        patient = site.patient_of(each.patient) if each.patient else f"{key} {each.number}"
+        instance = site.pseudonym("instance", f"{patient} {each.content}") if each.patient else None
+        yield {
+            "key": f"{key}-{each.number}",
+            "kind": "row",
+            "parent": key,
+            "patient": site.pseudonym("patient", patient),
+            "content": each.content,
+            "instance": instance,
+            "detail": each.facts,
+            **dict.fromkeys(("study", "accession"), ""),
+        }
+    for number, reason in table.left_out:
+        yield {"key": f"{key}-{number}", "kind": "quarantine", "parent": key, "reason": f"{tables.ROWS}{reason}"}
 
 
 def digest(entry: Entry) -> str:

@@ -3,6 +3,7 @@
 Time is never made up: where samples are missing there is a gap, and nothing is interpolated or cut across it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from fedward_client.intake.bounds import MAX_VALUES
+from fedward_client.intake.series_map import Channel
 from fedward_common.errors import DataError, UnreadableFile
 
 MAX_NUMBERS = 2**27  # of one file: 1 GiB while it is read
@@ -24,19 +26,12 @@ Values = npt.NDArray[np.float32]
 Annotation = npt.NDArray[np.int8]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Channel:
-    """One signal of a device and the unit of its values: g, mg, N."""
-
-    name: str
-    unit: str
-
-
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Recording:
     """One run of one subject: `values` [time, channels] at `rate_hz`.
 
     `annotation` [time] holds what an observer said of each sample, 1 to 127, and `OUTSIDE`; None where nobody did.
+    `words` are what the numbers say.
     `gaps` are the samples that do not follow the one before, ascending; `left_out` rows of the file could not be used.
     """
 
@@ -44,6 +39,7 @@ class Recording:
     rate_hz: float
     channels: tuple[Channel, ...]
     annotation: Annotation | None = field(repr=False, default=None)
+    words: Mapping[int, str] = field(default_factory=dict)
     gaps: tuple[int, ...] = ()
     left_out: int = 0
     subject: str = field(repr=False)
@@ -115,6 +111,19 @@ def resampled(recording: Recording, rate_hz: float) -> Recording:
     )
 
 
+def stretched(values: Values, samples: int) -> Values:
+    """A window [time, channels] in another number of samples, by the same rules."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    if len(values) == samples:
+        return values
+    rows = torch.from_numpy(np.ascontiguousarray(values.T))[None, None]  # [1, 1, channels, time]
+    scaled = interpolate(rows, size=(rows.shape[2], samples), mode="bilinear", antialias=True)
+    array: Values = np.ascontiguousarray(scaled[0, 0].numpy().T)
+    return array
+
+
 def _resampled(values: Values, factor: float) -> Values:
     """[time, channels] to [floor(time * factor), channels]."""
     import torch
@@ -137,6 +146,21 @@ def windows(recording: Recording, *, seconds: float, step_seconds: float) -> tup
     out; else its annotation is the one that most of its samples have, of two that are as many the higher. n may be 0.
     Raises DataError for pieces that hold no sample, or are more than fit in memory.
     """
+    starts, length, annotation = places(recording, seconds=seconds, step_seconds=step_seconds)
+    if len(starts) * length * len(recording.channels) > MAX_VALUES:
+        raise DataError(f"{len(starts)} windows of {length} samples are more than fit in memory; use a longer step")
+    if not len(starts):  # the recording may be shorter than a window
+        return np.empty((0, len(recording.channels), length), np.float32), annotation
+    return np.ascontiguousarray(sliding_window_view(recording.values, length, axis=0)[starts]), annotation
+
+
+def places(
+    recording: Recording, *, seconds: float, step_seconds: float
+) -> tuple[npt.NDArray[np.int64], int, Annotation | None]:
+    """Where the `windows` of a recording begin [n], their length in samples, and their annotations [n].
+
+    It looks at no value. Raises DataError for windows that hold no sample.
+    """
     rate = recording.rate_hz
     length, step = round(seconds * rate), round(step_seconds * rate)
     if length < 1 or step < 1:
@@ -144,15 +168,11 @@ def windows(recording: Recording, *, seconds: float, step_seconds: float) -> tup
             f"windows of {seconds:g} s every {step_seconds:g} s hold no sample at {rate:g} Hz; use longer ones"
         )
     starts = _starts(recording, length, step)
-    if len(starts) * length * len(recording.channels) > MAX_VALUES:
-        raise DataError(f"{len(starts)} windows of {length} samples are more than fit in memory; use a longer step")
-    if not len(starts):  # the recording may be shorter than a window
-        values = np.empty((0, len(recording.channels), length), np.float32)
-        return values, None if recording.annotation is None else np.empty(0, np.int8)
-    values = np.ascontiguousarray(sliding_window_view(recording.values, length, axis=0)[starts])
     if recording.annotation is None:
-        return values, None
-    return values, _majority(sliding_window_view(recording.annotation, length)[starts])
+        return starts, length, None
+    if not len(starts):
+        return starts, length, np.empty(0, np.int8)
+    return starts, length, _majority(sliding_window_view(recording.annotation, length)[starts])
 
 
 def _starts(recording: Recording, length: int, step: int) -> npt.NDArray[np.int64]:

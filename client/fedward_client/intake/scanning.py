@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TypeVar
 
-from sqlalchemy import Connection, and_, delete, exists, insert, select, update
+from sqlalchemy import Connection, and_, delete, exists, insert, or_, select, update
 
 from fedward_client.intake import bids_facts, index
 from fedward_client.intake.bids import read_folder
 from fedward_client.intake.labels import LabelTable, read_labels
 from fedward_client.intake.optout import opted_out
-from fedward_client.intake.reading import Found, Readers
+from fedward_client.intake.reading import ROWS, Found, Readers
 from fedward_client.intake.walk import Folder, file_key, files, folder_key, folders
 from fedward_client.site import Site
 from fedward_common.events import Event, Listener
@@ -108,10 +108,18 @@ def _take(site: Site, batch: Mapping[str, Found], readers: Readers) -> int:
     new = {key: one for key, one in batch.items() if before.get(key) != (one[1].size, one[1].mtime_ns)}
     rows = readers.rows(new)
     with index.writing(site) as connection:  # reading files took its time, and needs no lock on the catalog
-        connection.execute(delete(index.files).where(index.files.c.key.in_(new)))
+        _delete(connection, new)
+        for row in rows:
+            if inner := row.pop(ROWS, None):
+                connection.execute(insert(index.files), inner)
         if rows:
             connection.execute(insert(index.files), rows)
     return len(rows)
+
+
+def _delete(connection: Connection, keys: Collection[str]) -> None:
+    """Forget files, and the rows of those that are tables."""
+    connection.execute(delete(index.files).where(or_(index.files.c.key.in_(keys), index.files.c.parent.in_(keys))))
 
 
 def _end_folders(site: Site, ended: Mapping[str, Folder]) -> int:
@@ -120,14 +128,14 @@ def _end_folders(site: Site, ended: Mapping[str, Folder]) -> int:
     A folder with a file that the file system refused is looked through again: that may be allowed tomorrow.
     """
     there = {key for key, _ in _files(site, ended)}
-    of_these = index.files.c.folder.in_(ended)
+    of_these = and_(index.files.c.folder.in_(ended), index.files.c.parent.is_(None))
     with index.writing(site) as connection:
         held = connection.execute(select(index.files.c.key, index.files.c.folder, index.files.c.size).where(of_these))
         rows = held.all()
         refused = {row.folder for row in rows if row.size < 0}
         gone = [row.key for row in rows if row.key not in there]
         for batch in _batches(gone):
-            connection.execute(delete(index.files).where(index.files.c.key.in_(batch)))
+            _delete(connection, batch)
         connection.execute(delete(index.folders).where(index.folders.c.key.in_(ended)))
         stamps = {key: "" if key in refused else folder.stamp for key, folder in ended.items()}
         connection.execute(insert(index.folders), [{"key": key, "stamp": stamp} for key, stamp in stamps.items()])
@@ -140,7 +148,9 @@ def _finish(site: Site, gone: Collection[str], table: LabelTable, out: Collectio
     bids = read_folder(site.data) if site.bids and (changed or gone) else None
     with index.writing(site) as connection:
         for batch in _batches(gone):
-            removed += connection.execute(delete(index.files).where(index.files.c.folder.in_(batch))).rowcount
+            theirs = index.files.c.folder.in_(batch)
+            removed += connection.execute(delete(index.files).where(theirs, index.files.c.parent.is_(None))).rowcount
+            connection.execute(delete(index.files).where(theirs))
             connection.execute(delete(index.folders).where(index.folders.c.key.in_(batch)))
         if bids is not None:
             bids_facts.apply(site, connection, bids)
@@ -165,9 +175,7 @@ def _mark_duplicates(connection: Connection) -> None:
 
 
 def _mark_opted_out(connection: Connection, out: Collection[str]) -> None:
-    """Of patients on the list nothing is an image; who is on it no longer is used again."""
-    kind = index.files.c.kind
-    connection.execute(update(index.files).where(kind == index.OPTED_OUT).values(kind="image"))
+    """Of patients on the list nothing is taken; who is on it no longer is used again."""
+    connection.execute(update(index.files).where(index.files.c.opted_out).values(opted_out=False))
     for batch in _batches(out):
-        theirs = and_(kind == "image", index.files.c.patient.in_(batch))
-        connection.execute(update(index.files).where(theirs).values(kind=index.OPTED_OUT))
+        connection.execute(update(index.files).where(index.files.c.patient.in_(batch)).values(opted_out=True))

@@ -1,44 +1,18 @@
 """A series of samples in a CSV file, by a map of its columns (`SeriesMap`): what a site's own devices write."""
 
 from array import array
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from fedward_client.intake.delimited import TextFormat, rows
-from fedward_client.intake.recording import Annotation, Channel, Recording, bounded, float32, gaps
-from fedward_common.errors import DataError, SettingsError, UnreadableFile
+from fedward_client.intake.delimited import rows
+from fedward_client.intake.recording import Annotation, Recording, bounded, float32, gaps
+from fedward_client.intake.series_map import SeriesMap
+from fedward_common.errors import DataError, UnreadableFile
 
 _LEAST_GOOD = 0.9  # of the rows; where fewer can be used, the file is not what its map says
 _PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SeriesMap:
-    """What the columns of a CSV file are, by their names in the first row, or in `columns` where that has no names.
-
-    `time_unit` iso is ISO 8601, UTC where it names no zone. `annotations` says by the text of the annotation column
-    what a sample is: 1 to 127, or 0 where it is outside the experiment. Raises SettingsError for a map that is none.
-    """
-
-    channels: Mapping[str, Channel]  # by column
-    rate_hz: float
-    time: str | None = None
-    time_unit: Literal["s", "ms", "us", "ns", "iso"] = "s"
-    annotation: str | None = None
-    annotations: Mapping[str, int] = field(default_factory=dict)
-    columns: tuple[str, ...] | None = None
-    text: TextFormat = field(default_factory=TextFormat)
-
-    def __post_init__(self) -> None:
-        if not self.channels or not self.rate_hz > 0:
-            raise SettingsError("a map of a series' columns needs channels and a rate_hz above 0")
-        if not all(0 <= value <= 127 for value in self.annotations.values()):
-            raise SettingsError("annotations are 1 to 127, or 0 for what is outside the experiment")
 
 
 def read_series(path: Path, columns: SeriesMap, *, subject: str, run: str = "") -> Recording:
@@ -89,6 +63,7 @@ class _Taken:
             rate_hz=columns.rate_hz,
             channels=tuple(columns.channels.values()),
             annotation=annotation if columns.annotation is not None else None,
+            words=columns.words,
             gaps=tuple(sorted({*jumps, *self.breaks} - {0, count})),
             left_out=left_out,
             subject=subject,

@@ -34,6 +34,7 @@ class Table:
 
     features: npt.NDArray[np.float32] = field(repr=False)
     names: tuple[str, ...]
+    numbers: tuple[int, ...]  # of each row in the file
     patients: tuple[str, ...] = field(repr=False)
     targets: tuple[str, ...] = field(repr=False)
     missing: dict[str, int]
@@ -46,6 +47,7 @@ def read_table(path: Path, columns: TableMap) -> Table:
     Raises DataError for a map that does not fit the table, UnreadableFile for a file that cannot be read.
     """
     features, missing = array("f"), Counter(dict.fromkeys(columns.feature_columns, 0))
+    numbers: list[int] = []
     patients: list[str] = []
     targets: list[str] = []
     left_out: list[tuple[int, str]] = []
@@ -60,12 +62,14 @@ def read_table(path: Path, columns: TableMap) -> Table:
             left_out.append((number, str(error)))
             continue
         features.extend(values)
+        numbers.append(number)
         missing.update(absent)
         patients.append(patient)
         targets.extend(target)
     return Table(
         features=np.array(features, np.float32).reshape(len(patients), len(columns.names)),
         names=columns.names,
+        numbers=tuple(numbers),
         patients=tuple(patients),
         targets=tuple(targets),
         missing=dict(missing),

@@ -10,6 +10,7 @@ Who was recorded is in the files' names, so a file of another name is refused; n
 
 import re
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fedward_client.intake.delimited import lines
-from fedward_client.intake.recording import Channel, Recording, Values, bounded, float32, gaps
+from fedward_client.intake.recording import Recording, Values, bounded, float32, gaps
+from fedward_client.intake.series_map import Channel
 from fedward_common.errors import UnreadableFile
 
 _DAPHNET_HZ = 64.0
@@ -26,6 +28,7 @@ _DAPHNET = tuple(
     for place in ("ankle", "thigh", "trunk")
     for axis in ("forward", "vertical", "lateral")
 )
+_DAPHNET_WORDS = {1: "no freeze", 2: "freeze"}
 _DAPHNET_NAME = re.compile(r"(S[0-9]{2})(R[0-9]{2})\.txt(\.xz)?")
 
 _GAIT_HZ = 100.0
@@ -37,6 +40,12 @@ _GAIT_NAME = re.compile(r"((Ga|Ju|Si)(Co|Pt)[0-9]{2})_([0-9]{2})\.txt(\.xz)?")
 _STRIDES_NAME = re.compile(r"((y|o|pd)[0-9]{1,2})(-[0-9]{2})?(-si)?\.txt(\.xz)?")
 
 Numbers = npt.NDArray[np.float64]
+
+
+def reader_of(name: str) -> Callable[[Path], Recording] | None:
+    """What reads a recording, by the name of its file; None for a file that is none of these collections'."""
+    readers = {_DAPHNET_NAME: read_daphnet, _GAIT_NAME: read_gait}
+    return next((reader for pattern, reader in readers.items() if pattern.fullmatch(name)), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -66,6 +75,7 @@ def read_daphnet(path: Path) -> Recording:
         rate_hz=_DAPHNET_HZ,
         channels=_DAPHNET,
         annotation=numbers[:, 10].astype(np.int8),
+        words=_DAPHNET_WORDS,
         gaps=gaps(numbers[:, 0] / 1e3, _DAPHNET_HZ),
         subject=name[1],
         run=name[2],

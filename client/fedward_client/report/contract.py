@@ -48,6 +48,7 @@ class Contract:
     digest: str
     lines: tuple[Line, ...]
     left_out: Mapping[str, int]  # patients or images by the reason why the study does not take them
+    linked: Mapping[str, int]  # patients by what links them to others (`near_duplicates.counted`)
     refusal: str
 
     @property
@@ -70,6 +71,7 @@ def contract(
         digest=study.digest,
         lines=(*_filters(study.cohort, images), *_patients(site, study, cohort, images, flags)),
         left_out=cohort.left_out,
+        linked=cohort.linked,
         refusal=refusal,
     )
 
@@ -107,9 +109,11 @@ def _patients(
     if not only_evaluates:
         for label, count in cohort.label_counts("train").items():
             yield Line(f"At least 1 training patient labelled {label}", f"{count} training patients", count > 0)
+    if not isinstance(section := study.input, Input):
+        return
     yield enough(
-        f" with images of {_size(study.input)}",
-        lambda item: all(key in rows and serves(rows[key], study.input) for key in item.files),
+        f" with images of {_size(section)}",
+        lambda item: all(key in rows and serves(rows[key], section) for key in item.files),
     )
     yield enough(
         " with images that are not blank",
@@ -152,5 +156,5 @@ def flags_of(row: ImageRow, study: StudySpec) -> Iterator[str]:
         return
     if study.cohort.body_part and row.body_part not in ("", study.cohort.body_part):
         yield WRONG_PART
-    if is_coarse(row, study.input):
+    if isinstance(study.input, Input) and is_coarse(row, study.input):
         yield LOW

@@ -90,16 +90,29 @@ def render(found: Survey) -> str:
 
 
 def _tiles(found: Survey, series: int) -> list[Tile]:
+    images, counts = found.images, found.counts
+    others = [
+        Tile("Recordings", counts.recordings, "of wearable sensors"),
+        Tile("Rows", counts.table_rows, f"of tables, of which there are {counts.tables}"),
+    ]
+    shown = [tile for tile in others if tile.value]
+    patients = counts.patients if shown else len({row.patient for row in images})
+    return [
+        Tile("Patients", patients, f"{counts.labelled_patients} of them with a label"),
+        *(_tiles_of_images(found, series) if images or not shown else ()),
+        *shown,
+        Tile("Files", counts.files, f"{sum(counts.quarantine.values())} in quarantine"),
+    ]
+
+
+def _tiles_of_images(found: Survey, series: int) -> list[Tile]:
     images = found.images
     studies = len({(row.patient, row.study) for row in images if row.study})
     nameless = sum(not row.study for row in images)
-    counts = found.counts
     return [
-        Tile("Patients", len({row.patient for row in images}), f"{counts.labelled_patients} of them with a label"),
         Tile("Studies", studies, f"{nameless} images name none" if nameless else ""),
         Tile("Series", series, "an image that names none is one"),
         Tile("Images", len(images), "files that can be used"),
-        Tile("Files", counts.files, f"{sum(counts.quarantine.values())} in quarantine"),
     ]
 
 
@@ -149,7 +162,8 @@ def _only_full(found: Iterator[Chart]) -> list[Chart]:
 def _left_out(found: Survey) -> Iterator[tuple[str, int]]:
     counts = found.counts
     yield from ((f"In quarantine: {reason}", count) for reason, count in counts.quarantine.items())
-    yield "Further files of an image that is there already", counts.duplicates
+    yield "Further files of an image that is there already, and further equal rows of a table", counts.duplicates
+    yield "Rows of recordings that could not be used", counts.recording_rows_left_out
     yield "Files that are not DICOM", counts.not_dicom
     yield "Directories of DICOM media (DICOMDIR)", counts.dicomdir
     yield "DICOM objects without pixels: reports, plans, structures", counts.without_pixels

@@ -43,8 +43,8 @@ class ModelCard:
     name: str  # lower-case letters, digits and hyphens
     title: str
     paper: str
-    dims: tuple[int, ...]  # how many axes an image may have: 2, 3
-    min_size: int  # pixels or voxels that each axis needs at least
+    dims: tuple[int, ...]  # how many axes one example may have: 2 or 3 an image, 1 a recording, 0 a row of a table
+    min_size: int  # pixels, voxels or samples that each axis needs at least
     options: Mapping[str, Option] = field(default_factory=dict)  # name to default
     limits: Mapping[str, Range | Choice] = field(default_factory=dict)
     batch_norm: bool = (
@@ -58,7 +58,7 @@ class Architecture:
 
     `builder` is "package.module:function"; it is imported when the network is built, not before, and called as
     `function(dims=…, size=…, channels=…, classes=…, **options)` with every option filled in. It returns a torch module
-    that takes float32 [n, channels, *size] in [0, 1] and gives logits [n, classes].
+    that takes float32 [n, channels, *size], images in [0, 1], and gives logits [n, classes].
     """
 
     card: ModelCard

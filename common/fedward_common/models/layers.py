@@ -1,11 +1,11 @@
-"""Parts that the networks share, in 2-D and 3-D, each with a gradient that is the same bits on a GPU every time.
+"""Parts that the networks share, most in 2-D and 3-D, each with a gradient that is the same bits on a GPU every time.
 
 PyTorch's own MaxPool3d, AvgPool3d, AdaptiveAvgPool and LocalResponseNorm have no deterministic gradient on CUDA and
 refuse to run under `torch.use_deterministic_algorithms` (its documentation lists them); these do the same in steps that
 have one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import ceil, gcd
 from typing import Any
 
@@ -106,9 +106,14 @@ def max_pool(dims: int, kernel: int, stride: int, padding: int = 0) -> nn.Module
     )
 
 
-def convolution(dims: int, inputs: int, outputs: int, kernel: int, **options: Any) -> nn.Conv2d | nn.Conv3d:
-    """A 2-D or 3-D convolution."""
-    return (nn.Conv2d if dims == 2 else nn.Conv3d)(inputs, outputs, kernel, **options)
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+_CONVOLUTIONS: Mapping[int, Callable[..., Convolution]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+def convolution(dims: int, inputs: int, outputs: int, kernel: int, **options: Any) -> Convolution:
+    """A convolution over one, two or three axes."""
+    return _CONVOLUTIONS[dims](inputs, outputs, kernel, **options)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -119,7 +124,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 def he_normal(model: nn.Sequential) -> None:
     """Draw layers for rectifiers (He et al. 2015, arXiv:1502.01852); the last small, so that no class is favoured."""
     for module in model:
-        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear):
+        if isinstance(module, Convolution | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

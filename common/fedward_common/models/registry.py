@@ -45,13 +45,13 @@ def check(name: str, options: Mapping[str, Option], size: tuple[int, ...], chann
     for key, value in options.items():
         _check_option(card, key, value)
     if len(size) not in card.dims:
-        dims = " or ".join(f"{each}-D" for each in card.dims)
-        raise ModelError(f'model "{name}" takes {dims} images, and the size {_by(size)} is {len(size)}-D')
-    if min(size) < card.min_size:
+        raise ModelError(f'model "{name}" takes {_kinds(card.dims)}, and the study has {_of(size)}')
+    if min(size, default=card.min_size) < card.min_size:
         least = _by((card.min_size,) * len(size))
-        raise ModelError(f'model "{name}" needs images of at least {least}, and the size is {_by(size)}')
+        what = "images" if len(size) > 1 else "windows"
+        raise ModelError(f'model "{name}" needs {what} of at least {least}, and the size is {_by(size)}')
     if channels < 1:
-        raise ModelError(f"an image has at least 1 channel, not {channels}")
+        raise ModelError(f"an example has at least 1 channel, not {channels}")
     if classes < 2:
         raise ModelError(f"a model tells at least 2 classes apart, not {classes}")
 
@@ -133,6 +133,18 @@ def _kind(default: Option) -> str:
         str: "text",
         tuple: "a list of whole numbers",
     }[type(default)]
+
+
+def _kinds(dims: tuple[int, ...]) -> str:
+    images = " or ".join(f"{each}-D" for each in dims if each > 1)
+    others = {0: "rows of tables", 1: "recordings"}
+    return " or ".join([f"{images} images"] * bool(images) + [others[each] for each in dims if each in others])
+
+
+def _of(size: tuple[int, ...]) -> str:
+    if len(size) > 1:
+        return f"{len(size)}-D images of {_by(size)}"
+    return f"windows of {size[0]} samples" if size else "rows of a table"
 
 
 def _by(size: tuple[int, ...]) -> str:

@@ -68,6 +68,40 @@ SHIPPED = (
         ),
         builder="fedward_common.models.small_cnn:build",
     ),
+    Architecture(
+        card=ModelCard(
+            name="cnn-1d",
+            title="Fully convolutional network for recordings",
+            paper="Wang, Yan, Oates: Time series classification from scratch. IJCNN 2017, arXiv:1611.06455",
+            dims=(1,),
+            min_size=8,  # samples, as long as its longest kernel
+            options={"width": 64, "dropout": 0.3},
+            limits={"width": Range(8, 512), "dropout": _DROPOUT},
+        ),
+        builder="fedward_common.models.cnn_1d:build",
+    ),
+    Architecture(
+        card=ModelCard(
+            name="mlp",
+            title="Multilayer perceptron for tables",
+            paper="Rumelhart, Hinton, Williams: Learning representations by back-propagating errors. Nature 323, 1986",
+            dims=(0,),
+            min_size=0,
+            options={"width": 64, "depth": 2, "dropout": 0.2},
+            limits={"width": Range(1, 8192), "depth": Range(0, 16), "dropout": _DROPOUT},
+        ),
+        builder="fedward_common.models.mlp:build",
+    ),
+    Architecture(
+        card=ModelCard(
+            name="logistic-regression",
+            title="Multinomial logistic regression for tables",
+            paper="Cox: The regression analysis of binary sequences. J. R. Stat. Soc. B 20, 1958",
+            dims=(0,),
+            min_size=0,
+        ),
+        builder="fedward_common.models.mlp:logistic",
+    ),
     *map(_resnet, (10, 18, 34, 50)),
     *map(_densenet, (121, 169)),
 )

@@ -14,12 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fedward_client.cache import SiteData
-from fedward_client.survey import Surveyed
+from fedward_client.measuring import Surveyed
 from fedward_common.cohort_statistics import Wanted
 from fedward_common.errors import DataError
 from fedward_common.events import Listener, ignore
-from fedward_common.landmarks import Scale
-from fedward_common.study import StudySpec
+from fedward_common.study import Scale, StudySpec
 from fedward_common.testing import tiny_study
 from fedward_simulations.hospitals import write_plain
 
@@ -90,7 +89,7 @@ class Digits:
         study: StudySpec,
         run: str,  # noqa: ARG002 - a source's signature, here and below
         listener: Listener,  # noqa: ARG002
-        landmarks: Scale | None = None,  # noqa: ARG002
+        scale: Scale | None = None,  # noqa: ARG002
     ) -> SiteData:
         """Its tensors."""
         everything, digits = _digits()

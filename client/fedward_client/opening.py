@@ -1,0 +1,175 @@
+"""From an item of a cohort to what its hospital measured: an image, a window of a recording, a row of a table.
+
+Each kind of [input] has an opener. It reads nothing but the files that were frozen: where one went or changed since, it
+has nothing to give. Items of one file come one after the other, so the last file read is kept.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fedward_client import choosing_rows
+from fedward_client.choosing import content_of
+from fedward_client.cohort import CohortItem
+from fedward_client.harmonize.recipe import Recipe
+from fedward_client.harmonize.series import SeriesRecipe
+from fedward_client.harmonize.table import TableRecipe
+from fedward_client.intake import recordings, tables
+from fedward_client.intake.dicom import read_slices
+from fedward_client.intake.files import read_volume
+from fedward_client.intake.recording import Recording
+from fedward_client.intake.tabular import Table
+from fedward_client.site import Site
+from fedward_client.volume import Volume
+from fedward_common.errors import UnreadableFile
+from fedward_common.study import AnyInput, Input, SeriesInput
+
+Tensor = npt.NDArray[np.float32]
+AnyRecipe = Recipe | SeriesRecipe | TableRecipe
+
+
+class Opener(Protocol):
+    """Opens the items of one kind of study."""
+
+    def is_there(self, item: CohortItem) -> bool:
+        """Whether an item is as it was when it was frozen."""
+
+    def tensor(self, item: CohortItem) -> Tensor | None:
+        """An item as a network sees it; None where its file went or changed. Raises UnreadableFile, UnfitImage."""
+
+
+def recipe_of(section: AnyInput, site: str) -> AnyRecipe:
+    """How the items of a study become tensors at a site."""
+    match section:
+        case Input():
+            return Recipe(section)
+        case SeriesInput():
+            return SeriesRecipe(section)
+        case _:
+            return TableRecipe(section, site)
+
+
+def opener(site: Site, how: AnyRecipe, where: Mapping[str, Path]) -> Opener:
+    """What opens a site's items; `where` says where the file of each pseudonym is (`catalog.paths`)."""
+    match how:
+        case Recipe():
+            return Images(how, where)
+        case SeriesRecipe():
+            return Windows(site, how, where)
+        case TableRecipe():
+            return Rows(site, how, where)
+
+
+@dataclass(slots=True)
+class Images:
+    """Images: the slices of a volume, or one file, which must be a volume where one is wanted."""
+
+    recipe: Recipe
+    where: Mapping[str, Path]
+
+    def volume(self, item: CohortItem) -> Volume | None:
+        """An image as its device made it, as `tensor` gives it otherwise."""
+        paths = _unchanged(item, self.where)
+        if not paths:
+            return None
+        if len(paths) > 1:
+            return read_slices(paths)
+        return read_volume(paths[0], voi=self.recipe.voi, stack=self.recipe.is_3d)
+
+    def tensor(self, item: CohortItem) -> Tensor | None:
+        """As `Opener` says."""
+        volume = self.volume(item)
+        return None if volume is None else self.recipe.apply(volume)
+
+    def is_there(self, item: CohortItem) -> bool:
+        """As `Opener` says."""
+        return bool(_unchanged(item, self.where))
+
+
+@dataclass(slots=True)
+class Windows:
+    """Windows of recordings."""
+
+    site: Site
+    recipe: SeriesRecipe
+    where: Mapping[str, Path]
+    _last: tuple[str, Recording | None] = field(default=("", None), init=False)  # by the item's file
+
+    def is_there(self, item: CohortItem) -> bool:
+        """As `Opener` says."""
+        return bool(_unchanged(item, self.where))
+
+    def tensor(self, item: CohortItem) -> Tensor | None:
+        """As `Opener` says."""
+        if self._last[0] != item.files[0]:
+            paths = _unchanged(item, self.where)
+            self._last = item.files[0], recordings.read(self.site, paths[0]) if paths else None
+        recording = self._last[1]
+        if recording is None:
+            return None
+        signals = choosing_rows.positions(recording.channels, self.recipe.input)
+        assert signals is not None, "the cohort has none but such as have the study's signals"
+        end = item.at + round(self.recipe.input.window_s * recording.rate_hz)
+        factors = [
+            choosing_rows.factor(recording.channels[index].unit, self.recipe.input.unit) or 1.0 for index in signals
+        ]
+        return self.recipe.apply(recording.values[item.at : end, signals] * np.array(factors, np.float32))
+
+
+@dataclass(slots=True)
+class Rows:
+    """Rows of tables. A row that has not changed is the same, whatever became of the rest of its file."""
+
+    site: Site
+    recipe: TableRecipe
+    where: Mapping[str, Path]
+    _last: tuple[str, Table | None] = field(default=("", None), init=False)
+    _places: dict[int, int] = field(default_factory=dict, init=False)  # by a row's number
+
+    def is_there(self, item: CohortItem) -> bool:
+        """As `Opener` says."""
+        return self.values(item) is not None
+
+    def tensor(self, item: CohortItem) -> Tensor | None:
+        """As `Opener` says."""
+        values = self.values(item)
+        return None if values is None else self.recipe.apply(values)
+
+    def values(self, item: CohortItem) -> Tensor | None:
+        """A row's features as its hospital has them, NaN where one is missing, as `tensor` gives it otherwise."""
+        if self._last[0] != item.files[0]:
+            path = self.where.get(item.files[0])
+            table = None if path is None else tables.read(self.site, path)
+            self._last = item.files[0], table
+            self._places = {} if table is None else {number: place for place, number in enumerate(table.numbers)}
+        table = self._last[1]
+        place = self._places.get(item.at)
+        if table is None or place is None or tables.content_of(table, place) != item.content:
+            return None
+        try:
+            columns = [table.names.index(name) for name in self.recipe.input.features]
+        except ValueError:
+            raise UnreadableFile("the map of its columns has not all features of the study any more") from None
+        found: Tensor = table.features[place, columns]
+        return found
+
+
+def _unchanged(item: CohortItem, where: Mapping[str, Path]) -> list[Path]:
+    """Where an item's files are, none when one is not there or they are no longer those that were frozen."""
+    paths = [where[key] for key in item.files if key in where]
+    try:
+        digests = [_digest(path) for path in paths]
+    except OSError:
+        return []
+    whole = len(paths) == len(item.files) and content_of(digests) == item.content
+    return paths if whole else []
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
