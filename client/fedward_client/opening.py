@@ -4,7 +4,6 @@ Each kind of [input] has an opener. It reads nothing but the files that were fro
 has nothing to give. Items of one file come one after the other, so the last file read is kept.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from fedward_client.harmonize.series import SeriesRecipe
 from fedward_client.harmonize.table import TableRecipe
 from fedward_client.intake import recordings, tables
 from fedward_client.intake.dicom import read_slices
-from fedward_client.intake.files import read_volume
+from fedward_client.intake.files import digest, read_volume
 from fedward_client.intake.recording import Recording
 from fedward_client.intake.tabular import Table
 from fedward_client.site import Site
@@ -163,13 +162,8 @@ def _unchanged(item: CohortItem, where: Mapping[str, Path]) -> list[Path]:
     """Where an item's files are, none when one is not there or they are no longer those that were frozen."""
     paths = [where[key] for key in item.files if key in where]
     try:
-        digests = [_digest(path) for path in paths]
-    except OSError:
+        digests = [digest(path) for path in paths]
+    except UnreadableFile:
         return []
     whole = len(paths) == len(item.files) and content_of(digests) == item.content
     return paths if whole else []
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()

@@ -17,7 +17,6 @@ Nothing here reads an image, and nothing here ever replaces a key that is there.
 """
 
 import contextlib
-import hashlib
 import hmac
 import math
 import os
@@ -26,7 +25,7 @@ import secrets
 import tomllib
 import unicodedata
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -206,9 +205,7 @@ class Site:
 
     def pseudonym(self, kind: str, text: str) -> str:
         """A name for `text` that only this site can make: 32 hex digits of HMAC-SHA256 under the site's key."""
-        # surrogatepass: file names need not be UTF-8, and every name must give bytes of its own
-        message = f"{kind}\x1f{text}".encode("utf-8", "surrogatepass")
-        return hmac.new(self.key, message, hashlib.sha256).hexdigest()[:PSEUDONYM_HEX]
+        return _pseudonym(self.key, kind, text)
 
     def patient_in(self, path: str) -> str:
         """Whose a file is, as its path below the data folder says (with "/"); "" where it does not."""
@@ -224,6 +221,13 @@ class Site:
             f"the state folder of site '{self.name}' cannot be used ({error.strerror}); "
             f"give a folder that can be written to with --state or [site] state in {SETTINGS}"
         )
+
+
+@lru_cache(4096)  # a series has hundreds of files of one patient, study and accession number
+def _pseudonym(key: bytes, kind: str, text: str) -> str:
+    # surrogatepass: file names need not be UTF-8, and every name must give bytes of its own
+    message = f"{kind}\x1f{text}".encode("utf-8", "surrogatepass")
+    return hmac.digest(key, message, "sha256").hex()[:PSEUDONYM_HEX]
 
 
 def site_folders(root: Path) -> list[Path]:

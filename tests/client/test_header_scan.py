@@ -1,6 +1,7 @@
 """What is read without pydicom is what pydicom reads: of its own test files, of generated ones, and of damaged ones."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -13,8 +14,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 
-from fedward_client.intake import header_scan, part10
-from fedward_client.intake.dicom import read_header
+from fedward_client.intake import dicom, header_scan, part10, siblings
+from fedward_client.intake.dicom import Header, read_header
 from fedward_common.errors import UnreadableFile
 
 SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
@@ -126,3 +127,91 @@ def test_sequences_that_nest_without_end_are_refused_in_words(tmp_path: Path) ->
     path = tmp_path / "deep.dcm"
     path.write_bytes(bytes(128) + b"DICM" + meta + opened * 20_000)
     assert judged(path) == by_pydicom(path) == "its header is damaged"
+
+
+# Slices of one series ------------------------------------------------------------------------------------------------
+
+NUMBERS = st.sampled_from(["", "1", "-2.50", " 3 ", "7\\8", "x", "nan", "1e400"])
+POSITIONS = st.sampled_from(["0\\0\\5", "1.5\\-2\\7", "0\\0", "", "a\\b\\c", "0\\0\\inf", "0\\0\\1e2"])
+
+
+@st.composite
+def slices(draw: st.DrawFn) -> list[bytes]:
+    """Files of a series, which differ in what slices differ in, and at times in more."""
+    kinds: list[dict[str, str | None]] = [{}, {"PixelSpacing": None}, {"ImageOrientationPatient": "1\\0\\0\\1\\0\\0"}]
+    shared = draw(st.sampled_from(kinds))
+    syntax = draw(st.sampled_from([ExplicitVRLittleEndian, ImplicitVRLittleEndian]))
+    files = []
+    for number in range(draw(st.integers(2, 5))):
+        dataset = Dataset()
+        dataset.SpecificCharacterSet = "ISO_IR 192"
+        dataset.SOPClassUID, dataset.PatientID = MRImageStorage, "P1"
+        dataset.Modality, dataset.Manufacturer = "MR", draw(st.sampled_from(["Acme", "Acme", "Möller"]))
+        dataset.ImageOrientationPatient, dataset.PixelSpacing = "1\\0\\0\\0\\1\\0", "0.5\\0.5"
+        own = {"SOPInstanceUID": ("UI", draw(st.sampled_from([f"1.2.{number}", "", "1.2.ö"])))}
+        own |= {name: ("IS", draw(NUMBERS)) for name in ("AcquisitionNumber", "InstanceNumber") if draw(st.booleans())}
+        if draw(st.integers(0, 4)):
+            own["ImagePositionPatient"] = (
+                ("LO", draw(POSITIONS)) if draw(st.integers(0, 9)) == 0 else ("DS", draw(POSITIONS))
+            )
+        own["EchoTime"] = (draw(st.sampled_from(["DS", "DS", "LO"])), draw(NUMBERS))
+        for place, (keyword, (vr, _)) in enumerate(own.items()):
+            dataset.add_new(keyword, vr, f"{1234567890 + place}")  # pydicom would not write what is drawn
+        for keyword, changed in shared.items():
+            delattr(dataset, keyword) if changed is None else setattr(dataset, keyword, changed)
+        dataset.Rows, dataset.Columns = draw(st.sampled_from([2, 2, 2, 0])), 2
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
+        dataset.PixelData = bytes(draw(st.sampled_from([4, 4, 4, 2])))
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = syntax
+        out = io.BytesIO()
+        dcmwrite(out, dataset, enforce_file_format=True)
+        content = out.getvalue()
+        for place, (_, text) in enumerate(own.values()):
+            content = content.replace(f"{1234567890 + place}".encode(), text.encode().ljust(10)[:10])
+        files.append(content)
+    return files
+
+
+@settings(max_examples=200, deadline=None)
+@given(slices())
+def test_a_slice_is_judged_as_if_it_were_alone(tmp_path_factory: pytest.TempPathFactory, files: list[bytes]) -> None:
+    folder = tmp_path_factory.mktemp("series")
+    paths = [folder / f"{number}.dcm" for number in range(len(files))]
+    for path, content in zip(paths, files, strict=True):
+        path.write_bytes(content)
+    siblings._known.clear()
+    together = [judged(path) for path in paths]
+    alone = []
+    for path in paths:
+        siblings._known.clear()
+        alone.append(judged(path))
+    assert together == alone == [by_pydicom(path) for path in paths]
+
+
+def test_the_next_slice_of_a_series_needs_no_pydicom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    siblings._known.clear()
+    template = (Path(data.__file__).parent / "test_files" / "CT_small.dcm").read_bytes()
+    path = tmp_path / "a.dcm"
+    path.write_bytes(template)
+    first = read_header(path)
+    monkeypatch.setattr(dicom, "_judged", lambda *_: pytest.fail("it was read like the first"))
+    path.write_bytes(template.replace(b"-158.135803\\-179.035797\\-75.699997", b"-158.135803\\-179.035797\\-70.699997"))
+    second = read_header(path)
+    assert isinstance(first, Header)
+    assert isinstance(second, Header)
+    assert first.place_mm is not None
+    assert second == replace(first, place_mm=round(first.place_mm + 5, 4))
+    path.write_bytes(path.read_bytes()[:-200])
+    assert judged(path) == "the pixel data ends early"
+
+
+def test_few_headers_are_remembered(tmp_path: Path) -> None:
+    siblings._known.clear()
+    template = (Path(data.__file__).parent / "test_files" / "CT_small.dcm").read_bytes()
+    for number in range(siblings.MOST + 10):
+        path = tmp_path / "a.dcm"
+        path.write_bytes(template.replace(b"1CT1", f"{number:04d}".encode()))
+        judged(path)
+    assert len(siblings._known) == siblings.MOST

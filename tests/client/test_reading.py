@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,18 @@ def found(site_folder: Folder) -> tuple[Site, dict[str, Found]]:
 
 def rows(site: Site, found: dict[str, Found]) -> dict[str, dict[str, Any]]:
     with Readers(site) as readers:
-        return {row["key"]: row for row in readers.rows(found)}
+        first = {row["key"]: row for row in readers.rows(found)}  # by this process, while others start
+        wait_for(readers)
+        assert {row["key"]: row for row in readers.rows(found)} == first
+        return first
+
+
+def wait_for(readers: Readers) -> None:
+    """Until all processes have started."""
+    deadline = time.monotonic() + 60
+    while not all(process.ready() for process in readers._processes):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_several_processes_read_what_one_reads(found: tuple[Site, dict[str, Found]]) -> None:
@@ -47,6 +59,7 @@ def test_a_process_that_dies_costs_no_file(found: tuple[Site, dict[str, Found]])
     site, files = found
     with Readers(replace(site, threads=3)) as readers:
         first = {row["key"]: row for row in readers.rows(files)}
+        wait_for(readers)
         for process in children():
             os.kill(process, signal.SIGKILL)
         assert {row["key"]: row for row in readers.rows(files)} == first

@@ -51,7 +51,7 @@ def test_a_site_without_labels_has_none(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("[privacy]\nmin_cel = 3\n", ["site.toml", "[privacy] min_cel", "min_cell"]),
-        ("[private]\nmin_cell = 3\n", ["site.toml", "[private]", "[site], [data], [labels], [privacy]"]),
+        ("[private]\nmin_cell = 3\n", ["site.toml", "[private]", "[site], [data], [labels], [series]"]),
         ("name = 'x'\n", ["site.toml", "[name]"]),
         ('[privacy]\nmin_cell = "3"\n', ["site.toml", "[privacy] min_cell", "'3'"]),
         ("[privacy]\nmin_cell = 0\n", ["[privacy] min_cell", "greater than or equal to 1"]),

@@ -17,6 +17,7 @@ from fedward_common.errors import UnreadableFile
 OLDEST = 90  # years; above, an age tells who it is
 LOCALIZER, DERIVED, MOSAIC, BURNED_IN = "localizer", "derived", "mosaic", "burned-in text"
 
+TURNS = ("TemporalPositionIdentifier", "AcquisitionNumber", "EchoTime", "DiffusionBValue", "InstanceNumber")
 _UNITS = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}  # in a year
 _TEXTS = ("SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName")
 # by what stands for it in descriptions and protocols of the makers, as words or parts of them
@@ -122,8 +123,7 @@ def _number(dataset: Dataset, keyword: str) -> float | None:
 
 def turn(dataset: Dataset) -> str:
     """What sorts the slices that a series has at one place: time points, acquisitions, echoes, then their numbers."""
-    keys = ("TemporalPositionIdentifier", "AcquisitionNumber", "EchoTime", "DiffusionBValue", "InstanceNumber")
-    return " ".join(f"{_number(dataset, keyword) or 0.0:015.4f}" for keyword in keys)
+    return " ".join(f"{_number(dataset, keyword) or 0.0:015.4f}" for keyword in TURNS)
 
 
 def spacing(dataset: Dataset) -> tuple[float, float] | tuple[None, None]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from fedward_client.intake import describe, elements, geometry, jpeg12, mosaic, part10, render, worker
+from fedward_client.intake import describe, elements, geometry, jpeg12, mosaic, part10, render, siblings, worker
 from fedward_client.intake.bounds import MAX_VALUES, opened
 from fedward_client.intake.quiet import DICOM_ERRORS, quiet
 from fedward_client.volume import Pixels, Volume
@@ -81,22 +81,45 @@ def read_header(path: Path) -> Header | NotAnImage:
     Raises UnreadableFile, with a reason in words, for an image that cannot be used.
     """
     with quiet(), opened(path) as file:
-        if not part10.is_dicom(file):
-            return "not DICOM"
-        dataset = part10.parse(file, pixels=False)
-        if _is_directory(dataset):
-            return "DICOMDIR"
-        stored = part10.stored(file, dataset)
-        if stored is None:
-            return _without_pixels(dataset)
-        header = _header(dataset, stored)
-        if not header.patient_id:
-            raise UnreadableFile("no patient id")
-        slices = mosaic.tiles(dataset)
-        if slices is None:
-            return header
-        rows, columns = mosaic.tile_size(header.rows, header.columns, slices)
-        return replace(header, rows=rows, columns=columns, frames=slices)
+        return header_of(file)
+
+
+def header_of(file: BinaryIO) -> Header | NotAnImage:
+    """`read_header` of an open file, which stands at its beginning."""
+    if not part10.is_dicom(file):
+        return "not DICOM"
+    scanned = part10.scan(file)
+    if scanned is None:
+        dataset = part10.by_pydicom(file, pixels=False)
+        return "DICOMDIR" if _is_directory(dataset) else _judged(dataset, part10.stored(file, dataset))
+    stored = part10.stored_here(file, implicit=scanned.implicit, little=True)
+    if stored is None:
+        return _judged(part10.dataset_of(scanned), None)
+    key = siblings.key_of(scanned, encapsulated=stored.encapsulated)
+    sibling = siblings.find(key)
+    if sibling is not None and (own := siblings.own_of(scanned, sibling)) is not None:
+        _check_stored(stored, sibling.needed)
+        return replace(sibling.header, **own)
+    dataset = part10.dataset_of(scanned)
+    header = _judged(dataset, stored)
+    if isinstance(header, Header):
+        siblings.remember(key, siblings.Sibling(header, describe.planes(dataset, 1)[0], _needed(dataset)))
+    return header
+
+
+def _judged(dataset: Dataset, stored: part10.Stored | None) -> Header | NotAnImage:
+    if _is_directory(dataset):
+        return "DICOMDIR"
+    if stored is None:
+        return _without_pixels(dataset)
+    header = _header(dataset, stored)
+    if not header.patient_id:
+        raise UnreadableFile("no patient id")
+    slices = mosaic.tiles(dataset)
+    if slices is None:
+        return header
+    rows, columns = mosaic.tile_size(header.rows, header.columns, slices)
+    return replace(header, rows=rows, columns=columns, frames=slices)
 
 
 def read_volume(path: Path, *, voi: bool | None = None, stack: bool = False) -> Volume:
@@ -113,7 +136,7 @@ def read_volume(path: Path, *, voi: bool | None = None, stack: bool = False) -> 
     UnreadableFile with a reason in words.
     """
     with quiet(), opened(path) as file:
-        risky = part10.is_dicom(file) and part10.syntax(part10.parse(file, pixels=False)) in _RISKY
+        risky = part10.is_dicom(file) and part10.syntax_of(file) in _RISKY
     return (worker.read_volume if risky else decode)(path, voi=voi, stack=stack)
 
 
@@ -194,7 +217,7 @@ def _header(dataset: Dataset, stored: part10.Stored) -> Header:
         modality=elements.code(dataset, "Modality"),
         rows=_positive(dataset, "Rows"),
         columns=_positive(dataset, "Columns"),
-        frames=max(1, elements.integer(dataset, "NumberOfFrames") or 1),
+        frames=_frames(dataset),
         channels=1 if photometric in _GRAY else 3,
         manufacturer=elements.label(dataset, "Manufacturer"),
         device=elements.label(dataset, "ManufacturerModelName"),
@@ -209,7 +232,11 @@ def _header(dataset: Dataset, stored: part10.Stored) -> Header:
     samples = _samples(dataset)
     if samples != _SAMPLES[photometric]:
         raise UnreadableFile(f"{samples} samples per pixel do not go with photometric interpretation {photometric}")
-    _check_size(dataset, header, stored, samples=samples * (2 / 3 if photometric == "YBR_FULL_422" else 1))
+    if header.rows * header.columns * header.frames * header.channels > MAX_VALUES:
+        raise UnreadableFile(
+            f"{header.frames} frames of {header.rows} x {header.columns} pixels are more than can be read at once"
+        )
+    _check_stored(stored, _needed(dataset))
     return header
 
 
@@ -237,6 +264,10 @@ def _samples(dataset: Dataset) -> int:
     return elements.integer(dataset, "SamplesPerPixel") or 1
 
 
+def _frames(dataset: Dataset) -> int:
+    return max(1, elements.integer(dataset, "NumberOfFrames") or 1)
+
+
 def _positive(dataset: Dataset, keyword: str) -> int:
     found = elements.integer(dataset, keyword)
     if found is None or found < 1:
@@ -260,17 +291,18 @@ def _readable_syntax(syntax: UID, stored: part10.Stored) -> str:
     return name
 
 
-def _check_size(dataset: Dataset, header: Header, stored: part10.Stored, *, samples: float) -> None:
-    values = header.rows * header.columns * header.frames * header.channels
-    if values > MAX_VALUES:
-        raise UnreadableFile(
-            f"{header.frames} frames of {header.rows} x {header.columns} pixels are more than can be read at once"
-        )
+def _needed(dataset: Dataset) -> int | None:
+    """How many bytes of pixels there must be; None where they are compressed."""
     if part10.syntax(dataset).is_encapsulated:
-        return
-    allocated = _positive(dataset, "BitsAllocated")
-    needed = math.ceil(header.rows * header.columns * header.frames * samples * allocated / 8)
-    if stored.bytes < needed:
+        return None
+    subsampled = elements.text(dataset, "PhotometricInterpretation") == "YBR_FULL_422"
+    samples = _samples(dataset) * (2 / 3 if subsampled else 1)
+    pixels = _positive(dataset, "Rows") * _positive(dataset, "Columns") * _frames(dataset)
+    return math.ceil(pixels * samples * _positive(dataset, "BitsAllocated") / 8)
+
+
+def _check_stored(stored: part10.Stored, needed: int | None) -> None:
+    if needed is not None and stored.bytes < needed:
         raise UnreadableFile("the pixel data ends early")
 
 

@@ -70,7 +70,8 @@ def tag_of(keyword: str) -> BaseTag:
 
 
 @cache
-def _vr_of(keyword: str) -> str:
+def vr_of(keyword: str) -> str:
+    """The VR of an attribute of the standard."""
     return dictionary_VR(tag_of(keyword))
 
 
@@ -98,7 +99,7 @@ def integer(dataset: Dataset, keyword: str) -> int | None:
 def number(dataset: Dataset, keyword: str) -> float | None:
     """A finite number, the first where there are several (PS3.3 C.11.2.1.2 allows several windows); None for none."""
     raw = _raw(dataset, keyword)
-    if raw is not None and (vr := raw.VR if raw.VR not in {None, "UN"} else _vr_of(keyword)) in _NUMBERS:
+    if raw is not None and (vr := raw.VR if raw.VR not in {None, "UN"} else vr_of(keyword)) in _NUMBERS:
         return _first_number(raw, vr, keyword)
     found = value(dataset, keyword)
     try:
@@ -139,7 +140,7 @@ def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
     """All numbers of an attribute; none where it is missing or holds something else."""
     raw = _raw(dataset, keyword)
     parts: Iterable[Any]
-    if raw is not None and _vr_of(keyword) == "DS":
+    if raw is not None and vr_of(keyword) == "DS":
         parts = bytes(raw.value or b"").split(b"\\")
     else:
         found = value(dataset, keyword)

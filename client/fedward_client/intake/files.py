@@ -4,21 +4,27 @@ DICOM says whose an image is. NIfTI files and pictures do not; their paths do, a
 (`[data] patient`). A picture whose path does not say it is no patient's.
 """
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 from fedward_client.intake import describe, dicom, index, nifti, pictures, worker
+from fedward_client.intake.bounds import opened
 from fedward_client.intake.dicom import Header, NotAnImage
+from fedward_client.intake.quiet import quiet
 from fedward_client.site import Site
 from fedward_client.volume import Volume
 from fedward_common.errors import UnreadableFile
+
+_PIECE = 2**18  # bytes
 
 NIFTI = (".nii", ".nii.gz")
 PICTURES = (".png", ".jpg", ".jpeg", ".pgm", ".ppm", ".tif", ".tiff")
 
 
-def read_header(site: Site, path: Path) -> Header | NotAnImage:
-    """What a file's header says, or what it is instead of an image. Reads no pixels.
+def read_header(site: Site, path: Path) -> tuple[Header | NotAnImage, str]:
+    """What a file's header says, and a digest of its bytes; or what it is instead of an image, and "". Reads no pixels.
 
     Raises UnreadableFile, with a reason in words, for an image that cannot be used.
     """
@@ -26,10 +32,27 @@ def read_header(site: Site, path: Path) -> Header | NotAnImage:
     if name.endswith(NIFTI):
         if not (patient := _patient(site, path)):
             raise UnreadableFile("its path does not say whose it is: say how it does, with [data] patient in site.toml")
-        return _named(site, path, patient, _nifti(path))
+        return _named(site, path, patient, _nifti(path)), digest(path)
     if name.endswith(PICTURES) and (patient := _patient(site, path)):
-        return _named(site, path, patient, _picture(path))
-    return dicom.read_header(path)
+        return _named(site, path, patient, _picture(path)), digest(path)
+    with quiet(), opened(path) as file:  # once: of small files to open one takes as long as to read it
+        header = dicom.header_of(file)
+        return header, content_of(file) if isinstance(header, Header) else ""
+
+
+def digest(path: Path) -> str:
+    """BLAKE2b-256 of a file's bytes (hex), read in pieces. Raises UnreadableFile where the file system refuses it."""
+    with opened(path) as file:
+        return content_of(file)
+
+
+def content_of(file: BinaryIO) -> str:
+    """`digest` of an open file."""
+    file.seek(0)
+    found = hashlib.blake2b(digest_size=32)
+    while piece := file.read(_PIECE):
+        found.update(piece)
+    return found.hexdigest()
 
 
 def read_volume(path: Path, *, voi: bool | None, stack: bool) -> Volume:

@@ -46,6 +46,12 @@ class Plane:
         """How far along its normal the frame lies."""
         return _dot(self.normal, self.position)
 
+    def place_of(self, position: Sequence[float]) -> float | None:
+        """How far along this one's normal a parallel frame lies; None where that does not say where it begins."""
+        if len(position) != 3 or not all(map(math.isfinite, position)):
+            return None
+        return _dot(self.normal, position)
+
     @property
     def orientation(self) -> str:
         """Both directions to three digits: what frames of one stack share."""

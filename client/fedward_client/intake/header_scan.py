@@ -6,6 +6,7 @@ For files as nearly all are: with meta information, little endian, not deflated,
 
 import struct
 from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import BinaryIO
 
@@ -31,6 +32,34 @@ _item_head = struct.Struct("<HHI").unpack_from
 _length = struct.Struct("<I").unpack_from
 
 
+Elements = dict[BaseTag, tuple[bytes | None, bytes]]  # VR (None: implicit) and value, as they stand in the file
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """The wanted elements of a file, in the order of their tags."""
+
+    syntax: UID
+    implicit: bool
+    meta: Elements
+    elements: Elements
+
+    def dataset(self) -> Dataset:
+        """All of it for pydicom, which makes values of it when they are asked for."""
+        dataset = Dataset(_raw(self.elements, implicit=self.implicit))
+        dataset.file_meta = FileMetaDataset(_raw(self.meta, implicit=False))
+        charset = self.elements.get(_CHARACTER_SET, (None, b""))[1]
+        dataset.set_original_encoding(self.implicit, True, _encodings(charset) if charset else None)
+        return dataset
+
+
+def _raw(found: Elements, *, implicit: bool) -> dict[BaseTag, DataElement | RawDataElement]:
+    return {
+        tag: RawDataElement(tag, None if vr is None else vr.decode(), len(value), value, 0, implicit, True)
+        for tag, (vr, value) in found.items()
+    }
+
+
 class _Unusual(Exception):  # noqa: N818 - it never leaves this module
     """The file is not as nearly all are."""
 
@@ -46,7 +75,7 @@ class _Cut(Exception):  # noqa: N818 - it never leaves this module
     """The bytes end within the header."""
 
 
-def scan(file: BinaryIO, wanted: Mapping[int, BaseTag]) -> Dataset | None:
+def scan(file: BinaryIO, wanted: Mapping[int, BaseTag]) -> Scanned | None:
     """The `wanted` elements up to the pixels, at which the file then stands; None for pydicom to judge.
 
     It is pydicom's where there are no pixels. Keys and values of `wanted` are the same tags: plain numbers are compared
@@ -56,7 +85,7 @@ def scan(file: BinaryIO, wanted: Mapping[int, BaseTag]) -> Dataset | None:
     data = file.read(size)
     while True:
         try:
-            dataset, at = _scanned(data, wanted)
+            scanned, at = _scanned(data, wanted)
         except _Unusual:
             return None
         except _Cut:
@@ -66,30 +95,22 @@ def scan(file: BinaryIO, wanted: Mapping[int, BaseTag]) -> Dataset | None:
             data += file.read(size - len(data))
             continue
         file.seek(at)
-        return dataset
+        return scanned
 
 
-def _scanned(data: bytes, wanted: Mapping[int, BaseTag]) -> tuple[Dataset, int]:
+def _scanned(data: bytes, wanted: Mapping[int, BaseTag]) -> tuple[Scanned, int]:
     """The wanted elements, and where the pixels' element begins."""
     if data[_PREFIX:_META] != b"DICM":
         raise _Unusual
-    first: dict[BaseTag, DataElement | RawDataElement] = {}
-    at = _elements(data, _META, _META_TAGS, first, stop=_NotMeta(), implicit=False)
-    syntax = _syntax(_value(first, _META_TAGS[_TRANSFER_SYNTAX]))
+    meta: Elements = {}
+    at = _elements(data, _META, _META_TAGS, meta, stop=_NotMeta(), implicit=False)
+    syntax = _syntax(meta.get(_META_TAGS[_TRANSFER_SYNTAX], (None, b""))[1])
     if not syntax.is_transfer_syntax or syntax in (DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian):
         raise _Unusual
-    found: dict[BaseTag, DataElement | RawDataElement] = {}
+    found: Elements = {}
     implicit = syntax == ImplicitVRLittleEndian
     at = _elements(data, at, wanted, found, stop=_PIXELS, implicit=implicit)
-    dataset = Dataset(found)
-    dataset.file_meta = FileMetaDataset(first)
-    charset = _value(found, _CHARACTER_SET)
-    dataset.set_original_encoding(implicit, True, _encodings(charset) if charset else None)
-    return dataset, at
-
-
-def _value(found: Mapping[BaseTag, DataElement | RawDataElement], tag: BaseTag) -> bytes:
-    return (found[tag].value or b"") if tag in found else b""
+    return Scanned(syntax, implicit, meta, found), at
 
 
 @lru_cache
@@ -107,7 +128,7 @@ def _elements(
     data: bytes,
     at: int,
     wanted: Mapping[int, BaseTag],
-    found: dict[BaseTag, DataElement | RawDataElement],
+    found: Elements,
     *,
     stop: Container[int],
     implicit: bool,
@@ -143,8 +164,7 @@ def _elements(
                 raise _Cut
             if vr == b"SQ":
                 raise _Unusual
-            known = wanted[tag]
-            found[known] = RawDataElement(known, vr and vr.decode(), length, data[start:at], start, implicit, True)
+            found[wanted[tag]] = (vr, data[start:at])
     raise _Cut
 
 

@@ -6,8 +6,10 @@ differently.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +31,7 @@ from sqlalchemy import (
     insert,
     select,
 )
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.pool import NullPool
 
@@ -66,6 +69,7 @@ files: Final = Table(
     *(Column(name, Integer) for name in ("rows", "columns", "frames", "channels", "age")),
     *(Column(name, Float) for name in ("tesla", "row_mm", "column_mm", "place_mm")),
 )
+FILE_COLUMNS = tuple(column.name for column in files.columns)
 Index("files_by_instance", files.c.instance)
 Index("files_by_folder", files.c.folder)
 Index("files_by_parent", files.c.parent)
@@ -134,6 +138,20 @@ def writing(site: Site) -> Iterator[Connection]:
         yield connection
 
 
+@contextmanager
+def connected(site: Site) -> Iterator[Connection]:
+    """A connection for many a `transaction` on the catalog, which `prepare` made: each by itself pays for one anew."""
+    with _in_words(), _engine(site).connect() as connection:
+        yield connection
+
+
+@contextmanager
+def transaction(connection: Connection) -> Iterator[None]:
+    """A transaction of a connection."""
+    with _in_words(), connection.begin():
+        yield
+
+
 def prepare(site: Site) -> None:
     """Make the catalog where it is missing, and anew where it is another version's or another key's."""
     site.ensure_state()
@@ -146,6 +164,17 @@ def prepare(site: Site) -> None:
         with _engine(site).begin() as connection:
             _metadata.create_all(connection)
             put(connection, _MADE_BY, _maker(site))
+
+
+def put_files(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Put rows into `files`, each with all columns. By the driver: SQLAlchemy takes longer for them than SQLite."""
+    if rows:
+        connection.exec_driver_sql(_statement(), list(map(itemgetter(*FILE_COLUMNS), rows)))
+
+
+@cache
+def _statement() -> str:
+    return str(insert(files).compile(dialect=sqlite.dialect(paramstyle="qmark")))
 
 
 def fact(connection: Connection, name: str) -> str | None:

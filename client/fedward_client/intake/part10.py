@@ -77,9 +77,30 @@ def _is_element(head: bytes) -> bool:
 
 def parse(file: BinaryIO, *, pixels: bool) -> Dataset:
     """The data set (without `pixels`, its header), in the transfer syntax that its meta information says or it has."""
+    if not pixels and (scanned := scan(file)) is not None:
+        return dataset_of(scanned)
+    return by_pydicom(file, pixels=pixels)
+
+
+def dataset_of(scanned: header_scan.Scanned) -> Dataset:
+    """What was scanned, for pydicom."""
     try:
-        if not pixels and (scanned := header_scan.scan(file, _header_tags())) is not None:
-            return scanned
+        return scanned.dataset()
+    except DICOM_ERRORS:
+        raise UnreadableFile("its header is damaged") from None
+
+
+def scan(file: BinaryIO) -> header_scan.Scanned | None:
+    """The header where it is as nearly all are, None where it is `by_pydicom`'s to read."""
+    try:
+        return header_scan.scan(file, _header_tags())
+    except DICOM_ERRORS:
+        raise UnreadableFile("its header is damaged") from None
+
+
+def by_pydicom(file: BinaryIO, *, pixels: bool) -> Dataset:
+    """`parse`, whatever the header is like."""
+    try:
         file.seek(0)
         deflated = _inflates(file)
         file.seek(0)
@@ -128,6 +149,11 @@ def stored(file: BinaryIO, dataset: Dataset) -> Stored | None:
     if syntax(dataset) == DeflatedExplicitVRLittleEndian:
         return stored_in(dataset) if any(keyword in dataset for keyword in _PIXELS) else None
     implicit, little = dataset.original_encoding
+    return stored_here(file, implicit=bool(implicit), little=bool(little))
+
+
+def stored_here(file: BinaryIO, *, implicit: bool, little: bool) -> Stored | None:
+    """The pixel data whose element begins where the file stands, None at its end."""
     order = "<" if little else ">"
     head = file.read(8)
     if len(head) < 8:
@@ -170,6 +196,12 @@ def stored_in(dataset: Dataset) -> Stored:
             length = len(element.value) if isinstance(element.value, bytes) else 0
             return Stored(length, encapsulated=element.is_undefined_length)
     raise UnreadableFile("it holds no pixel data")
+
+
+def syntax_of(file: BinaryIO) -> UID:
+    """The transfer syntax's UID of an open file, which stands at its beginning."""
+    scanned = scan(file)
+    return syntax(by_pydicom(file, pixels=False)) if scanned is None else scanned.syntax
 
 
 def syntax(dataset: Dataset) -> UID:

@@ -5,16 +5,18 @@ headers and digests, no pixels. Others have other rows made of files (`Judge`). 
 reads for itself what one that dies had at hand.
 """
 
-import hashlib
+import gc
 import json
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
 from pkgutil import resolve_name
 from types import TracebackType
@@ -22,7 +24,7 @@ from typing import Any, BinaryIO, Self
 
 from fedward_client.intake import index, recordings, tables
 from fedward_client.intake.dicom import Header
-from fedward_client.intake.files import read_header
+from fedward_client.intake.files import digest, read_header
 from fedward_client.intake.quiet import quiet
 from fedward_client.intake.recordings import is_recording
 from fedward_client.intake.tables import is_table
@@ -30,6 +32,7 @@ from fedward_client.intake.walk import Entry
 from fedward_client.site import Site
 from fedward_common.errors import UnreadableFile
 
+_STEP = 0.02  # by which this process's share of the files changes from batch to batch
 ROWS = "rows of the table"  # no column
 FEW = 64  # files that are read before a process would have started
 
@@ -38,6 +41,8 @@ Row = dict[str, Any]  # of what JSON has
 Judge = Callable[[Site, str, Found], Row]  # site, key, file; a function of a module, by which a process finds it
 
 _OF_HEADERS = tuple(field.name for field in fields(Header))
+_of_header = attrgetter(*_OF_HEADERS)
+_EMPTY: Row = {**dict.fromkeys(index.FILE_COLUMNS), "duplicate": False, "opted_out": False}
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +54,9 @@ class Readers:
         self._site, self._judge = site, judge or row
         self._wanted = site.threads or len(os.sched_getaffinity(0))
         self._processes: list[_Process] = []
+        self._share = 0.0  # of the files, that this process reads itself where there are others
+        self._left: list[tuple[str, Found]] = []
+        self._asked: list[tuple[_Process, list[tuple[str, Found]]]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -61,16 +69,31 @@ class Readers:
 
     def rows(self, files: Mapping[str, Found]) -> list[Row]:
         """The rows of files, by their keys."""
+        self.begin(files)
+        return self.end()
+
+    def begin(self, files: Mapping[str, Found]) -> None:
+        """Have the other processes read their share of files; this one may do something else until `end`."""
         if self._wanted > 1 and not self._processes and len(files) >= FEW:
             self._processes = [_Process(self._site, self._judge) for _ in range(self._wanted - 1)]
         everything = list(files.items())
-        shares = [everything[start :: len(self._processes) + 1] for start in range(len(self._processes) + 1)]
-        asked = [(process, share) for process, share in zip(self._processes, shares[1:], strict=True) if share]
-        for process, share in asked:
-            process.ask(share)
+        ready = [process for process in self._processes if process.ready()]
+        self._asked = []
+        self._left = everything[: round(self._share * len(everything))] if ready else everything
+        for number, process in enumerate(ready):
+            if share := everything[len(self._left) + number :: len(ready)]:
+                process.ask(share)
+                self._asked.append((process, share))
+
+    def end(self) -> list[Row]:
+        """The rows of what was begun, this process's own share read now."""
         with quiet():
-            rows = [self._judge(self._site, key, found) for key, found in shares[0]]
-        for process, share in asked:
+            rows = [self._judge(self._site, key, found) for key, found in self._left]
+        if self._asked:
+            # whoever waits for the others should have read more
+            waits = not any(process.has_answered() for process, _ in self._asked)
+            self._share = min(max(self._share + (_STEP if waits else -_STEP), 0.0), 1 / (len(self._asked) + 1))
+        for process, share in self._asked:
             rows += self._answer(process, share)
         return rows
 
@@ -95,10 +118,25 @@ class _Process:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._questions, self._answers = self._process.stdin, self._process.stdout
+        self._ready = False
+
+    def ready(self) -> bool:
+        """Whether it has started: that takes it as long as this process takes for some thousand small files."""
+        if not self._ready and select.select([self._answers], [], [], 0)[0]:
+            self._answers.readline()  # its greeting, or nothing where it died, which the first answer tells
+            self._ready = True
+        return self._ready
+
+    def has_answered(self) -> bool:
+        """Whether an answer is there, or begins to be."""
+        return bool(select.select([self._answers], [], [], 0)[0])
 
     def ask(self, files: list[tuple[str, Found]]) -> None:
         """Send files; one that has died is found out when it should answer."""
-        lines = [(key, folder, {**asdict(entry), "path": os.fspath(entry.path)}) for key, (folder, entry) in files]
+        lines = [
+            (key, folder, os.fspath(one.path), one.size, one.mtime_ns, one.link, one.refused)
+            for key, (folder, one) in files
+        ]
         with suppress(OSError):
             self._questions.write(json.dumps(lines).encode() + b"\n")
             self._questions.flush()
@@ -118,6 +156,8 @@ class _Process:
 
 
 def _serve(site: Site, judge: Judge, questions: BinaryIO, answers: BinaryIO) -> None:
+    answers.write(b"\n")
+    answers.flush()
     with quiet():
         _answer(site, judge, questions, answers)
 
@@ -125,7 +165,8 @@ def _serve(site: Site, judge: Judge, questions: BinaryIO, answers: BinaryIO) -> 
 def _answer(site: Site, judge: Judge, questions: BinaryIO, answers: BinaryIO) -> None:
     while line := questions.readline():
         files = [
-            (key, (folder, Entry(**{**entry, "path": Path(entry["path"])}))) for key, folder, entry in json.loads(line)
+            (key, (folder, Entry(path=Path(path), size=size, mtime_ns=mtime_ns, link=link, refused=refused)))
+            for key, folder, path, size, mtime_ns, link, refused in json.loads(line)
         ]
         answers.write(json.dumps([judge(site, key, found) for key, found in files]).encode() + b"\n")
         answers.flush()
@@ -135,15 +176,15 @@ def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; this process ends with its input
     folder, state, judge = sys.argv[1:]
     site = Site.open(Path(folder), state=Path(state))
+    gc.freeze()  # what is here stays, and rows have no cycles: to look through them takes a twentieth of the time
+    gc.set_threshold(50_000)
     _serve(site, resolve_name(judge), sys.stdin.buffer, sys.stdout.buffer)
 
 
 def row(site: Site, key: str, found: Found) -> dict[str, Any]:
     """A file's row, every column of it; of a table, those of its rows are in a list under `ROWS`."""
     folder, entry = found
-    row: dict[str, Any] = dict.fromkeys(column.name for column in index.files.columns)
-    row |= {"key": key, "folder": folder, "size": entry.size, "mtime_ns": entry.mtime_ns}
-    row |= {"duplicate": False, "opted_out": False}
+    row = {**_EMPTY, "key": key, "folder": folder, "size": entry.size, "mtime_ns": entry.mtime_ns}
     if entry.link:
         return row | {"kind": "link"}
     try:
@@ -161,11 +202,10 @@ def _read(site: Site, entry: Entry) -> dict[str, Any]:
         raise UnreadableFile(entry.refused)
     if is_recording(site, entry.path):
         return _recording(site, entry)
-    header = read_header(site, entry.path)
+    header, content = read_header(site, entry.path)
     if not isinstance(header, Header):
         return {"kind": header}
-    content = digest(entry)
-    values = {name: getattr(header, name) for name in _OF_HEADERS}
+    values: dict[str, Any] = dict(zip(_OF_HEADERS, _of_header(header), strict=True))
     instance = values.pop("instance_uid") or f"{header.patient_id} {content}"  # one patient's: others' are compared
     named = {
         "patient": values.pop("patient_id"),
@@ -178,7 +218,7 @@ def _read(site: Site, entry: Entry) -> dict[str, Any]:
 
 
 def _recording(site: Site, entry: Entry) -> dict[str, Any]:
-    recording, content = recordings.read(site, entry.path), digest(entry)
+    recording, content = recordings.read(site, entry.path), digest(entry.path)
     patient = site.patient_of(recording.subject)
     return {
         "kind": "recording",
@@ -210,15 +250,6 @@ def _rows(site: Site, key: str, entry: Entry) -> Iterator[dict[str, Any]]:
         }
     for number, reason in table.left_out:
         yield {"key": f"{key}-{number}", "kind": "quarantine", "parent": key, "reason": f"{tables.ROWS}{reason}"}
-
-
-def digest(entry: Entry) -> str:
-    """BLAKE2b-256 of a file's bytes (hex), read in pieces. Raises UnreadableFile where the file system refuses it."""
-    try:
-        with entry.path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
-    except OSError as error:
-        raise UnreadableFile(f"the file system refuses it: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from fedward_common.errors import UnreadableFile
 
 Array = npt.NDArray[Any]
 
+_EXACT = range(-(2**23), 2**23)  # 16-bit numbers and one of these add up to one that float32 has
+
 
 def frames(dataset: Dataset, stored: Array, out: npt.NDArray[np.float32], *, voi: bool) -> None:
     """Render `stored` [frames, rows, columns] (color: and 3) to `out` [frames, channels, rows, columns].
@@ -30,25 +32,30 @@ def frames(dataset: Dataset, stored: Array, out: npt.NDArray[np.float32], *, voi
             out[index] = np.moveaxis(color, -1, 0)
         return
     groups = _FunctionalGroups(dataset)
-    padding: Array = np.zeros(out.shape, bool)
     for index, array in enumerate(stored):
-        padding[index, 0] = _padding(dataset, array)
-        values = _modality(groups.transform(index), array, dataset)
-        out[index, 0] = _voi(groups.window(index), values, dataset) if voi else values
-    if not np.isfinite(out).all():
+        values = _modality(groups.transform(index), array, dataset, out[index, 0])
+        if voi:
+            values = _voi(groups.window(index), values, dataset)
+        if values.base is not out:  # where it is not there already
+            out[index, 0] = values
+    if not (out.size and np.isfinite(out.min()) and np.isfinite(out.max())):  # a NaN is both
         raise UnreadableFile("its pixels are not all finite numbers")
-    _finish(dataset, out, padding, invert=voi)
+    turned = voi and elements.text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+    padding = _padding(dataset, stored)
+    if turned or padding is not None:
+        _finish(out, padding, turned=turned)
 
 
-def _finish(dataset: Dataset, out: npt.NDArray[np.float32], padding: Array, *, invert: bool) -> None:
-    """Turn MONOCHROME1 within its own range, then give padding the least value."""
-    valid = ~padding
+def _finish(out: npt.NDArray[np.float32], padding: Array | None, *, turned: bool) -> None:
+    """Turn grey values within their own range, then give padding [frames, rows, columns] the least value."""
+    valid: Array = np.array(True) if padding is None else ~padding[:, None]
     if not valid.any():
         return
     low, high = out.min(where=valid, initial=np.inf), out.max(where=valid, initial=-np.inf)
-    if invert and elements.text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
+    if turned:
         np.subtract(low + high, out, out=out)
-    out[padding] = low
+    if padding is not None:
+        out[padding[:, None]] = low
 
 
 class _FunctionalGroups:
@@ -74,11 +81,14 @@ class _FunctionalGroups:
         return self._dataset
 
 
-def _padding(dataset: Dataset, stored: Array) -> Array | bool:
-    """Which pixels are padding: Pixel Padding Value, to Pixel Padding Range Limit where that is given (C.7.5.1.1.2)."""
+def _padding(dataset: Dataset, stored: Array) -> Array | None:
+    """Which pixels are padding: Pixel Padding Value, to Pixel Padding Range Limit where that is given (C.7.5.1.1.2).
+
+    None where none can be.
+    """
     value = elements.integer(dataset, "PixelPaddingValue")
     if value is None or stored.dtype.kind not in "iu":
-        return False
+        return None
     limit = elements.integer(dataset, "PixelPaddingRangeLimit")
     low, high = sorted(_as_stored(bound, stored.dtype) for bound in (value, value if limit is None else limit))
     return np.asarray((stored >= low) & (stored <= high))
@@ -91,14 +101,21 @@ def _as_stored(value: int, dtype: np.dtype[Any]) -> int:
     return value - 2**bits if dtype.kind == "i" and value >= 2 ** (bits - 1) else value
 
 
-def _modality(source: Dataset, stored: Array, dataset: Dataset) -> Array:
-    """Modality LUT or rescale (C.11.1): stored values to modality units; unchanged where there is neither."""
+def _modality(source: Dataset, stored: Array, dataset: Dataset, out: npt.NDArray[np.float32]) -> Array:
+    """Modality LUT or rescale (C.11.1): stored values to modality units; unchanged where there is neither.
+
+    Where float32 has them exactly they are put into `out`, which saves to allocate as much again.
+    """
     if lut := elements.items(source, "ModalityLUTSequence"):
         return _looked_up(lut[0], stored, dataset)[0]
     slope, intercept = elements.number(source, "RescaleSlope"), elements.number(source, "RescaleIntercept")
     if slope is None or intercept is None:
         return stored
-    return stored * np.float64(slope) + np.float64(intercept)
+    if slope == 1 and stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2 and intercept in _EXACT:
+        return np.add(stored, np.float32(intercept), out=out, dtype=np.float32)
+    values = np.multiply(stored, np.float64(slope), dtype=np.float64)
+    values += np.float64(intercept)
+    return values
 
 
 def _voi(source: Dataset, values: Array, dataset: Dataset) -> Array:

@@ -8,9 +8,10 @@ import fcntl
 import json
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ from fedward_client.intake import bids_facts, index
 from fedward_client.intake.bids import read_folder
 from fedward_client.intake.labels import LabelTable, read_labels
 from fedward_client.intake.optout import opted_out
-from fedward_client.intake.reading import ROWS, Found, Readers
+from fedward_client.intake.reading import ROWS, Found, Readers, Row
 from fedward_client.intake.walk import Folder, file_key, files, folder_key, folders
 from fedward_client.site import Site
 from fedward_common.events import Event, Listener
@@ -49,22 +50,32 @@ def scan(site: Site, listener: Listener) -> Done:
     table, out = read_labels(site), opted_out(site)  # first: a wrong table is found before an hour of reading
     with _alone(site):
         index.prepare(site)
-        known = _known_folders(site)
-        found = {folder_key(site, folder.path): folder for folder in folders(site)}
-        changed = {key: folder for key, folder in found.items() if not folder.stamp or known.get(key) != folder.stamp}
-        total = sum(folder.files for folder in found.values())
-        seen = total - sum(folder.files for folder in changed.values())
-        listener(Event(site=site.name, stage="scan", done=seen, total=total))
-        read = removed = 0
-        with Readers(site) as readers:
-            for batch in _batches(_files(site, changed)):
-                read += _take(site, dict(batch), readers)
-                seen += len(batch)
-                listener(Event(site=site.name, stage="scan", done=seen, total=max(seen, total)))
-        for keys in _batches(changed):
-            removed += _end_folders(site, {key: changed[key] for key in keys})
-        removed += _finish(site, known.keys() - found.keys(), table, out, changed=bool(changed))
-    return Done(read=read, unchanged=seen - read, removed=removed, seconds=time.perf_counter() - started)
+        with index.connected(site) as catalog:
+            done = _scanned(site, catalog, table, out, listener)
+    return replace(done, seconds=time.perf_counter() - started)
+
+
+def _scanned(site: Site, catalog: Connection, table: LabelTable, out: Collection[str], listener: Listener) -> Done:
+    known = _known_folders(catalog)
+    with index.transaction(catalog):
+        fresh = catalog.execute(select(index.files.c.key).limit(1)).first() is None
+    found = {folder_key(site, folder.path): folder for folder in folders(site)}
+    changed = {key: folder for key, folder in found.items() if not folder.stamp or known.get(key) != folder.stamp}
+    total = sum(folder.files for folder in found.values())
+    seen = total - sum(folder.files for folder in changed.values())
+    listener(Event(site=site.name, stage="scan", done=seen, total=total))
+    read = removed = 0
+    there = Counter[str]()  # files, by folder
+    with Readers(site) as readers:
+        for ready in _read(_batches(_files(site, changed)), None if fresh else catalog, readers):
+            read += _put(catalog, ready)
+            there.update(ready.folders)
+            seen += len(ready.folders)
+            listener(Event(site=site.name, stage="scan", done=seen, total=max(seen, total)))
+    for keys in _batches(changed):
+        removed += _end_folders(site, catalog, {key: changed[key] for key in keys}, there)
+    removed += _finish(site, catalog, known.keys() - found.keys(), table, out, changed=bool(changed))
+    return Done(read=read, unchanged=seen - read, removed=removed, seconds=0.0)
 
 
 @contextmanager
@@ -79,10 +90,10 @@ def _alone(site: Site) -> Iterator[None]:
         yield
 
 
-def _known_folders(site: Site) -> dict[str, str]:
+def _known_folders(catalog: Connection) -> dict[str, str]:
     """The stamps of the folders that were scanned to their end."""
-    with index.writing(site) as connection:
-        rows = connection.execute(select(index.folders.c.key, index.folders.c.stamp))
+    with index.transaction(catalog):
+        rows = catalog.execute(select(index.folders.c.key, index.folders.c.stamp))
         return {row.key: row.stamp for row in rows}
 
 
@@ -99,22 +110,54 @@ def _files(site: Site, changed: Mapping[str, Folder]) -> Iterator[tuple[str, Fou
             yield file_key(site, entry.path), (key, entry)
 
 
-def _take(site: Site, batch: Mapping[str, Found], readers: Readers) -> int:
-    """Put a batch of files into the catalog; the number of them that had to be read."""
-    with index.writing(site) as connection:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Ready:
+    """A batch of files that was read; `known` are those of them that are in the catalog as they were before."""
+
+    folders: Sequence[str]  # of each file of the batch, unchanged ones included
+    rows: list[Row]
+    known: Collection[str]
+
+
+def _read(batches: Iterable[list[tuple[str, Found]]], catalog: Connection | None, readers: Readers) -> Iterator[_Ready]:
+    """Batches of files, each when the next is begun: it goes into the catalog while others read on."""
+    ready = None
+    for batch in batches:
+        known = _begin(catalog, dict(batch), readers)
+        if ready is not None:
+            yield ready
+        ready = _Ready(folders=[folder for _, (folder, _) in batch], rows=readers.end(), known=known)
+    if ready is not None:
+        yield ready
+
+
+def _begin(catalog: Connection | None, batch: Mapping[str, Found], readers: Readers) -> Collection[str]:
+    """Begin to read what is new of a batch of files; the keys of those that are in the catalog otherwise.
+
+    None stands for a catalog that was empty when the scan began, in which none of them can be.
+    """
+    if catalog is None:
+        readers.begin(batch)
+        return ()
+    with index.transaction(catalog):
         columns = select(index.files.c.key, index.files.c.size, index.files.c.mtime_ns)
-        stamps = connection.execute(columns.where(index.files.c.key.in_(batch)))
+        stamps = catalog.execute(columns.where(index.files.c.key.in_(batch)))
         before = {key: (size, mtime_ns) for key, size, mtime_ns in stamps}
     new = {key: one for key, one in batch.items() if before.get(key) != (one[1].size, one[1].mtime_ns)}
-    rows = readers.rows(new)
-    with index.writing(site) as connection:  # reading files took its time, and needs no lock on the catalog
-        _delete(connection, new)
-        for row in rows:
-            if inner := row.pop(ROWS, None):
-                connection.execute(insert(index.files), inner)
-        if rows:
-            connection.execute(insert(index.files), rows)
-    return len(rows)
+    readers.begin(new)
+    return before.keys() & new.keys()
+
+
+def _put(catalog: Connection, ready: _Ready) -> int:
+    """Put a batch into the catalog; the number of its files."""
+    if not ready.rows:
+        return 0
+    inner = [each for row in ready.rows for each in row.pop(ROWS, ())]
+    with index.transaction(catalog):  # reading files took its time, and needs no lock on the catalog
+        if ready.known:
+            _delete(catalog, ready.known)
+        index.put_files(catalog, ready.rows + inner)
+    return len(ready.rows)
 
 
 def _delete(connection: Connection, keys: Collection[str]) -> None:
@@ -122,18 +165,23 @@ def _delete(connection: Connection, keys: Collection[str]) -> None:
     connection.execute(delete(index.files).where(or_(index.files.c.key.in_(keys), index.files.c.parent.in_(keys))))
 
 
-def _end_folders(site: Site, ended: Mapping[str, Folder]) -> int:
+def _end_folders(site: Site, connection: Connection, ended: Mapping[str, Folder], there: Mapping[str, int]) -> int:
     """Forget the files that folders hold no longer, remember the folders as scanned; the number of files that are gone.
 
-    A folder with a file that the file system refused is looked through again: that may be allowed tomorrow.
+    `there` says how many files were found in each; all of them are in the catalog, so it is looked through again only
+    where that has another number. A folder with a file that the file system refused is scanned again: that may be
+    allowed tomorrow.
     """
-    there = {key for key, _ in _files(site, ended)}
     of_these = and_(index.files.c.folder.in_(ended), index.files.c.parent.is_(None))
-    with index.writing(site) as connection:
-        held = connection.execute(select(index.files.c.key, index.files.c.folder, index.files.c.size).where(of_these))
-        rows = held.all()
+    with index.transaction(connection):
+        rows = connection.execute(
+            select(index.files.c.key, index.files.c.folder, index.files.c.size).where(of_these)
+        ).all()
         refused = {row.folder for row in rows if row.size < 0}
-        gone = [row.key for row in rows if row.key not in there]
+        held = Counter(row.folder for row in rows)
+        fewer = {key: folder for key, folder in ended.items() if held[key] != there.get(key, 0)}
+        still = {key for key, _ in _files(site, fewer)} if fewer else set()
+        gone = [row.key for row in rows if row.folder in fewer and row.key not in still]
         for batch in _batches(gone):
             _delete(connection, batch)
         connection.execute(delete(index.folders).where(index.folders.c.key.in_(ended)))
@@ -142,11 +190,13 @@ def _end_folders(site: Site, ended: Mapping[str, Folder]) -> int:
     return len(gone)
 
 
-def _finish(site: Site, gone: Collection[str], table: LabelTable, out: Collection[str], *, changed: bool) -> int:
+def _finish(
+    site: Site, connection: Connection, gone: Collection[str], table: LabelTable, out: Collection[str], *, changed: bool
+) -> int:
     """Forget folders that are gone, mark what is not used, replace the labels; the number of files that are gone."""
     removed = 0
     bids = read_folder(site.data) if site.bids and (changed or gone) else None
-    with index.writing(site) as connection:
+    with index.transaction(connection):
         for batch in _batches(gone):
             theirs = index.files.c.folder.in_(batch)
             removed += connection.execute(delete(index.files).where(theirs, index.files.c.parent.is_(None))).rowcount

@@ -85,7 +85,7 @@ def _skipped(site: Site) -> set[str]:
 
 def file_key(site: Site, path: Path) -> str:
     """The pseudonym of a file: of its path in the data folder."""
-    return site.pseudonym("file", os.fspath(path.relative_to(site.data)))
+    return site.pseudonym("file", os.fspath(path).removeprefix(os.fspath(site.data)).lstrip(os.sep))
 
 
 def folder_key(site: Site, folder: Path) -> str:

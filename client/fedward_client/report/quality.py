@@ -15,9 +15,9 @@ import numpy.typing as npt
 from fedward_client.deidentify import burned_in
 from fedward_client.intake import describe, elements, part10
 from fedward_client.intake.bounds import opened
-from fedward_client.intake.files import NIFTI, PICTURES, read_volume
+from fedward_client.intake.files import NIFTI, PICTURES, digest, read_volume
 from fedward_client.intake.quiet import quiet
-from fedward_client.intake.reading import Found, Row, digest
+from fedward_client.intake.reading import Found, Row
 from fedward_client.intake.walk import Entry
 from fedward_client.site import Site
 from fedward_client.volume import Affine, Pixels
@@ -62,7 +62,7 @@ def look(site: Site, key: str, found: Found) -> Row:
     """
     _, entry = found
     try:
-        return {"key": key, "content": digest(entry), "flags": ", ".join(_flags(site, entry.path))}
+        return {"key": key, "content": digest(entry.path), "flags": ", ".join(_flags(site, entry.path))}
     except UnreadableFile as error:
         return {"key": key, "reason": str(error), "passing": isinstance(error.__cause__, OSError)}
 
@@ -127,7 +127,7 @@ def thumbnail(_site: Site, key: str, found: Found) -> Row:
     """A file's digest, and a PNG of its middle frame, base64; both "" where it cannot be read."""
     _, entry = found
     try:
-        return {"key": key, "content": digest(entry), "png": b64encode(_png(entry)).decode()}
+        return {"key": key, "content": digest(entry.path), "png": b64encode(_png(entry)).decode()}
     except UnreadableFile:
         return {"key": key, "content": "", "png": ""}
 
