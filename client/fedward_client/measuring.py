@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedward_client.catalog import Catalog, paths
-from fedward_client.cohort import CohortItem, freeze, offered
+from fedward_client.cohort import CohortItem, Offered, freeze
 from fedward_client.harmonize import recipe
 from fedward_client.harmonize.table import TableRecipe
 from fedward_client.intake.labels import said_of
@@ -55,7 +55,7 @@ def measured(site: Site, study: StudySpec, run: str, listener: Listener) -> Surv
     items = [item for item in freeze(site, study, run, listener).items if everybody or item.side == "train"]
     sums, examples = _sums(site, study, items, listener)
     with Catalog.open(site) as catalog:
-        told = records_of(catalog, study)
+        told = records_of(catalog)
     statistics = Statistics(
         site=site.name,
         fedward=__version__,
@@ -70,10 +70,11 @@ def measured(site: Site, study: StudySpec, run: str, listener: Listener) -> Surv
     return Surveyed(statistics, {patient: told.get(patient, "") for patient in examples})
 
 
-def records_of(catalog: Catalog, study: StudySpec) -> dict[str, str]:
+def records_of(catalog: Catalog) -> dict[str, str]:
     """By patient, a keyed digest of all that the catalog and the label table say of the patient."""
     table = catalog.labels()
-    rows = sorted(offered(catalog, study), key=lambda row: (row.patient, row.key))
+    everything: list[Offered] = [*catalog.images(None), *catalog.recordings(), *catalog.table_rows()]
+    rows = sorted(everything, key=lambda row: (row.patient, row.key))
     return {
         patient: catalog.site.pseudonym(
             "statistics", json.dumps([[row.content, said_of(table, row.names)] for row in own])

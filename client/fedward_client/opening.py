@@ -112,7 +112,8 @@ class Windows:
         if recording is None:
             return None
         signals = choosing_rows.positions(recording.channels, self.recipe.input)
-        assert signals is not None, "the cohort has none but such as have the study's signals"
+        if signals is None:
+            raise UnreadableFile("the map of its columns has not all signals of the study any more")
         end = item.at + round(self.recipe.input.window_s * recording.rate_hz)
         factors = [
             choosing_rows.factor(recording.channels[index].unit, self.recipe.input.unit) or 1.0 for index in signals

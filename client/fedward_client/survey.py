@@ -1,6 +1,6 @@
 """What a site says of a study's patients before training: counts, histograms, sums for a scale. No patient's value.
 
-What a number is of, `measuring` says: beside each answer stand the records of the patients whom it is of.
+Beside each answer stand the records of the patients whom it is of (`measuring.records_of`).
 """
 
 import time
@@ -59,7 +59,7 @@ def survey(site: Site, study: StudySpec, run: str, wanted: Wanted, listener: Lis
     items = from_catalog(site, study, listener).items
     out = opted_out(site)
     with Catalog.open(site) as catalog:
-        told = records_of(catalog, study)
+        told = records_of(catalog)
         there = [row for row in offered(catalog, study) if row.patient not in out]
     taken = chosen([row for row in there if isinstance(row, ImageRow)], study.cohort, Counter())
     patients: dict[str, list[ImageRow]] = {row.patient: [] for row in there if not isinstance(row, ImageRow)}

@@ -1,6 +1,7 @@
 """A hospital of recordings: from files as their collections publish them to windows that a network sees."""
 
 import math
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -202,10 +203,16 @@ y = { name = "wrist y", unit = "m/s2" }
     (folder / "site.toml").write_text(settings + '[labels]\nwords = { walk = "no freeze" }\n')
     site = Site.open(folder)
     assert scan(site).counts.recordings == 2
-    data = load(site, study(signals=["Wrist Y", "wrist x"], rate_hz=50, window_s=2), "run-1")
+    spec = study(signals=["Wrist Y", "wrist x"], rate_hz=50, window_s=2)
+    data = load(site, spec, "run-1")
     assert Counter(data.labels.tolist()) == {0: 6, 1: 6}
     np.testing.assert_allclose(data.images[:, 0], 1000, rtol=1e-5)  # standard gravity
     np.testing.assert_array_equal(data.images[0, 1], np.arange(100) % 5)
+    shutil.rmtree(site.state / "cache")
+    renamed = (folder / "watch.toml").read_text().replace("wrist x", "arm x")
+    (folder / "watch.toml").write_text(renamed)
+    with pytest.raises(DataError, match="none of the cohort's images can be read now"):
+        load(Site.open(folder), spec, "run-1")
     (folder / "watch.toml").write_text('rate_hz = 50\nchanels = "x"\n')
     with pytest.raises(SettingsError, match=r"\[series\] map = 'watch.toml' cannot be used: the map of a series"):
         Site.open(folder)

@@ -266,6 +266,18 @@ def test_statistics_of_tables_are_counts(hospital: Callable[..., Site]) -> None:
         survey(site, study(), "run-1", "pixels", ignore)
 
 
+def test_a_record_is_of_all_that_the_site_has_of_a_patient(
+    hospital: Callable[..., Site], write_dicom: Callable[..., Path]
+) -> None:
+    """So that an answer on tables is held against one on images: the difference rule counts patients."""
+    site = hospital()
+    before = survey(site, study(), "run-1", "catalog", ignore).records
+    write_dicom(site.folder / "a.dcm", patient_id="MRN007", array=np.zeros((16, 16), np.uint8))
+    scan(site)
+    after = survey(site, study(), "run-1", "catalog", ignore).records
+    assert {patient for patient in before if before[patient] != after[patient]} == {site.pseudonym("patient", "MRN007")}
+
+
 def test_a_site_that_only_evaluates_is_measured_for_combat_alone(hospital: Callable[..., Site]) -> None:
     site = hospital()
     watches = study().model_copy(update={"sites": (SiteEntry(name="north", role="evaluate"),)})

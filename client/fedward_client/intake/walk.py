@@ -9,7 +9,6 @@ import hashlib
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -44,32 +43,29 @@ class Folder:
 
 def folders(site: Site) -> Iterator[Folder]:
     """The folders of the data folder that hold files, in the order of names; nothing but a stat is done for a file."""
-    skipped = _skipped(site)
-    for folder in _folders(site.data, skipped):
-        try:
-            found = _scanned(folder, skipped)
-        except OSError:
+    for folder, found in _tree(site.data, _skipped(site)):
+        if isinstance(found, OSError):
             yield Folder(path=folder, files=1, stamp="")
-            continue
-        digest = hashlib.blake2b(digest_size=16)
-        for entry, status in found:
-            digest.update(
-                os.fsencode(entry.name) + b"\0" + _STAMP.pack(status.st_mode, status.st_size, status.st_mtime_ns)
-            )
-        if found:
+        elif found:
+            digest = hashlib.blake2b(b"\0".join(os.fsencode(entry.name) for entry, _ in found), digest_size=16)
+            for _, status in found:
+                digest.update(_STAMP.pack(status.st_mode, status.st_size, status.st_mtime_ns))
             yield Folder(path=folder, files=len(found), stamp=digest.hexdigest())
 
 
 def files(site: Site, folder: Path) -> Iterator[Entry]:
     """The entries of one folder of the data folder, in the order of names."""
-    return _files(folder, _skipped(site))
+    try:
+        _, found = _listing(folder, _skipped(site))
+    except OSError as error:
+        return _entries(folder, error)
+    return _entries(folder, found)
 
 
 def walk(site: Site) -> Iterator[Entry]:
     """The entries of the data folder, folder by folder in the order of names. Links are entries, not followed."""
-    skipped = _skipped(site)
-    for folder in _folders(site.data, skipped):
-        yield from _files(folder, skipped)
+    for folder, found in _tree(site.data, _skipped(site)):
+        yield from _entries(folder, found)
 
 
 def _skipped(site: Site) -> set[str]:
@@ -93,44 +89,51 @@ def folder_key(site: Site, folder: Path) -> str:
     return site.pseudonym("folder", os.fspath(folder.relative_to(site.data)))
 
 
-def _folders(folder: Path, skipped: set[str]) -> Iterator[Path]:
-    """A folder and all below it."""
-    yield folder
-    try:
-        with os.scandir(folder) as found:
-            below = sorted(entry.name for entry in found if entry.is_dir(follow_symlinks=False))
-    except OSError:  # told by `_files`
-        return
-    for name in below:
-        path = folder / name
-        if not name.startswith(".") and os.fspath(path) not in skipped:
-            yield from _folders(path, skipped)
+Listed = list[tuple["os.DirEntry[str]", os.stat_result]]
 
 
-def _files(folder: Path, skipped: set[str]) -> Iterator[Entry]:
+def _tree(folder: Path, skipped: set[str]) -> Iterator[tuple[Path, Listed | OSError]]:
+    """A folder and all below it, each with its files, or why it cannot be opened."""
     try:
-        found = _scanned(folder, skipped)
+        below, found = _listing(folder, skipped)
     except OSError as error:
-        yield Entry(path=folder, refused=f"a folder that cannot be opened: {error.strerror}")
+        yield folder, error
+        return
+    yield folder, found
+    for name in below:
+        yield from _tree(folder / name, skipped)
+
+
+def _listing(folder: Path, skipped: set[str]) -> tuple[list[str], Listed]:
+    """The folders in a folder, and its regular files and links; pipes, sockets and devices are none of them."""
+    with os.scandir(folder) as entries:
+        seen = sorted((entry for entry in entries if not entry.name.startswith(".")), key=_name)
+    below: list[str] = []
+    found: Listed = []
+    for entry in seen:
+        if entry.path in skipped:
+            continue
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                below.append(entry.name)
+                continue
+            status = entry.stat(follow_symlinks=False)
+        except OSError:  # it was just removed
+            continue
+        if S_ISREG(status.st_mode) or S_ISLNK(status.st_mode):
+            found.append((entry, status))
+    return below, found
+
+
+def _entries(folder: Path, found: Listed | OSError) -> Iterator[Entry]:
+    if isinstance(found, OSError):
+        yield Entry(path=folder, refused=f"a folder that cannot be opened: {found.strerror}")
         return
     for entry, status in found:
         if S_ISLNK(status.st_mode):
             yield Entry(path=folder / entry.name, link=True)
         else:
             yield Entry(path=folder / entry.name, size=status.st_size, mtime_ns=status.st_mtime_ns)
-
-
-def _scanned(folder: Path, skipped: set[str]) -> list[tuple["os.DirEntry[str]", os.stat_result]]:
-    """The regular files and links of a folder; pipes, sockets and devices are none, nor is what was just removed."""
-    with os.scandir(folder) as entries:
-        names = sorted((e for e in entries if not e.name.startswith(".") and e.path not in skipped), key=_name)
-    found = []
-    for entry in names:
-        with suppress(OSError):
-            status = entry.stat(follow_symlinks=False)
-            if S_ISREG(status.st_mode) or S_ISLNK(status.st_mode):
-                found.append((entry, status))
-    return found
 
 
 _name = attrgetter("name")
