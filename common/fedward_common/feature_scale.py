@@ -15,7 +15,7 @@ from typing import Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from fedward_common import combat
 from fedward_common.combat import CombatSums, smallest_of_two
@@ -23,7 +23,8 @@ from fedward_common.errors import DataError, RecordError, RunError
 from fedward_common.metrics.base import MAX_PATIENTS, Floats, Record
 from fedward_common.study_table import MAX_FEATURES, CombatModel, FeatureScale, TableInput
 
-Row = Annotated[tuple[float, ...], Field(max_length=MAX_FEATURES)]
+LARGEST = 3.5e38  # that a feature can be: they are float32
+Row = Annotated[tuple[Annotated[float, Field(ge=-LARGEST, le=LARGEST)], ...], Field(max_length=MAX_FEATURES)]
 
 
 class FeatureSums(Record):
@@ -37,7 +38,9 @@ class FeatureSums(Record):
         tuple[Annotated[int, Field(ge=0, le=MAX_PATIENTS)], ...], Field(min_length=1, max_length=MAX_FEATURES)
     ]
     mean: Row
-    squares: Annotated[tuple[Annotated[float, Field(ge=0.0)], ...], Field(max_length=MAX_FEATURES)]
+    squares: Annotated[
+        tuple[Annotated[float, Field(ge=0.0, le=MAX_PATIENTS * LARGEST**2)], ...], Field(max_length=MAX_FEATURES)
+    ]
     combat: CombatSums | None = None
 
     @model_validator(mode="after")
@@ -104,8 +107,20 @@ def fit(sums: Mapping[str, FeatureSums], section: TableInput) -> FeatureScale:
     """The scale of the sites that sent `sums`, by name. The order of the sites makes no difference.
 
     A feature of which no site tells anything keeps its values; one that is the same everywhere becomes 0. Raises
-    RunError without a site, RecordError where the sums are of other features, and what `combat.fit` raises.
+    RunError without a site or where sums are beyond all measure, RecordError where they are of other features, and what
+    `combat.fit` raises.
     """
+    try:
+        with np.errstate(all="ignore"):  # what comes to no number is refused
+            return _fit(sums, section)
+    except (ValidationError, np.linalg.LinAlgError):
+        raise RunError(
+            "the sums that hospitals sent give no scale: one of them is beyond all measure; look at the features' "
+            "units in each hospital's map of columns"
+        ) from None
+
+
+def _fit(sums: Mapping[str, FeatureSums], section: TableInput) -> FeatureScale:
     parts = [sums[name] for name in sorted(sums)]
     if not parts:
         raise RunError(

@@ -7,7 +7,7 @@ The scale stands in `scale.json` of the run's folder before any site is told of 
 moment goes on with the same.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -58,10 +58,8 @@ def measured(ask: Inquiry, folder: Path, *, wait_s: float, resume: bool) -> Scal
     asked = [site.name for site in ask.study.sites if _counts(ask.study, site.name)]
     gathering.ask(ask.connected, asked, wait_s=wait_s)
     sent = {site: said for site, (_, said) in sorted(gathering.found.items()) if _counts(ask.study, site)}
-    scale = _made_of(sent, ask.study, "; ".join(gathering.left_out))
-    found = _Measured(
-        study=ask.study.digest, scale=scale, patients={site: each.patients for site, each in sent.items()}
-    )
+    scale, sites = _made_of(sent, ask.study, "; ".join(gathering.left_out))
+    found = _Measured(study=ask.study.digest, scale=scale, patients={site: sent[site].patients for site in sites})
     write_durably(path, found.model_dump_json(indent=1).encode())
     return scale
 
@@ -72,17 +70,18 @@ def _counts(study: StudySpec, site: str) -> bool:
     return compared or not study.only_evaluates(site)
 
 
-def _made_of(sent: Mapping[str, Statistics], study: StudySpec, left_out: str) -> Scale:
+def _made_of(sent: Mapping[str, Statistics], study: StudySpec, left_out: str) -> tuple[Scale, Collection[str]]:
+    """The scale of what sites sent, and which of them are in it."""
     key = "landmarks"
     if isinstance(study.input, TableInput):
         key = "scale"
         sums = {site: said.features for site, said in sent.items() if said.features is not None}
         if sums:
-            return feature_scale.fit(sums, study.input)
+            return feature_scale.fit(sums, study.input), sums.keys()
     else:
-        found = [said.landmarks for said in sent.values() if said.landmarks is not None]
+        found = {site: said.landmarks for site, said in sent.items() if said.landmarks is not None}
         if found:
-            return standard_scale(merged(found))
+            return standard_scale(merged(found.values())), found.keys()
     raise RunError(
         f"no site measured the scale ({left_out}): let a policy name 'statistics', or give [input] {key} of an earlier "
         "run"

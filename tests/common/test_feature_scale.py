@@ -183,6 +183,16 @@ def test_sums_that_do_not_fit_are_refused() -> None:
         fit({"north": site_sums(tables["north"], np.arange(37), COMBAT, min_cell=5)}, COMBAT)
 
 
+@pytest.mark.parametrize("change", [{"yy": (1e308, 1e308)}, {"y_mean": (1e308, -1e308)}])
+def test_sums_beyond_all_measure_end_a_run_in_words(change: dict[str, Any]) -> None:
+    sums = {name: site_sums(table, np.arange(len(table)), COMBAT, min_cell=5) for name, table in planted().items()}
+    own = sums["north"].combat
+    assert own is not None
+    wrong = sums["north"].model_copy(update={"combat": own.model_copy(update=change)})
+    with pytest.raises(RunError, match="beyond all measure"):
+        fit(sums | {"north": wrong}, COMBAT)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -191,6 +201,8 @@ def test_sums_that_do_not_fit_are_refused() -> None:
         {"squares": [-1.0, 0.0, 0.0, 0.0]},
         {"mean": [float("nan"), 0.0, 0.0, 0.0]},
         {"known": [2**40, 1, 1, 1]},
+        {"mean": [1e39, 0.0, 0.0, 0.0]},
+        {"squares": [1e300, 0.0, 0.0, 0.0]},
     ],
 )
 def test_impossible_sums_are_refused_on_reading(change: dict[str, Any]) -> None:
