@@ -73,12 +73,17 @@ def report(  # noqa: PLR0917 - typer reads options from parameters
         raise typer.Exit(1)
 
 
+_SELDOM = ("recordings", "recording_rows_left_out", "tables", "table_rows")  # not told where there are none
+
+
 def show_counts(site: Site, counts: "Counts", flags: Mapping[str, int] | None = None) -> None:
     """A table of what a catalog holds, and of how many images have a flag."""
     table = Table("", "", "count", title=f"Site {site.name}", title_justify="left")
     table.columns[2].justify = "right"
     shown = {**asdict(counts), **({"flags": flags} if flags else {})}
     for name, value in shown.items():
+        if not value and name in _SELDOM:
+            continue
         for kind, count in _rows(value):
             table.add_row(name.replace("_", " "), Text(kind), str(count))
     Console().print(table)
@@ -132,9 +137,13 @@ def _show_paths(site: Site, found: "Survey") -> None:
     table = Table(title="Files in quarantine or with a flag. Their names may be patients': they stay on this terminal")
     table.add_column("file", overflow="fold")
     table.add_column("reason")
-    for key, reason in sorted(reasons.items(), key=lambda item: where.get(item[0], site.data)):
-        path = where.get(key)
+    for key, reason in sorted(
+        reasons.items(), key=lambda item: (where.get(item[0].partition("-")[0], site.data), item)
+    ):
+        file, _, row = key.partition("-")  # of a row of a table the number stands behind its file's
+        path = where.get(file)
         name = "(gone since the scan)" if path is None else _printable(path.relative_to(site.data))
+        name += f", row {row}" if row else ""
         table.add_row(Text(name), Text(reason))
     Console().print(table)
 

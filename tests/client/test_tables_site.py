@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from fedward_client.cache import load
 from fedward_client.catalog import Catalog, scan
 from fedward_client.choosing_rows import INCOMPLETE
+from fedward_client.cli import app
 from fedward_client.cohort import freeze, from_catalog
 from fedward_client.handlers import Hospital, SiteSource
 from fedward_client.intake import tables
@@ -129,6 +131,8 @@ def test_the_catalog_holds_pseudonyms_and_counts(hospital: Callable[..., Site]) 
     }
     held = (site.state / "catalog.sqlite").read_bytes()
     assert b"MRN0" not in held
+    shown = CliRunner().invoke(app, ["report", str(site.folder), "--show-paths"], env={"COLUMNS": "140"}).stdout
+    assert "visits.csv, row 83" in shown
     page = render(report(site, None, ignore))
     assert ">80<" in page
     assert "MRN0" not in page
