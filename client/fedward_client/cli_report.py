@@ -68,7 +68,8 @@ def report(  # noqa: PLR0917 - typer reads options from parameters
         _show(opened, found)
         if show_paths:
             _show_paths(opened, found)
-        print(f"Written: {target}. It shows pictures of patients: it stays at this hospital.")
+        shows = "It shows pictures of patients: it" if found.pictures else "It"
+        print(f"Written: {target}. {shows} stays at this hospital.")
     if found.contract is not None and not found.contract.passes:
         raise typer.Exit(1)
 

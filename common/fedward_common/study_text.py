@@ -67,7 +67,7 @@ def describe(spec: StudySpec) -> list[tuple[str, str]]:
         ("Split", _split(spec.split)),
         (HEADINGS[spec.input.kind], input_words(spec.input)),
         ("Network", _network(spec.model)),
-        ("Training", _training(spec.training)),
+        ("Training", _training(spec.training, spec.input.kind)),
         ("Combination", _combination(spec.strategy)),
         ("Messages", _messages(spec.update)),
         ("Success", _success(spec.evaluation, spec.cohort)),
@@ -245,22 +245,23 @@ def _start(start: Start) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _training(training: Training) -> str:
+def _training(training: Training, kind: str) -> str:
+    examples = {"image": "images", "series": "windows", "table": "rows"}[kind]
     if training.local_steps is None:
         epochs = training.local_epochs or 0
         amount = "one pass" if epochs == 1 else f"{epochs} passes"
-        amount += " over a hospital's training images"
+        amount += f" over a hospital's training {examples}"
     else:
         amount = f"{training.local_steps} batches at a hospital"
     optimizer = training.optimizer
     changes = _listed([_AUGMENTATION[name] for name in training.augmentation], "and")
     return _sentences(
         [
-            f"{training.rounds} rounds, each of {amount}, {training.batch_size} images a batch",
+            f"{training.rounds} rounds, each of {amount}, {training.batch_size} {examples} a batch",
             f"Optimizer {optimizer.name}, learning rate {optimizer.lr:g}, weight decay {optimizer.weight_decay:g}",
-            f"Training images are varied by {changes}" if changes else "Training images are not varied",
+            f"Training {examples} are varied by {changes}" if changes else f"Training {examples} are not varied",
             _BATCH_NORM[training.batch_norm],
-            "Rare labels weigh more" if training.class_weights else "All images weigh the same",
+            "Rare labels weigh more" if training.class_weights else f"All {examples} weigh the same",
             f"Seed {training.seed}",
         ]
     )

@@ -138,6 +138,17 @@ def test_the_catalog_holds_pseudonyms_and_counts(hospital: Callable[..., Site]) 
     assert "MRN0" not in page
 
 
+def test_the_report_says_what_a_study_of_tables_asks(hospital: Callable[..., Site]) -> None:
+    found = report(hospital(), study(), ignore).contract
+    assert found is not None
+    assert found.passes
+    assert [line.asked for line in found.lines] == [
+        "At least 5 training patients",
+        "At least 1 training patient labelled healthy",
+        "At least 1 training patient labelled ill",
+    ]
+
+
 def test_rows_with_a_missing_value_can_be_left_out(hospital: Callable[..., Site]) -> None:
     site = hospital()
     found = from_catalog(site, study(missing="leave-out"))

@@ -61,6 +61,7 @@ def test_a_study_of_tables() -> None:
     assert isinstance(spec.input, TableInput)
     assert (spec.input.size, spec.input.channels, spec.input.measures_scale) == ((), 3, True)
     assert StudySpec.from_json(spec.canonical_json()) == spec
+    assert "16 rows a batch" in dict(describe(loads(text(TABLE, training="batch_size = 16"))))["Training"]
     assert dict(describe(spec))["Tables"] == (
         "Features: age, volume and thickness. A missing value is set to the mean. What each hospital adds to volume "
         "and thickness is taken out (ComBat); the effect of age stays. Each is brought to mean 0 and standard "

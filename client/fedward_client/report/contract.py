@@ -69,15 +69,18 @@ def contract(
     return Contract(
         study=study.study.id,
         digest=study.digest,
-        lines=(*_filters(study.cohort, images), *_patients(site, study, cohort, images, flags)),
+        lines=(*_filters(study, images), *_patients(site, study, cohort, images, flags)),
         left_out=cohort.left_out,
         linked=cohort.linked,
         refusal=refusal,
     )
 
 
-def _filters(wanted: Wanted, images: Sequence[ImageRow]) -> Iterator[Line]:
-    """How many images each of the study's filters takes, alone."""
+def _filters(study: StudySpec, images: Sequence[ImageRow]) -> Iterator[Line]:
+    """How many images each of the study's filters takes, alone; none is of recordings or tables."""
+    if not isinstance(study.input, Input):
+        return
+    wanted = study.cohort
     nothing = {key: Wanted.model_fields[key].default for key in _FILTERS} | {"localizers": True}
     anything = len(chosen(images, wanted.model_copy(update=nothing), Counter()))
     for key, (words, told) in _FILTERS.items():
