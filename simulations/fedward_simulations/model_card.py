@@ -102,8 +102,9 @@ def _hospital(results: Results, name: str) -> str:
     sides = ", ".join(f"{wording.count(many, k)} {side}" for side, many in report.sides.items())
     kind = wording.SOURCES[results.study.spec.input.kind]
     scanners = ", ".join(report.scanners) or "scanner not named"
+    named = f"; {scanners}" if results.study.spec.input.kind == "image" else ""
     images, patients = wording.count(report.images, k), wording.count(report.patients, k)
-    return f"{images} {kind} of {patients} patients ({sides}); {wording.labels_text(report)}; {scanners}"
+    return f"{images} {kind} of {patients} patients ({sides}); {wording.labels_text(report)}{named}"
 
 
 def _checklists() -> list[tuple[str, str, list[tuple[str, str, str]]]]:
@@ -128,9 +129,10 @@ def _sources(results: Results) -> str:
 
 
 def _eligible(results: Results) -> str:
-    cohort = results.study.spec.cohort
+    cohort, kind = results.study.spec.cohort, results.study.spec.input.kind
     modality = f"DICOM modality {cohort.modality}" if cohort.modality else "any modality"
-    return f"Images of {modality} from patients labelled {' or '.join(cohort.labels)}"
+    what = f"images of {modality}" if kind == "image" else wording.SOURCES[kind]
+    return f"{what[0].upper()}{what[1:]} from patients labelled {' or '.join(cohort.labels)}"
 
 
 def _flow(results: Results) -> str:
@@ -150,7 +152,7 @@ def _scanners(results: Results) -> str:
 
 
 def _deidentified(_results: Results) -> str:
-    return "Identifiers become keyed hashes inside the hospital; no image, identifier or patient’s score leaves it"
+    return "Identifiers become keyed hashes inside the hospital; no patient’s data, identifier or score leaves it"
 
 
 def _size(results: Results) -> str:
@@ -183,7 +185,7 @@ def _topic(name: str) -> Answer:
 ANSWERS: dict[str, Answer] = {
     "named": _named,
     "purpose": lambda results: results.study.purpose,
-    "retrospective": lambda _: "Retrospective: images and labels that the hospitals already had",
+    "retrospective": lambda _: "Retrospective: data and labels that the hospitals already had",
     "goal": lambda _: "Model development, with testing on held-out patients of the same hospitals",
     "sources": _sources,
     "eligible": _eligible,

@@ -332,7 +332,8 @@ def privacy_text(secure_aggregation: bool, *, dp: bool) -> str:
     aggregation = "on" if secure_aggregation else "off: the hub saw each hospital’s model update"
     noise = "on" if dp else "off: what a model remembers of its training patients was not bounded"
     return (
-        f"Images and identifiers stay in the hospital. Secure aggregation {aggregation}. Differential privacy {noise}."
+        "Patients’ data and identifiers stay in the hospital. "
+        f"Secure aggregation {aggregation}. Differential privacy {noise}."
     )
 
 
