@@ -87,7 +87,7 @@ def test_patients_are_numbered_and_sides_are_found(site: Site) -> None:
 
 def test_images_are_mapped_and_cannot_be_written(site: Site) -> None:
     data = load(site, spec(), "run-1")
-    assert isinstance(data.images, np.memmap)
+    assert isinstance(data.images.base, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         data.images[0] = 0
 
