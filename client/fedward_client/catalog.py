@@ -99,7 +99,7 @@ class RecordingRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TableRow:
-    """One usable row of a table: its file, its number in that, and what it says of itself (`tables.TableRow`)."""
+    """One usable row of a table: its file, its number in that, and what it says of itself (`tables.RowFacts`)."""
 
     key: str  # a pseudonym, as are the next two
     patient: str

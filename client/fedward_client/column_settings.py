@@ -61,6 +61,12 @@ def shipped_maps() -> list[str]:
     return sorted(each.name.removesuffix(".toml") for each in _shipped().iterdir() if each.name.endswith(".toml"))
 
 
+def shipped(name: str) -> str:
+    """The text of a map that Fedward brings."""
+    found: str = _shipped().joinpath(f"{name}.toml").read_text("utf-8")
+    return found
+
+
 def _shipped() -> Any:
     return resources.files("fedward_client.intake").joinpath("maps")
 
@@ -81,8 +87,7 @@ def _checked(
 
 def _text(name: str, folder: Path, source: str) -> str:
     if name in shipped_maps():
-        found: str = _shipped().joinpath(f"{name}.toml").read_text("utf-8")
-        return found
+        return shipped(name)
     try:
         return (folder / name).read_text("utf-8")
     except (OSError, UnicodeDecodeError):

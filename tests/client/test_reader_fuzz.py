@@ -1,6 +1,7 @@
 """All readers at once on damaged files of every format: every file is accounted for, in bounded memory, without end."""
 
 import io
+import tomllib
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,12 +19,16 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from fedward_client import catalog
+from fedward_client.column_settings import shipped
+from fedward_client.intake.columns import TableMap
 from fedward_client.intake.files import read_volume
 from fedward_client.intake.labels import read_labels
-from fedward_client.intake.tabular import heart_disease, read_table
+from fedward_client.intake.tabular import read_table
 from fedward_client.intake.wearable import read_daphnet, read_gait, read_strides
 from fedward_client.site import Site
 from fedward_common.errors import DataError, UnreadableFile
+
+HEART_DISEASE = TableMap.of(tomllib.loads(shipped("heart-disease")))
 
 Damaged = Callable[[tuple[bytes, ...]], st.SearchStrategy[bytes]]
 Valid = Mapping[str, tuple[bytes, ...]]  # by the end of a file's name
@@ -149,7 +154,7 @@ def read(folder: Path, content: bytes) -> None:
     with little_memory():
         for work in (
             lambda: read_labels(site),
-            lambda: read_table(folder / "table.csv", heart_disease()),
+            lambda: read_table(folder / "table.csv", HEART_DISEASE),
             lambda: read_daphnet(folder / "S01R01.txt"),
             lambda: read_gait(folder / "GaPt03_01.txt"),
             lambda: read_strides(folder / "pd1.txt"),

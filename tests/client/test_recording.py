@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedward_client.intake import recording as module
-from fedward_client.intake.recording import Recording, gaps, resampled, windows
+from fedward_client.intake.recording import Recording, gaps, stretched, windows
 from fedward_client.intake.series_map import Channel
 from fedward_common.errors import DataError, UnreadableFile
 
@@ -110,45 +110,19 @@ def test_resampling_keeps_a_slow_wave_and_its_place() -> None:
 
     for source, target in ((100.0, 64.0), (64.0, 100.0), (100.0, 50.0)):
         values = np.stack([wave(source), 3 - wave(source)], 1).astype(np.float32)
-        found = resampled(recording(0, values=values, rate_hz=source), target)
-        assert found.rate_hz == target
-        assert found.values.shape == (int(8 * target), 2)
+        found = stretched(values, int(8 * target))
+        assert found.shape == (int(8 * target), 2)
         inner = slice(5, -5)
-        np.testing.assert_allclose(found.values[inner, 0], wave(target)[inner], atol=0.02)
-        np.testing.assert_allclose(found.values[inner].sum(axis=1), 3, atol=1e-5)
+        np.testing.assert_allclose(found[inner, 0], wave(target)[inner], atol=0.02)
+        np.testing.assert_allclose(found[inner].sum(axis=1), 3, atol=1e-5)
 
 
 def test_resampling_removes_what_the_rate_cannot_hold() -> None:
     fast = np.sin(2 * np.pi * 45 * np.arange(1000) / 100).astype(np.float32)
-    found = resampled(recording(0, values=np.stack([fast, fast], 1), rate_hz=100.0), 20.0)
-    assert abs(found.values[5:-5]).max() < 0.1
-
-
-def test_resampling_does_not_cross_gaps() -> None:
-    values = np.repeat([[0.0], [100.0], [7.0]], [40, 40, 1], axis=0).astype(np.float32) + np.zeros(2, np.float32)
-    notes = np.repeat([1, 2, 1], [40, 40, 1]).astype(np.int8)
-    found = resampled(recording(0, values=values, annotation=notes, gaps=(40, 80)), 5.0)
-    np.testing.assert_array_equal(found.values[:, 0], np.repeat([0, 100], [20, 20]))
-    np.testing.assert_array_equal(found.annotation, np.repeat([1, 2], [20, 20]))
-    assert found.gaps == (20,), "the stretch of one sample is gone"
-    faster = resampled(recording(0, values=values, annotation=notes, gaps=(40, 80)), 30.0)
-    assert faster.gaps == (120, 240)
-    np.testing.assert_array_equal(faster.annotation, np.repeat(notes, 3))
-
-
-def test_resampling_at_the_same_rate_and_at_none() -> None:
-    given = recording(20, gaps=(3,))
-    assert resampled(given, 10.0) is given
-    for rate in (0.0, -1.0, 1e12):
-        with pytest.raises(DataError, match="more than fits in memory, or nothing"):
-            resampled(given, rate)
-    gone = resampled(recording(3, annotation=np.ones(3, np.int8)), 0.1)
-    assert gone.values.shape == (0, 2)
-    assert gone.annotation is not None
-    assert gone.annotation.shape == (0,)
+    found = stretched(np.stack([fast, fast], 1), 200)
+    assert abs(found[5:-5]).max() < 0.1
 
 
 def test_same_bits_at_every_call() -> None:
-    given = recording(1000, rate_hz=100.0)
-    first, second = resampled(given, 64.0), resampled(given, 64.0)
-    assert first.values.tobytes() == second.values.tobytes()
+    given = recording(1000).values
+    assert stretched(given, 640).tobytes() == stretched(given, 640).tobytes()

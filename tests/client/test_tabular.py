@@ -2,6 +2,7 @@
 
 import csv
 import os
+import tomllib
 import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,11 +15,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedward_client.column_settings import shipped
 from fedward_client.intake import tabular
 from fedward_client.intake.columns import Category, Date, Numeric, TableMap, Target
 from fedward_client.intake.delimited import TextFormat
-from fedward_client.intake.tabular import heart_disease, read_table
+from fedward_client.intake.tabular import read_table
 from fedward_common.errors import DataError, SettingsError, UnreadableFile
+
+HEART_DISEASE = TableMap.of(tomllib.loads(shipped("heart-disease")))
 
 NAN = float("nan")
 HEADER = ["id", "age", "stage", "seen", "ill", "name"]
@@ -245,7 +249,7 @@ def test_heart_disease_as_it_is(tmp_path: Path) -> None:
         "60,0,4,-9,260,-9,1,112,1,-1.1,2,-9,7,4\n",
         "ascii",
     )
-    found = read_table(path, heart_disease())
+    found = read_table(path, HEART_DISEASE)
     assert len(found.names) == found.features.shape[1] == 22
     assert found.targets == ("healthy", "healthy", "disease", "disease")
     assert found.patients == ("row 1", "row 2", "row 3", "row 4")
@@ -283,7 +287,7 @@ def test_damage_gives_a_table_or_a_reason(
     tmp_path: Path, damaged: Callable[[tuple[bytes, ...]], st.SearchStrategy[bytes]], data: st.DataObject
 ) -> None:
     (tmp_path / "a").write_bytes(data.draw(damaged(FILES)))
-    for columns in (mapped(), mapped(columns=tuple(HEADER)), heart_disease()):
+    for columns in (mapped(), mapped(columns=tuple(HEADER)), HEART_DISEASE):
         with suppress(DataError):
             found = read_table(tmp_path / "a", columns)
             assert found.features.shape == (len(found.patients), len(found.names))

@@ -53,7 +53,7 @@ files: Final = Table(
     Column("key", String, primary_key=True),
     Column("kind", String, nullable=False),  # one of DATA | table | quarantine | what NotAnImage says | link
     Column("parent", String),  # of a row: the file that it is in
-    Column("detail", String),  # of a recording and of a row: `recordings.facts`, `TableRow.facts`
+    Column("detail", String),  # of a recording and of a row: `recordings.facts`, `RowFacts.facts`
     Column("folder", String, nullable=False),  # pseudonym
     Column("size", Integer, nullable=False),  # with mtime_ns: unchanged files are not read again; -1: read it again
     Column("mtime_ns", Integer, nullable=False),

@@ -1,10 +1,10 @@
-"""What a wearable sensor recorded (`Recording`), at a study's rate (`resampled`) and cut for training (`windows`).
+"""What a wearable sensor recorded (`Recording`), cut for training (`windows`) and at a study's rate (`stretched`).
 
 Time is never made up: where samples are missing there is a gap, and nothing is interpolated or cut across it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -82,37 +82,12 @@ def gaps(times_s: npt.NDArray[np.float64], rate_hz: float) -> tuple[int, ...]:
     return tuple(int(index) + 1 for index in np.flatnonzero(~regular))
 
 
-def resampled(recording: Recording, rate_hz: float) -> Recording:
-    """The recording at another rate, stretch by stretch; what is too short for one sample goes.
-
-    Linear, with a triangular low-pass filter where the rate falls, the kernel that images are resampled with (torch's
-    antialiased one, centres of samples at half-integers): sample i of a stretch is at (i + 1/2) / rate after its
-    beginning. Annotations are those of the nearest sample. Same bits for the same recording. Raises DataError for a
-    rate that asks for more than fits in memory.
-    """
-    if rate_hz == recording.rate_hz:
-        return recording
-    if not 0 < rate_hz * recording.values.size / recording.rate_hz <= MAX_VALUES:
-        raise DataError(f"a recording at {rate_hz:g} Hz is more than fits in memory, or nothing; use another rate")
-    values, annotations, bounds = [], [], [0]
-    for begin, end in recording.segments():
-        part = _resampled(recording.values[begin:end], rate_hz / recording.rate_hz)
-        if recording.annotation is not None:
-            nearest = ((np.arange(len(part)) + 0.5) * (recording.rate_hz / rate_hz)).astype(np.int64)
-            annotations.append(recording.annotation[begin:end][np.minimum(nearest, end - begin - 1)])
-        values.append(part)
-        bounds.append(bounds[-1] + len(part))
-    return replace(
-        recording,
-        values=np.concatenate([recording.values[:0], *values]),
-        annotation=None if recording.annotation is None else np.concatenate([recording.annotation[:0], *annotations]),
-        rate_hz=rate_hz,
-        gaps=tuple(dict.fromkeys(bound for bound in bounds[1:-1] if 0 < bound < bounds[-1])),
-    )
-
-
 def stretched(values: Values, samples: int) -> Values:
-    """A window [time, channels] in another number of samples, by the same rules."""
+    """A window [time, channels] in another number of samples.
+
+    Linear, with a triangular low-pass filter where there are fewer, the kernel that images are resampled with (torch's
+    antialiased one, centres of samples at half-integers). Same bits for the same window.
+    """
     import torch
     from torch.nn.functional import interpolate
 
@@ -120,21 +95,6 @@ def stretched(values: Values, samples: int) -> Values:
         return values
     rows = torch.from_numpy(np.ascontiguousarray(values.T))[None, None]  # [1, 1, channels, time]
     scaled = interpolate(rows, size=(rows.shape[2], samples), mode="bilinear", antialias=True)
-    array: Values = np.ascontiguousarray(scaled[0, 0].numpy().T)
-    return array
-
-
-def _resampled(values: Values, factor: float) -> Values:
-    """[time, channels] to [floor(time * factor), channels]."""
-    import torch
-    from torch.nn.functional import interpolate
-
-    if int(len(values) * factor) < 1:
-        return values[:0]
-    rows = torch.from_numpy(np.ascontiguousarray(values.T))[None, None]  # [1, 1, channels, time]
-    scaled = interpolate(
-        rows, scale_factor=(1.0, factor), mode="bilinear", antialias=True, recompute_scale_factor=False
-    )
     array: Values = np.ascontiguousarray(scaled[0, 0].numpy().T)
     return array
 

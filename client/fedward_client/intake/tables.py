@@ -20,7 +20,7 @@ Values = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TableRow:
+class RowFacts:
     """One usable row: its number in the file, whose it is, its target ("" without one), the columns it lacks."""
 
     number: int
@@ -49,11 +49,11 @@ def read(site: Site, path: Path) -> Table:
         raise UnreadableFile(str(error)) from None
 
 
-def rows(table: Table, columns: TableMap) -> Iterator[TableRow]:
+def rows(table: Table, columns: TableMap) -> Iterator[RowFacts]:
     """The usable rows of a table, in the order of the file."""
     names = np.array(table.names)
     for place, number in enumerate(table.numbers):
-        yield TableRow(
+        yield RowFacts(
             number=number,
             patient=table.patients[place] if columns.patient is not None else "",
             target=table.targets[place] if table.targets else "",

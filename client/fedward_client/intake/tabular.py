@@ -4,12 +4,10 @@ What is a feature, and which levels it has, the study says and not the data: eve
 that cannot be used is left out and told by its number and column, never by what stands in it.
 """
 
-import tomllib
 from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -75,12 +73,6 @@ def read_table(path: Path, columns: TableMap) -> Table:
         missing=dict(missing),
         left_out=tuple(left_out),
     )
-
-
-def heart_disease() -> TableMap:
-    """The map of UCI's Heart Disease: 22 features of 13 columns, and whether there is disease."""
-    text = resources.files(__package__).joinpath("maps", "heart-disease.toml").read_text("utf-8")
-    return TableMap.of(tomllib.loads(text))
 
 
 def _rows(path: Path, columns: TableMap) -> Iterator[tuple[int, dict[str, str] | None]]:
