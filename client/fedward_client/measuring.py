@@ -44,12 +44,7 @@ def measured(site: Site, study: StudySpec, run: str, listener: Listener) -> Surv
     DataError where sums may not leave, and what `freeze` raises.
     """
     started = time.perf_counter()
-    match study.input:
-        case TableInput() as section:
-            compared = bool(section.combat)
-        case _:
-            compared = False
-    if study.only_evaluates(site.name) and not compared:
+    if not study.measures(site.name):
         raise DataError(f"{site.name} only evaluates in this study: the scale is measured where training is")
     everybody = study.only_evaluates(site.name)
     items = [item for item in freeze(site, study, run, listener).items if everybody or item.side == "train"]

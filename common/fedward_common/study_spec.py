@@ -426,6 +426,14 @@ class StudySpec(Section):
         left_out = self.split.kind == "leave-site-out" and self.split.site == site
         return left_out or any(entry.name == site and entry.role == "evaluate" for entry in self.sites)
 
+    def measures(self, site: str) -> bool:
+        """Whether a site's patients are in the scale that sites measure: where it trains.
+
+        Where devices are compared (ComBat) every site's are, for what its own adds is not known otherwise.
+        """
+        compared = isinstance(self.input, TableInput) and bool(self.input.combat)
+        return compared or not self.only_evaluates(site)
+
     def ended(self, today: date) -> bool:
         """Whether the study's last day is over; a run must not start then. Reading such a study is no error."""
         return self.study.ends is not None and today > self.study.ends

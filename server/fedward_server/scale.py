@@ -55,19 +55,13 @@ def measured(ask: Inquiry, folder: Path, *, wait_s: float, resume: bool) -> Scal
         answer=Statistics,
         tell=lambda kind, site, note: ask.tell(told_as(kind), 0, site=site, note=note),
     )
-    asked = [site.name for site in ask.study.sites if _counts(ask.study, site.name)]
+    asked = [site.name for site in ask.study.sites if ask.study.measures(site.name)]
     gathering.ask(ask.connected, asked, wait_s=wait_s)
-    sent = {site: said for site, (_, said) in sorted(gathering.found.items()) if _counts(ask.study, site)}
+    sent = {site: said for site, (_, said) in sorted(gathering.found.items()) if ask.study.measures(site)}
     scale, sites = _made_of(sent, ask.study, "; ".join(gathering.left_out))
     found = _Measured(study=ask.study.digest, scale=scale, patients={site: sent[site].patients for site in sites})
     write_durably(path, found.model_dump_json(indent=1).encode())
     return scale
-
-
-def _counts(study: StudySpec, site: str) -> bool:
-    """Whether a site's patients are measured: where it trains, or where its own devices are compared with others'."""
-    compared = isinstance(study.input, TableInput) and bool(study.input.combat)
-    return compared or not study.only_evaluates(site)
 
 
 def _made_of(sent: Mapping[str, Statistics], study: StudySpec, left_out: str) -> tuple[Scale, Collection[str]]:
