@@ -6,12 +6,13 @@ table say of the patient, whichever part a study looks at. `difference` holds it
 
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from fedward_client.catalog import Catalog, paths
 from fedward_client.cohort import CohortItem, Offered, freeze
@@ -94,6 +95,20 @@ def volumes(
     listener(Event(site=site.name, stage="measure", done=len(items), total=len(items)))
 
 
+def table_rows(
+    site: Site, section: TableInput, items: Sequence[CohortItem]
+) -> Iterator[tuple[CohortItem, npt.NDArray[np.float32]]]:
+    """The rows of tables [features] that can be read as they were, NaN where a value is missing."""
+    opening = Rows(site, TableRecipe(section, site.name), paths(site))
+    for item in items:
+        try:
+            row = opening.values(item)
+        except UnreadableFile:
+            continue
+        if row is not None:
+            yield item, row
+
+
 def _sums(
     site: Site, study: StudySpec, items: Sequence[CohortItem], listener: Listener
 ) -> tuple[dict[str, Any], dict[str, int]]:
@@ -123,18 +138,7 @@ def _of_images(
 
 
 def _of_rows(site: Site, section: TableInput, items: Sequence[CohortItem]) -> tuple[dict[str, Any], dict[str, int]]:
-    opening = Rows(site, TableRecipe(section, site.name), paths(site))
-    values, patients = [], []
-    for item in items:
-        try:
-            row = opening.values(item)
-        except UnreadableFile:
-            continue
-        if row is not None:
-            values.append(row)
-            patients.append(item.patient)
-    table = np.array(values).reshape(len(values), section.channels)
-    rows: dict[str, int] = defaultdict(int)
-    for patient in patients:
-        rows[patient] += 1
-    return {"features": feature_scale.site_sums(table, patients, section, min_cell=site.min_cell)}, dict(rows)
+    found = list(table_rows(site, section, items))
+    patients = [item.patient for item, _ in found]
+    table = np.array([row for _, row in found]).reshape(len(found), section.channels)
+    return {"features": feature_scale.site_sums(table, patients, section, min_cell=site.min_cell)}, Counter(patients)

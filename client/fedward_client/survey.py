@@ -16,7 +16,7 @@ from fedward_client.choosing import chosen
 from fedward_client.cohort import CohortItem, from_catalog, offered
 from fedward_client.harmonize import recipe
 from fedward_client.intake.optout import opted_out
-from fedward_client.measuring import Surveyed, measured, records_of, volumes
+from fedward_client.measuring import Surveyed, measured, records_of, table_rows, volumes
 from fedward_client.site import Site
 from fedward_common import __version__
 from fedward_common.cohort_statistics import (
@@ -39,7 +39,9 @@ from fedward_common.cohort_statistics import (
 )
 from fedward_common.errors import DataError, UnreadableFile
 from fedward_common.events import Listener
-from fedward_common.study import Input, StudySpec
+from fedward_common.feature_scale import by_patient
+from fedward_common.feature_statistics import FeatureCells, feature_cells
+from fedward_common.study import Input, StudySpec, TableInput
 
 _NONE = "none of the labels"  # of a patient whose images have none of several
 
@@ -56,7 +58,7 @@ def survey(site: Site, study: StudySpec, run: str, wanted: Wanted, listener: Lis
     if wanted == "pixels" and not isinstance(study.input, Input):
         raise DataError(f"{site.name}: the study takes no images, so there are no grey values to tell of")
     started = time.perf_counter()
-    items = from_catalog(site, study, listener).items
+    items: Sequence[CohortItem] = from_catalog(site, study, listener).items
     out = opted_out(site)
     with Catalog.open(site) as catalog:
         told = records_of(catalog)
@@ -65,7 +67,8 @@ def survey(site: Site, study: StudySpec, run: str, wanted: Wanted, listener: Lis
     patients: dict[str, list[ImageRow]] = {row.patient: [] for row in there if not isinstance(row, ImageRow)}
     for row in sorted(taken, key=lambda row: row.key):
         patients.setdefault(row.patient, []).append(row)
-    labels = _labels([item for item in items if item.patient in patients], study.cohort.labels)
+    items = [item for item in items if item.patient in patients]
+    labels = _labels(items, study.cohort.labels)
     if len(labels) < site.min_cell:
         raise DataError(
             f"{site.name} has fewer than {site.min_cell} patients that this study takes, and statistics of so few stay "
@@ -80,6 +83,7 @@ def survey(site: Site, study: StudySpec, run: str, wanted: Wanted, listener: Lis
         unusable=told_alone(len(patients.keys() - labels.keys()), min_cell=site.min_cell),
         tables={each: _table(each, patients, labels, study, site.min_cell) for each in VARIABLES},
         grey_values=_grey_values(site, study, items, listener) if wanted == "pixels" else None,
+        feature_tables=_features(site, study.input, items) if isinstance(study.input, TableInput) else {},
         seconds=time.perf_counter() - started,
     )
     return Surveyed(statistics, {patient: told[patient] for patient in patients})
@@ -145,3 +149,18 @@ def _grey_values(site: Site, study: StudySpec, items: Sequence[CohortItem], list
             touched += mean > 0
             patients += 1
     return grouped(sums, touched, patients=patients, min_cell=site.min_cell)
+
+
+# Features ------------------------------------------------------------------------------------------------------------
+
+
+def _features(site: Site, section: TableInput, items: Sequence[CohortItem]) -> dict[str, FeatureCells]:
+    """What is told of each feature, of a patient the mean of the patient's rows."""
+    unknown = np.full(section.channels, np.nan)
+    values = [(patient, unknown) for patient in sorted({item.patient for item in items})]  # whose rows went counts too
+    values += [(item.patient, row) for item, row in table_rows(site, section, items)]
+    columns = by_patient([row for _, row in values], [patient for patient, _ in values]).T
+    return {
+        name: feature_cells(column, min_cell=site.min_cell)
+        for name, column in zip(section.features, columns, strict=True)
+    }

@@ -2,26 +2,26 @@
 
 A patient counts once in each table: in the cell of the word that most of the patient's images have, or of the median
 of their numbers. So a table's cells add up to the patients, which is what `metrics.cells.told` needs to keep small
-cells home; a cell that stays home is None. Numbers are counted in bins that are the same at every site.
-
-Grey values have bins for every modality: their edges grow by a factor from 2^-10 to 2^17 and down to -2^17, so that a
-quantile is known to within 4.5 % of its value (Masson, Rim and Lee 2019, "DDSketch: a fast and fully-mergeable quantile
-sketch with relative-error guarantees", PVLDB 12(12):2195-2205).
+cells home; a cell that stays home is None. Numbers are counted in bins that are the same at every site; those of grey
+values fit every modality, from 2^-10 to 2^17 and down to -2^17.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Literal, NamedTuple, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from fedward_common.feature_scale import FeatureSums
+from fedward_common.feature_statistics import FeatureCells, PooledFeature, pooled_features
 from fedward_common.landmarks import LandmarkSums
 from fedward_common.metrics.base import MAX_PATIENTS, Count, Floats, Ints, Record
 from fedward_common.metrics.cells import told
+from fedward_common.quantiles import SHARES, Part, Range, growing_edges, joined, quantile, range_of
 from fedward_common.study_section import Slug, Version
+from fedward_common.study_table import MAX_FEATURES, Name
 
 Variable = Literal["label", "sex", "age", "modality", "manufacturer", "rows", "columns", "spacing_mm"]
 VARIABLES: tuple[Variable, ...] = get_args(Variable)
@@ -40,12 +40,8 @@ EDGES: Mapping[Variable, tuple[float, ...]] = {  # of the bins; the last one has
 }
 
 UNIT = 10**6  # a share of pixels is rounded to a millionth
-_OCTAVES, _PER_OCTAVE = range(-10, 17), 16
-_GROWING: Floats = np.array(
-    [2.0 ** (o + step / _PER_OCTAVE) for o in _OCTAVES for step in range(_PER_OCTAVE)] + [2**17]
-)
-GREY_EDGES: Floats = np.concatenate([-_GROWING[::-1], _GROWING])
-GREY_BINS = len(GREY_EDGES) + 1  # bin i is from edge i - 1 up to, not including, edge i; the outermost are endless
+GREY_EDGES = growing_edges(range(-10, 17))
+GREY_BINS = len(GREY_EDGES) + 1
 
 GreyGroup = tuple[
     Annotated[int, Field(ge=0, lt=GREY_BINS)], Annotated[int, Field(ge=0, lt=GREY_BINS)], Annotated[int, Field(ge=0)]
@@ -86,7 +82,8 @@ class Statistics(Record):
     images: Some
     unusable: Count | None
     tables: dict[Variable, Cells]
-    grey_values: GreyValues | None = None
+    grey_values: GreyValues | None = None  # of images
+    feature_tables: dict[Name, FeatureCells] = Field(default_factory=dict, max_length=MAX_FEATURES)  # of rows of tables
     landmarks: LandmarkSums | None = None  # of images
     features: FeatureSums | None = None  # of rows of tables
     seconds: Annotated[float, Field(ge=0.0, le=1e9)]
@@ -98,10 +95,15 @@ class Statistics(Record):
             raise ValueError(f"an answer to '{self.wanted}' holds something else")
         if self.grey_values is not None and self.wanted != "pixels":
             raise ValueError("grey values were not asked for")
+        if measures and self.feature_tables:
+            raise ValueError("tables of features were not asked for")
         if self.tables and self.tables.keys() != set(VARIABLES):
             raise ValueError(f"tables must be of {', '.join(VARIABLES)}")
         for variable, cells in self.tables.items():
             self._check_table(variable, cells)
+        for name, feature in self.feature_tables.items():
+            if not feature.adds_up_to(self.patients):
+                raise ValueError(f"the cells of {name} do not add up to the patients")
         return self
 
     def _check_table(self, variable: Variable, cells: Cells) -> None:
@@ -163,54 +165,25 @@ def grouped(sums: Ints, touched: Ints, *, patients: int, min_cell: int) -> GreyV
     such bin, or the end, where that holds fewer patients' pixels; so neither a rare value nor where it lies is told.
     None where no bin is of so many.
     """
-    starts = np.flatnonzero(touched >= max(min_cell, 1))
-    if patients < min_cell or not len(starts):
+    spans = joined([(each, each) for each in np.flatnonzero(touched >= max(min_cell, 1)).tolist()], touched)
+    if patients < min_cell or not spans:
         return None
-    stops = [*starts[1:].tolist(), GREY_BINS]
-    groups: list[GreyGroup] = []
-    for first, stop in zip(starts.tolist(), stops, strict=True):
-        begin = 0 if not groups and touched[:first].any() else first
-        end = stop - 1 if touched[first + 1 : stop].any() else first
-        groups.append((begin, end, round(int(sums[begin : end + 1].sum()) / patients)))
-    return GreyValues(groups=tuple(groups))
+    return GreyValues(
+        groups=tuple((first, last, round(int(sums[first : last + 1].sum()) / patients)) for first, last in spans)
+    )
 
 
 # At the hub ----------------------------------------------------------------------------------------------------------
 
 
-class Part(NamedTuple):
-    """A weight that lies somewhere from a first to a last bin."""
-
-    first: int
-    last: int
-    weight: int
-
-
-def quantile(parts: Iterable[Part], share: float) -> tuple[int, int] | None:
-    """The first and the last bin that the quantile of a `share` (0 to 1) may be in, None where there is no weight."""
-    held = [part for part in parts if part.weight > 0]
-    if not held:
-        return None
-    needed = share * sum(part.weight for part in held)
-
-    def reached(placed: Iterable[tuple[int, int]]) -> int:
-        total, place = 0, 0
-        for place, weight in sorted(placed):  # noqa: B007 - the place where it stops is the answer
-            total += weight
-            if total >= needed:
-                break
-        return place
-
-    return reached((p.first, p.weight) for p in held), reached((p.last, p.weight) for p in held)
-
-
 def parts_of(variable: Variable, cells: Mapping[str, int | None], patients: int) -> list[Part]:
     """A site's table of a number as weights. What its small-cell rule keeps home lies in one of the cells kept home."""
     names = bins(variable)
-    known = [Part(place, place, count) for place, name in enumerate(names) if (count := cells[name]) is not None]
+    known = [Part(place, place, count, count) for place, name in enumerate(names) if (count := cells[name]) is not None]
     kept = [place for place, name in enumerate(names) if cells[name] is None]
     rest = patients - sum(count for count in cells.values() if count is not None)
-    return [*known, Part(kept[0], kept[-1], rest)] if kept else known
+    least = 0 if cells[MISSING] is None else rest  # of some of them no number is known
+    return [*known, Part(kept[0], kept[-1], least, rest)] if kept else known
 
 
 class PooledTable(Record):
@@ -219,7 +192,7 @@ class PooledTable(Record):
     cells: dict[str, int]
     kept_home: dict[str, int]  # by cell, sites
     not_told: int  # patients in cells that were kept home
-    quantiles: dict[str, tuple[float | None, float | None]]  # of numbers: from, to; None is without end
+    quantiles: dict[str, Range]  # of numbers
 
 
 class Pooled(Record):
@@ -230,10 +203,10 @@ class Pooled(Record):
     unusable: int
     unusable_kept_home: int  # sites
     tables: dict[Variable, PooledTable]
-    grey_values: dict[str, tuple[float | None, float | None]]  # quantiles; empty where no site sent them
+    grey_values: dict[str, Range]  # quantiles; empty where no site sent them
+    features: dict[str, PooledFeature] = Field(default_factory=dict)  # of tables
 
 
-SHARES = {"5 %": 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "95 %": 0.95}
 GREY_SHARES = {"1 %": 0.01, **SHARES, "99 %": 0.99}
 
 
@@ -241,7 +214,7 @@ def pooled(answers: Iterable[Statistics]) -> Pooled:
     """The statistics of several sites, whatever their order."""
     held = list(answers)
     grey = [
-        Part(first, last, share * each.patients)
+        Part(first, last, share * each.patients, share * each.patients)
         for each in held
         if each.grey_values is not None
         for first, last, share in each.grey_values.groups
@@ -253,8 +226,9 @@ def pooled(answers: Iterable[Statistics]) -> Pooled:
         unusable_kept_home=sum(each.unusable is None for each in held),
         tables={variable: _pooled_table(variable, held) for variable in VARIABLES},
         grey_values={
-            name: _grey_range(found) for name, share in GREY_SHARES.items() if (found := quantile(grey, share))
+            name: range_of(found, GREY_EDGES) for name, share in GREY_SHARES.items() if (found := quantile(grey, share))
         },
+        features=pooled_features([(each.feature_tables, each.patients) for each in held]),
     )
 
 
@@ -285,9 +259,3 @@ def _in_order(variable: Variable, names: set[str]) -> list[str]:
 def _range(variable: Variable, found: tuple[int, int]) -> tuple[float, float | None]:
     edges = EDGES[variable]
     return float(edges[found[0]]), float(edges[found[1] + 1]) if found[1] + 1 < len(edges) else None
-
-
-def _grey_range(found: tuple[int, int]) -> tuple[float | None, float | None]:
-    first, last = found
-    low = float(GREY_EDGES[first - 1]) if first else None
-    return low, float(GREY_EDGES[last]) if last < len(GREY_EDGES) else None

@@ -103,7 +103,7 @@ def stats(  # noqa: PLR0917 - typer reads options from parameters
 
 
 def _show_survey(result: "SurveyResult", *, as_json: bool) -> None:
-    from fedward_server.tables import show_statistics
+    from fedward_server.survey_tables import show_statistics
 
     if as_json:
         print(result.model_dump_json(indent=2))

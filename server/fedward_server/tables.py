@@ -1,14 +1,11 @@
 """How hubs and runs are shown on a terminal."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-
-if TYPE_CHECKING:
-    from fedward_server.surveys import SurveyResult
 
 
 def show_hub(found: Mapping[str, Any]) -> None:
@@ -18,13 +15,13 @@ def show_hub(found: Mapping[str, Any]) -> None:
     sites = [
         {**site, "fingerprint": f"{site['fingerprint'][:16]}…", "since": site["since"] or ""} for site in found["sites"]
     ]
-    _show_table(sites, ("name", "fingerprint", "connection", "since"), "no site is enrolled")
+    show_table(sites, ("name", "fingerprint", "connection", "since"), "no site is enrolled")
     show_runs(found["runs"])
 
 
 def show_runs(runs: Sequence[Mapping[str, Any]]) -> None:
     """Runs, a line each."""
-    _show_table(runs, ("run", "status", "started", "reason"), "no run was started")
+    show_table(runs, ("run", "status", "started", "reason"), "no run was started")
 
 
 def show_run(found: Mapping[str, Any]) -> None:
@@ -34,13 +31,13 @@ def show_run(found: Mapping[str, Any]) -> None:
     _show_pairs({title: found[name] for name, title in shown.items() if found[name] is not None})
     if found["interruptions"]:
         rows = [{"interrupted after round": each["round"], "why": each["reason"]} for each in found["interruptions"]]
-        _show_table(rows, ("interrupted after round", "why"), "")
-    _show_table(found["sites"], ("name", "last", "note"), "no site was asked yet")
+        show_table(rows, ("interrupted after round", "why"), "")
+    show_table(found["sites"], ("name", "last", "note"), "no site was asked yet")
     if found["gains"]:
         show_gains(found["gains"])
     show_across(found["across"])
     rounds = [{**entry, "sites": _taken(entry["sites"])} for entry in found["history"]]
-    _show_table(rounds, ("round", "seconds", "loss", "primary", "sites"), "no round has ended yet")
+    show_table(rounds, ("round", "seconds", "loss", "primary", "sites"), "no round has ended yet")
 
 
 def show_gains(rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
@@ -56,60 +53,7 @@ def show_gains(rows: Sequence[Mapping[str, Any]], console: Console | None = None
         for row in rows
     ]
     shown = [title for title in _AREAS.values() if title != _AREAS["personal"] or any(row[title] for row in table)]
-    _show_table(table, ("hospital", "label", "test patients", *shown, "gain"), "no figures left the hospitals", console)
-
-
-def show_statistics(found: "SurveyResult") -> None:
-    """What hospitals said of their patients: a line each cell, a column each hospital, and quantiles as ranges."""
-    console = Console()
-    total = found.pooled
-    sites = list(found.sites)
-    heads = [
-        {"": title, **{site: getattr(found.sites[site], name) for site in sites}, "all": getattr(total, name)}
-        for title, name in (("patients", "patients"), ("images", "images"))
-    ]
-    heads.append({
-        "": "unusable",
-        **{site: _told(found.sites[site].unusable) for site in sites},
-        "all": _or_more(total.unusable, total.unusable_kept_home),
-    })  # fmt: skip
-    _show_table(heads, ("", *sites, "all"), "")
-    for variable, table in total.tables.items():
-        rows = [
-            {
-                variable: cell,
-                **{site: _told(found.sites[site].tables[variable].get(cell, 0)) for site in sites},
-                "all": _or_more(count, table.kept_home.get(cell, 0)),
-            }
-            for cell, count in table.cells.items()
-            if count or cell in table.kept_home
-        ]
-        _show_table(rows, (variable, *sites, "all"), "")
-        _show_quantiles(console, variable, table.quantiles)
-    _show_quantiles(console, "grey values", total.grey_values)
-    for reason in found.left_out:
-        console.print(f"without {reason}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _told(count: int | None) -> str:
-    return "kept home" if count is None else str(count)
-
-
-def _or_more(count: int, kept_home: int) -> str:
-    return f"{count} or more" if kept_home else str(count)
-
-
-def _show_quantiles(console: Console, name: str, quantiles: Mapping[str, tuple[float | None, float | None]]) -> None:
-    """Each as the range that it lies in: the bins that were told allow no more."""
-    if quantiles:
-        ranges = "; ".join(f"{share}: {_from_to(*ends)}" for share, ends in quantiles.items())
-        console.print(f"{name}: {ranges}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _from_to(low: float | None, high: float | None) -> str:
-    if low is None:
-        return f"below {high:.4g}"
-    return f"{low:.4g} or more" if high is None else f"{low:.4g} to {high:.4g}"
+    show_table(table, ("hospital", "label", "test patients", *shown, "gain"), "no figures left the hospitals", console)
 
 
 def show_across(rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
@@ -123,7 +67,7 @@ def show_across(rows: Sequence[Mapping[str, Any]], console: Console | None = Non
             for maker in makers
         ]
         console.print(f"AUC of {label} on the test patients of", highlight=False)
-        _show_table(table, ("trained alone at", *testers), "", console)
+        show_table(table, ("trained alone at", *testers), "", console)
 
 
 def _value(found: Mapping[str, float] | None) -> str:
@@ -155,9 +99,10 @@ def _show_pairs(pairs: Mapping[str, Any]) -> None:
     Console().print(grid)
 
 
-def _show_table(
+def show_table(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str], none: str, console: Console | None = None
 ) -> None:
+    """Rows as a table; where there are none, that in words."""
     console = console or Console()
     if not rows:
         console.print(f"({none})", highlight=False)

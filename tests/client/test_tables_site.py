@@ -21,6 +21,7 @@ from fedward_client.survey import survey
 from fedward_common import feature_scale
 from fedward_common.errors import DataError
 from fedward_common.events import ignore
+from fedward_common.feature_statistics import feature_cells
 from fedward_common.records import Question
 from fedward_common.study import FeatureScale, SiteEntry, StudySpec, TableInput
 from fedward_common.testing import tiny_study
@@ -277,8 +278,21 @@ def test_statistics_of_tables_are_counts(hospital: Callable[..., Site]) -> None:
     found = survey(site, study(), "run-1", "catalog", ignore).statistics
     assert (found.patients, found.images) == (40, 80)
     assert found.tables["label"] == {"healthy": 20, "ill": 20, "(missing)": 0}
+    volume = found.feature_tables["volume"]
+    assert volume.missing == 5
+    means = [3.5 + p / 10 for p in range(40) if p % 8]  # of two visits each
+    assert volume == feature_cells([*means, *[np.nan] * 5], min_cell=5)
+    assert list(found.feature_tables) == ["volume", "sex=M", "age"]
+    assert [count for _, _, count in found.feature_tables["sex=M"].cells] == [20, 20]
     with pytest.raises(DataError, match="no grey values"):
         survey(site, study(), "run-1", "pixels", ignore)
+
+
+def test_a_row_that_went_lacks_its_values_and_its_patient_counts(hospital: Callable[..., Site]) -> None:
+    site = hospital()
+    written(site.folder, rows()[:-4])
+    found = survey(site, study(), "run-1", "catalog", ignore).statistics
+    assert (found.patients, found.feature_tables["age"].missing) == (40, None)
 
 
 def test_a_record_is_of_all_that_the_site_has_of_a_patient(

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,7 +23,6 @@ from fedward_common.cohort_statistics import (
     UNIT,
     VARIABLES,
     Cells,
-    Part,
     Statistics,
     Variable,
     bins,
@@ -30,17 +30,17 @@ from fedward_common.cohort_statistics import (
     grey_shares,
     grouped,
     pooled,
-    quantile,
     table,
 )
 from fedward_common.errors import RecordError
+from fedward_common.quantiles import Part, quantile
 from fedward_common.records import read_answer
 
 K = 5
-AGES: st.SearchStrategy[list[int]] = st.lists(st.integers(0, 90), min_size=K, max_size=80)
+AGES: st.SearchStrategy[list[int | None]] = st.lists(st.none() | st.integers(0, 90), min_size=K, max_size=80)
 
 
-def tables(ages: list[int], makers: list[str] | None = None, *, min_cell: int = K) -> dict[Variable, Cells]:
+def tables(ages: Sequence[int | None], makers: list[str] | None = None, *, min_cell: int = K) -> dict[Variable, Cells]:
     """Tables of patients of whom only ages (and makers) are known."""
     unknown = {MISSING: len(ages)}
     found = {name: table(unknown, bins(name) if name in EDGES else (), min_cell=min_cell) for name in VARIABLES}
@@ -50,7 +50,7 @@ def tables(ages: list[int], makers: list[str] | None = None, *, min_cell: int = 
     return found
 
 
-def answer(ages: list[int], *, site: str = "north", **more: Any) -> Statistics:
+def answer(ages: Sequence[int | None], *, site: str = "north", **more: Any) -> Statistics:
     return Statistics.model_validate({
         "site": site, "fedward": "0.1.0", "wanted": "catalog", "patients": len(ages), "images": len(ages),
         "unusable": 0, "tables": tables(ages), "seconds": 0.1, **more,
@@ -108,6 +108,9 @@ def test_no_small_cell_leaves_nor_follows_from_the_others(counts: dict[str, int]
         {"tables": {**tables([30] * 9), "sex": {"x" * 300: 9}}},
         {"tables": {**tables([30] * 9), "names": {"Anna": 9}}},
         {"grey_values": {"groups": ((1, 1, UNIT),)}},
+        {"feature_tables": {"volume": {"missing": 0, "cells": ((4, 9, 8),)}}},
+        {"feature_tables": {"volume": {"missing": None, "cells": ((4, 9, 10),)}}},
+        {"feature_tables": {"volume": {"missing": 0, "cells": ((4, 9, 4), (9, 10, 5))}}},
         {"wanted": "pixels", "grey_values": {"groups": ((5, 4, 9),)}},
         {"wanted": "pixels", "grey_values": {"groups": ((1, 4, 9), (4, 5, 9))}},
         {"wanted": "pixels", "grey_values": {"groups": ((1, GREY_BINS, 9),)}},
@@ -147,11 +150,17 @@ def test_junk_from_the_wire_is_refused_or_fits(key: str, junk: Any, in_tables: b
 
 
 @given(ages=AGES, others=AGES, share=st.sampled_from([0.05, 0.25, 0.5, 0.75, 0.95]))
-def test_a_pooled_quantile_lies_where_it_is_said_to(ages: list[int], others: list[int], share: float) -> None:
-    """Whatever stays home: the oracle is numpy's quantile of all ages in one place."""
-    found = pooled([answer(ages), answer(others, site="valley")])
-    low, high = found.tables["age"].quantiles[f"{share * 100:g} %"]
-    exact = float(np.quantile([*ages, *others], share, method="inverted_cdf"))
+def test_a_pooled_quantile_lies_where_it_is_said_to(
+    ages: list[int | None], others: list[int | None], share: float
+) -> None:
+    """Whatever stays home: the oracle is numpy's quantile of all known ages in one place."""
+    known = [age for age in (*ages, *others) if age is not None]
+    found = pooled([answer(ages), answer(others, site="valley")]).tables["age"].quantiles
+    if not known:
+        assert found == {}
+        return
+    low, high = found[f"{share * 100:g} %"]
+    exact = float(np.quantile(known, share, method="inverted_cdf"))
     assert low is not None
     assert low <= exact
     assert high is None or exact < high
@@ -177,8 +186,8 @@ def test_the_order_of_sites_makes_no_difference() -> None:
 
 def test_no_weight_has_no_quantile() -> None:
     assert quantile([], 0.5) is None
-    assert quantile([Part(3, 3, 0)], 0.5) is None
-    assert quantile([Part(2, 4, 1), Part(6, 6, 1)], 0.5) == (2, 4)
+    assert quantile([Part(3, 3, 0, 0)], 0.5) is None
+    assert quantile([Part(2, 4, 1, 1), Part(6, 6, 1, 1)], 0.5) == (2, 4)
 
 
 # Grey values ---------------------------------------------------------------------------------------------------------

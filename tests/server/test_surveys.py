@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from flwr.app import Error, Message
 
-from fedward_common.cohort_statistics import Statistics
+from fedward_common.cohort_statistics import Statistics, pooled
 from fedward_common.errors import CheckpointError, RunError
+from fedward_common.feature_statistics import feature_cells
 from fedward_common.records import answer_record, read_answer, read_question
 from fedward_common.study import FeatureScale, SiteEntry, StudySpec
 from fedward_common.testing import Answerer, FakeGrid, FakeSite, tiny_study
@@ -19,8 +20,8 @@ from fedward_server.exchange import Node
 from fedward_server.result import RunResult
 from fedward_server.rounds import RoundEngine
 from fedward_server.store import Store
+from fedward_server.survey_tables import bars, show_statistics
 from fedward_server.surveys import Survey, SurveyResult, survey
-from fedward_server.tables import show_statistics
 
 MEASURING = tiny_study(input={"intensity": "landmarks"})
 DECILES = tuple(n / 10 for n in range(1, 10))
@@ -129,6 +130,28 @@ def test_a_survey_is_a_run_of_the_store_and_stands_in_its_folder(
     shown = capsys.readouterr().out
     assert "kept home" in shown  # north has 9 patients: 5 and 4
     assert "20 or more" in shown
+
+
+def test_features_are_shown_as_bars_and_as_the_ranges_of_quantiles(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hospitals whose devices differ: a reader sees it at once, and how many lack a value."""
+    ages = {"north": [40.0] * 20, "valley": [60.0] * 30 + [float("nan")] * 2}
+    result, _ = asked({1: FakeSite(name="north", patients=20), 2: FakeSite(name="valley", patients=32)}, study(*ages))
+    sites = {
+        name: said.model_copy(update={"feature_tables": {"age": feature_cells(ages[name], min_cell=5)}})
+        for name, said in result.sites.items()
+    }
+    found = result.model_copy(update={"sites": sites, "pooled": pooled(sites.values())})
+    monkeypatch.setenv("COLUMNS", "140")
+    show_statistics(found)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "age" in line]
+    assert ["█" in line for line in lines[-3:]] == [True, False, False], "what is kept home is not drawn"
+    assert "39.74 to 41.5" in lines[-1]
+    assert "kept home" in lines[-2]
+    assert "0 or more" in lines[-1]
+    assert bars(feature_cells([1] * 5 + [2] * 10, min_cell=5), 1, 2 ** (17 / 16)) == "▄          █"
+    assert bars(feature_cells([], min_cell=5), 0, 1).strip() == ""
 
 
 # The scale of a run --------------------------------------------------------------------------------------------------
