@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from pathlib import Path
 
 from sqlalchemy import ColumnElement, Connection, and_, func, select, update
@@ -204,22 +205,21 @@ class Catalog:
 
     def table_rows(self) -> list[TableRow]:
         """Every usable row of every table, duplicates left out, sorted by key."""
+        return list(self._each_table_row())
+
+    def _each_table_row(self) -> Iterator[TableRow]:
         columns = [index.files.c[name] for name in ("key", "patient", "parent", "content", "detail")]
-        found = []
         for row in self._connection.execute(select(*columns).where(_is("row")).order_by(index.files.c.key)):
             said = json.loads(row.detail)
-            found.append(
-                TableRow(
-                    key=row.key,
-                    patient=row.patient,
-                    file=row.parent,
-                    content=row.content,
-                    number=said["number"],
-                    target=said["target"],
-                    missing=tuple(said["missing"]),
-                )
+            yield TableRow(
+                key=row.key,
+                patient=row.patient,
+                file=row.parent,
+                content=row.content,
+                number=said["number"],
+                target=said["target"],
+                missing=tuple(said["missing"]),
             )
-        return found
 
     def labels(self) -> dict[str, dict[str, str]]:
         """The label table, by pseudonym of what a row is of: the columns of labels, and "split" where there is one."""
@@ -237,12 +237,11 @@ class Catalog:
         data = index.files.c.kind.in_(index.DATA)
         recordings = self.recordings()
         said = json.loads(index.fact(self._connection, "labels left out") or "{}")
-        rows = self.table_rows()
-        named: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
-            (tuple(row), ()) for row in self._connection.execute(select(*_NAMES).where(_IS_IMAGE))
-        ]
-        named += [(each.names, each.words) for each in recordings]
-        named += [(each.names, each.words) for each in rows]
+        named = chain(  # one by one: there may be millions
+            ((tuple(row), ()) for row in self._connection.execute(select(*_NAMES).where(_IS_IMAGE))),
+            ((each.names, each.words) for each in recordings),
+            ((each.names, each.words) for each in self._each_table_row()),
+        )
         labels = _LabelCounts.of(self.site, self.labels(), named)
         return Counts(
             files=sum(kinds.values()),
@@ -250,7 +249,7 @@ class Catalog:
             recordings=len(recordings),
             recording_rows_left_out=sum(each.recording.left_out for each in recordings),
             tables=kinds.get("table", 0),
-            table_rows=len(rows),
+            table_rows=self._count(_is("row")),
             duplicates=self._count(and_(data, index.files.c.duplicate, ~index.files.c.opted_out)),
             not_dicom=kinds.get("not DICOM", 0),
             dicomdir=kinds.get("DICOMDIR", 0),
@@ -317,7 +316,7 @@ class _LabelCounts:
         found, used = cls(), set[str]()
         for names, own in images:
             patient = names[-1]
-            used.update(names)
+            used.update(name for name in names if name in table)
             found.patients.add(patient)
             if own:
                 found.labelled.add(patient)

@@ -26,10 +26,10 @@ from sqlalchemy import (
     String,
     Table,
     create_engine,
-    delete,
     event,
     insert,
     select,
+    text,
 )
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DatabaseError, OperationalError
@@ -38,7 +38,7 @@ from sqlalchemy.pool import NullPool
 from fedward_client.site import Site
 from fedward_common.errors import DataError
 
-VERSION = 5
+VERSION = 6
 FILE = "catalog.sqlite"
 NIFTI_FORMAT = "NIfTI"  # in the column transfer_syntax
 DATA = ("image", "recording", "row")  # the kinds of what a study can take; a row is one of a table
@@ -73,6 +73,7 @@ FILE_COLUMNS = tuple(column.name for column in files.columns)
 Index("files_by_instance", files.c.instance)
 Index("files_by_folder", files.c.folder)
 Index("files_by_parent", files.c.parent)
+Index("files_opted_out", files.c.opted_out, sqlite_where=text("opted_out = 1"))  # they are few
 
 folders: Final = Table(
     "folders",
@@ -133,16 +134,30 @@ def complete(connection: Connection) -> None:
 
 @contextmanager
 def writing(site: Site) -> Iterator[Connection]:
-    """A transaction on the catalog, which `prepare` made."""
+    """A transaction on the catalog, which a scan made."""
     with _in_words(), _engine(site).begin() as connection:
         yield connection
 
 
 @contextmanager
 def connected(site: Site) -> Iterator[Connection]:
-    """A connection for many a `transaction` on the catalog, which `prepare` made: each by itself pays for one anew."""
-    with _in_words(), _engine(site).connect() as connection:
-        yield connection
+    """A connection for many a `transaction` on the catalog: each by itself pays for one anew.
+
+    Makes the catalog where it is missing, and anew where it is another version's or another key's.
+    """
+    site.ensure_state()
+    with _in_words():
+        with _engine(site).connect() as connection:
+            if fits := _fits(site, connection):
+                connection.rollback()
+                yield connection
+        if not fits:
+            _remove(site)
+            with _engine(site).connect() as connection:
+                with connection.begin():
+                    _metadata.create_all(connection)
+                    put(connection, _MADE_BY, _maker(site))
+                yield connection
 
 
 @contextmanager
@@ -150,20 +165,6 @@ def transaction(connection: Connection) -> Iterator[None]:
     """A transaction of a connection."""
     with _in_words(), connection.begin():
         yield
-
-
-def prepare(site: Site) -> None:
-    """Make the catalog where it is missing, and anew where it is another version's or another key's."""
-    site.ensure_state()
-    with _in_words():
-        if path_of(site).exists():
-            with _engine(site).begin() as connection:
-                fits = _fits(site, connection)
-            if not fits:
-                _remove(site)
-        with _engine(site).begin() as connection:
-            _metadata.create_all(connection)
-            put(connection, _MADE_BY, _maker(site))
 
 
 def put_files(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -185,8 +186,7 @@ def fact(connection: Connection, name: str) -> str | None:
 
 def put(connection: Connection, name: str, value: str) -> None:
     """Set a fact."""
-    connection.execute(delete(facts).where(facts.c.name == name))
-    connection.execute(insert(facts), {"name": name, "value": value})
+    connection.execute(insert(facts).prefix_with("OR REPLACE"), {"name": name, "value": value})
 
 
 def _maker(site: Site) -> str:

@@ -48,10 +48,8 @@ def scan(site: Site, listener: Listener) -> Done:
     """Scan the data folder; see `fedward_client.catalog.scan`."""
     started = time.perf_counter()
     table, out = read_labels(site), opted_out(site)  # first: a wrong table is found before an hour of reading
-    with _alone(site):
-        index.prepare(site)
-        with index.connected(site) as catalog:
-            done = _scanned(site, catalog, table, out, listener)
+    with _alone(site), index.connected(site) as catalog:
+        done = _scanned(site, catalog, table, out, listener)
     return replace(done, seconds=time.perf_counter() - started)
 
 
