@@ -1,6 +1,7 @@
 """What is read without pydicom is what pydicom reads: of its own test files, of generated ones, and of damaged ones."""
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -15,7 +16,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 
 from fedward_client.intake import dicom, header_scan, part10, siblings
-from fedward_client.intake.dicom import Header, read_header
+from fedward_client.intake.dicom import Header, decode, read_header
 from fedward_common.errors import UnreadableFile
 
 SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
@@ -30,13 +31,23 @@ def judged(path: Path) -> object:
         return str(refusal)
 
 
-def by_pydicom(path: Path) -> object:
+def by_pydicom(path: Path, judge: Callable[[Path], object] = judged) -> object:
     with mock.patch.object(header_scan, "scan", return_value=None):
-        return judged(path)
+        return judge(path)
+
+
+def shown(path: Path) -> object:
+    """A file's pixels and where they lie, or why it is refused."""
+    try:
+        volume = decode(path)
+    except UnreadableFile as refusal:
+        return str(refusal)
+    place = None if volume.affine is None else volume.affine.tolist()
+    return volume.pixels.shape, volume.pixels.tobytes(), place
 
 
 def scanned(content: bytes) -> bool:
-    return header_scan.scan(io.BytesIO(content), part10._header_tags()) is not None
+    return header_scan.scan(io.BytesIO(content), part10.header_tags()) is not None
 
 
 def test_pydicoms_own_files_are_judged_as_pydicom_reads_them() -> None:
@@ -45,7 +56,38 @@ def test_pydicoms_own_files_are_judged_as_pydicom_reads_them() -> None:
     assert len(paths) > 50
     for path in paths:
         assert judged(path) == by_pydicom(path), path.name
+        assert shown(path) == by_pydicom(path, shown), path.name
     assert sum(scanned(path.read_bytes()) for path in paths) > len(paths) / 2
+
+
+def rendered(**elements: object) -> Dataset:
+    dataset = Dataset()
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+LUT = rendered(LUTDescriptor=[4, 0, 16], LUTData=bytes((7, 0, 5, 0, 3, 0, 1, 0)))
+WINDOW = rendered(WindowCenter="2", WindowWidth="3")
+RENDERED = [
+    rendered(),
+    rendered(RescaleSlope="2.5", RescaleIntercept="-3"),
+    rendered(WindowCenter="2\\9", WindowWidth="3\\4", VOILUTFunction="SIGMOID"),
+    rendered(PixelPaddingValue=0, PixelPaddingRangeLimit=1, PhotometricInterpretation="MONOCHROME1"),
+    rendered(ModalityLUTSequence=Sequence([LUT])),
+    rendered(VOILUTSequence=Sequence([LUT])),
+    rendered(SharedFunctionalGroupsSequence=Sequence([rendered(FrameVOILUTSequence=Sequence([WINDOW]))])),
+    rendered(PerFrameFunctionalGroupsSequence=Sequence([rendered(FrameVOILUTSequence=Sequence([WINDOW]))])),
+    rendered(
+        PhotometricInterpretation="PALETTE COLOR",
+        **{
+            f"{color}PaletteColorLookupTable{part}": value
+            for color in ("Red", "Green", "Blue")
+            for part, value in (("Descriptor", [4, 0, 8]), ("Data", bytes((9, 8, 7, 6))))
+        },
+    ),
+]
+PIXELS = st.sampled_from([4, 3, 40_000])
 
 
 @st.composite
@@ -66,7 +108,8 @@ def headers(draw: st.DrawFn) -> bytes:
     dataset.Rows = dataset.Columns = draw(st.sampled_from([2, 200]))
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
-    dataset.PixelData = np.zeros((2, 2), np.uint8).tobytes()
+    dataset.update(draw(st.sampled_from(RENDERED)))
+    dataset.PixelData = np.arange(dataset.Rows * dataset.Columns).astype(np.uint8).tobytes()[: draw(PIXELS)]
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = draw(st.sampled_from(SYNTAXES))
     out = io.BytesIO()
@@ -101,6 +144,7 @@ def test_any_file_is_judged_as_pydicom_reads_it_damaged_or_not(
             damaged[at] = value
     path.write_bytes(damaged)
     assert judged(path) == by_pydicom(path)
+    assert shown(path) == by_pydicom(path, shown)
 
 
 def test_a_header_longer_than_what_is_read_at_once(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from pydicom.uid import (
 
 from fedward_client.intake import describe, elements, geometry, jpeg12, mosaic, part10, render, siblings, worker
 from fedward_client.intake.bounds import MAX_VALUES, opened
+from fedward_client.intake.header_scan import Scanned
 from fedward_client.intake.quiet import DICOM_ERRORS, quiet
 from fedward_client.volume import Pixels, Volume
 from fedward_common.errors import UnreadableFile
@@ -95,16 +96,29 @@ def header_of(file: BinaryIO) -> Header | NotAnImage:
     stored = part10.stored_here(file, implicit=scanned.implicit, little=True)
     if stored is None:
         return _judged(part10.dataset_of(scanned), None)
-    key = siblings.key_of(scanned, encapsulated=stored.encapsulated)
-    sibling = siblings.find(key)
-    if sibling is not None and (own := siblings.own_of(scanned, sibling)) is not None:
-        _check_stored(stored, sibling.needed)
-        return replace(sibling.header, **own)
+    key = siblings.key_of(scanned, part10.header_tags(), encapsulated=stored.encapsulated)
+    if (known := _of_series(key, scanned, stored)) is not None:
+        return known
     dataset = part10.dataset_of(scanned)
     header = _judged(dataset, stored)
     if isinstance(header, Header):
-        siblings.remember(key, siblings.Sibling(header, describe.planes(dataset, 1)[0], _needed(dataset)))
+        _remember(key, header, dataset)
     return header
+
+
+def _of_series(key: siblings.Key, scanned: Scanned, stored: part10.Stored) -> Header | None:
+    """The header of a slice of whose series another one was read, None where none was."""
+    sibling = siblings.find(key)
+    if sibling is None or (own := siblings.own_of(scanned, sibling)) is None:
+        return None
+    _check_stored(stored, sibling.needed)
+    return replace(sibling.header, **own)
+
+
+def _remember(key: siblings.Key, header: Header, dataset: Dataset) -> None:
+    """Keep a header for its series, where it is what `read_header` and `decode` both say."""
+    if header.patient_id and describe.MOSAIC not in header.flags:
+        siblings.remember(key, siblings.Sibling(header, describe.planes(dataset, 1)[0], _needed(dataset)))
 
 
 def _judged(dataset: Dataset, stored: part10.Stored | None) -> Header | NotAnImage:
@@ -136,8 +150,10 @@ def read_volume(path: Path, *, voi: bool | None = None, stack: bool = False) -> 
     UnreadableFile with a reason in words.
     """
     with quiet(), opened(path) as file:
-        risky = part10.is_dicom(file) and part10.syntax_of(file) in _RISKY
-    return (worker.read_volume if risky else decode)(path, voi=voi, stack=stack)
+        if not (part10.is_dicom(file) and part10.syntax_of(file) in _RISKY):
+            file.seek(0)
+            return _decode(file, voi=voi, stack=stack)
+    return worker.read_volume(path, voi=voi, stack=stack)
 
 
 def read_slices(paths: Sequence[Path]) -> Volume:
@@ -157,18 +173,39 @@ def read_slices(paths: Sequence[Path]) -> Volume:
 def decode(path: Path, *, voi: bool | None = None, stack: bool = False) -> Volume:
     """`read_volume` in this process, which a damaged compressed file can end."""
     with quiet(), opened(path) as file:
-        if not part10.is_dicom(file):
-            raise UnreadableFile("it is not DICOM")
-        dataset = part10.parse(file, pixels=True)
-        header = _header(dataset, part10.stored_in(dataset))
-        try:
-            out = np.empty((header.frames, header.channels, header.rows, header.columns), np.float32)
-            render.frames(dataset, _decoded(dataset, header), out, voi=_shows(header) if voi is None else voi)
-        except DICOM_ERRORS:
-            raise UnreadableFile(f"its pixels ({header.transfer_syntax}) do not decode") from None
-        if mosaic.tiles(dataset) is not None:
-            return mosaic.unfolded(dataset, out)
-        return _placed(out, describe.planes(dataset, header.frames), stack=stack)
+        return _decode(file, voi=voi, stack=stack)
+
+
+def _decode(file: BinaryIO, *, voi: bool | None, stack: bool) -> Volume:
+    if not part10.is_dicom(file):
+        raise UnreadableFile("it is not DICOM")
+    dataset, header = _whole(file)
+    try:
+        out = np.empty((header.frames, header.channels, header.rows, header.columns), np.float32)
+        render.frames(dataset, _decoded(dataset, header), out, voi=_shows(header) if voi is None else voi)
+    except DICOM_ERRORS:
+        raise UnreadableFile(f"its pixels ({header.transfer_syntax}) do not decode") from None
+    if mosaic.tiles(dataset) is not None:
+        return mosaic.unfolded(dataset, out)
+    return _placed(out, describe.planes(dataset, header.frames), stack=stack)
+
+
+def _whole(file: BinaryIO) -> tuple[Dataset, Header]:
+    """A data set with its pixels, and its header as it stands: a mosaic is one image."""
+    found = part10.image_of(file)
+    if found is not None:
+        scanned, dataset = found
+        stored = part10.stored_in(dataset)
+        key = siblings.key_of(scanned, part10.header_tags(), encapsulated=stored.encapsulated)
+        header = _of_series(key, scanned, stored)
+        if header is None:
+            header = _header(dataset, stored)
+            _remember(key, header, dataset)
+        if describe.MOSAIC not in header.flags:
+            return dataset, header
+        file.seek(0)
+    dataset = part10.parse(file, pixels=True)
+    return dataset, _header(dataset, part10.stored_in(dataset))
 
 
 def _placed(pixels: Pixels, planes: Sequence[geometry.Plane | None], *, stack: bool) -> Volume:

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, BinaryIO
 
 from pydicom import dcmread
+from pydicom.datadict import dictionary_has_tag
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
@@ -44,6 +45,8 @@ _HEADER = (
     "SharedFunctionalGroupsSequence",
     (0x0019, 0x100A),  # see `mosaic`
 )
+_OF_PIXELS = range(0x00280000, 0x00290000)  # a group
+_IMAGE = ("PerFrameFunctionalGroupsSequence", "ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -82,6 +85,19 @@ def parse(file: BinaryIO, *, pixels: bool) -> Dataset:
     return by_pydicom(file, pixels=pixels)
 
 
+def image_of(file: BinaryIO) -> tuple[header_scan.Scanned, Dataset] | None:
+    """Of a whole file what an image is made of; None where it is not as nearly all are, and for `parse` to read."""
+    try:
+        scanned = header_scan.scan(file, _image_tags())
+        if scanned is None:
+            return None
+        dataset = scanned.dataset()
+        dataset.update(read_dataset(file, is_implicit_VR=scanned.implicit, is_little_endian=True))
+    except DICOM_ERRORS:
+        raise UnreadableFile("its header is damaged") from None
+    return scanned, dataset
+
+
 def dataset_of(scanned: header_scan.Scanned) -> Dataset:
     """What was scanned, for pydicom."""
     try:
@@ -93,7 +109,7 @@ def dataset_of(scanned: header_scan.Scanned) -> Dataset:
 def scan(file: BinaryIO) -> header_scan.Scanned | None:
     """The header where it is as nearly all are, None where it is `by_pydicom`'s to read."""
     try:
-        return header_scan.scan(file, _header_tags())
+        return header_scan.scan(file, header_tags())
     except DICOM_ERRORS:
         raise UnreadableFile("its header is damaged") from None
 
@@ -114,10 +130,19 @@ def by_pydicom(file: BinaryIO, *, pixels: bool) -> Dataset:
 
 
 @cache
-def _header_tags() -> dict[int, BaseTag]:
+def header_tags() -> dict[int, BaseTag]:
+    """What a header is made of, and the character set of its text."""
     names = (*_HEADER, "SpecificCharacterSet")
     tags = [Tag(name) if isinstance(name, tuple) else elements.tag_of(name) for name in names]
     return {int(tag): tag for tag in tags}
+
+
+@cache
+def _image_tags() -> dict[int, BaseTag]:
+    """Of the header, of all that PS3.3 has of pixels and their lookup tables, and of where frames lie."""
+    tags = [BaseTag(tag) for tag in _OF_PIXELS if dictionary_has_tag(tag)]
+    tags += [elements.tag_of(name) for name in _IMAGE]
+    return {**{int(tag): tag for tag in tags}, **header_tags()}
 
 
 def _syntax_found(dataset: Dataset) -> UID:

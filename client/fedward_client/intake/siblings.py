@@ -4,7 +4,7 @@ Most files of an archive are slices of series, and most of what a scan does with
 header says is remembered under the bytes of its elements but a few; of these, each slice's own are read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pydicom.dataelem import RawDataElement
@@ -41,9 +41,9 @@ _OWN: Mapping[BaseTag, str] = {
 _known: dict[Key, Sibling] = {}
 
 
-def key_of(scanned: Scanned, *, encapsulated: bool) -> Key:
-    """What is the same of all slices of a series."""
-    shared = [item for item in scanned.elements.items() if item[0] not in _OWN]
+def key_of(scanned: Scanned, header: Container[int], *, encapsulated: bool) -> Key:
+    """What is the same of all slices of a series, as far as a header is made of it: of the tags in `header`."""
+    shared = [item for item in scanned.elements.items() if item[0] in header and item[0] not in _OWN]
     own = [tag for tag in scanned.elements if tag in _OWN]
     return scanned.syntax, encapsulated, *scanned.meta.values(), *shared, *own
 
