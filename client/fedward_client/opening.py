@@ -4,10 +4,10 @@ Each kind of [input] has an opener. It reads nothing but the files that were fro
 has nothing to give. Items of one file come one after the other, so the last file read is kept.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from fedward_common.errors import UnreadableFile
 from fedward_common.study import AnyInput, Input, SeriesInput
 
 Tensor = npt.NDArray[np.float32]
+Read = TypeVar("Read")
 AnyRecipe = Recipe | SeriesRecipe | TableRecipe
 
 
@@ -97,7 +98,7 @@ class Windows:
     site: Site
     recipe: SeriesRecipe
     where: Mapping[str, Path]
-    _last: tuple[str, Recording | None] = field(default=("", None), init=False)  # by the item's file
+    _last: tuple[str, Recording | UnreadableFile | None] = field(default=("", None), init=False)  # by the item's file
 
     def is_there(self, item: CohortItem) -> bool:
         """As `Opener` says."""
@@ -107,8 +108,10 @@ class Windows:
         """As `Opener` says."""
         if self._last[0] != item.files[0]:
             paths = _unchanged(item, self.where)
-            self._last = item.files[0], recordings.read(self.site, paths[0]) if paths else None
+            self._last = item.files[0], _or_refusal(recordings.read, self.site, paths[0]) if paths else None
         recording = self._last[1]
+        if isinstance(recording, UnreadableFile):
+            raise recording
         if recording is None:
             return None
         signals = choosing_rows.positions(recording.channels, self.recipe.input)
@@ -128,7 +131,7 @@ class Rows:
     site: Site
     recipe: TableRecipe
     where: Mapping[str, Path]
-    _last: tuple[str, Table | None] = field(default=("", None), init=False)
+    _last: tuple[str, Table | UnreadableFile | None] = field(default=("", None), init=False)
     _places: dict[int, int] = field(default_factory=dict, init=False)  # by a row's number
 
     def is_there(self, item: CohortItem) -> bool:
@@ -144,10 +147,12 @@ class Rows:
         """A row's features as its hospital has them, NaN where one is missing, as `tensor` gives it otherwise."""
         if self._last[0] != item.files[0]:
             path = self.where.get(item.files[0])
-            table = None if path is None else tables.read(self.site, path)
-            self._last = item.files[0], table
-            self._places = {} if table is None else {number: place for place, number in enumerate(table.numbers)}
+            found = None if path is None else _or_refusal(tables.read, self.site, path)
+            self._last = item.files[0], found
+            self._places = {number: at for at, number in enumerate(found.numbers)} if isinstance(found, Table) else {}
         table = self._last[1]
+        if isinstance(table, UnreadableFile):
+            raise table
         place = self._places.get(item.at)
         if table is None or place is None or tables.content_of(table, place) != item.content:
             return None
@@ -155,8 +160,16 @@ class Rows:
             columns = [table.names.index(name) for name in self.recipe.input.features]
         except ValueError:
             raise UnreadableFile("the map of its columns has not all features of the study any more") from None
-        found: Tensor = table.features[place, columns]
-        return found
+        values: Tensor = table.features[place, columns]
+        return values
+
+
+def _or_refusal(read: Callable[[Site, Path], Read], site: Site, path: Path) -> Read | UnreadableFile:
+    """A file, or why it cannot be read: so that its many windows or rows do not read it again, each to be refused."""
+    try:
+        return read(site, path)
+    except UnreadableFile as refusal:
+        return refusal
 
 
 def _unchanged(item: CohortItem, where: Mapping[str, Path]) -> list[Path]:

@@ -14,6 +14,7 @@ from fedward_client.cli import app
 from fedward_client.cohort import freeze, from_catalog
 from fedward_client.handlers import Hospital, SiteSource
 from fedward_client.intake import tables
+from fedward_client.intake.tabular import Table
 from fedward_client.report.page import render
 from fedward_client.report.survey import survey as report
 from fedward_client.site import Site
@@ -206,6 +207,24 @@ def test_unchanged_tables_are_not_read_again(hospital: Callable[..., Site], monk
     monkeypatch.setattr(tables, "read", lambda *_: pytest.fail("a table was read again"))
     assert scan(site).read == 0
     assert len(from_catalog(site, study()).items) == 80
+
+
+def test_a_table_that_cannot_be_read_any_more_is_tried_once_for_all_its_rows(
+    hospital: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = hospital()
+    freeze(site, study(), "run-1")
+    (site.folder / "visits.csv").write_text("nothing\n")
+    real, reads = tables.read, list[Path]()
+
+    def read(at: Site, path: Path) -> Table:
+        reads.append(path)
+        return real(at, path)
+
+    monkeypatch.setattr(tables, "read", read)
+    with pytest.raises(DataError, match="none of the cohort's images can be read now"):
+        load(site, study(), "run-1", scale=SCALE)
+    assert len(reads) == 1
 
 
 def test_another_map_is_another_catalog(hospital: Callable[..., Site]) -> None:
