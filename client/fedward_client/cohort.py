@@ -363,9 +363,11 @@ def _require_training(cohort: Cohort, study: StudySpec, site: Site) -> None:
             f"{_told(cohort, site)}"
         )
     missing = [label for label, count in cohort.label_counts("train").items() if not count]
-    if missing and not study.cohort.multi_label:  # of several labels an image, a site may know some only
+    if missing and study.cohort.every_label and not study.cohort.multi_label:  # of several an image, some may be known
         words = ", ".join(f"'{label}'" for label in missing)
-        raise DataError(f"{site.name} has no training patient labelled {words}; every label needs one")
+        raise DataError(
+            f"{site.name} has no training patient labelled {words}; every label needs one ([cohort] every_label)"
+        )
 
 
 def _few(count: int, site: Site) -> str:

@@ -117,9 +117,15 @@ def _patients(cohort: Cohort, kind: str) -> str:
             f"Patients with {images} and {kind} {_listed(cohort.labels, 'or')}",
             *_narrowed(cohort),
             f"Looked for: {cohort.positive}" if cohort.positive else judged,
-            f"A hospital with fewer than {cohort.min_patients} training patients does not take part",
+            f"A hospital with fewer than {cohort.min_patients} training patients does not take part{_nor(cohort)}",
         ]
     )
+
+
+def _nor(cohort: Cohort) -> str:
+    if cohort.multi_label:
+        return ""
+    return ", nor does one that lacks a label" if cohort.every_label else "; it may lack a label"
 
 
 def _split(split: Split) -> str:

@@ -166,8 +166,10 @@ def test_enough_patients_are_told_as_they_are(site_folder: Folder) -> None:
 
 def test_every_label_needs_a_training_patient(site_folder: Folder) -> None:
     site = Site.open(site_folder(dict.fromkeys(LABELS, "benign")))
-    with pytest.raises(DataError, match="no training patient labelled 'malignant'"):
+    with pytest.raises(DataError, match=r"no training patient labelled 'malignant'.*\[cohort\] every_label"):
         freeze(site, spec(), "run-1")
+    cohort = freeze(site, spec(cohort={"every_label": False}), "run-2")
+    assert cohort.label_counts("train")["malignant"] == 0 < cohort.label_counts("train")["benign"]
 
 
 def test_a_side_that_cannot_be_evaluated_is_logged(site_folder: Folder, every_log: pytest.LogCaptureFixture) -> None:
