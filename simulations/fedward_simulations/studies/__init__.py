@@ -1,0 +1,51 @@
+"""Fedward's own studies on real data that is public: `make studies DATA=folder` runs them and writes docs/results.md.
+
+A `Trial` is a template on one collection: which folder of the data it needs, how that becomes hospitals, and what it
+changes in the template. Nothing of the data is in the repository; the page says where each collection comes from.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedward_client.site import KEY, STATE
+from fedward_common.study import StudySpec, load, template_path
+
+_SETTINGS = '[policy]\noutputs = ["counts", "statistics", "update", "evaluation"]\n[privacy]\nmin_cell = 1\n'
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """A template on real data. `write(source, hospitals)` makes the folders of the hospitals."""
+
+    name: str  # of its row of the page, and of its folder
+    template: str
+    source: str  # the folder of the data that it needs
+    write: Callable[[Path, Path], None]
+    data: str  # what the data are, for the page
+    published: str = "-"  # the field's figure, with whose it is
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the template, by section and key
+
+    def study(self) -> StudySpec:
+        """The template as this trial runs it."""
+        spec = load(template_path(self.template)).model_dump(mode="json")
+        for section, changes in self.changes.items():
+            spec[section] |= changes
+        return StudySpec.model_validate_json(json.dumps(spec))
+
+
+def hospital_folder(hospitals: Path, name: str, settings: str = "") -> Path:
+    """A new hospital's folder, with its settings and a key that hangs on its name, so that every run splits alike.
+
+    These patients are public: the key protects nothing, and no count of few is kept home.
+    """
+    folder = hospitals / name
+    state = folder / STATE
+    state.mkdir(parents=True, mode=0o700)
+    (state / KEY).write_bytes(hashlib.sha256(f"key of the public hospital {name}".encode()).digest())
+    (state / KEY).chmod(0o600)
+    (folder / "site.toml").write_text(settings + _SETTINGS)
+    return folder

@@ -1,0 +1,61 @@
+"""LIDC-IDRI nodules (Armato et al. 2011, doi:10.1118/1.3528204): crops of CT, each maker of scanners a site.
+
+Labels are single radiologists' ratings. The crops hold stored values, which are not the same units at every maker.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fedward_simulations.studies import Trial, hospital_folder
+
+_SETTINGS = """[data]
+patient = "^([^/]+)/"
+modality = "CT"
+[labels]
+path = "file"
+words = { "1" = "benign", "2" = "benign", "4" = "malignant", "5" = "malignant" }
+"""
+_MAKERS = {"GE MEDICAL SYSTEMS": "ge", "SIEMENS": "siemens", "Philips": "philips"}
+_LEAST = -2048  # of the stored values, which a picture has from 0 on
+_DATA = "LIDC-IDRI nodules rated 1, 2, 4 or 5, a site for each maker (doi:10.1118/1.3528204)"
+
+
+def write(source: Path, hospitals: Path) -> None:
+    """Pictures of 16 bits in a folder for each patient; ratings of 3 too, which no label of the study is."""
+    with np.load(source / "nodules_71x71_int16.npz") as held:
+        images = dict(zip(held["noduleID"].tolist(), held["image"], strict=True))
+    with (source / "nodules.csv").open(newline="") as file:
+        nodules = list(csv.DictReader(file))
+    for maker, hospital in _MAKERS.items():
+        folder = hospital_folder(hospitals, hospital, _SETTINGS)
+        rows = ["file,label\n"]
+        for nodule in (each for each in nodules if each["manufacturer"] == maker):
+            path = f"{nodule['patient']}/{nodule['noduleID']}.png"
+            (folder / path).parent.mkdir(exist_ok=True)
+            Image.fromarray((images[int(nodule["noduleID"])].astype(np.int32) - _LEAST).astype(np.uint16)).save(
+                folder / path
+            )
+            rows.append(f"{path},{nodule['malignancy']}\n")
+        (folder / "labels.csv").write_text("".join(rows))
+
+
+TRIALS = (
+    Trial(
+        name="lung-malignancy",
+        template="lung-malignancy",
+        source="lidc_nodules",
+        write=write,
+        data=_DATA,
+    ),
+    Trial(
+        name="lung-malignancy, ResNet",
+        template="lung-malignancy",
+        source="lidc_nodules",
+        write=write,
+        data=_DATA,
+        changes={"model": {"name": "resnet10"}},
+    ),
+)

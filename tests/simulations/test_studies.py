@@ -1,0 +1,95 @@
+"""The studies on real data, on invented patients in the same formats: hospitals, FLamby's protocol, the page."""
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from fedward_common.errors import UsageError
+from fedward_simulations.results import Results
+from fedward_simulations.studies import Trial, heart_disease, running
+from fedward_simulations.synthetic.heart_disease import write as write_rows
+
+SIZES = {"cleveland": 120, "hungarian": 100, "switzerland": 40, "va": 60}
+SHORT = {
+    "rounds": 2,
+    "local_steps": 20,
+    "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a collection that looks like UCI's; nearly all patients of one hospital are ill, as there."""
+    root = tmp_path_factory.mktemp("data")
+    folder = root / "heart_disease_uci4"
+    folder.mkdir()
+    for hospital, patients in SIZES.items():
+        write_rows(folder, hospital, patients)
+    path = folder / "processed.switzerland.data"
+    rows = [line.rsplit(",", 1)[0] for line in path.read_text().splitlines()]
+    path.write_text("".join(f"{row},{int(number > 1)}\n" for number, row in enumerate(rows)))
+    return root
+
+
+@pytest.mark.parametrize("trial", running.trials(), ids=lambda trial: trial.name)
+def test_every_trial_is_a_study(trial: Trial) -> None:
+    study = trial.study()
+    for section, changes in trial.changes.items():
+        assert changes.keys() <= getattr(study, section).model_dump().keys()
+
+
+def test_a_collection_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"study 'heart-disease' needs the folder .*heart_disease_uci4"):
+        running.run_all(tmp_path, tmp_path / "out", {"heart-disease"}, Console(file=io.StringIO()))
+
+
+def test_flambys_rows_and_test_patients(data: Path, tmp_path: Path) -> None:
+    heart_disease.write_flamby(data / "heart_disease_uci4", tmp_path)
+    for hospital, patients in SIZES.items():
+        with (tmp_path / hospital / "labels.csv").open(newline="") as file:
+            labels = list(csv.DictReader(file))
+        with (tmp_path / hospital / "rows.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["patient"] for row in rows] == [row["patient_id"] for row in labels]
+        assert 0.8 * patients < len(rows) < patients  # some lack a value
+        assert all("?" not in row.values() for row in rows)
+        tested = np.array([row["split"] == "test" for row in labels])
+        ill = np.array([row["label"] == "disease" for row in labels])
+        assert tested.mean() == pytest.approx(0.34, abs=0.02)
+        if hospital != "switzerland":  # stratified, but for two healthy patients
+            assert ill[tested].mean() == pytest.approx(ill.mean(), abs=0.03)
+
+
+def test_a_trial_is_run_once_and_stands_on_the_page(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = replace(heart_disease.TRIALS[0], changes={"training": SHORT})
+    flamby = {
+        name: replace(trial, changes={**trial.changes, "training": {**trial.changes["training"], **SHORT}})
+        for name, trial in heart_disease.FLAMBY.items()
+    }
+    monkeypatch.setattr(running, "trials", lambda: (plain, *flamby.values()))
+    monkeypatch.setattr(heart_disease, "FLAMBY", flamby)
+    for module in (running, heart_disease):
+        monkeypatch.setattr(module, "SEEDS", (42, 43))
+    said = io.StringIO()
+    running.run_all(data, tmp_path, {plain.name, flamby["FedAvg"].name}, Console(file=said))
+    results = Results.read(tmp_path / plain.name / "results.json")
+    assert results.seeds == (42, 43)
+    assert sum(site.patients for site in results.sites) == sum(SIZES.values())
+    page = running.page(tmp_path)
+    [row] = [line for line in page.splitlines() if line.startswith("| heart-disease | logistic-regression | 4 | 320 |")]
+    assert "2 rounds of 20 steps" in row
+    area = results.overall.federated.roc_auc
+    assert area is not None
+    assert f"{area.value:.3f} ({area.low:.3f} to {area.high:.3f}, sd {area.sd:.3f})" in row
+    [row] = [line for line in page.splitlines() if line.startswith("| FedAvg |")]
+    assert row.endswith("| 0.748 |")
+    before = said.getvalue()
+    running.run_all(data, tmp_path, {plain.name}, Console(file=said))
+    assert said.getvalue() == before, "its results stand there"

@@ -1,0 +1,106 @@
+"""Templates on invented patients with a signal of known strength: each learns what is there."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
+
+from fedward_common.streams import stream
+from fedward_simulations.studies import hospital_folder
+from fedward_simulations.synthetic import gait, heart_disease, images
+
+
+def simulated(template: str, root: Path) -> dict[str, Any]:
+    """The results.json of a template on the hospitals in `root`/hospitals."""
+    command = [str(Path(sys.executable).with_name("fedward")), "simulate", template]
+    command += ["--data", "hospitals", "--out", "out", "--no-pooled"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+    results: dict[str, Any] = json.loads((root / "out" / "results.json").read_text())
+    return results
+
+
+def area(results: dict[str, Any]) -> float:
+    """Over all hospitals' test patients; of a study without a positive label the mean over hospitals and labels."""
+    block = results["overall"]["federated"]
+    value: float = block["mean"]["roc_auc"] if block["roc_auc"] is None else block["roc_auc"]["value"]
+    return value
+
+
+def test_heart_disease_comes_close_to_the_risk_itself(tmp_path: Path) -> None:
+    risks = []
+    for hospital, patients in (("cleveland", 300), ("hungarian", 300), ("switzerland", 120), ("va", 200)):
+        folder = hospital_folder(tmp_path / "hospitals", hospital, '[table]\nfiles = "*.data"\nmap = "heart-disease"\n')
+        risks.append(heart_disease.write(folder, hospital, patients))
+    assert heart_disease.best_area(risks) == pytest.approx(0.9, abs=0.02)
+    assert area(simulated("heart-disease", tmp_path)) > heart_disease.best_area(risks) - 0.06
+
+
+def test_the_best_area_is_that_of_the_risk() -> None:
+    """Against scikit-learn, on disease that is drawn many times over."""
+    random = np.random.default_rng(0)
+    risk = random.beta(0.8, 0.8, 4000)
+    drawn = [roc_auc_score(random.random(4000) < risk, risk) for _ in range(20)]
+    assert heart_disease.best_area([risk[:1000], risk[1000:]]) == pytest.approx(np.mean(drawn), abs=0.003)
+
+
+@pytest.mark.long
+def test_parkinson_gait_finds_a_shallow_dip_between_the_peaks(tmp_path: Path) -> None:
+    for study in ("Ga", "Ju", "Si"):
+        folder = hospital_folder(
+            tmp_path / "hospitals", study.lower(), '[labels]\nwords = { Co = "control", Pt = "parkinson" }\n'
+        )
+        for number in range(15):
+            for group in ("Co", "Pt"):
+                gait.write(folder, study, number, group)
+    assert area(simulated("parkinson-gait", tmp_path)) > 0.95
+
+
+def pictures(
+    root: Path, settings: str, labels: Mapping[str, str], draw: Callable[[np.random.Generator, str], Any], each: int
+) -> None:
+    """Three hospitals with so many patients of each label; `labels` are the hospitals' words for the study's."""
+    for hospital in ("harbour", "north", "valley"):
+        folder = hospital_folder(root / "hospitals", hospital, settings)
+        random, rows = stream(0, "pictures", hospital), ["file,label\n"]
+        for number in range(each * len(labels)):
+            word, label = list(labels.items())[number % len(labels)]
+            path = folder / f"P{number:03d}" / "image.png"
+            path.parent.mkdir()
+            image = draw(random, label)
+            Image.fromarray(image if image.dtype == np.uint8 else (image + 2048).astype(np.uint16)).save(path)
+            rows.append(f"P{number:03d}/image.png,{word}\n")
+        (folder / "labels.csv").write_text("".join(rows))
+
+
+def settings(modality: str, words: Mapping[str, str]) -> str:
+    table = ", ".join(f'"{word}" = "{label}"' for word, label in words.items())
+    return f'[data]\npatient = "^([^/]+)/"\nmodality = "{modality}"\n[labels]\npath = "file"\nwords = {{ {table} }}\n'
+
+
+@pytest.mark.long
+def test_alzheimer_mri_finds_wide_ventricles(tmp_path: Path) -> None:
+    words = {"0": "healthy", "0.5": "impaired", "1": "alzheimer"}
+    pictures(tmp_path, settings("MR", words), words, images.brain_slice, 12)
+    assert area(simulated("alzheimer-mri", tmp_path)) > 0.9
+
+
+@pytest.mark.long
+def test_lung_malignancy_finds_spicules(tmp_path: Path) -> None:
+    words = {"1": "benign", "5": "malignant"}
+    pictures(tmp_path, settings("CT", words), words, images.nodule, 25)
+    assert area(simulated("lung-malignancy", tmp_path)) > 0.95
+
+
+@pytest.mark.long
+def test_breast_pathology_tells_four_tissues_apart(tmp_path: Path) -> None:
+    words = {label: label for label in images.TISSUES}
+    pictures(tmp_path, settings("", words), words, images.tile, 12)
+    assert area(simulated("breast-pathology", tmp_path)) > 0.95
