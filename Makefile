@@ -14,7 +14,7 @@ SEEDS ?= 1
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: help demo test test-all check bench studies stubs format clean
+.PHONY: help demo test test-all check bench studies models stubs format clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -68,6 +68,9 @@ bench: $(DEV_STAMP)  ## Benchmarks, each beside its reference: make bench ONLY=a
 
 studies: $(RUN_STAMP)  ## The studies on real data, for hours: make studies DATA=folder writes docs/results.md
 	$(BIN)/python -m fedward_simulations.studies --data $(DATA)
+
+models: $(RUN_STAMP)  ## Every network measured: docs/models.md
+	$(BIN)/python -m fedward_simulations.models_page
 
 stubs:  ## Generate the gRPC stubs anew from client/fedward_client/site.proto
 	$(PYTHON) -m venv .venv-stubs

@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from statistics import fmean, stdev
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 
 from fedward_client.site import site_folders
 from fedward_common.errors import UsageError
 from fedward_simulations.compare import open_hospitals
+from fedward_simulations.markdown import render
 from fedward_simulations.progress import Bars
 from fedward_simulations.results import OverallBlock, Results
 from fedward_simulations.simulate import Simulation
@@ -79,17 +79,10 @@ def run(trial: Trial, data: Path, out: Path, console: Console) -> None:
 
 def page(out: Path) -> str:
     """docs/results.md of the results that stand in `out`."""
-    environment = Environment(
-        loader=PackageLoader("fedward_simulations"),
-        autoescape=False,  # noqa: S701 - Markdown of our own words and numbers
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     flamby = heart_disease.FLAMBY.values()
     ready = [each for each in trials() if each not in flamby and (out / each.name / _RESULTS).exists()]
-    return environment.get_template("results.md").render(
+    return render(
+        "results.md",
         seeds=len(SEEDS),
         rows=[_row(trial, Results.read(out / trial.name / _RESULTS)) for trial in ready],
         sources={trial.name: trial.data for trial in ready},

@@ -1,0 +1,93 @@
+"""`python -m fedward_simulations.models_page`: what each network weighs and how fast it trains, as docs/models.md.
+
+Each is built and trained for a few steps in a process of its own, on one thread of a processor, so that its memory is
+its own; sizes of examples are the same for all networks of as many axes.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+from fedward_simulations.markdown import render
+
+BATCH = 8
+SIZES = {0: (), 1: (256,), 2: (128, 128), 3: (32, 64, 64)}
+CHANNELS = {0: 13, 1: 9, 2: 1, 3: 1}
+_STEPS, _SECONDS = 3, 3.0  # of training, at least
+_KINDS = {0: "rows of 13 features", 1: "9 signals of 256 samples", 2: "128 x 128 pixels", 3: "32 x 64 x 64 voxels"}
+
+
+class Measured(NamedTuple):
+    """A network of as many axes: its parameters, and the memory and speed of training it."""
+
+    parameters: int
+    step_mib: float  # that training takes beyond what the process had before
+    per_second: float  # examples
+
+
+def measure(name: str, dims: int) -> Measured:
+    """Build and train a network here. Once a process: memory is the process's."""
+    import torch
+
+    from fedward_common import models
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    network = models.build(name, options={}, size=SIZES[dims], channels=CHANNELS[dims], classes=2)
+    optimizer = torch.optim.AdamW(network.parameters())
+    examples, labels = torch.rand(BATCH, CHANNELS[dims], *SIZES[dims]), torch.arange(BATCH) % 2
+    times: list[float] = []
+    while len(times) < _STEPS or sum(times) < _SECONDS:
+        started = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        torch.nn.functional.cross_entropy(network(examples), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        times.append(time.perf_counter() - started)
+    return Measured(
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        step_mib=(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
+        per_second=BATCH / min(times),
+    )
+
+
+def page() -> str:
+    """docs/models.md."""
+    from fedward_common import models
+
+    cards = [models.describe(name) for name in models.names()]
+    kinds = {
+        kind: [(card.name, _apart(card.name, dims), card.paper) for card in cards if dims in card.dims]
+        for dims, kind in sorted(_KINDS.items(), reverse=True)
+    }
+    return render("models.md", batch=BATCH, kinds=kinds)
+
+
+def _apart(name: str, dims: int) -> Measured:
+    """`measure` in a process of its own."""
+    code = (
+        "import json, sys; from fedward_simulations.models_page import measure; "
+        "print(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, name, str(dims)], check=True, capture_output=True, text=True, timeout=600
+    )
+    return Measured(*json.loads(done.stdout))
+
+
+def main(out: Annotated[Path, typer.Option(help="The page that is written.")] = Path("docs/models.md")) -> None:
+    """Measure every network and write docs/models.md.
+
+    Example: python -m fedward_simulations.models_page
+    """
+    out.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
