@@ -201,7 +201,9 @@ ANSWERS: dict[str, Answer] = {
     "training": _topic("Training"),
     "selection": lambda results: f"The model after round {results.rounds}; no round was picked by its result",
     "none": lambda _: "None",
-    "metrics": lambda _: "ROC-AUC, sensitivity, specificity, precision, Brier score, calibration curve",
+    "metrics": lambda _: (
+        "ROC-AUC, sensitivity, specificity, precision, F1, average precision, Brier score, calibration curve and error"
+    ),
     "intervals": wording.intervals_text,
     "tested": wording.tested_where,
     "heterogeneity": lambda _: (

@@ -21,7 +21,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from fedward_simulations.results import Block, ModelName, Results, RoundPoint
+from fedward_simulations.results import Block, ModelName, PrecisionRecall, Results, RoundPoint
 from fedward_simulations.wording import MODEL_TITLES, figure_text, number, shown
 
 INK, MUTED, RULE = "#1f2933", "#5b6770", "#d5dae0"
@@ -125,9 +125,56 @@ def _mean_curve(results: Results, model: ModelName) -> tuple[Floats, Floats] | N
 def _operating_point(axes: Axes, model: ModelName, block: Block) -> None:
     if block.sensitivity is None or block.specificity is None:
         return
+    _marker(axes, model, (1 - block.specificity.value, block.sensitivity.value))
+
+
+def _marker(axes: Axes, model: ModelName, point: tuple[float, float]) -> None:
     look, order = LOOKS[model], 6 if model == "federated" else 5
-    point = (1 - block.specificity.value, block.sensitivity.value)
     axes.plot(*point, look.marker, markersize=7, markerfacecolor=look.face, markeredgecolor=look.colour, zorder=order)
+
+
+def precision_recall(results: Results) -> str:
+    """Precision over recall of all hospitals' test patients, in steps; the share of positives is what chance gives.
+
+    Over several seeds: the mean precision at each recall.
+    """
+    with _canvas(SQUARE) as canvas:
+        axes = canvas.add_subplot()
+        block = results.overall.federated
+        if block.positives is not None and block.patients:
+            axes.plot([0, 1], [block.positives / block.patients] * 2, color=RULE, linewidth=1.0)
+        for model in shown(results):
+            curves = [run.precision_recall[model] for run in results.runs if model in run.precision_recall]
+            if curves:
+                mean = np.mean([_steps(curve) for curve in curves], axis=0)
+                axes.plot(GRID, mean, label=_precision_label(results, model), **_stroke(model))
+        for model in shown(results):
+            _calls(axes, model, getattr(results.overall, model))
+        _unit_square(axes, "Recall (sensitivity)", "Precision")
+        _legend(axes, loc="lower left")
+        return _svg(canvas, "precision-recall", precision_recall_alt(results))
+
+
+def precision_recall_alt(results: Results) -> str:
+    """The precision-recall figure in words."""
+    parts = [_precision_label(results, model) for model in shown(results)]
+    return f"Precision–recall curves of all hospitals’ test patients. Average precision: {'; '.join(parts)}."
+
+
+def _precision_label(results: Results, model: ModelName) -> str:
+    block: Block = getattr(results.overall, model)
+    return f"{MODEL_TITLES[model]} {number(block.average_precision)}"
+
+
+def _steps(curve: PrecisionRecall) -> Floats:
+    """The precision of the point that first reaches each recall of `GRID`."""
+    place = np.searchsorted(curve.recall, GRID - 1e-9)
+    return np.asarray(curve.precision)[np.minimum(place, len(curve.precision) - 1)]
+
+
+def _calls(axes: Axes, model: ModelName, block: Block) -> None:
+    if block.sensitivity is not None and block.precision is not None:
+        _marker(axes, model, (block.sensitivity.value, block.precision.value))
 
 
 def calibration(results: Results) -> str:
@@ -339,7 +386,7 @@ def _unit_square(axes: Axes, x: str, y: str) -> None:
     axes.set_yticks(np.linspace(0, 1, 6))
 
 
-def _legend(axes: Axes, *, loc: Literal["best", "lower right", "upper left"]) -> None:
+def _legend(axes: Axes, *, loc: Literal["best", "lower left", "lower right", "upper left"]) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc=loc, facecolor="white", framealpha=0.85, frameon=True, edgecolor="none")
 

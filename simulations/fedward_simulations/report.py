@@ -161,6 +161,11 @@ def _group(results: Results, title: str, note: str, blocks: list[Block | None]) 
     rows = tuple(
         Row(wording.METRIC_TITLES[metric], tuple(_block_cell(block, metric) for block in blocks)) for metric in metrics
     )
+    rows += tuple(
+        Row(name, tuple(None if block is None else _plain_cell(getattr(block, key)) for block in blocks))
+        for key, name in wording.PLAIN_TITLES.items()
+        if any(block is not None and getattr(block, key) is not None for block in blocks)
+    )
     withheld = tuple(_withheld(block, metrics) for block in blocks)
     remarks = {block.withheld for block, reason in zip(blocks, withheld, strict=True) if block and not reason}
     return Group(title, f"{note}, {_tested(blocks)}", rows, withheld, tuple(sorted(filter(None, remarks))))
@@ -194,6 +199,10 @@ def _cell(figure: Figure | None) -> Cell:
         return Cell("–", "", "")
     sd = "" if figure.sd is None else f"± {wording.number(figure.sd)}"
     return Cell(wording.number(figure.value), wording.interval(figure), sd)
+
+
+def _plain_cell(value: float | None) -> Cell:
+    return Cell("–" if value is None else wording.number(value), "", "")
 
 
 def _mean_group(results: Results, models: list[ModelName]) -> Group:
@@ -238,6 +247,9 @@ def _plots(results: Results) -> list[Plot]:
     if any(run.roc for run in results.runs):
         caption = f"All hospitals’ test patients{averaged}.{at_point}"
         found.append(Plot(plots.roc(results), "ROC curves", caption, wide=False))
+    if any(run.precision_recall for run in results.runs):
+        caption = f"All hospitals’ test patients{averaged}. The grey line is the share of patients with the finding."
+        found.append(Plot(plots.precision_recall(results), "Precision–recall curves", caption, wide=False))
     if results.runs[0].calibration:
         caption = f"On the grey line, a score means what it says.{seed}"
         found.append(Plot(plots.calibration(results), "Calibration", caption, wide=False))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedward_common.metrics import CalibrationGroup, Estimate, RocCurve, SiteFigures
+from fedward_common.metrics import CalibrationGroup, Estimate, PrecisionRecallCurve, RocCurve, SiteFigures
 from fedward_common.study import StudySpec
 
 ModelName = Literal["local", "federated", "personal", "pooled"]
@@ -72,6 +72,14 @@ class SiteEffectChange(Part):
     after: SiteEffect
 
 
+def f1(precision: "Estimate | Figure | None", recall: "Estimate | Figure | None") -> float | None:
+    """The harmonic mean of precision and sensitivity (van Rijsbergen 1979); None without either, 0 where both are."""
+    if precision is None or recall is None:
+        return None
+    total = precision.value + recall.value
+    return 2 * precision.value * recall.value / total if total else 0.0
+
+
 class Block(Part):
     """How well one model does on one group of test patients.
 
@@ -86,6 +94,9 @@ class Block(Part):
     specificity: Figure | None = None
     precision: Figure | None = None
     brier: float | None = None
+    f1: float | None = None  # at the threshold
+    average_precision: float | None = None  # with `calibration_error` of all hospitals together alone
+    calibration_error: float | None = None
     threshold: float | None = None
     patients: Count | None = None
     positives: Count | None = None
@@ -107,6 +118,7 @@ class Block(Part):
             specificity=Figure.of(figures.specificity),
             precision=Figure.of(figures.precision),
             brier=figures.brier,
+            f1=f1(figures.precision, figures.sensitivity),
             threshold=figures.threshold,
             patients=figures.patients,
             positives=figures.positives,
@@ -190,6 +202,24 @@ class Curve(Part):
         return self
 
 
+class PrecisionRecall(Part):
+    """A precision-recall curve, recall rising."""
+
+    recall: tuple[float, ...]
+    precision: tuple[float, ...]
+
+    @classmethod
+    def of(cls, curve: PrecisionRecallCurve) -> Self:
+        """The hub's curve without its thresholds."""
+        return cls(recall=tuple(curve.recall.tolist()), precision=tuple(curve.precision.tolist()))
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        if len(self.recall) != len(self.precision) or not self.recall:
+            raise ValueError("a precision-recall curve needs as many precisions as recalls, at least one")
+        return self
+
+
 class CalibrationPoint(Part):
     """Patients of like score: the mean score, the observed share of positives, how many they are."""
 
@@ -237,6 +267,7 @@ class SeedRun(Part):
     history: tuple[RoundPoint, ...]
     local_history: dict[str, tuple[RoundPoint, ...]]
     roc: dict[ModelName, Curve]
+    precision_recall: dict[ModelName, PrecisionRecall]
     calibration: dict[ModelName, tuple[CalibrationPoint, ...]]
 
 

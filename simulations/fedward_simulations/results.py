@@ -38,6 +38,7 @@ from fedward_simulations.result_parts import (
     OverallBlock,
     Part,
     Participation,
+    PrecisionRecall,
     RoundPoint,
     Seconds,
     SeedRun,
@@ -49,6 +50,7 @@ from fedward_simulations.result_parts import (
     SiteResult,
     StudyInfo,
     Traffic,
+    f1,
 )
 
 __all__ = [
@@ -68,6 +70,7 @@ __all__ = [
     "Overall",
     "OverallBlock",
     "Participation",
+    "PrecisionRecall",
     "Results",
     "RoundPoint",
     "Seconds",
@@ -81,6 +84,7 @@ __all__ = [
     "StudyInfo",
     "Traffic",
     "combine",
+    "f1",
     "package_versions",
     "write_atomic",
 ]
@@ -232,6 +236,9 @@ def mean_block(blocks: Sequence[Block]) -> Block:
     return Block(
         **{metric: _mean_figure([block.figure(metric) for block in blocks]) for metric in METRICS},
         brier=_mean([block.brier for block in blocks]),
+        f1=_mean([block.f1 for block in blocks]),
+        average_precision=_mean([block.average_precision for block in blocks]),
+        calibration_error=_mean([block.calibration_error for block in blocks]),
         threshold=_mean([block.threshold for block in blocks]),
         patients=_mean_count([block.patients for block in blocks]),
         positives=_mean_count([block.positives for block in blocks]),

@@ -1,9 +1,9 @@
 """From finished runs to results.json's numbers: which evaluation becomes which block of the table."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
-from fedward_common.metrics import Estimate, Evaluation, MergedHistogram, pooled, pooled_at
+from fedward_common.metrics import Estimate, Evaluation, MergedHistogram, SiteFigures, pooled, pooled_at
 from fedward_common.streams import stream_seed
 from fedward_common.study import StudySpec
 from fedward_server.result import RoundHistory
@@ -15,10 +15,12 @@ from fedward_simulations.results import (
     Curve,
     Figure,
     ModelName,
+    PrecisionRecall,
     RoundPoint,
     SeedRun,
     SiteResult,
     Traffic,
+    f1,
     mean_block,
 )
 
@@ -66,6 +68,9 @@ def summarize(comparison: Comparison, *, workers: int) -> SeedRun:
         history=tuple(_point(row) for row in run.history),
         local_history={name: tuple(_point(row) for row in one.history) for name, one in comparison.local.items()},
         roc={model: Curve.of(histogram.roc()) for model, histogram in single.items()},
+        precision_recall={
+            model: PrecisionRecall.of(histogram.precision_recall()) for model, histogram in single.items()
+        },
         calibration={model: _calibration(histogram) for model, histogram in single.items()},
     )
 
@@ -131,9 +136,17 @@ def _block(evaluation: Evaluation | None, study: StudySpec) -> Block:
         specificity=_mean_figure([one.specificity for one in figures]),
         precision=_mean_figure([one.precision for one in figures]),
         brier=fmean(one.brier for one in figures),
+        f1=_mean_f1(figures),
         patients=evaluation.patients,
         withheld=evaluation.withheld,
     )
+
+
+def _mean_f1(figures: Sequence[SiteFigures]) -> float | None:
+    """The mean over labels ("macro"); None where one of them has none."""
+    values = [f1(one.precision, one.sensitivity) for one in figures]
+    given = [value for value in values if value is not None]
+    return fmean(given) if len(given) == len(values) else None
 
 
 def _mean_figure(given: list[Estimate | None]) -> Figure | None:
@@ -157,7 +170,8 @@ def _merged(evaluations: Evaluations, study: StudySpec) -> MergedHistogram | Non
 
 def _without_ranking(block: Block) -> Block:
     """The block of several models together: their calls can be counted, their scores not ranked."""
-    return block.model_copy(update={"roc_auc": None, "brier": None, "withheld": block.withheld or MIXED})
+    unranked = dict.fromkeys(("roc_auc", "brier", "average_precision", "calibration_error"))
+    return block.model_copy(update={**unranked, "withheld": block.withheld or MIXED})
 
 
 def _overall(evaluations: Evaluations, merged: MergedHistogram | None, study: StudySpec) -> Block:
@@ -178,6 +192,9 @@ def _overall(evaluations: Evaluations, merged: MergedHistogram | None, study: St
         specificity=Figure.of(calls.get("specificity")),
         precision=Figure.of(calls.get("precision")),
         brier=merged.brier(),
+        f1=f1(calls.get("precision"), calls.get("sensitivity")),
+        average_precision=None if close else merged.average_precision(),
+        calibration_error=merged.calibration_error(),
         withheld=TOO_CLOSE if close else None,
         threshold=points.pop() if len(points) == 1 else None,
         patients=merged.total_positives + merged.total_negatives,

@@ -22,6 +22,13 @@ MODEL_TITLES: dict[ModelName, str] = {
     "personal": "Personal",
     "pooled": "Pooled data",
 }
+# figures without an interval, by their names in a block
+PLAIN_TITLES = {
+    "f1": "F1",
+    "average_precision": "Average precision",
+    "brier": "Brier",
+    "calibration_error": "Calibration error",
+}
 METRIC_TITLES: dict[Metric, str] = {
     "roc_auc": "ROC-AUC",
     "sensitivity": "Sensitivity",

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve  # type: ignore[import-untyped]
 from sklearn.metrics import (  # type: ignore[import-untyped]
+    average_precision_score,
     brier_score_loss,
     confusion_matrix,
+    precision_recall_curve,
     precision_score,
     roc_auc_score,
     roc_curve,
@@ -42,6 +44,13 @@ def whole(scores: Scores, labels: Labels) -> MergedHistogram:
     return merge([ScoreSketch.of(scores, labels)])
 
 
+def calibrated(n: int) -> tuple[Scores, Labels]:
+    """Patients whose score is the probability that they have the label."""
+    rng = np.random.default_rng(0)
+    scores = rng.random(n)
+    return scores, (rng.random(n) < scores).astype(np.int64)
+
+
 # Four patients that fit in the head: negatives at 0.1 and 0.6, positives at 0.4 and 0.9.
 FOUR = whole(np.array([0.1, 0.6, 0.4, 0.9]), np.array([0, 0, 1, 1]))
 
@@ -59,6 +68,24 @@ def test_four_patients_by_hand() -> None:
     assert FOUR.at(1.0) == (0.0, 1.0, None)
     assert FOUR.brier() == pytest.approx((0.1**2 + 0.6**2 + 0.6**2 + 0.1**2) / 4, abs=0.006)
     assert FOUR.auc_uncertainty() == 0.0  # no bin holds both classes
+    calls = FOUR.precision_recall()
+    assert calls.recall.tolist() == [0.5, 0.5, 1, 1]
+    assert calls.precision == pytest.approx([1, 1 / 2, 2 / 3, 1 / 2])
+    assert FOUR.average_precision() == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_precision_and_recall_equal_scikit_learns_on_grid_scores(seed: int) -> None:
+    scores, labels = on_grid(300, seed)
+    histogram = whole(scores, labels)
+    curve = histogram.precision_recall()
+    precision, recall, thresholds = precision_recall_curve(labels, scores)
+    np.testing.assert_allclose(
+        curve.precision, precision[:-1][::-1], atol=1e-12
+    )  # its last point is none of a threshold
+    np.testing.assert_allclose(curve.recall, recall[:-1][::-1], atol=1e-12)
+    np.testing.assert_array_equal(curve.thresholds, thresholds[::-1])
+    assert histogram.average_precision() == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -287,6 +314,15 @@ def test_calibration_by_hand() -> None:
     assert low.predicted == pytest.approx((0.1 + 0.4) / 2, abs=0.006)
     assert high.predicted == pytest.approx((0.6 + 0.9) / 2, abs=0.006)
     assert low.observed == high.observed == wilson_interval(1, 2)
+    assert FOUR.calibration_error(bins=2) == pytest.approx((abs(0.25 - 0.5) + abs(0.75 - 0.5)) / 2, abs=0.006)
+
+
+def test_the_calibration_error_is_that_of_the_groups() -> None:
+    scores, labels = patients(2000, 11)
+    observed, predicted = calibration_curve(labels, scores, n_bins=10, strategy="quantile")
+    expected = np.abs(observed - predicted).mean()  # groups of like size
+    assert whole(scores, labels).calibration_error() == pytest.approx(expected, abs=0.01)
+    assert whole(scores, labels).calibration_error() > 2 * whole(*calibrated(2000)).calibration_error()
 
 
 def test_patients_with_one_score_are_one_calibration_group() -> None:

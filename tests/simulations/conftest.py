@@ -10,6 +10,7 @@ from fedward_simulations.results import (
     Compared,
     Curve,
     Figure,
+    PrecisionRecall,
     Results,
     RoundPoint,
     SeedRun,
@@ -41,6 +42,7 @@ def block(auc: float, patients: int) -> Block:
         specificity=figure(auc - 0.052, spread),
         precision=figure(auc - 0.113, 1.4 * spread),
         brier=0.32 - 0.2 * auc,
+        f1=auc - 0.08,
         threshold=0.412,
         patients=patients,
         positives=round(0.36 * patients),
@@ -112,6 +114,10 @@ def seed_run(seed: int) -> SeedRun:
             for index, (name, (_, _, aucs)) in enumerate(SITES.items())
         },
         roc={"local": roc_curve(0.80 + shift), "federated": roc_curve(0.87 + shift), "pooled": roc_curve(0.88 + shift)},
+        precision_recall={
+            model: PrecisionRecall(recall=(0.2, 0.6, 1.0), precision=(0.95, 0.8 + shift, 0.36))
+            for model in ("federated", "pooled")
+        },
         calibration={
             "local": calibration_points(0.12),
             "federated": calibration_points(-0.05),

@@ -135,6 +135,9 @@ def test_every_figure_is_on_the_page(results: Results, page: Page) -> None:
         overall = getattr(results.overall, model)
         assert wording.figure_text(overall.roc_auc) in page.text
         assert f"{overall.mean.roc_auc:.2f}" in page.text
+        assert f"{overall.f1:.2f}" in page.text
+    for title in ("F1", "Brier", "Precision–recall curves"):
+        assert title in page.text
 
 
 def test_cost_provenance_and_data_are_on_the_page(results: Results, page: Page) -> None:
@@ -197,7 +200,7 @@ def test_headings_ids_and_figures_are_accessible(page: Page) -> None:
         clip = attributes.get("clip-path")
         assert clip is None or clip[5:-1] in ids
     svgs = [a for tag, a in page.tags if tag == "svg"]
-    assert len(svgs) == 5
+    assert len(svgs) == 6
     assert all(a["role"] == "img" and len(a["aria-label"]) > 40 for a in svgs)
     assert ("html", {"lang": "en"}) in page.tags
 
@@ -300,6 +303,7 @@ def test_nothing_to_compare_is_said(results: Results) -> None:
                 ),
                 "overall": run.overall.model_copy(update=dict.fromkeys(("local", "federated", "pooled"), hidden)),
                 "roc": {},
+                "precision_recall": {},
                 "calibration": {},
             }
         )

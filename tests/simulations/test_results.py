@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from sklearn.metrics import f1_score  # type: ignore[import-untyped]
 
 from fedward_common.errors import RunError, UsageError
 from fedward_common.metrics import Estimate, RocCurve, site_figures
@@ -20,6 +21,7 @@ from fedward_simulations.results import (
     Results,
     SeedRun,
     combine,
+    f1,
     mean_block,
     package_versions,
     write_atomic,
@@ -139,12 +141,14 @@ def test_runs_that_do_not_fit_together_are_refused(results: Results) -> None:
 def test_a_hospitals_figures_become_a_block() -> None:
     rng = np.random.default_rng(5)
     labels = rng.integers(0, 2, 60)
-    figures = site_figures(np.clip(0.3 * labels + rng.uniform(0, 0.7, 60), 0, 1), labels, threshold=0.5, min_cell=5)
+    scores = np.clip(0.3 * labels + rng.uniform(0, 0.7, 60), 0, 1)
+    figures = site_figures(scores, labels, threshold=0.5, min_cell=5)
     assert figures is not None
     block = Block.of(figures)
     assert block.roc_auc == Figure(value=figures.roc_auc.value, low=figures.roc_auc.low, high=figures.roc_auc.high)
     assert (block.patients, block.positives, block.threshold) == (60, int(labels.sum()), 0.5)
     assert block.brier == figures.brier
+    assert block.f1 == pytest.approx(f1_score(labels, scores >= 0.5))
 
 
 def test_curves_and_points_are_taken_from_the_hub() -> None:
@@ -158,6 +162,16 @@ def test_curves_and_points_are_taken_from_the_hub() -> None:
     assert Figure.of(Estimate(value=0.5, low=0.4, high=0.6)) == Figure(value=0.5, low=0.4, high=0.6)
     with pytest.raises(ValidationError):
         CalibrationPoint(predicted=0.5, observed=Figure(value=0.5, low=0.4, high=0.6), patients=-1.0)
+
+
+@given(precision=st.just(0.0) | st.floats(1e-6, 1), recall=st.just(0.0) | st.floats(1e-6, 1))
+def test_f1_is_the_harmonic_mean(precision: float, recall: float) -> None:
+    found = f1(*(Figure(value=value, low=0.0, high=1.0) for value in (precision, recall)))
+    assert found is not None
+    assert min(precision, recall) - 1e-12 <= found <= max(precision, recall) + 1e-12
+    if precision and recall:
+        assert 1 / found == pytest.approx((1 / precision + 1 / recall) / 2)
+    assert f1(None, Figure(value=0.5, low=0.0, high=1.0)) is None
 
 
 def test_a_block_without_figures_says_why() -> None:

@@ -21,6 +21,7 @@ from fedward_common.metrics.histogram import (
     MergedHistogram,
     OperatingPoint,
     OperatingRule,
+    PrecisionRecallCurve,
     RocCurve,
     merge,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "MergedHistogram",
     "OperatingPoint",
     "OperatingRule",
+    "PrecisionRecallCurve",
     "RocCurve",
     "ScoreSketch",
     "SiteFigures",

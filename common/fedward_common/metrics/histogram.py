@@ -38,6 +38,17 @@ class RocCurve(NamedTuple):
     thresholds: Floats
 
 
+class PrecisionRecallCurve(NamedTuple):
+    """Points of a precision-recall curve, recall rising: a patient is called positive at a score >= the threshold.
+
+    Arrays of one length; thresholds fall.
+    """
+
+    recall: Floats
+    precision: Floats
+    thresholds: Floats
+
+
 class OperatingPoint(NamedTuple):
     """What a threshold gives, each in [0, 1]; no precision where no one is called positive."""
 
@@ -101,6 +112,24 @@ class MergedHistogram:
         """The area under the ROC curve by trapezes: patients of one base bin count as tied."""
         self._need_both_classes()
         return float(np.clip(_areas(self.positives, self.negatives), 0.0, 1.0))
+
+    def precision_recall(self) -> PrecisionRecallCurve:
+        """The precision-recall curve, a point for each base bin that holds patients."""
+        self._need_both_classes()
+        held = np.flatnonzero(self.positives + self.negatives)[::-1]
+        true, false = np.cumsum(self.positives[held]), np.cumsum(self.negatives[held])
+        return PrecisionRecallCurve(
+            recall=true / true[-1], precision=true / (true + false), thresholds=SCORE_EDGES[held]
+        )
+
+    def average_precision(self) -> float:
+        """The area under the precision-recall curve in steps, in [0, 1]: the precisions, by how much recall each adds.
+
+        Without a model it is the share of positives. Davis and Goadrich (2006), "The relationship between
+        Precision-Recall and ROC curves", ICML: to join the points by lines would promise too much.
+        """
+        curve = self.precision_recall()
+        return float(np.clip(np.diff(curve.recall, prepend=0.0) @ curve.precision, 0.0, 1.0))
 
     def roc_auc_interval(self, seed: int, replicates: int = 2000, level: float = LEVEL) -> Estimate:
         """The area with its percentile bootstrap interval; patients are drawn off the histogram, each class on its own.
@@ -202,6 +231,16 @@ class MergedHistogram:
             for n, y, score in zip(patients, with_label, scores, strict=True)
             if n >= 0.5
         )
+
+    def calibration_error(self, bins: int = 10) -> float:
+        """The mean distance of score and outcome over the groups of `calibration`, by their patients, in [0, 1].
+
+        Naeini, Cooper and Hauskrecht (2015), "Obtaining well calibrated probabilities using Bayesian binning", AAAI;
+        with groups of like size, as many scores of a study lie close together.
+        """
+        groups = self.calibration(bins)
+        gaps = sum(group.patients * abs(group.observed.value - group.predicted) for group in groups)
+        return float(gaps / sum(group.patients for group in groups))
 
     def _need_patients(self) -> None:
         if self.total_positives + self.total_negatives == 0:
