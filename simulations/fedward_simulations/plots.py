@@ -167,8 +167,8 @@ def _precision_label(results: Results, model: ModelName) -> str:
 
 
 def _steps(curve: PrecisionRecall) -> Floats:
-    """The precision of the point that first reaches each recall of `GRID`."""
-    place = np.searchsorted(curve.recall, GRID - 1e-9)
+    """The precision of the point that first reaches each recall of `GRID`; at 0, of the first that has any."""
+    place = np.searchsorted(curve.recall, np.maximum(GRID - 1e-9, 1e-9))
     return np.asarray(curve.precision)[np.minimum(place, len(curve.precision) - 1)]
 
 
