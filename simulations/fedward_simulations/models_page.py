@@ -5,7 +5,6 @@ its own; sizes of examples are the same for all networks of as many axes.
 """
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from fedward_simulations.markdown import render
+from fedward_simulations.peak_memory import peak_mib
 
 BATCH = 8
 SIZES = {0: (), 1: (256,), 2: (128, 128), 3: (32, 64, 64)}
@@ -39,7 +39,7 @@ def measure(name: str, dims: int) -> Measured:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     network = models.build(name, options={}, size=SIZES[dims], channels=CHANNELS[dims], classes=2)
     optimizer = torch.optim.AdamW(network.parameters())
     examples, labels = torch.rand(BATCH, CHANNELS[dims], *SIZES[dims]), torch.arange(BATCH) % 2
@@ -52,7 +52,7 @@ def measure(name: str, dims: int) -> Measured:
         times.append(time.perf_counter() - started)
     return Measured(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        step_mib=(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
+        step_mib=peak_mib() - before,
         per_second=BATCH / min(times),
     )
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
-from sqlalchemy import Connection, and_, delete, exists, insert, or_, select, update
+from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, update
 
 from fedward_client.intake import bids_facts, index
 from fedward_client.intake.bids import read_folder
@@ -170,16 +170,16 @@ def _end_folders(site: Site, connection: Connection, ended: Mapping[str, Folder]
     where that has another number. A folder with a file that the file system refused is scanned again: that may be
     allowed tomorrow.
     """
-    of_these = and_(index.files.c.folder.in_(ended), index.files.c.parent.is_(None))
+    key, folder, size = index.files.c.key, index.files.c.folder, index.files.c.size
+    of_these = and_(folder.in_(ended), index.files.c.parent.is_(None))
     with index.transaction(connection):
-        rows = connection.execute(
-            select(index.files.c.key, index.files.c.folder, index.files.c.size).where(of_these)
-        ).all()
-        refused = {row.folder for row in rows if row.size < 0}
-        held = Counter(row.folder for row in rows)
-        fewer = {key: folder for key, folder in ended.items() if held[key] != there.get(key, 0)}
-        still = {key for key, _ in _files(site, fewer)} if fewer else set()
-        gone = [row.key for row in rows if row.folder in fewer and row.key not in still]
+        counts = select(folder, func.count(), func.min(size)).where(of_these).group_by(folder)
+        held = {name: (files, least) for name, files, least in connection.execute(counts)}
+        refused = {name for name, (_, least) in held.items() if least < 0}
+        fewer = {name: one for name, one in ended.items() if held.get(name, (0, 0))[0] != there.get(name, 0)}
+        still = {name for name, _ in _files(site, fewer)} if fewer else set()
+        known = connection.execute(select(key).where(of_these, folder.in_(fewer))).scalars() if fewer else ()
+        gone = [name for name in known if name not in still]
         for batch in _batches(gone):
             _delete(connection, batch)
         connection.execute(delete(index.folders).where(index.folders.c.key.in_(ended)))

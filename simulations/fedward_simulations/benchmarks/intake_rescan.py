@@ -14,9 +14,9 @@ from fedward_simulations.benchmarks import Figure, _dicom_files
 FEW, MANY = 1_000, 20_000
 REPEATS = 3
 _SCAN = (
-    "import resource, sys; from pathlib import Path; from fedward_client import catalog; "
-    "from fedward_client.site import Site; catalog.scan(Site.open(Path(sys.argv[1]))); "
-    "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    "import sys; from pathlib import Path; from fedward_client import catalog; from fedward_client.site import Site; "
+    "from fedward_simulations.peak_memory import peak_mib; catalog.scan(Site.open(Path(sys.argv[1]))); "
+    "print(peak_mib())"
 )
 
 
@@ -60,4 +60,4 @@ def _peak_mib(folder: Path) -> float:
     done = subprocess.run(
         [sys.executable, "-c", _SCAN, os.fspath(folder)], check=True, capture_output=True, text=True, timeout=3600
     )
-    return int(done.stdout) / 1024
+    return float(done.stdout)
