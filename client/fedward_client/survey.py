@@ -40,7 +40,7 @@ from fedward_common.cohort_statistics import (
 from fedward_common.errors import DataError, UnreadableFile
 from fedward_common.events import Listener
 from fedward_common.feature_scale import by_patient
-from fedward_common.feature_statistics import FeatureCells, feature_cells
+from fedward_common.feature_statistics import FeatureCells, table_cells
 from fedward_common.study import Input, StudySpec, TableInput
 
 _NONE = "none of the labels"  # of a patient whose images have none of several
@@ -160,7 +160,4 @@ def _features(site: Site, section: TableInput, items: Sequence[CohortItem]) -> d
     values = [(patient, unknown) for patient in sorted({item.patient for item in items})]  # whose rows went counts too
     values += [(item.patient, row) for item, row in table_rows(site, section, items)]
     columns = by_patient([row for _, row in values], [patient for patient, _ in values]).T
-    return {
-        name: feature_cells(column, min_cell=site.min_cell)
-        for name, column in zip(section.features, columns, strict=True)
-    }
+    return table_cells(dict(zip(section.features, columns, strict=True)), min_cell=site.min_cell)

@@ -4,16 +4,15 @@ A patient counts once, with the mean of the patient's rows. Bins grow from 2^-20
 fit features of any unit; a site tells of spans of them that hold enough patients each.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from fedward_common.metrics.base import Count, Ints, Record
-from fedward_common.metrics.cells import told
-from fedward_common.quantiles import SHARES, Part, Range, Span, growing_edges, joined, quantile, range_of
+from fedward_common.metrics.base import Count, Floats, Ints, Record
+from fedward_common.quantiles import SHARES, Part, Range, Span, growing_edges, quantile, range_of
 
 EDGES = growing_edges(range(-20, 40))
 NEAREST_ZERO = 2.0**-20  # the edge of the bin that 0 is in
@@ -60,32 +59,97 @@ class FeatureCells(Record):
 # At a site -----------------------------------------------------------------------------------------------------------
 
 
-def feature_cells(values: npt.ArrayLike, *, min_cell: int) -> FeatureCells:
-    """What may be told of a feature's `values` [patients], NaN where one is missing.
+def table_cells(columns: Mapping[str, npt.ArrayLike], *, min_cell: int) -> dict[str, FeatureCells]:
+    """What may be told of the features of a table, each with its values [patients], NaN where one is missing.
 
-    Spans are halves of halves of all bins, halved on while one half holds enough patients: `min_cell`, or of many
-    patients the `MOST_SPANS`-th part. What holds fewer is joined to what is beside it (`joined`).
+    Features "column=level" of one column are told together or not at all: what is not of any level follows from the
+    others, and so would few who lack it.
+    """
+    found = {name: feature_cells(values, min_cell=min_cell) for name, values in columns.items()}
+    of_column: dict[str, list[str]] = {}
+    for name in columns:
+        column, equals, _ = name.partition("=")
+        if equals:
+            of_column.setdefault(column, []).append(name)
+    for names in of_column.values():
+        levels = np.array([np.asarray(columns[name], dtype=np.float64) for name in names])
+        known = np.isfinite(levels).all(axis=0)
+        there = (levels > 0) & known
+        counts = [known.sum() - there.any(axis=0).sum(), *there.sum(axis=1)]
+        if len(names) > 1:
+            counts.append((~known).sum())
+        if any(0 < count < min_cell for count in counts):
+            found |= dict.fromkeys(names, NOTHING)
+    return found
+
+
+def feature_cells(values: npt.ArrayLike, *, min_cell: int) -> FeatureCells:
+    """What may be told of one feature's `values` [patients], NaN where one is missing.
+
+    Spans are halves of halves of all bins, halved on as long as each half holds nobody or enough patients: `min_cell`,
+    or of many patients the `MOST_SPANS`-th part. So of a span that was not halved on, nobody can tell which half holds
+    few, or how few. Before that, as many of the least values become the next one, and of the greatest likewise: nothing
+    is told of who lies far out, nor does one such patient keep everything in one span. Where few lack the feature, the
+    span in the middle of the list is not told either; where even that would leave little doubt how few, nothing is.
     """
     table = np.asarray(values, dtype=np.float64)
-    known = table[np.isfinite(table)]
+    known = np.sort(table[np.isfinite(table)])
+    missing, few = len(table) - len(known), max(min_cell, 1)
+    if 0 < len(known) < few or (few > 1 and len(table) < 2 * few):
+        return NOTHING
+    lacks_few = 0 < missing < few
+    least = max(few, -(-(len(table) if lacks_few else len(known)) // MOST_SPANS), 3 if few > 1 else 1)
+    sure = len(table) - few + 1 if lacks_few else len(known)  # of whom it can be told that they have it
+    spans, counts = _spans(known, few, least) if sure >= 2 * least + 3 else (_ALL, [len(known)])
+    if lacks_few:
+        middle = len(spans) // 2
+        if few == 2 or counts[middle] + missing - least - 1 < few - 1:
+            return NOTHING
+        shown: list[int | None] = [*counts[:middle], None, *counts[middle + 1 :]]
+        return FeatureCells(missing=None, cells=_cells(spans, shown))
+    return FeatureCells(missing=missing, cells=_cells(spans, counts) if len(known) else ())
+
+
+_ALL: list[Span] = [(0, BINS - 1)]
+NOTHING = FeatureCells(missing=None, cells=((0, BINS - 1, None),))
+
+
+def _cells(spans: Sequence[Span], counts: Sequence[int | None]) -> tuple[tuple[int, int, int | None], ...]:
+    return tuple((first, last, count) for (first, last), count in zip(spans, counts, strict=True))
+
+
+def _spans(known: Floats, few: int, least: int) -> tuple[list[Span], list[int]]:
+    """Spans, and how many patients of `known` (ascending) are in each; the outermost reach to the ends.
+
+    As many as became one value are at the outer end of an outermost span. Where one more is in it, that one would be
+    told: then it becomes that value too.
+    """
+    if few == 1:
+        return _halved(known, least)
+    spans, held = _halved(np.clip(known, known[least], known[-least - 1]), least)
+    low, high = (least + (count == least + 2) for count in (held[0], held[-1]))
+    spans, held = _halved(np.clip(known, known[low], known[-high - 1]), least)
+    spans[0] = (0, spans[0][1])
+    spans[-1] = (spans[-1][0], BINS - 1)
+    return spans, held
+
+
+def _halved(known: Floats, least: int) -> tuple[list[Span], list[int]]:
     counts = np.bincount(np.searchsorted(EDGES, known, side="right"), minlength=BINS)
-    least = max(min_cell, -(-len(known) // MOST_SPANS), 1)
-    spans = joined(_halves(counts, (0, BINS - 1), least), counts)
-    if not spans and len(known):
-        spans = [(0, BINS - 1)]
-    held = {f"{first}": int(counts[first : last + 1].sum()) for first, last in spans}
-    shown = told({"": len(table) - len(known), **held}, min_cell)
-    return FeatureCells(missing=shown[""], cells=tuple((first, last, shown[f"{first}"]) for first, last in spans))
+    spans = _halves(counts, (0, BINS - 1), least)
+    return spans, [int(counts[first : last + 1].sum()) for first, last in spans]
 
 
 def _halves(counts: Ints, span: Span, least: int) -> list[Span]:
     first, last = span
-    if counts[first : last + 1].sum() < least:
-        return []
-    if first == last:
-        return [span]
     middle = (first + last) // 2
-    return [*_halves(counts, (first, middle), least), *_halves(counts, (middle + 1, last), least)] or [span]
+    halves = [(first, middle), (middle + 1, last)]
+    held = [int(counts[begin : end + 1].sum()) for begin, end in halves]
+    if not any(held):
+        return []
+    if first == last or any(0 < count < least for count in held):
+        return [span]
+    return [each for half in halves for each in _halves(counts, half, least)]
 
 
 # At the hub ----------------------------------------------------------------------------------------------------------

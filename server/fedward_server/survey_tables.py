@@ -127,7 +127,7 @@ def _show_quantiles(console: Console, name: str, quantiles: Mapping[str, Range])
 
 def _from_to(low: float | None, high: float | None) -> str:
     if low is None:
-        return "" if high is None else f"below {_number(high)}"
+        return "" if high is None else "0 or less" if _number(high) == "0" else f"below {_number(high)}"
     if high is None:
         return f"{_number(low)} or more"
     return _number(low) if _number(low) == _number(high) else f"{_number(low)} to {_number(high)}"

@@ -136,7 +136,7 @@ def test_features_are_shown_as_bars_and_as_the_ranges_of_quantiles(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two hospitals whose devices differ: a reader sees it at once, and how many lack a value."""
-    ages = {"north": [40.0] * 20, "valley": [60.0] * 30 + [float("nan")] * 2}
+    ages = {"north": [40.0] * 9 + [50.0] * 11, "valley": [0.0] * 9 + [60.0] * 21 + [float("nan")] * 2}
     result, _ = asked({1: FakeSite(name="north", patients=20), 2: FakeSite(name="valley", patients=32)}, study(*ages))
     sites = {
         name: said.model_copy(update={"feature_tables": {"age": feature_cells(ages[name], min_cell=5)}})
@@ -146,12 +146,14 @@ def test_features_are_shown_as_bars_and_as_the_ranges_of_quantiles(
     monkeypatch.setenv("COLUMNS", "140")
     show_statistics(found)
     lines = [line for line in capsys.readouterr().out.splitlines() if "age" in line]
-    assert ["█" in line for line in lines[-3:]] == [True, False, False], "what is kept home is not drawn"
-    assert "39.74 to 41.5" in lines[-1]
+    assert ["█" in line for line in lines[-3:]] == [True, True, False]
     assert "kept home" in lines[-2]
+    assert "0 or less" in lines[-2]
+    assert "below 41.5" in lines[-3]
+    assert "49.35 or more" in lines[-3]
     assert "0 or more" in lines[-1]
-    assert bars(feature_cells([1] * 5 + [2] * 10, min_cell=5), 1, 2 ** (17 / 16)) == "▄          █"
-    assert bars(feature_cells([], min_cell=5), 0, 1).strip() == ""
+    assert bars(feature_cells([1] * 5 + [2] * 10, min_cell=1), 1, 2 ** (17 / 16)) == "▄          █"
+    assert bars(feature_cells([1] * 3, min_cell=5), 0, 1).strip() == "", "what is kept home is not drawn"
 
 
 # The scale of a run --------------------------------------------------------------------------------------------------
