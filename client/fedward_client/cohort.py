@@ -363,7 +363,7 @@ def _require_training(cohort: Cohort, study: StudySpec, site: Site) -> None:
             f"{_told(cohort, site)}"
         )
     missing = [label for label, count in cohort.label_counts("train").items() if not count]
-    if missing and study.cohort.every_label and not study.cohort.multi_label:  # of several an image, some may be known
+    if missing and study.cohort.needs_every_label:
         words = ", ".join(f"'{label}'" for label in missing)
         raise DataError(
             f"{site.name} has no training patient labelled {words}; every label needs one ([cohort] every_label)"

@@ -98,7 +98,7 @@ class Windows:
     site: Site
     recipe: SeriesRecipe
     where: Mapping[str, Path]
-    _last: tuple[str, Recording | UnreadableFile | None] = field(default=("", None), init=False)  # by the item's file
+    _last: tuple[str, Recording | str | None] = field(default=("", None), init=False)  # by the item's file
 
     def is_there(self, item: CohortItem) -> bool:
         """As `Opener` says."""
@@ -110,8 +110,8 @@ class Windows:
             paths = _unchanged(item, self.where)
             self._last = item.files[0], _or_refusal(recordings.read, self.site, paths[0]) if paths else None
         recording = self._last[1]
-        if isinstance(recording, UnreadableFile):
-            raise recording
+        if isinstance(recording, str):
+            raise UnreadableFile(recording)
         if recording is None:
             return None
         signals = choosing_rows.positions(recording.channels, self.recipe.input)
@@ -131,7 +131,7 @@ class Rows:
     site: Site
     recipe: TableRecipe
     where: Mapping[str, Path]
-    _last: tuple[str, Table | UnreadableFile | None] = field(default=("", None), init=False)
+    _last: tuple[str, Table | str | None] = field(default=("", None), init=False)
     _places: dict[int, int] = field(default_factory=dict, init=False)  # by a row's number
 
     def is_there(self, item: CohortItem) -> bool:
@@ -151,8 +151,8 @@ class Rows:
             self._last = item.files[0], found
             self._places = {number: at for at, number in enumerate(found.numbers)} if isinstance(found, Table) else {}
         table = self._last[1]
-        if isinstance(table, UnreadableFile):
-            raise table
+        if isinstance(table, str):
+            raise UnreadableFile(table)
         place = self._places.get(item.at)
         if table is None or place is None or tables.content_of(table, place) != item.content:
             return None
@@ -164,12 +164,15 @@ class Rows:
         return values
 
 
-def _or_refusal(read: Callable[[Site, Path], Read], site: Site, path: Path) -> Read | UnreadableFile:
-    """A file, or why it cannot be read: so that its many windows or rows do not read it again, each to be refused."""
+def _or_refusal(read: Callable[[Site, Path], Read], site: Site, path: Path) -> Read | str:
+    """A file, or why it cannot be read: so that its many windows or rows do not read it again, each to be refused.
+
+    In words: one exception that is raised again and again keeps the frames of all who raised it.
+    """
     try:
         return read(site, path)
     except UnreadableFile as refusal:
-        return refusal
+        return str(refusal)
 
 
 def _unchanged(item: CohortItem, where: Mapping[str, Path]) -> list[Path]:

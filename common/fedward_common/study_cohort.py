@@ -93,3 +93,8 @@ class Cohort(Section):
         Rule(("months",), _in_order("months")),
         Rule(("slices",), _in_order("slices")),
     )
+
+    @property
+    def needs_every_label(self) -> bool:
+        """Whether a site trains only with a patient of every label; of several labels an image, it may know some."""
+        return self.every_label and not self.multi_label

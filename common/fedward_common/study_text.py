@@ -125,7 +125,7 @@ def _patients(cohort: Cohort, kind: str) -> str:
 def _nor(cohort: Cohort) -> str:
     if cohort.multi_label:
         return ""
-    return ", nor does one that lacks a label" if cohort.every_label else "; it may lack a label"
+    return ", nor does one that lacks a label" if cohort.needs_every_label else "; it may lack a label"
 
 
 def _split(split: Split) -> str:

@@ -291,6 +291,17 @@ def test_files_that_may_not_be_read_are_tried_again(site_folder: Write) -> None:
     assert scan(folder).counts.images == 1
 
 
+def test_what_cannot_be_looked_at_is_told(site_folder: Write) -> None:
+    """A folder whose names may be listed but not followed, as of a share that is gone: its files are not forgotten."""
+    folder = site_folder({"A": "x", "B": "y"}, images=2)
+    (folder / "A").chmod(0o400)
+    counts = counts_of_one_with_fewer_rights(folder)
+    assert counts["quarantine"] == {"a folder that cannot be opened: Permission denied": 2}
+    assert counts["images"] == 2
+    (folder / "A").chmod(0o700)
+    assert scan(folder).counts.images == 4
+
+
 def test_a_folder_that_the_system_refuses_is_in_quarantine_and_tried_again(site_folder: Write) -> None:
     folder = site_folder({"A": "x", "B": "y"}, images=1)
     (folder / "A").chmod(0)

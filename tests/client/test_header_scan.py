@@ -69,6 +69,17 @@ def rendered(**elements: object) -> Dataset:
 
 LUT = rendered(LUTDescriptor=[4, 0, 16], LUTData=bytes((7, 0, 5, 0, 3, 0, 1, 0)))
 WINDOW = rendered(WindowCenter="2", WindowWidth="3")
+PLACED = rendered(
+    PerFrameFunctionalGroupsSequence=Sequence(
+        [
+            rendered(
+                PlanePositionSequence=Sequence([rendered(ImagePositionPatient=[0, 0, 7])]),
+                PlaneOrientationSequence=Sequence([rendered(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])]),
+                PixelMeasuresSequence=Sequence([rendered(PixelSpacing=[3, 3])]),
+            )
+        ]
+    )
+)
 RENDERED = [
     rendered(),
     rendered(RescaleSlope="2.5", RescaleIntercept="-3"),
@@ -78,6 +89,7 @@ RENDERED = [
     rendered(VOILUTSequence=Sequence([LUT])),
     rendered(SharedFunctionalGroupsSequence=Sequence([rendered(FrameVOILUTSequence=Sequence([WINDOW]))])),
     rendered(PerFrameFunctionalGroupsSequence=Sequence([rendered(FrameVOILUTSequence=Sequence([WINDOW]))])),
+    PLACED,
     rendered(
         PhotometricInterpretation="PALETTE COLOR",
         **{
@@ -145,6 +157,7 @@ def test_any_file_is_judged_as_pydicom_reads_it_damaged_or_not(
     path.write_bytes(damaged)
     assert judged(path) == by_pydicom(path)
     assert shown(path) == by_pydicom(path, shown)
+    assert judged(path) == by_pydicom(path), "a header that was judged with its pixels is the same"
 
 
 def test_a_header_longer_than_what_is_read_at_once(tmp_path: Path) -> None:
@@ -171,6 +184,23 @@ def test_sequences_that_nest_without_end_are_refused_in_words(tmp_path: Path) ->
     path = tmp_path / "deep.dcm"
     path.write_bytes(bytes(128) + b"DICM" + meta + opened * 20_000)
     assert judged(path) == by_pydicom(path) == "its header is damaged"
+
+
+def test_a_header_is_the_same_after_its_pixels_were_read(tmp_path: Path) -> None:
+    """Of implicit VR, where the groups of frames are no sequence at first sight; no pixels were read of the other."""
+    dataset = rendered(
+        SOPClassUID=MRImageStorage, SOPInstanceUID="1.2.3", PatientID="P1", Rows=2, Columns=2, SamplesPerPixel=1,
+        PhotometricInterpretation="MONOCHROME2", BitsAllocated=8, BitsStored=8, HighBit=7, PixelRepresentation=0,
+        PixelData=bytes(4),
+    )  # fmt: skip
+    dataset.update(PLACED)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    paths = [tmp_path / "shown.dcm", tmp_path / "judged.dcm"]
+    for path in paths:
+        dcmwrite(path, dataset, enforce_file_format=True)
+    shown(paths[0])
+    assert judged(paths[0]) == judged(paths[1]) == by_pydicom(paths[1])
 
 
 # Slices of one series ------------------------------------------------------------------------------------------------

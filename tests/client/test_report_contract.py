@@ -152,3 +152,9 @@ def test_flags_against_a_study(hospital: Folder, write_dicom: Folder) -> None:
     assert (judged[WRONG_PART], judged[LOW]) == (1, 2)
     anywhere = surveyed(folder, study()).judged()
     assert (WRONG_PART in anywhere, anywhere[LOW]) == (False, 2)
+
+
+def test_a_study_that_takes_hospitals_without_a_label_asks_for_none(hospital: Folder) -> None:
+    found = contract(hospital(dict.fromkeys(LABELS, "benign")), study(cohort={"every_label": False}))
+    assert not any("labelled" in line.asked for line in found.lines)
+    assert found.passes

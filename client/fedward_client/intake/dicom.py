@@ -36,6 +36,7 @@ NotAnImage = Literal["not DICOM", "DICOMDIR", "no pixels"]
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 _PALETTE = "PALETTE COLOR"
 _COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_FRAMES = elements.tag_of("PerFrameFunctionalGroupsSequence")
 _RISKY = frozenset({*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes})
 _SAMPLES = {**dict.fromkeys((*_GRAY, _PALETTE), 1), **dict.fromkeys(_COLOR, 3)}
 
@@ -116,8 +117,11 @@ def _of_series(key: siblings.Key, scanned: Scanned, stored: part10.Stored) -> He
 
 
 def _remember(key: siblings.Key, header: Header, dataset: Dataset) -> None:
-    """Keep a header for its series, where it is what `read_header` and `decode` both say."""
-    if header.patient_id and describe.MOSAIC not in header.flags:
+    """Keep a header for its series, where it is what `read_header` and `decode` both say.
+
+    Of an enhanced object, `decode` alone sees the groups of each frame.
+    """
+    if header.patient_id and describe.MOSAIC not in header.flags and _FRAMES not in dataset:
         siblings.remember(key, siblings.Sibling(header, describe.planes(dataset, 1)[0], _needed(dataset)))
 
 

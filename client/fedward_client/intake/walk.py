@@ -127,7 +127,10 @@ def _listing(folder: Path, skipped: Skipped) -> tuple[list[str], Listed]:
         for name in sorted([name for name in names if name[0] != "." and name not in left_out]):
             try:
                 status = os.stat(name, dir_fd=opened, follow_symlinks=False)
-            except OSError:  # it was just removed
+            except FileNotFoundError:  # it was just removed
+                continue
+            except OSError:  # whatever it is, it cannot be reached: to open it says why
+                below.append(name)
                 continue
             kind = S_IFMT(status.st_mode)
             if kind in {S_IFREG, S_IFLNK}:
