@@ -267,7 +267,7 @@ class SeedRun(Part):
     history: tuple[RoundPoint, ...]
     local_history: dict[str, tuple[RoundPoint, ...]]
     roc: dict[ModelName, Curve]
-    precision_recall: dict[ModelName, PrecisionRecall]
+    precision_recall: dict[ModelName, PrecisionRecall] = Field(default_factory=dict)
     calibration: dict[ModelName, tuple[CalibrationPoint, ...]]
 
 

@@ -181,7 +181,8 @@ def _overall(evaluations: Evaluations, merged: MergedHistogram | None, study: St
         why = "the study has no positive label" if positive is None else "too few patients for any hospital to show"
         return Block(withheld=f"no figure over all hospitals: {why}")
     if len(evaluations) == 1:  # then all together is that hospital, exactly
-        return _block(next(iter(evaluations.values())), study)
+        block = _block(next(iter(evaluations.values())), study)
+        return block.model_copy(update=_of_scores(merged))
     close = merged.tied() > MOST_TIES
     interval = None if close else merged.roc_auc_interval(stream_seed(study.training.seed, "overall"))
     calls = pooled_at(evaluations.values(), positive)
@@ -193,14 +194,22 @@ def _overall(evaluations: Evaluations, merged: MergedHistogram | None, study: St
         precision=Figure.of(calls.get("precision")),
         brier=merged.brier(),
         f1=f1(calls.get("precision"), calls.get("sensitivity")),
-        average_precision=None if close else merged.average_precision(),
-        calibration_error=merged.calibration_error(),
+        **_of_scores(merged),
         withheld=TOO_CLOSE if close else None,
         threshold=points.pop() if len(points) == 1 else None,
         patients=merged.total_positives + merged.total_negatives,
         positives=merged.total_positives,
         negatives=merged.total_negatives,
     )
+
+
+def _of_scores(merged: MergedHistogram) -> dict[str, float | None]:
+    """What only the scores of all patients together tell."""
+    close = merged.tied() > MOST_TIES
+    return {
+        "average_precision": None if close else merged.average_precision(),
+        "calibration_error": merged.calibration_error(),
+    }
 
 
 # Curves --------------------------------------------------------------------------------------------------------------

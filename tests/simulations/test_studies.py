@@ -90,6 +90,7 @@ def test_a_trial_is_run_once_and_stands_on_the_page(
     assert f"{area.value:.3f} ({area.low:.3f} to {area.high:.3f}, sd {area.sd:.3f})" in row
     [row] = [line for line in page.splitlines() if line.startswith("| FedAvg |")]
     assert row.endswith("| 0.748 |")
+    assert not running.is_done(flamby["FedAdam"], tmp_path)
     before = said.getvalue()
     running.run_all(data, tmp_path, {plain.name}, Console(file=said))
     assert said.getvalue() == before, "its results stand there"

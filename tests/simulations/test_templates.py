@@ -40,7 +40,8 @@ def test_heart_disease_comes_close_to_the_risk_itself(tmp_path: Path) -> None:
         folder = hospital_folder(tmp_path / "hospitals", hospital, '[table]\nfiles = "*.data"\nmap = "heart-disease"\n')
         risks.append(heart_disease.write(folder, hospital, patients))
     assert heart_disease.best_area(risks) == pytest.approx(0.9, abs=0.02)
-    assert area(simulated("heart-disease", tmp_path)) > heart_disease.best_area(risks) - 0.06
+    best, found = heart_disease.best_area(risks), area(simulated("heart-disease", tmp_path))
+    assert best - 0.06 < found < best + 0.05, "more would be what is not there"
 
 
 def test_the_best_area_is_that_of_the_risk() -> None:

@@ -25,8 +25,8 @@ class Trial:
     template: str
     source: str  # the folder of the data that it needs
     write: Callable[[Path, Path], None]
-    data: str  # what the data are, for the page
-    published: str = "-"  # the field's figure, with whose it is
+    data: str  # what the data are, and where they come from
+    caveat: str = ""  # what a reader must know of the figures
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the template, by section and key
 
     def study(self) -> StudySpec:

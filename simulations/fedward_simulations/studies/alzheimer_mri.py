@@ -17,6 +17,7 @@ modality = "MR"
 words = { "0.0" = "healthy", "0.5" = "impaired", "1.0" = "alzheimer" }
 """
 _DATA = "OASIS-1, axial slices of subjects of 60 and more, dealt out to three sites (doi:10.1162/jocn.2007.19.9.1498)"
+_CAVEAT = "All subjects come from one institution, so its three sites differ by chance alone."
 
 
 def write(source: Path, hospitals: Path) -> None:
@@ -41,6 +42,7 @@ TRIALS = (
         source="oasis1_slices",
         write=write,
         data=_DATA,
+        caveat=_CAVEAT,
     ),
     Trial(
         name="alzheimer-mri, AlexNet",
@@ -48,6 +50,7 @@ TRIALS = (
         source="oasis1_slices",
         write=write,
         data=_DATA,
+        caveat=_CAVEAT,
         changes={"model": {"name": "alexnet", "options": {"width": 512}}, "training": {"optimizer": {"lr": 1e-4}}},
     ),
 )

@@ -14,6 +14,10 @@ from fedward_simulations.studies import Trial, hospital_folder
 _SETTINGS = """[data]
 patient = "^([^/]+)/"
 """
+_CAVEAT = (
+    "Lung tissue, of patients who were never told apart: tiles of one patient may be "
+    "on both sides of the split, so the figures are optimistic."
+)
 
 
 def write(source: Path, hospitals: Path) -> None:
@@ -39,6 +43,7 @@ TRIALS = (
         source="lc25000_lung_clean",
         write=write,
         data="LC25000, lung tiles by group, dealt out to three sites (arXiv:1912.12142)",
+        caveat=_CAVEAT,
         changes={"cohort": {"labels": ["lung_n", "lung_aca", "lung_scc"]}},
     ),
 )

@@ -21,6 +21,9 @@ words = { "1" = "benign", "2" = "benign", "4" = "malignant", "5" = "malignant" }
 _MAKERS = {"GE MEDICAL SYSTEMS": "ge", "SIEMENS": "siemens", "Philips": "philips"}
 _LEAST = -2048  # of the stored values, which a picture has from 0 on
 _DATA = "LIDC-IDRI nodules rated 1, 2, 4 or 5, a site for each maker (doi:10.1118/1.3528204)"
+_CAVEAT = (
+    "Labels are single radiologists' ratings, not biopsies; values are as stored, not the same units at every maker."
+)
 
 
 def write(source: Path, hospitals: Path) -> None:
@@ -49,6 +52,7 @@ TRIALS = (
         source="lidc_nodules",
         write=write,
         data=_DATA,
+        caveat=_CAVEAT,
     ),
     Trial(
         name="lung-malignancy, ResNet",
@@ -56,6 +60,7 @@ TRIALS = (
         source="lidc_nodules",
         write=write,
         data=_DATA,
+        caveat=_CAVEAT,
         changes={"model": {"name": "resnet10"}},
     ),
 )

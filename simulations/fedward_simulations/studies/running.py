@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from statistics import fmean, stdev
@@ -43,8 +44,14 @@ def trials() -> tuple[Trial, ...]:
 def run_all(data: Path, out: Path, only: Collection[str] | None, console: Console) -> None:
     """Run the trials whose results do not stand in `out` yet. Raises UsageError where the data of one are missing."""
     for trial in trials():
-        if (only is None or trial.name in only) and not (out / trial.name / _RESULTS).exists():
+        if (only is None or trial.name in only) and not is_done(trial, out):
             run(trial, data, out, console)
+
+
+def is_done(trial: Trial, out: Path) -> bool:
+    """Whether the results of a trial stand in `out`."""
+    last = _ACCURACIES if trial in heart_disease.FLAMBY.values() else _RESULTS
+    return (out / trial.name / last).exists()
 
 
 def run(trial: Trial, data: Path, out: Path, console: Console) -> None:
@@ -55,6 +62,7 @@ def run(trial: Trial, data: Path, out: Path, console: Console) -> None:
     hospitals = folder / "hospitals"
     if not hospitals.exists():
         building = folder / "hospitals.building"
+        shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
         trial.write(source, building)
         building.rename(hospitals)
@@ -68,7 +76,7 @@ def run(trial: Trial, data: Path, out: Path, console: Console) -> None:
             seeds=heart_disease.SEEDS if flamby else SEEDS,
             workers=len(os.sched_getaffinity(0)),
             resume=True,
-            data_notes=(f"Public data: {trial.data}.",),
+            data_notes=tuple(filter(None, (f"Public data: {trial.data}.", trial.caveat))),
         )(bars)
     if flamby:
         (folder / _ACCURACIES).write_text(json.dumps(heart_disease.accuracies(folder, hospitals)))
@@ -80,12 +88,12 @@ def run(trial: Trial, data: Path, out: Path, console: Console) -> None:
 def page(out: Path) -> str:
     """docs/results.md of the results that stand in `out`."""
     flamby = heart_disease.FLAMBY.values()
-    ready = [each for each in trials() if each not in flamby and (out / each.name / _RESULTS).exists()]
+    ready = [each for each in trials() if each not in flamby and is_done(each, out)]
     return render(
         "results.md",
         seeds=len(SEEDS),
         rows=[_row(trial, Results.read(out / trial.name / _RESULTS)) for trial in ready],
-        sources={trial.name: trial.data for trial in ready},
+        sources={trial.name: f"{trial.data}.{trial.caveat and ' '}{trial.caveat}" for trial in ready},
         flamby=list(_flamby(out)),
         published=heart_disease.PUBLISHED,
     )
@@ -106,18 +114,20 @@ def _row(trial: Trial, results: Results) -> tuple[str, ...]:
         str(len(results.sites)),
         str(sum(site.patients for site in results.sites)),
         budget,
-        "-" if local is None else f"{local:.3f}",
-        _area(overall.federated),
-        "-" if overall.pooled is None else _area(overall.pooled),
-        trial.published,
+        "withheld" if local is None else f"{local:.3f} (mean of {overall.local.mean.sites})",
+        _area(overall.federated, len(study.cohort.labels)),
+        "-" if overall.pooled is None else _area(overall.pooled, len(study.cohort.labels)),
     )
 
 
-def _area(block: OverallBlock) -> str:
-    """Of all hospitals' test patients; without a positive label there is the mean over hospitals and labels alone."""
+def _area(block: OverallBlock, labels: int) -> str:
+    """Of all hospitals' test patients; of three labels and more, of the mean over hospitals that have figures."""
+    if labels > 2:
+        mean = block.mean
+        return "withheld" if mean.roc_auc is None else f"{mean.roc_auc:.3f} (mean of {mean.sites})"
     found = block.roc_auc
     if found is None:
-        return "withheld" if block.mean.roc_auc is None else f"{block.mean.roc_auc:.3f} (mean)"
+        return "withheld"
     spread = "" if found.sd is None else f", sd {found.sd:.3f}"
     return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f}{spread})"
 
