@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 from fedward_common import combat
 from fedward_common.combat import CombatSums, smallest_of_two
 from fedward_common.errors import DataError, RecordError, RunError
+from fedward_common.feature_statistics import levels_kept_home
 from fedward_common.metrics.base import MAX_PATIENTS, Floats, Record
 from fedward_common.study_table import MAX_FEATURES, CombatModel, FeatureScale, TableInput
 
@@ -55,7 +56,8 @@ def site_sums(values: npt.ArrayLike, patients: npt.ArrayLike, section: TableInpu
 
     The small-cell rule: of a feature that fewer than `min_cell` patients have, or one of two values of which fewer have
     one, nothing leaves; where fewer lack it, it counts as known of all. What ComBat looks at is in its sums alone: they
-    are over those of whom all of it is known, and beside other sums would tell the rest. Raises DataError where there
+    are over those of whom all of it is known, and beside other sums would tell the rest. Levels of a column are told
+    together or not at all (`feature_statistics.levels_kept_home`). Raises DataError where there
     are fewer than `min_cell` patients, or ComBat's sums may not leave (`combat.site_sums`).
     """
     table, least = by_patient(values, patients), max(min_cell, 1)
@@ -65,7 +67,9 @@ def site_sums(values: npt.ArrayLike, patients: npt.ArrayLike, section: TableInpu
             "leave this hospital out of the measuring, it can use the scale"
         )
     known = [_told(column[np.isfinite(column)], len(table), least) for column in table.T]
-    for index in chain(*section.positions):
+    kept_home = levels_kept_home(dict(zip(section.features, table.T, strict=True)), min_cell=least)
+    levels = [index for index, name in enumerate(section.features) if name in kept_home]
+    for index in chain(*section.positions, levels):
         known[index] = 0
     shown = [
         column[np.isfinite(column)] if count else np.zeros(1) for column, count in zip(table.T, known, strict=True)

@@ -4,6 +4,7 @@ A patient counts once, with the mean of the patient's rows. Bins grow from 2^-20
 fit features of any unit; a site tells of spans of them that hold enough patients each.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Self
 
@@ -59,27 +60,40 @@ class FeatureCells(Record):
 # At a site -----------------------------------------------------------------------------------------------------------
 
 
-def table_cells(columns: Mapping[str, npt.ArrayLike], *, min_cell: int) -> dict[str, FeatureCells]:
-    """What may be told of the features of a table, each with its values [patients], NaN where one is missing.
+def levels_kept_home(columns: Mapping[str, npt.ArrayLike], *, min_cell: int) -> set[str]:
+    """The features "column=level", by name with their values [patients], that nothing may be told of.
 
-    Features "column=level" of one column are told together or not at all: what is not of any level follows from the
-    others, and so would few who lack it.
+    Levels of one column are told together or not at all: how many patients are of none of them follows from the others.
     """
-    found = {name: feature_cells(values, min_cell=min_cell) for name, values in columns.items()}
     of_column: dict[str, list[str]] = {}
     for name in columns:
         column, equals, _ = name.partition("=")
         if equals:
             of_column.setdefault(column, []).append(name)
+    kept: set[str] = set()
     for names in of_column.values():
         levels = np.array([np.asarray(columns[name], dtype=np.float64) for name in names])
         known = np.isfinite(levels).all(axis=0)
         there = (levels > 0) & known
         counts = [known.sum() - there.any(axis=0).sum(), *there.sum(axis=1)]
-        if len(names) > 1:
-            counts.append((~known).sum())
         if any(0 < count < min_cell for count in counts):
-            found |= dict.fromkeys(names, NOTHING)
+            kept.update(names)
+    return kept
+
+
+def table_cells(columns: Mapping[str, npt.ArrayLike], *, min_cell: int) -> dict[str, FeatureCells]:
+    """What may be told of the features of a table, each with its values [patients], NaN where one is missing.
+
+    Of several levels of a column nothing is told where few lack them: beside each other they would tell how few.
+    """
+    found = {name: feature_cells(values, min_cell=min_cell) for name, values in columns.items()}
+    kept = levels_kept_home(columns, min_cell=min_cell)
+    columns_of = Counter(name.partition("=")[0] for name in columns if "=" in name)
+    for name, values in columns.items():
+        column, equals, _ = name.partition("=")
+        lacking = int(np.isnan(np.asarray(values, dtype=np.float64)).sum())
+        if name in kept or (equals and columns_of[column] > 1 and 0 < lacking < min_cell):
+            found[name] = NOTHING
     return found
 
 

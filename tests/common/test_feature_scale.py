@@ -210,3 +210,12 @@ def test_impossible_sums_are_refused_on_reading(change: dict[str, Any]) -> None:
     FeatureSums.model_validate_json(json.dumps(good))
     with pytest.raises(ValidationError):
         FeatureSums.model_validate_json(json.dumps(good | change))
+
+
+def test_levels_of_a_column_are_told_together_or_not_at_all() -> None:
+    """Of 100 patients 8 are of neither level: the sums of the two would tell them."""
+    levels = np.repeat([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], (8, 40, 52), axis=0)
+    values = np.column_stack([levels, np.arange(100)])
+    section = TableInput(kind="table", features=("cp=2", "cp=3", "age"))
+    assert site_sums(values, np.arange(100), section, min_cell=5).known == (100, 100, 100)
+    assert site_sums(values, np.arange(100), section, min_cell=10).known == (0, 0, 100)
