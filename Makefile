@@ -67,6 +67,7 @@ bench: $(DEV_STAMP)  ## Benchmarks, each beside its reference: make bench ONLY=a
 	$(BIN)/python -m fedward_simulations.benchmarks $(if $(ONLY),--only $(ONLY))
 
 studies: $(RUN_STAMP)  ## The studies on real data, for hours: make studies DATA=folder writes docs/results.md
+	@test -n "$(DATA)" || { echo "Say where the collections are: make studies DATA=folder" >&2; exit 1; }
 	$(BIN)/python -m fedward_simulations.studies --data $(DATA)
 
 models: $(RUN_STAMP)  ## Every network measured: docs/models.md

@@ -19,7 +19,7 @@ from fedward_common.feature_statistics import FeatureCells, PooledFeature, poole
 from fedward_common.landmarks import LandmarkSums
 from fedward_common.metrics.base import MAX_PATIENTS, Count, Floats, Ints, Record
 from fedward_common.metrics.cells import told
-from fedward_common.quantiles import SHARES, Part, Range, growing_edges, joined, quantile, range_of
+from fedward_common.quantiles import SHARES, Part, Range, Span, growing_edges, quantile, range_of
 from fedward_common.study_section import Slug, Version
 from fedward_common.study_table import MAX_FEATURES, Name
 
@@ -165,12 +165,25 @@ def grouped(sums: Ints, touched: Ints, *, patients: int, min_cell: int) -> GreyV
     such bin, or the end, where that holds fewer patients' pixels; so neither a rare value nor where it lies is told.
     None where no bin is of so many.
     """
-    spans = joined([(each, each) for each in np.flatnonzero(touched >= max(min_cell, 1)).tolist()], touched)
+    spans = _joined([(each, each) for each in np.flatnonzero(touched >= max(min_cell, 1)).tolist()], touched)
     if patients < min_cell or not spans:
         return None
     return GreyValues(
         groups=tuple((first, last, round(int(sums[first : last + 1].sum()) / patients)) for first, last in spans)
     )
+
+
+def _joined(spans: Sequence[Span], touched: Ints) -> list[Span]:
+    """Spans of bins that may be told of, each with what follows it; `touched` [bins] are those who are in a bin.
+
+    Where somebody is between two spans, the first reaches up to the second; what is before the first or after the last
+    makes it reach to the end. So neither how many are outside of the spans is told, nor where they are.
+    """
+    found: list[Span] = []
+    for (first, last), (following, _) in pairwise([*spans, (len(touched), 0)]):
+        begin = 0 if not found and touched[:first].any() else first
+        found.append((begin, following - 1 if touched[last + 1 : following].any() else last))
+    return found
 
 
 # At the hub ----------------------------------------------------------------------------------------------------------

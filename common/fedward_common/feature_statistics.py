@@ -4,7 +4,6 @@ A patient counts once, with the mean of the patient's rows. Bins grow from 2^-20
 fit features of any unit; a site tells of spans of them that hold enough patients each.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Self
 
@@ -60,10 +59,11 @@ class FeatureCells(Record):
 # At a site -----------------------------------------------------------------------------------------------------------
 
 
-def levels_kept_home(columns: Mapping[str, npt.ArrayLike], *, min_cell: int) -> set[str]:
+def levels_kept_home(columns: Mapping[str, npt.ArrayLike], *, min_cell: int, lacking: bool = False) -> set[str]:
     """The features "column=level", by name with their values [patients], that nothing may be told of.
 
     Levels of one column are told together or not at all: how many patients are of none of them follows from the others.
+    `lacking`: where counts are told, several levels beside each other also tell how few lack them.
     """
     of_column: dict[str, list[str]] = {}
     for name in columns:
@@ -76,25 +76,19 @@ def levels_kept_home(columns: Mapping[str, npt.ArrayLike], *, min_cell: int) -> 
         known = np.isfinite(levels).all(axis=0)
         there = (levels > 0) & known
         counts = [known.sum() - there.any(axis=0).sum(), *there.sum(axis=1)]
+        if lacking and len(names) > 1:
+            counts.append((~known).sum())
         if any(0 < count < min_cell for count in counts):
             kept.update(names)
     return kept
 
 
 def table_cells(columns: Mapping[str, npt.ArrayLike], *, min_cell: int) -> dict[str, FeatureCells]:
-    """What may be told of the features of a table, each with its values [patients], NaN where one is missing.
-
-    Of several levels of a column nothing is told where few lack them: beside each other they would tell how few.
-    """
-    found = {name: feature_cells(values, min_cell=min_cell) for name, values in columns.items()}
-    kept = levels_kept_home(columns, min_cell=min_cell)
-    columns_of = Counter(name.partition("=")[0] for name in columns if "=" in name)
-    for name, values in columns.items():
-        column, equals, _ = name.partition("=")
-        lacking = int(np.isnan(np.asarray(values, dtype=np.float64)).sum())
-        if name in kept or (equals and columns_of[column] > 1 and 0 < lacking < min_cell):
-            found[name] = NOTHING
-    return found
+    """What may be told of the features of a table, each with its values [patients], NaN where one is missing."""
+    kept = levels_kept_home(columns, min_cell=min_cell, lacking=True)
+    return {
+        name: NOTHING if name in kept else feature_cells(values, min_cell=min_cell) for name, values in columns.items()
+    }
 
 
 def feature_cells(values: npt.ArrayLike, *, min_cell: int) -> FeatureCells:
@@ -114,7 +108,9 @@ def feature_cells(values: npt.ArrayLike, *, min_cell: int) -> FeatureCells:
     lacks_few = 0 < missing < few
     least = max(few, -(-(len(table) if lacks_few else len(known)) // MOST_SPANS), 3 if few > 1 else 1)
     sure = len(table) - few + 1 if lacks_few else len(known)  # of whom it can be told that they have it
-    spans, counts = _spans(known, few, least) if sure >= 2 * least + 3 else (_ALL, [len(known)])
+    spans, counts = _ALL, [len(known)]
+    if sure >= 2 * least + 3:
+        spans, counts = _halved(known, least) if few == 1 else _spans(known, least)
     if lacks_few:
         middle = len(spans) // 2
         if few == 2 or counts[middle] + missing - least - 1 < few - 1:
@@ -132,14 +128,12 @@ def _cells(spans: Sequence[Span], counts: Sequence[int | None]) -> tuple[tuple[i
     return tuple((first, last, count) for (first, last), count in zip(spans, counts, strict=True))
 
 
-def _spans(known: Floats, few: int, least: int) -> tuple[list[Span], list[int]]:
+def _spans(known: Floats, least: int) -> tuple[list[Span], list[int]]:
     """Spans, and how many patients of `known` (ascending) are in each; the outermost reach to the ends.
 
     As many as became one value are at the outer end of an outermost span. Where one more is in it, that one would be
     told: then it becomes that value too.
     """
-    if few == 1:
-        return _halved(known, least)
     spans, held = _halved(np.clip(known, known[least], known[-least - 1]), least)
     low, high = (least + (count == least + 2) for count in (held[0], held[-1]))
     spans, held = _halved(np.clip(known, known[low], known[-high - 1]), least)

@@ -5,12 +5,11 @@ Bins that grow by a factor tell a quantile to within that factor, whatever the v
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from fedward_common.metrics.base import Floats, Ints
+from fedward_common.metrics.base import Floats
 
 _PER_OCTAVE = 16
 SHARES = {"5 %": 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "95 %": 0.95}
@@ -27,19 +26,6 @@ def growing_edges(octaves: range) -> Floats:
     above = np.array([2.0 ** (o + step / _PER_OCTAVE) for o in octaves for step in range(_PER_OCTAVE)])
     above = np.append(above, 2.0**octaves.stop)
     return np.concatenate([-above[::-1], above])
-
-
-def joined(spans: Sequence[Span], touched: Ints) -> list[Span]:
-    """Spans of bins that may be told of, each with what follows it; `touched` [bins] are those who are in a bin.
-
-    Where somebody is between two spans, the first reaches up to the second; what is before the first or after the last
-    makes it reach to the end. So neither how many are outside of the spans is told, nor where they are.
-    """
-    found: list[Span] = []
-    for (first, last), (following, _) in pairwise([*spans, (len(touched), 0)]):
-        begin = 0 if not found and touched[:first].any() else first
-        found.append((begin, following - 1 if touched[last + 1 : following].any() else last))
-    return found
 
 
 class Part(NamedTuple):

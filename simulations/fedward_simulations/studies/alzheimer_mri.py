@@ -5,6 +5,7 @@ All come from one institution; they are dealt out to three sites, so these diffe
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from fedward_simulations.partition import partition
@@ -35,22 +36,19 @@ def write(source: Path, hospitals: Path) -> None:
         (folder / "labels.csv").write_text("".join(rows))
 
 
+_TRIAL = Trial(
+    name="alzheimer-mri",
+    template="alzheimer-mri",
+    source="oasis1_slices",
+    write=write,
+    data=_DATA,
+    caveat=_CAVEAT,
+)
 TRIALS = (
-    Trial(
-        name="alzheimer-mri",
-        template="alzheimer-mri",
-        source="oasis1_slices",
-        write=write,
-        data=_DATA,
-        caveat=_CAVEAT,
-    ),
-    Trial(
+    _TRIAL,
+    replace(
+        _TRIAL,
         name="alzheimer-mri, AlexNet",
-        template="alzheimer-mri",
-        source="oasis1_slices",
-        write=write,
-        data=_DATA,
-        caveat=_CAVEAT,
         changes={"model": {"name": "alexnet", "options": {"width": 512}}, "training": {"optimizer": {"lr": 1e-4}}},
     ),
 )

@@ -12,6 +12,7 @@ one moves, so its rates stand halved.
 import csv
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,38 +121,26 @@ def _write_csv(path: Path, header: list[str], rows: Iterable[Iterable[object]]) 
 _SGD = {"name": "sgd", "momentum": 0.0, "weight_decay": 0.0}
 _ADAM = {"eta": 0.005, "beta_1": 0.9, "beta_2": 0.999, "tau": 1e-8}
 
+_TRIAL = Trial(name="heart-disease", template="heart-disease", source="heart_disease_uci4", write=write, data=DATA)
 TRIALS = (
-    Trial(
-        name="heart-disease",
-        template="heart-disease",
-        source="heart_disease_uci4",
-        write=write,
-        data=DATA,
-    ),
-    Trial(
+    _TRIAL,
+    replace(
+        _TRIAL,
         name="heart-disease, mlp",
-        template="heart-disease",
-        source="heart_disease_uci4",
-        write=write,
-        data=DATA,
         changes={"model": {"name": "mlp", "options": {"width": 16, "depth": 1, "dropout": 0.2}}},
     ),
 )
 FLAMBY = {
-    "FedAvg": Trial(
+    "FedAvg": replace(
+        _TRIAL,
         name="heart-disease, FLamby's FedAvg",
-        template="heart-disease",
-        source="heart_disease_uci4",
         write=write_flamby,
-        data=DATA,
         changes={**_FLAMBY, "training": {"optimizer": {**_SGD, "lr": 5e-4}}},
     ),
-    "FedAdam": Trial(
+    "FedAdam": replace(
+        _TRIAL,
         name="heart-disease, FLamby's FedAdam",
-        template="heart-disease",
-        source="heart_disease_uci4",
         write=write_flamby,
-        data=DATA,
         changes={
             **_FLAMBY,
             "training": {"optimizer": {**_SGD, "lr": 5e-3}},

@@ -4,6 +4,7 @@ Labels are single radiologists' ratings. The crops hold stored values, which are
 """
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,22 +46,19 @@ def write(source: Path, hospitals: Path) -> None:
         (folder / "labels.csv").write_text("".join(rows))
 
 
+_TRIAL = Trial(
+    name="lung-malignancy",
+    template="lung-malignancy",
+    source="lidc_nodules",
+    write=write,
+    data=_DATA,
+    caveat=_CAVEAT,
+)
 TRIALS = (
-    Trial(
-        name="lung-malignancy",
-        template="lung-malignancy",
-        source="lidc_nodules",
-        write=write,
-        data=_DATA,
-        caveat=_CAVEAT,
-    ),
-    Trial(
+    _TRIAL,
+    replace(
+        _TRIAL,
         name="lung-malignancy, ResNet",
-        template="lung-malignancy",
-        source="lidc_nodules",
-        write=write,
-        data=_DATA,
-        caveat=_CAVEAT,
         changes={"model": {"name": "resnet10"}},
     ),
 )
