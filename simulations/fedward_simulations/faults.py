@@ -2,7 +2,8 @@
 
 Processes are found from what the federation's person started, by their ancestry and by the files they hold; points of a
 round by what anybody can read: the run's events and checkpoints, the site's messages in hand, its steward's events. A
-point that would pass in a moment is held by stopping (SIGSTOP) the process that would end it.
+point that would pass in a moment is held by stopping (SIGSTOP) the process that would end it, which on the way there
+goes on for a moment at a time, so that it is not past the point when the point is seen, however busy the machine is.
 """
 
 import os
@@ -31,6 +32,7 @@ VICTIMS, POINTS = get_args(Victim), get_args(Point)
 
 LIMIT_S = 120.0
 LOOK_S = 0.001  # points pass quickly
+STEP_S, SETTLE_S = 0.003, 0.02  # a process in steps: goes on for the one, and stands while what it told arrives
 
 
 class MissedError(Exception):
@@ -143,10 +145,8 @@ class Watched:
     def _saving(self, number: int) -> Iterator[None]:
         """Every answer is at the hub, and the round is not on disk."""
         pid = self.pid("serverapp", "")
-        wait_until(
-            lambda: all(self.has("answered", number, site) for site in (self.early, self.late)), f"round {number}"
-        )
-        with stopped(pid):
+        wait_until(lambda: self.has("round", number), f"round {number}")
+        with in_steps(pid, lambda: all(self.has("answered", number, site) for site in (self.early, self.late))):
             _require(not (self.folder / f"round-{number:06d}.json").exists(), "it was saved")
             yield
 
@@ -158,8 +158,11 @@ class Watched:
 
     @contextmanager
     def _in_the_middle(self, site: str, number: int) -> Iterator[None]:
-        wait_until(lambda: self._begun(site, number), f"{site} to train in round {number}")
-        with stopped(self.pid("executor", site)):
+        before = number - 1
+        wait_until(
+            lambda: self.has("answered", before, site) or self.has("round", number), f"round {before} of {site}"
+        )
+        with in_steps(self.pid("executor", site), lambda: self._begun(site, number)):
             last = self.training[site]
             _require(last.note == f"round {number}" and last.done < last.total, "it had ended")
             yield
@@ -177,6 +180,22 @@ def stopped(pid: int) -> Iterator[None]:
     finally:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def in_steps(pid: int, there: Callable[[], bool]) -> Iterator[None]:
+    """Let a process go on for a moment at a time until it is there; it stands still while the block runs."""
+    deadline = time.monotonic() + LIMIT_S
+    with stopped(pid):
+        time.sleep(SETTLE_S)
+        while not there():
+            if time.monotonic() > deadline:
+                raise RunError(f"process {pid} did not get there in {LIMIT_S:g} s")
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(STEP_S)
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(SETTLE_S)
+        yield
 
 
 def wait_until(there: Callable[[], bool], what: str, limit_s: float = LIMIT_S, look_s: float = LOOK_S) -> None:
