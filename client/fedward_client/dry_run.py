@@ -104,7 +104,9 @@ def _round_s(study: StudySpec, images: int) -> float:
         cohort_digest="",
     )
     spec = study.training
-    one = study.model_copy(update={"training": spec.model_copy(update={"local_epochs": 1, "local_steps": None})})
+    one = study.model_copy(
+        update={"training": spec.model_copy(update={"local_epochs": 1, "local_steps": None}), "phases": ()}
+    )
     model = models.network(study)
     results = [
         train(model, data, one, site="", round_number=1, device=pick_device(), listener=ignore)

@@ -175,6 +175,7 @@ class Hospital:
         outcome = local.train(
             local.Round(
                 study=study,
+                number=round_number,
                 model=model,
                 start={**sent, **layers},
                 control={name.removeprefix(CONTROL): arrays[name] for name in arrays if name not in sent},
@@ -240,7 +241,7 @@ class Hospital:
         held = state.load(ALONE) if state is not None else {}
         done = int(held.pop(_ROUND, np.array(0)))
         load_state(model, held or arrays)
-        for number in range(done + 1, study.training.rounds + 1):
+        for number in range(done + 1, study.rounds + 1):
             train(
                 model,
                 data,
@@ -295,7 +296,7 @@ class Hospital:
         """The training loop of this round, with a journal where it takes more than one epoch."""
         study = question.study
         began_with = ""
-        if state is not None and journaled(study, data):
+        if state is not None and journaled(study, data, round_number):
             began_with = f"{model_sha256(arrays)} {data.cohort_digest}"
 
         def fit(model: nn.Module, rule: Rule, part: str = "model", *, more_follows: bool = False) -> TrainResult:

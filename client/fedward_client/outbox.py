@@ -168,14 +168,16 @@ def quantise(state: States, max_norm: float | None) -> Link:
         if study.update.compression == "none" or not isinstance(outgoing.answer, Trained):
             return outgoing
         held = state(study, outgoing.question.run)
-        residual = held.load(_RESIDUAL, before=outgoing.round).get(_RESIDUAL) if held is not None else None
+        layer = study.layer(outgoing.round)
+        part = _RESIDUAL if layer is None else f"{_RESIDUAL}-{layer}"  # of other arrays
+        residual = held.load(part, before=outgoing.round).get(_RESIDUAL) if held is not None else None
         coded = _coded(outgoing, residual)
         if max_norm is not None and coded.norm > max_norm:
             scale = _BELOW * max_norm / coded.norm
             shrunk = replace(outgoing, arrays=_shrunk(outgoing, scale))
             coded = _coded(shrunk, None if residual is None else residual * np.float32(scale))
         if held is not None:
-            held.save(_RESIDUAL, outgoing.round, {_RESIDUAL: coded.residual})
+            held.save(part, outgoing.round, {_RESIDUAL: coded.residual})
         return replace(outgoing, arrays=coded.arrays, norm=coded.norm)
 
     return link

@@ -35,7 +35,7 @@ FOLDER = "rounds"  # in a site's state folder
 KEPT = 2  # rounds of a part
 UNTOUCHED_S = 30 * 24 * 3600
 
-_FILE = re.compile(r"(\d{6,})-([a-z-]+)\.(safetensors|journal)")
+_FILE = re.compile(r"(\d{6,})-([a-z0-9-]+)\.(safetensors|journal)")
 _WRITING = ".writing-"
 _NOTES, _DIGEST = "notes", "sha256"
 

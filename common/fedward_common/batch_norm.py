@@ -12,7 +12,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from fedward_common.models.layer_rules import frozen_names
+from fedward_common.models.layer_rules import frozen_names, of_layer
 
 if TYPE_CHECKING:
     from fedward_common.study_spec import StudySpec
@@ -37,8 +37,13 @@ def personal_names(study: "StudySpec", names: Iterable[str]) -> list[str]:
     return [name for name in everything if name in own]
 
 
-def returned_names(study: "StudySpec", names: Iterable[str]) -> list[str]:
-    """Which arrays of the network's state a site sends back after training, in order: not its own, nor frozen ones."""
-    everything = list(names)
+def returned_names(study: "StudySpec", names: Iterable[str], round_number: int) -> list[str]:
+    """Which arrays of the network's state a site sends back after a round, in order: not its own, nor frozen ones.
+
+    In a round in which one layer learns alone, that layer's.
+    """
+    layer, everything = study.layer(round_number), list(names)
+    if layer is not None:
+        return [name for name in everything if of_layer(name, layer)]
     kept = {*personal_names(study, everything), *frozen_names(study, everything)}
     return [name for name in everything if name not in kept]

@@ -189,8 +189,8 @@ def read_config(config: Mapping[str, object]) -> tuple[Question, dict[str, float
 def _check_steering(study: StudySpec, numbers: Mapping[str, float]) -> None:
     """Raise unless the hub steers training as the study says: the approved study binds the hub too."""
     number = numbers.get("server-round")
-    if not isinstance(number, int) or not 1 <= number <= study.training.rounds:
-        raise RecordError(f"the hub asks for a round that is none of the study's 1 to {study.training.rounds}")
+    if not isinstance(number, int) or not 1 <= number <= study.rounds:
+        raise RecordError(f"the hub asks for a round that is none of the study's 1 to {study.rounds}")
     if numbers.get("proximal-mu", 0.0) != study.strategy.options.get("proximal_mu", 0.0):
         raise RecordError("the hub asks for another proximal_mu than the study says")
 

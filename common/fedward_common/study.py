@@ -29,13 +29,11 @@ from fedward_common.study_spec import (
     AnyInput,
     Evaluation,
     Model,
-    Optimizer,
     Privacy,
     Scale,
     SiteEntry,
     Split,
     StudySpec,
-    Training,
     Update,
     input_kind,
 )
@@ -43,6 +41,7 @@ from fedward_common.study_start import Start
 from fedward_common.study_strategy import Strategy
 from fedward_common.study_table import FeatureScale, TableInput
 from fedward_common.study_templates import find, template_names, template_path
+from fedward_common.study_training import Optimizer, Phase, Training, Work
 from fedward_common.toml_lines import KeyPath, locate
 
 __all__ = [
@@ -56,6 +55,7 @@ __all__ = [
     "Input",
     "Model",
     "Optimizer",
+    "Phase",
     "Positive",
     "Privacy",
     "Scale",
@@ -70,6 +70,7 @@ __all__ = [
     "TableInput",
     "Training",
     "Update",
+    "Work",
     "find",
     "load",
     "loads",

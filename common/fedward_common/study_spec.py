@@ -18,11 +18,12 @@ from fedward_common.errors import ModelError
 from fedward_common.study_cohort import Cohort
 from fedward_common.study_faults import Fault, near
 from fedward_common.study_input import Input
-from fedward_common.study_section import Fingerprint, Fraction, OptionValue, Positive, Rule, Section, Slug, only_with
+from fedward_common.study_section import Fingerprint, Fraction, OptionValue, Rule, Section, Slug, only_with
 from fedward_common.study_series import SeriesInput
 from fedward_common.study_start import Factors, Patterns, Start, repeated
 from fedward_common.study_strategy import COMPARE_COORDINATES, Strategy
 from fedward_common.study_table import FeatureScale, TableInput
+from fedward_common.study_training import Phase, Training, Work
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -100,51 +101,6 @@ class Model(Section):
     learning_rates: Factors = Field(default={})  # of layers: factors on training.optimizer.lr
 
     rules = (Rule(("frozen",), repeated),)
-
-
-class Optimizer(Section):
-    """The local optimizer, made anew each round."""
-
-    name: Literal["sgd", "adam", "adamw"] = "adamw"
-    lr: Positive = 3e-4
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9  # sgd only
-
-    rules = (only_with("momentum", 0.9, "name", "sgd"),)
-
-
-def _epochs(given: dict[str, Any]) -> int | None:
-    return 1 if given.get("local_steps") is None else None
-
-
-def _epochs_or_steps(epochs: int | None, steps: int | None) -> Iterator[Fault]:
-    if epochs is not None and steps is not None:
-        yield Fault(("local_steps",), "cannot stand beside local_epochs; keep the one that ends a site's round")
-    if epochs is None and steps is None:
-        yield Fault(("local_epochs",), "missing; a round needs local_epochs or local_steps")
-
-
-def _augmentation(names: tuple[str, ...]) -> Iterator[Fault]:
-    if len(set(names)) < len(names):
-        yield Fault(("augmentation",), "names one augmentation twice; name each once")
-
-
-class Training(Section):
-    """[training]: what a site does in a round."""
-
-    rounds: Annotated[int, Field(ge=1, le=10_000)] = 20
-    local_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None  # instead of epochs: batches a round
-    local_epochs: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
-        default_factory=_epochs
-    )  # 1 without local_steps
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
-    optimizer: Optimizer = Optimizer()
-    augmentation: tuple[Literal["flip", "affine", "contrast", "noise"], ...] = ()
-    class_weights: bool = True  # weigh the loss by inverse class frequency at the site
-    batch_norm: Literal["share", "local", "recalibrate", "group"] = "share"  # see fedward_common.batch_norm
-    seed: Annotated[int, Field(ge=0, lt=2**53)] = 42
-
-    rules = (Rule(("local_epochs", "local_steps"), _epochs_or_steps), Rule(("augmentation",), _augmentation))
 
 
 class Update(Section):
@@ -254,6 +210,35 @@ def _images_only(inputs: AnyInput, cohort: Cohort, training: Training) -> Iterat
         yield Fault(("cohort", "multi_label"), f"is not in this version of Fedward for {what}; remove it")
     if training.augmentation:
         yield Fault(("training", "augmentation"), f"varies images, and this study takes {what}; remove it")
+
+
+def _phases(phases: tuple[Phase, ...], model: Model, strategy: Strategy) -> Iterator[Fault]:
+    """A layer for each phase; and nothing that a site keeps over rounds of a whole network."""
+    from fedward_common import models
+
+    if not phases:
+        return
+    if strategy.name in {"scaffold", "ditto"}:
+        yield Fault(
+            ("strategy", "name"), f'"{strategy.name}" follows a whole network, and [[phases]] train a layer at a time'
+        )
+    if model.frozen:
+        yield Fault(("model", "frozen"), "cannot stand beside [[phases]], which train layers; remove one of them")
+    try:
+        layers = models.layers(model.name, model.options)
+    except ModelError:  # told at its own key
+        return
+    if not layers:
+        able = ", ".join(name for name in models.names() if models.layers(name, {}))
+        yield Fault(
+            ("phases",), f'has no effect: model "{model.name}" learns from labels alone; remove it, or choose {able}'
+        )
+    elif len(phases) > layers:
+        yield Fault(
+            ("phases",),
+            f'has {len(phases)} phases, and model "{model.name}" has {layers} layer{"s" * (layers > 1)} to train in '
+            "them with these options; remove some",
+        )
 
 
 def _batch_norm(model: Model, training: Training, strategy: Strategy) -> Iterator[Fault]:
@@ -374,6 +359,7 @@ class StudySpec(Section):
     split: Split = Split()
     input: AnyInput = Input()
     model: Model
+    phases: Annotated[tuple[Phase, ...], Field(max_length=16)] = ()
     training: Training = Training()
     strategy: Strategy = Strategy()
     update: Update = Update()
@@ -386,6 +372,7 @@ class StudySpec(Section):
         Rule(("model", "input", "cohort"), _model),
         Rule(("model", "input"), _inflate),
         Rule(("input", "cohort", "training"), _images_only),
+        Rule(("phases", "model", "strategy"), _phases),
         Rule(("model", "training", "strategy"), _batch_norm),
         Rule(("training", "split", "sites"), _local_layers),
         Rule(("strategy", "training"), _scaffold),
@@ -410,6 +397,25 @@ class StudySpec(Section):
     def from_json(cls, text: bytes | str) -> Self:
         """Read what `canonical_json` wrote."""
         return cls.model_validate_json(text)
+
+    @property
+    def rounds(self) -> int:
+        """Of all phases and of [training]."""
+        return sum(phase.rounds for phase in self.phases) + self.training.rounds
+
+    def layer(self, round_number: int) -> int | None:
+        """Which layer learns alone in a round, from 0; None in the rounds of [training], where all learn."""
+        last = 0
+        for index, phase in enumerate(self.phases):
+            last += phase.rounds
+            if round_number <= last:
+                return index
+        return None
+
+    def work(self, round_number: int) -> Work:
+        """What a site does in a round: a phase's, or that of [training]."""
+        layer = self.layer(round_number)
+        return self.training if layer is None else self.phases[layer]
 
     @property
     def positive_index(self) -> int | None:

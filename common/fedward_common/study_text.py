@@ -6,10 +6,13 @@ from fedward_common.study_cohort import Cohort
 from fedward_common.study_faults import toml_value
 from fedward_common.study_input import Input
 from fedward_common.study_series import SeriesInput
-from fedward_common.study_spec import AnyInput, Evaluation, Model, Split, StudySpec, Training, Update
+from fedward_common.study_spec import AnyInput, Evaluation, Model, Split, StudySpec, Update
 from fedward_common.study_start import Start
 from fedward_common.study_strategy import Strategy
 from fedward_common.study_table import TableInput
+from fedward_common.study_training import Phase, Training
+
+_EXAMPLES = {"image": "images", "series": "windows", "table": "rows"}
 
 _AUGMENTATION = {
     "flip": "mirror images",
@@ -67,6 +70,7 @@ def describe(spec: StudySpec) -> list[tuple[str, str]]:
         ("Split", _split(spec.split)),
         (HEADINGS[spec.input.kind], input_words(spec.input)),
         ("Network", _network(spec.model)),
+        *([("Without labels", _phases(spec.phases, spec.input.kind))] if spec.phases else []),
         ("Training", _training(spec.training, spec.input.kind)),
         ("Combination", _combination(spec.strategy)),
         ("Messages", _messages(spec.update)),
@@ -251,20 +255,39 @@ def _start(start: Start) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _training(training: Training, kind: str) -> str:
-    examples = {"image": "images", "series": "windows", "table": "rows"}[kind]
-    if training.local_steps is None:
-        epochs = training.local_epochs or 0
+def _phases(phases: Sequence[Phase], kind: str) -> str:
+    examples = _EXAMPLES[kind]
+    layers = [
+        f"Layer {index}: {_rounds(phase, examples)}; {_optimizer(phase).lower()}"
+        for index, phase in enumerate(phases, start=1)
+    ]
+    why = f"First one layer after the other learns from training {examples} alone, without their labels"
+    return _sentences([why, *layers]) if phases else ""
+
+
+def _rounds(work: Phase | Training, examples: str) -> str:
+    if work.local_steps is None:
+        epochs = work.local_epochs or 0
         amount = "one pass" if epochs == 1 else f"{epochs} passes"
         amount += f" over a hospital's training {examples}"
     else:
-        amount = f"{training.local_steps} batches at a hospital"
-    optimizer = training.optimizer
+        amount = f"{work.local_steps} batches at a hospital"
+    rounds = f"{work.rounds} round{'s' * (work.rounds != 1)}"
+    return f"{rounds}, each of {amount}, {work.batch_size} {examples} a batch"
+
+
+def _optimizer(work: Phase | Training) -> str:
+    optimizer = work.optimizer
+    return f"Optimizer {optimizer.name}, learning rate {optimizer.lr:g}, weight decay {optimizer.weight_decay:g}"
+
+
+def _training(training: Training, kind: str) -> str:
+    examples = _EXAMPLES[kind]
     changes = _listed([_AUGMENTATION[name] for name in training.augmentation], "and")
     return _sentences(
         [
-            f"{training.rounds} rounds, each of {amount}, {training.batch_size} {examples} a batch",
-            f"Optimizer {optimizer.name}, learning rate {optimizer.lr:g}, weight decay {optimizer.weight_decay:g}",
+            _rounds(training, examples),
+            _optimizer(training),
             f"Training {examples} are varied by {changes}" if changes else f"Training {examples} are not varied",
             _BATCH_NORM[training.batch_norm],
             "Rare labels weigh more" if training.class_weights else f"All {examples} weigh the same",

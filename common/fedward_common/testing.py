@@ -6,7 +6,7 @@ They speak the real records; only training is replaced, by a function from array
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +92,7 @@ class FakeSite:
             seconds=0.2,
         )
         arrays = self.update(from_array_record(message.content.array_records["arrays"]))
-        returned = {name: arrays[name] for name in returned_names(question.study, arrays)}
+        returned = {name: arrays[name] for name in returned_names(question.study, arrays, trained.round)}
         return Message(answer_record(trained, to_array_record(returned)), reply_to=message)
 
     @property
@@ -208,8 +208,8 @@ class FakeGrid(Grid):
         return self.pull_messages(self.push_messages(messages))
 
 
-def tiny_study(**sections: Mapping[str, Any]) -> StudySpec:
-    """A valid study of two labels and a small network; `sections` are merged into its sections."""
+def tiny_study(phases: Sequence[Mapping[str, Any]] = (), **sections: Mapping[str, Any]) -> StudySpec:
+    """A valid study of two labels and a small network, with `phases`; `sections` are merged into its sections."""
     base: dict[str, dict[str, Any]] = {
         "study": {"id": "tiny", "task": "classification"},
         "cohort": {"modality": "US", "labels": ["benign", "malignant"], "positive": "malignant", "min_patients": 5},
@@ -222,4 +222,4 @@ def tiny_study(**sections: Mapping[str, Any]) -> StudySpec:
     if "kind" in sections.get("input", {}):  # of no images
         del base["input"], base["cohort"]["modality"]
     merged = {name: {**base.get(name, {}), **sections.get(name, {})} for name in {**base, **sections}}
-    return StudySpec.model_validate_json(json.dumps(merged))
+    return StudySpec.model_validate_json(json.dumps({**merged, "phases": list(phases)}))

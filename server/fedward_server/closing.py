@@ -57,7 +57,7 @@ class Closing:
         study = self.inquiry.study
         lent = all(site.prepared.local_model for site in self.sites)
         question = self._question("test", model="alone", hand_over=lent)
-        rounds = study.training.rounds + 1  # one for the figures
+        rounds = study.rounds + 1  # one for the figures
         gate, shelf, models = Gate(start, max_update_norm=None), Shelf(self.folder / LOCAL_MODELS), {}
         trainers = [site for site in self.sites if site.trains]
         for site, evaluated, arrays in self.inquiry.scores(question, start, trainers, self.after, rounds=rounds):

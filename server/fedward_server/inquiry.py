@@ -90,7 +90,7 @@ class Inquiry:
 
     def tell(self, kind: EventKind, number: int, *, site: str = "", note: str = "") -> None:
         """Tell who watches the run, and its log."""
-        rounds = self.study.training.rounds
+        rounds = self.study.rounds
         words = " ".join(word for word in (kind, site, note) if word)
         log.info("%s, round %d of %d: %s", self.run, number, rounds, words)
         self.listener(RunEvent(kind=kind, run=self.run, round=number, rounds=rounds, site=site, note=note))

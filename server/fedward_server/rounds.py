@@ -131,10 +131,10 @@ class RoundEngine:
     # Rounds ----------------------------------------------------------------------------------------------------------
 
     def _rounds(self) -> None:
-        for number in range(len(self._history) + 1, self.study.training.rounds + 1):
+        for number in range(len(self._history) + 1, self.study.rounds + 1):
             self._round(number)
             self._ask.lets_go = True
-            if self._selection.stalled(number - 1):
+            if self._is_scored(number - 1) and self._selection.stalled(number - 1):
                 self._save()
                 self._ask.tell("stopping", number, note=self._why_it_stops(number - 1))
                 return
@@ -173,7 +173,7 @@ class RoundEngine:
                 f"{len(trainers)} sites are left to train in round {number}, the study asks for at least "
                 f"{self.study.strategy.min_sites} ({'; '.join(self._left_out)})"
             )
-        question = self._ask.question("train", score_incoming=number > 1)
+        question = self._ask.question("train", score_incoming=self._is_scored(number - 1))
         asked = self._steering.questions(number, trainers, question, lambda site: self._quarantine.notice(site, number))
         if self._unsaved is not None:  # the same model, where the messages have it: it is held once
             self._unsaved = replace(self._unsaved, arrays=self._steering.state)
@@ -290,7 +290,7 @@ class RoundEngine:
 
     def _score(self, number: int, evaluations: Mapping[str, Evaluation]) -> None:
         """Add the validation figures of round `number`'s model, which is the present state, to its history."""
-        if number < 1:
+        if not self._is_scored(number):
             return
         held = [evaluations[site] for site in sorted(evaluations)]
         losses = [(e.loss, e.patients) for e in held if e.loss is not None]
@@ -306,6 +306,10 @@ class RoundEngine:
             )
             self.on_round(self._history[number - 1])
         self._select(number, primary)
+
+    def _is_scored(self, number: int) -> bool:
+        """Whether a round's model is: it is one that learned from labels."""
+        return number > 0 and self.study.layer(number) is None
 
     def _select(self, number: int, primary: float | None) -> None:
         rules = self.study.evaluation

@@ -56,18 +56,25 @@ class Steering:
     state: State
     parameters: frozenset[str]
     strategy: Strategy = field(init=False)
-    _sent_back: dict[str, None] = field(init=False)  # names, in order
+    _sent_back: dict[str, None] = field(init=False)  # names of what sites send back this round, in order
 
     def __post_init__(self) -> None:
         self.strategy = make_strategy(self.study)
-        self._sent_back = dict.fromkeys(returned_names(self.study, self.state))
+        self._sent_back = {}
 
     # Questions -------------------------------------------------------------------------------------------------------
 
     def questions(
         self, number: int, trainers: Sequence[Participant], question: Question, notice: Callable[[str], str | None]
     ) -> dict[str, Message]:
-        """The strategy's messages by site, with the whole state and `question` in them, and what a site is told."""
+        """The strategy's messages by site, with the whole state and `question` in them, and what a site is told.
+
+        A strategy begins anew with each layer that learns alone, and with the whole network: what it remembers of one
+        says nothing of another.
+        """
+        if number > 1 and self.study.layer(number) != self.study.layer(number - 1):
+            self.strategy = make_strategy(self.study)
+        self._sent_back = dict.fromkeys(returned_names(self.study, self.state, number))
         by_node = dict(enumerate(trainers, start=1))
         everything = to_array_record(self.state)
         self.state = from_array_record(everything)  # the same in the message's own memory: it is held once

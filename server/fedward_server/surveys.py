@@ -68,7 +68,7 @@ def survey(
     """Ask the sites of a study for statistics, those that only evaluate too. Raises RunError where none sends any."""
 
     def tell(kind: EventKind, site: str = "", note: str = "") -> None:
-        listener(RunEvent(kind=told_as(kind), run=run, round=0, rounds=study.training.rounds, site=site, note=note))
+        listener(RunEvent(kind=told_as(kind), run=run, round=0, rounds=study.rounds, site=site, note=note))
 
     gathering = Gathering(
         grid=grid,

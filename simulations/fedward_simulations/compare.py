@@ -222,9 +222,11 @@ def pooled_job(
     """
     roster = (SiteEntry(name=POOLED), *(SiteEntry(name=name, role="evaluate") for name in names))
     plain = _plain(study.model_copy(update={"input": study.input.on_scale(scale)}))
-    if (steps := plain.training.local_steps) is not None:
-        training = plain.training.model_copy(update={"local_steps": steps * trained})
-        plain = plain.model_copy(update={"training": training})
+    training, *phases = (
+        work if work.local_steps is None else work.model_copy(update={"local_steps": work.local_steps * trained})
+        for work in (plain.training, *plain.phases)
+    )
+    plain = plain.model_copy(update={"training": training, "phases": tuple(phases)})
     return Job(
         title="pooled data",
         hospital=POOLED,
@@ -301,7 +303,7 @@ def _ray(
 ) -> RunResult:
     def waiting() -> None:
         done = latest_round(job)
-        listener(job.title, RunEvent(kind="aggregated", run=job.title, round=done, rounds=job.study.training.rounds))
+        listener(job.title, RunEvent(kind="aggregated", run=job.title, round=done, rounds=job.study.rounds))
 
     if resume and (result := _finished(job, store)):
         return result

@@ -159,9 +159,7 @@ class Watched:
     @contextmanager
     def _in_the_middle(self, site: str, number: int) -> Iterator[None]:
         before = number - 1
-        wait_until(
-            lambda: self.has("answered", before, site) or self.has("round", number), f"round {before} of {site}"
-        )
+        wait_until(lambda: self.has("answered", before, site) or self.has("round", number), f"round {before} of {site}")
         with in_steps(self.pid("executor", site), lambda: self._begun(site, number)):
             last = self.training[site]
             _require(last.note == f"round {number}" and last.done < last.total, "it had ended")

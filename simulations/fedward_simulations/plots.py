@@ -304,6 +304,40 @@ def losses_alt(results: Results) -> str:
     return f"Loss per round of the federated model: {said}."
 
 
+def layers(results: Results) -> str:
+    """The loss of each layer that learned alone, as a share of what it was in that layer's first round."""
+    with _canvas((3.7, 3.1)) as canvas:
+        axes = canvas.add_subplot()
+        styles = ("-", "--", ":", "-.")
+        for layer, values in _layer_losses(results).items():
+            look = {"color": LOOKS["federated"].colour, "linestyle": styles[layer % len(styles)]}
+            _plot_series(axes, values, **look, label=f"Layer {layer + 1}")
+        _rounds_axis(axes, results, "Loss, as a share of the first")
+        axes.set_xlim(0, sum(phase.rounds for phase in results.study.spec.phases))
+        _legend(axes, loc="best")
+        return _svg(canvas, "layers", layers_alt(results))
+
+
+def layers_alt(results: Results) -> str:
+    """The figure of the layers in words."""
+    lines = (
+        f"layer {layer + 1} to {number(list(values.values())[-1])} of its first"
+        for layer, values in _layer_losses(results).items()
+    )
+    return f"Loss of each layer that learned alone, without labels: {', '.join(lines)}."
+
+
+def _layer_losses(results: Results) -> dict[int, dict[int, float]]:
+    """By layer and round."""
+    found = {}
+    for layer in range(len(results.study.spec.phases)):
+        own = [[point for point in run.history if point.layer == layer] for run in results.runs]
+        values = _per_round(own, "layer_loss")
+        if values and (first := values[min(values)]):
+            found[layer] = {index: value / first for index, value in values.items()}
+    return found
+
+
 def primary(results: Results) -> str:
     """The primary metric on validation patients per round; thin, each hospital's own local-only model."""
     with _canvas((3.7, 3.1)) as canvas:

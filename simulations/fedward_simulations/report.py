@@ -253,6 +253,9 @@ def _plots(results: Results) -> list[Plot]:
     if results.runs[0].calibration:
         caption = f"On the grey line, a score means what it says.{seed}"
         found.append(Plot(plots.calibration(results), "Calibration", caption, wide=False))
+    if results.study.spec.phases:
+        caption = f"Layers that learned alone, one after the other, without labels{averaged}."
+        found.append(Plot(plots.layers(results), "Learning without labels", caption, wide=False))
     caption = f"Per round{averaged}. Thin: validation loss, local only."
     found.append(Plot(plots.losses(results), "Loss", caption, wide=False))
     found.append(Plot(plots.primary(results), "Learning curve", f"On validation patients{averaged}.", wide=False))

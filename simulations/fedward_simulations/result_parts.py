@@ -240,6 +240,8 @@ class RoundPoint(Part):
     round: Count
     seconds: Seconds | None = None
     train_loss: float | None = None
+    layer: Count | None = None  # that learned alone in this round, without labels: its loss stands below, no other
+    layer_loss: float | None = None
     validation_loss: float | None = None
     primary: float | None = None
     sites: tuple[str, ...] = ()  # who took part
@@ -316,7 +318,7 @@ class StudyInfo(Part):
             task=spec.study.task,
             labels=spec.cohort.labels,
             positive=spec.cohort.positive,
-            rounds=spec.training.rounds,
+            rounds=spec.rounds,
             strategy=spec.strategy.name,
             model=spec.model.name,
             operating_point=point if isinstance(point, str) else f"sensitivity {point['sensitivity']:g}",

@@ -65,8 +65,10 @@ def summarize(comparison: Comparison, *, workers: int) -> SeedRun:
             personal=overall.get("personal"),
             pooled=overall.get("pooled"),
         ),
-        history=tuple(_point(row) for row in run.history),
-        local_history={name: tuple(_point(row) for row in one.history) for name, one in comparison.local.items()},
+        history=tuple(_point(row, run.study) for row in run.history),
+        local_history={
+            name: tuple(_point(row, run.study) for row in one.history) for name, one in comparison.local.items()
+        },
         roc={model: Curve.of(histogram.roc()) for model, histogram in single.items()},
         precision_recall={
             model: PrecisionRecall.of(histogram.precision_recall()) for model, histogram in single.items()
@@ -219,11 +221,14 @@ def _calibration(histogram: MergedHistogram) -> tuple[CalibrationPoint, ...]:
     return tuple(CalibrationPoint.of(group) for group in histogram.calibration())
 
 
-def _point(row: RoundHistory) -> RoundPoint:
+def _point(row: RoundHistory, study: StudySpec) -> RoundPoint:
+    layer = study.layer(row.round)
     return RoundPoint(
         round=row.round,
         seconds=row.seconds,
-        train_loss=row.train_loss,
+        train_loss=row.train_loss if layer is None else None,
+        layer=layer,
+        layer_loss=None if layer is None else row.train_loss,
         validation_loss=row.validation_loss,
         primary=row.primary,
         sites=tuple(sorted(row.sites)),

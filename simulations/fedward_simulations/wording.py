@@ -223,8 +223,10 @@ def _training_text(results: Results) -> str:
     training, strategy = results.study.spec.training, results.study.spec.strategy
     local = f"{training.local_steps} batches" if training.local_steps else plural(training.local_epochs or 1, "epoch")
     rule = _with_options(strategy.name, strategy.options)
+    phases = [plural(phase.rounds, "round") for phase in results.study.spec.phases]
     parts = [
-        f"{plural(results.rounds, 'round')} of {rule}, {local} at each hospital per round",
+        *([f"layers alone, without labels, for {', '.join(phases)}, one after the other, then"] if phases else []),
+        f"{plural(training.rounds, 'round')} of {rule}, {local} at each hospital per round",
         f"batches of {training.batch_size}, {training.optimizer.name} with learning rate {training.optimizer.lr:g}",
     ]
     if training.augmentation:

@@ -300,7 +300,7 @@ def test_own_layers_never_leave_and_are_what_the_site_scores_with(tmp_path: Path
         sent = dict(federation.state)
         answers = federation.round(number)
         for _, update in answers.values():
-            assert list(update) == returned_names(study, names)
+            assert list(update) == returned_names(study, names, 1)
     own = federation.kept("north").load("layers")
     assert set(own) == set(personal_names(study, names))
     assert all(np.array_equal(federation.state[name], start(study)[name]) for name in own), "the hub's stay as drawn"

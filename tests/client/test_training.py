@@ -128,7 +128,7 @@ def test_class_weights_by_hand() -> None:
     ],
 )
 def test_optimizers_by_name(spec: Optimizer, kind: type[torch.optim.Optimizer]) -> None:
-    optimizer = make_optimizer(nn.Linear(2, 2), tiny_study(training={"optimizer": spec.model_dump()}))
+    optimizer = make_optimizer(nn.Linear(2, 2), tiny_study(), spec)
     assert type(optimizer) is kind
     assert optimizer.param_groups[0]["lr"] == 0.1
     assert optimizer.param_groups[0]["weight_decay"] == spec.weight_decay
@@ -144,7 +144,7 @@ def test_layers_learn_at_rates_of_their_own(name: str) -> None:
     names = {id(parameter): each for each, parameter in model.named_parameters()}
     groups = {
         group["lr"]: {names[id(parameter)] for parameter in group["params"]}
-        for group in make_optimizer(model, study).param_groups
+        for group in make_optimizer(model, study, study.training.optimizer).param_groups
     }
     assert groups.keys() == {0.01, 0.1}
     assert groups[0.1] == {"11.weight", "11.bias"}

@@ -17,16 +17,20 @@ from fedward_common.study import StudySpec
 ALL = {
     "alexnet",
     "cnn-1d",
+    "dbn",
     "densenet121",
     "densenet169",
     "enhanced-alexnet",
+    "lista",
     "logistic-regression",
     "mlp",
+    "rbm",
     "resnet10",
     "resnet18",
     "resnet34",
     "resnet50",
     "small-cnn",
+    "sparse-autoencoder",
 }
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from fedward_common import models
 from fedward_common.models import Option
 from fedward_common.models.layers import AdaptiveMean, LocalResponseNorm, Pool3d
+from fedward_common.models.layerwise import Layered
 
 SLOW = {("densenet169", 2), ("densenet169", 3), ("resnet34", 3), ("resnet50", 3)}  # more of their smaller kin's layers
 DEEP_3D = {("resnet10", 3), ("resnet18", 3), ("densenet121", 3)}
@@ -58,10 +59,17 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def without_gradient(model: nn.Module, images: torch.Tensor) -> list[str]:
+def loss_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Of the labels, and of every layer that can learn without them."""
     torch.manual_seed(0)
+    loss = functional.cross_entropy(model(images), torch.tensor([0, 1]))
+    layers = len(model.layers) if isinstance(model, Layered) else 0
+    return loss + sum(model.loss(layer, images) for layer in range(layers))  # type: ignore[operator]
+
+
+def without_gradient(model: nn.Module, images: torch.Tensor) -> list[str]:
     model.train()
-    torch.autograd.backward(functional.cross_entropy(model(images), torch.tensor([0, 1])))
+    torch.autograd.backward(loss_of(model, images))
     grads = {name: parameter.grad for name, parameter in model.named_parameters()}
     return [name for name, grad in grads.items() if grad is None or not grad.isfinite().all() or not grad.any()]
 
@@ -82,7 +90,8 @@ def test_smallest_and_uneven_sizes_give_logits(name: str, dims: int) -> None:
 @pytest.mark.parametrize(("name", "dims"), CASES)
 def test_gradient_reaches_every_parameter(name: str, dims: int) -> None:
     size = (72,) * dims if name == "alexnet" else (40,) * dims
-    assert without_gradient(*built(name, size, small(name))) == []
+    channels = 1 if dims else 4  # one feature alone has a dictionary of signs
+    assert without_gradient(*built(name, size, small(name), channels=channels)) == []
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121"])
@@ -101,7 +110,7 @@ def size_without_2x2x2_maps(name: str, dims: int) -> tuple[int, ...]:
 def test_bfloat16_autocast_is_finite(name: str, dims: int) -> None:
     model, images = built(name, size_without_2x2x2_maps(name, dims), small(name))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = functional.cross_entropy(model(images), torch.tensor([0, 1]))
+        loss = loss_of(model, images)
     torch.autograd.backward(loss)
     assert loss.isfinite()
     assert all(each.grad is not None and each.grad.isfinite().all() for each in model.parameters())

@@ -153,11 +153,11 @@ def test_what_stays_at_a_site_by_policy() -> None:
     assert len(whole) == 5 * len(layers(names)) > 0
     local = bn_study(training={"batch_norm": "local"})
     fedbn = bn_study(training={"batch_norm": "local"}, strategy={"name": "fedbn"})
-    assert returned_names(bn_study(), names) == names
-    assert returned_names(bn_study(training={"batch_norm": "recalibrate"}), names) == names
+    assert returned_names(bn_study(), names, 1) == names
+    assert returned_names(bn_study(training={"batch_norm": "recalibrate"}), names, 1) == names
     assert set(personal_names(local, names)) == statistics
     assert set(personal_names(fedbn, names)) == whole
-    assert returned_names(fedbn, names) == [name for name in names if name not in whole]
+    assert returned_names(fedbn, names, 1) == [name for name in names if name not in whole]
 
 
 def test_group_replaces_every_batch_norm_layer_and_keeps_the_names_of_parameters() -> None:

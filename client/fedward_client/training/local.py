@@ -41,6 +41,7 @@ class Round:
     """What a site's round of training starts from. The model holds `start` already."""
 
     study: StudySpec
+    number: int
     model: nn.Module
     start: Arrays  # the network's state: as sent, with the site's own layers in it
     control: Arrays  # what the strategy sent beside it, by the names of parameters
@@ -66,7 +67,7 @@ def train(at: Round) -> Outcome:
     """A round of the study's strategy; the site's own layers and frozen ones are taken out of what goes back."""
     own = personal_names(at.study, at.start)
     outcome = _STRATEGIES.get(at.study.strategy.name, _common)(at)
-    state, wanted = outcome.returned, returned_names(at.study, at.start)
+    state, wanted = outcome.returned, returned_names(at.study, at.start, at.number)
     beside = {name: array for name, array in state.items() if name not in at.start}
     return Outcome(
         result=outcome.result,
@@ -93,7 +94,7 @@ def _scaffold(at: Round) -> Outcome:
     Every gradient is corrected by c - c_i. Then c_i+ = c_i - c + g, g = (x - y_i) / (K lr), with each layer's own
     rate; g goes back, beside y_i.
     """
-    trained = set(returned_names(at.study, at.start))
+    trained = set(returned_names(at.study, at.start, at.number))
     names = [name for name, _ in at.model.named_parameters() if name in trained]
     if at.control.keys() != set(names):
         raise RecordError("the hub sends another control variate than one for each of the parameters that are trained")

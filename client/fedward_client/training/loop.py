@@ -6,7 +6,9 @@ changes in the loop is a `Rule`.
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +25,9 @@ from fedward_client.training.rules import Rule
 from fedward_common.errors import DataError
 from fedward_common.events import Event, Listener
 from fedward_common.models import rate_factor
+from fedward_common.models.layerwise import Layered
 from fedward_common.streams import stream
-from fedward_common.study import StudySpec
+from fedward_common.study import Optimizer, StudySpec, Work
 
 Indices = npt.NDArray[np.int64]
 
@@ -38,9 +41,8 @@ class TrainResult:
     seconds: float
 
 
-def make_optimizer(model: nn.Module, study: StudySpec) -> torch.optim.Optimizer:
-    """The study's optimizer over the model's trainable parameters, a group for each learning rate among them."""
-    spec = study.training.optimizer
+def make_optimizer(model: nn.Module, study: StudySpec, spec: Optimizer) -> torch.optim.Optimizer:
+    """An optimizer over the model's trainable parameters, a group for each learning rate of the study's among them."""
     by_factor: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -67,26 +69,27 @@ def train(
     rule: Rule | None = None,
     journal: EpochJournal | None = None,
 ) -> TrainResult:
-    """Train `model` in place on the site's training images for the study's epochs or steps.
+    """Train `model` in place on the site's training images for the round's epochs or steps.
 
-    With a journal, a training that was cut off goes on after its last whole epoch.
+    From labels, or one layer without them where the round is one of the study's phases. With a journal, a training that
+    was cut off goes on after its last whole epoch.
     """
     started = time.perf_counter()
     indices = data.indices("train")
     if not len(indices):
         raise DataError("no training image is left at this site: scan the folder again and read its report")
-    spec = study.training
+    layer, work = study.layer(round_number), study.work(round_number)
     rule = rule or Rule()
     dims = len(study.input.size)
     device.place(model, dims)
     model.train()
-    freeze(model, study)
+    freeze(model, study, layer)
     rule.begin(model)
-    optimizer = make_optimizer(model, study)
-    loss_of = criterion(study, data.labels[indices]).to(device.torch)
-    augment = Augmentation(spec.augmentation, study.input.size)
-    total = _steps(study, len(indices))
-    device.seed(int(stream(spec.seed, "dropout", site, round_number).integers(2**63)))
+    optimizer = make_optimizer(model, study, work.optimizer)
+    loss_of = _objective(model, study, data.labels[indices], layer, device)
+    augment = Augmentation(study.training.augmentation, study.input.size)
+    total = _steps(work, len(indices))
+    device.seed(int(stream(study.training.seed, "dropout", site, round_number).integers(2**63)))
     at = (journal.restore(model, optimizer) if journal is not None else None) or Progress(
         torch.zeros((), dtype=torch.float64, device=device.torch)
     )
@@ -96,11 +99,11 @@ def train(
             images = images.to(device.torch, memory_format=device.layout(dims))
             targets = torch.from_numpy(data.labels[batch]).to(device.torch)
             with torch.autocast(device.torch.type, dtype=torch.bfloat16, enabled=device.amp):
-                loss = loss_of(model(images), targets)
+                loss = loss_of(images, targets)
             if (penalty := rule.penalty(model)) is not None:
                 loss = loss + penalty
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # of torch
             rule.correct(model)
             optimizer.step()
             at.loss_sum += loss.detach() * len(batch)
@@ -118,20 +121,31 @@ def train(
     return TrainResult(loss=mean_loss, steps=total, seconds=time.perf_counter() - started)
 
 
-def _batches_per_epoch(study: StudySpec, images: int) -> int:
-    return math.ceil(images / study.training.batch_size)
+def _objective(
+    model: nn.Module, study: StudySpec, labels: npt.NDArray[np.int64], layer: int | None, device: Device
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The loss of images and their labels, a mean over a batch: of the whole network, or of a layer, without labels."""
+    if layer is not None:
+        assert isinstance(model, Layered)  # the study was refused otherwise
+        return lambda images, _labels: model.loss(layer, images)
+    loss_of = criterion(study, labels).to(device.torch)
+    return lambda images, targets: cast("torch.Tensor", loss_of(model(images), targets))
 
 
-def _steps(study: StudySpec, images: int) -> int:
-    if study.training.local_steps is not None:
-        return study.training.local_steps
-    return (study.training.local_epochs or 1) * _batches_per_epoch(study, images)
+def _batches_per_epoch(work: Work, images: int) -> int:
+    return math.ceil(images / work.batch_size)
 
 
-def journaled(study: StudySpec, data: SiteData) -> bool:
+def _steps(work: Work, images: int) -> int:
+    if work.local_steps is not None:
+        return work.local_steps
+    return (work.local_epochs or 1) * _batches_per_epoch(work, images)
+
+
+def journaled(study: StudySpec, data: SiteData, round_number: int) -> bool:
     """Whether a round takes more than one epoch: else there is nothing to go on from."""
-    images = len(data.indices("train"))
-    return _steps(study, images) > _batches_per_epoch(study, images)
+    images, work = len(data.indices("train")), study.work(round_number)
+    return _steps(work, images) > _batches_per_epoch(work, images)
 
 
 def _batches(
@@ -141,7 +155,7 @@ def _batches(
 
     Batches are of equal size to within one image: a last batch of a single image would have no batch statistics.
     """
-    batches = _batches_per_epoch(study, len(indices))
+    batches = _batches_per_epoch(study.work(round_number), len(indices))
     random = stream(study.training.seed, "shuffle", site, round_number, epoch)
     order = np.array_split(random.permutation(indices), batches)
     seeds = np.array_split(random.integers(2**32, size=len(indices)), batches)

@@ -4,8 +4,9 @@
     describe()   one network's card: dimensions, smallest size, options and their defaults
     check()      whether a network fits a study, before anything is built
     build()      the network, as a torch module
+    layers()     how many of its layers can learn without labels
     initial_model(), initial_state()   the weights that every run of a study starts from
-    frozen_names(), rate_factor()      what a study says of single layers
+    frozen_names(), rate_factor(), of_layer()      what a study says of single layers
 
 Importing this package does not import torch; building a network does. A network of your own comes in through
 `register`, or through an entry point of the group `fedward.models` in an installed package:
@@ -16,9 +17,9 @@ Importing this package does not import torch; building a network does. A network
 A name can be taken once: nothing replaces a network that a hospital has approved by name.
 """
 
-from fedward_common.models.cards import Architecture, Choice, ModelCard, Option, Range
-from fedward_common.models.layer_rules import check_layers, frozen_names, rate_factor
-from fedward_common.models.registry import build, check, describe, has_batch_norm, names, register
+from fedward_common.models.cards import Architecture, Choice, ModelCard, Option, Range, Widths
+from fedward_common.models.layer_rules import check_layers, frozen_names, of_layer, rate_factor
+from fedward_common.models.registry import build, check, describe, has_batch_norm, layers, names, register
 from fedward_common.models.weights import (
     Beginning,
     begin,
@@ -36,6 +37,7 @@ __all__ = [
     "ModelCard",
     "Option",
     "Range",
+    "Widths",
     "begin",
     "bound",
     "build",
@@ -46,8 +48,10 @@ __all__ = [
     "has_batch_norm",
     "initial_model",
     "initial_state",
+    "layers",
     "names",
     "network",
+    "of_layer",
     "parameter_names",
     "rate_factor",
     "register",

@@ -33,6 +33,22 @@ class Choice:
         return " or ".join(f'"{value}"' for value in self.values)
 
 
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """Up to `most` whole numbers, each from 1 to `high`: the widths of layers."""
+
+    most: int
+    high: int
+
+    def __contains__(self, value: object) -> bool:
+        return (
+            isinstance(value, tuple) and 1 <= len(value) <= self.most and all(1 <= each <= self.high for each in value)
+        )
+
+    def __str__(self) -> str:
+        return f"a list of 1 to {self.most} numbers, each from 1 to {self.high}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelCard:
     """What a person choosing a network wants to know, and what `check` holds a study against.
@@ -46,10 +62,11 @@ class ModelCard:
     dims: tuple[int, ...]  # how many axes one example may have: 2 or 3 an image, 1 a recording, 0 a row of a table
     min_size: int  # pixels, voxels or samples that each axis needs at least
     options: Mapping[str, Option] = field(default_factory=dict)  # name to default
-    limits: Mapping[str, Range | Choice] = field(default_factory=dict)
+    limits: Mapping[str, Range | Choice | Widths] = field(default_factory=dict)
     batch_norm: bool = (
         False  # whether some choice of options gives it batch normalisation, whose statistics are a site's
     )
+    layers: int | str = 0  # how many learn without labels, or the option that lists their widths; see `layerwise`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,6 +18,11 @@ def frozen_names(study: "StudySpec", state_names: Iterable[str]) -> set[str]:
     return {name for name in state_names if any(fnmatchcase(name, pattern) for pattern in study.model.frozen)}
 
 
+def of_layer(name: str, layer: int) -> bool:
+    """Whether an array is that of a layer which can learn alone, by its name (`layerwise.Layered`)."""
+    return name.startswith(f"layers.{layer}.")
+
+
 def rate_factor(model: "Model", name: str) -> float:
     """The factor on the optimizer's learning rate for one parameter; 1 where no pattern matches its name."""
     matching = [pattern for pattern in model.learning_rates if fnmatchcase(name, pattern)]

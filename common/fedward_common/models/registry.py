@@ -65,6 +65,15 @@ def has_batch_norm(name: str, options: Mapping[str, Option]) -> bool:
     return card.batch_norm and {**card.options, **options}.get("norm", "batch") == "batch"
 
 
+def layers(name: str, options: Mapping[str, Option]) -> int:
+    """How many layers of a network can learn without labels, one after the other; `ModelError` as `describe`."""
+    card = describe(name)
+    if isinstance(card.layers, int):
+        return card.layers
+    widths = {**card.options, **options}[card.layers]
+    return len(widths) if isinstance(widths, tuple) else 0
+
+
 def build(
     name: str, *, options: Mapping[str, Option], size: tuple[int, ...], channels: int, classes: int
 ) -> "nn.Module":

@@ -1,8 +1,9 @@
 """The cards of the networks that Fedward brings. Values only: importing this imports no network."""
 
-from fedward_common.models.cards import Architecture, Choice, ModelCard, Range
+from fedward_common.models.cards import Architecture, Choice, ModelCard, Range, Widths
 
 _DROPOUT = Range(0.0, 0.9)
+_ANY = (0, 1, 2, 3)  # of networks that take an example as one list of numbers
 
 
 def _monai(name: str, title: str, paper: str) -> Architecture:
@@ -29,6 +30,25 @@ def _densenet(depth: int) -> Architecture:
         "Huang, Liu, van der Maaten, Weinberger: Densely connected convolutional networks. CVPR 2017, arXiv:1608.06993"
     )
     return _monai(f"densenet{depth}", f"DenseNet-{depth} (MONAI)", paper)
+
+
+def _boltzmann(name: str, title: str, paper: str, hidden: tuple[int, ...], most: int) -> Architecture:
+    card = ModelCard(
+        name=name,
+        title=title,
+        paper=paper,
+        dims=_ANY,
+        min_size=1,
+        options={"hidden": hidden, "visible": "gaussian", "steps": 1, "dropout": 0.0},
+        limits={
+            "hidden": Widths(most, 8192),
+            "visible": Choice(("gaussian", "binary")),
+            "steps": Range(1, 100),
+            "dropout": _DROPOUT,
+        },
+        layers="hidden",
+    )
+    return Architecture(card=card, builder="fedward_common.models.rbm:build")
 
 
 SHIPPED = (
@@ -101,6 +121,56 @@ SHIPPED = (
             min_size=0,
         ),
         builder="fedward_common.models.mlp:logistic",
+    ),
+    _boltzmann(
+        "rbm",
+        "Restricted Boltzmann machine",
+        "Hinton: Training products of experts by minimizing contrastive divergence. Neural Computation 14, 2002",
+        (256,),
+        1,
+    ),
+    _boltzmann(
+        "dbn",
+        "Deep belief network",
+        "Hinton, Osindero, Teh: A fast learning algorithm for deep belief nets. Neural Computation 18, 2006",
+        (256, 64),
+        8,
+    ),
+    Architecture(
+        card=ModelCard(
+            name="sparse-autoencoder",
+            title="Stacked sparse autoencoder",
+            paper="Ng: Sparse autoencoder. CS294A lecture notes, 2011; Bengio et al.: Greedy layer-wise training. 2006",
+            dims=_ANY,
+            min_size=1,
+            options={"hidden": (256, 64), "sparsity": 0.05, "penalty": 3.0, "dropout": 0.0},
+            limits={
+                "hidden": Widths(8, 8192),
+                "sparsity": Range(0.001, 0.999),
+                "penalty": Range(0.0, 1000.0),
+                "dropout": _DROPOUT,
+            },
+            layers="hidden",
+        ),
+        builder="fedward_common.models.sparse_autoencoder:build",
+    ),
+    Architecture(
+        card=ModelCard(
+            name="lista",
+            title="Sparse coding network (LISTA)",
+            paper="Gregor, LeCun: Learning fast approximations of sparse coding. ICML 2010",
+            dims=_ANY,
+            min_size=1,
+            options={"atoms": 256, "penalty": 0.1, "steps": 3, "dropout": 0.0},
+            limits={
+                "atoms": Range(1, 8192),
+                "penalty": Range(0.0, 1000.0),
+                "steps": Range(0, 100),
+                "dropout": _DROPOUT,
+            },
+            layers=1,
+        ),
+        builder="fedward_common.models.lista:build",
     ),
     *map(_resnet, (10, 18, 34, 50)),
     *map(_densenet, (121, 169)),

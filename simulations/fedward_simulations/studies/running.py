@@ -101,10 +101,15 @@ def page(out: Path) -> str:
 
 def _row(trial: Trial, results: Results) -> tuple[str, ...]:
     study = results.study.spec
-    budget = f"{study.training.rounds} rounds of " + (
-        f"{study.training.local_steps} steps"
-        if study.training.local_steps is not None
-        else f"{study.training.local_epochs} epoch{'s' * (study.training.local_epochs != 1)}"
+    phases = sum(phase.rounds for phase in study.phases)
+    budget = (
+        (f"{phases} rounds without labels, " if phases else "")
+        + f"{study.training.rounds} rounds of "
+        + (
+            f"{study.training.local_steps} steps"
+            if study.training.local_steps is not None
+            else f"{study.training.local_epochs} epoch{'s' * (study.training.local_epochs != 1)}"
+        )
     )
     overall = results.overall
     local = overall.local.mean.roc_auc
