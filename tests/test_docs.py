@@ -20,7 +20,7 @@ import fedward_client.intake
 from fedward_client.site import Site
 from fedward_common import cli
 from fedward_common.errors import SettingsError
-from fedward_common.study import Optimizer, Section, SiteEntry, Start, StudySpec
+from fedward_common.study import Optimizer, Phase, Section, SiteEntry, Start, StudySpec
 from fedward_common.study_spec import INPUTS
 from fedward_common.study_strategy import OPTIONS as STRATEGY_OPTIONS
 
@@ -205,10 +205,11 @@ MODELS: dict[str, type[Section]] = {
     **KINDS,
     "start": Start,
     "optimizer": Optimizer,
+    "[[phases]]": Phase,
     "[[sites]]": SiteEntry,
 }
 OPTIONS: list[type[Section]] = list(STRATEGY_OPTIONS.values())
-BELOW = {("[training]", "optimizer"), ("[strategy]", "options")}  # a table of their own
+BELOW = {("[[phases]]", "optimizer"), ("[training]", "optimizer"), ("[strategy]", "options")}  # a table of their own
 
 model_of = pytest.mark.parametrize("heading", MODELS)
 

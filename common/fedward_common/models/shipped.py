@@ -3,7 +3,7 @@
 from fedward_common.models.cards import Architecture, Choice, ModelCard, Range, Widths
 
 _DROPOUT = Range(0.0, 0.9)
-_ANY = (0, 1, 2, 3)  # of networks that take an example as one list of numbers
+_ANY = (0, 1, 2)  # of networks that take an example as one list of numbers
 
 
 def _monai(name: str, title: str, paper: str) -> Architecture:
