@@ -208,7 +208,7 @@ class FakeGrid(Grid):
         return self.pull_messages(self.push_messages(messages))
 
 
-def tiny_study(phases: Sequence[Mapping[str, Any]] = (), **sections: Mapping[str, Any]) -> StudySpec:
+def tiny_study(phases: Sequence[Mapping[str, Any]] = (), /, **sections: Mapping[str, Any]) -> StudySpec:
     """A valid study of two labels and a small network, with `phases`; `sections` are merged into its sections."""
     base: dict[str, dict[str, Any]] = {
         "study": {"id": "tiny", "task": "classification"},

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import sparse_encode
+from sklearn.decomposition import sparse_encode  # type: ignore[import-untyped]
 from torch import nn
 
 from fedward_common import models
@@ -181,7 +181,7 @@ def test_a_layer_learns_alone_on_what_is_below(name: str) -> None:
 
 
 def test_a_stack_has_the_widths_that_are_asked_for() -> None:
-    options = {"hidden": (7, 5, 3), "visible": "binary"}
+    options: dict[str, models.Option] = {"hidden": (7, 5, 3), "visible": "binary"}
     network = models.build("dbn", options=options, size=(), channels=9, classes=2)
     shapes = {name: tuple(array.shape) for name, array in network.state_dict().items() if name.endswith("weight")}
     assert list(shapes.values()) == [(7, 9), (5, 7), (3, 5), (2, 3)]

@@ -63,8 +63,9 @@ def loss_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Of the labels, and of every layer that can learn without them."""
     torch.manual_seed(0)
     loss = functional.cross_entropy(model(images), torch.tensor([0, 1]))
-    layers = len(model.layers) if isinstance(model, Layered) else 0
-    return loss + sum(model.loss(layer, images) for layer in range(layers))  # type: ignore[operator]
+    if isinstance(model, Layered):
+        loss = sum((model.loss(layer, images) for layer in range(len(model.layers))), start=loss)
+    return loss
 
 
 def without_gradient(model: nn.Module, images: torch.Tensor) -> list[str]:

@@ -27,6 +27,8 @@ class Trial:
     write: Callable[[Path, Path], None]
     data: str  # what the data are, and where they come from
     caveat: str = ""  # what a reader must know of the figures
+    seeds: range = range(42, 45)
+    accuracies: bool = False  # whether the page also compares accuracies, with those of classical learners
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the template, by section and key
 
     def study(self) -> StudySpec:

@@ -17,14 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
 
-from fedward_client.cache import load
-from fedward_client.site import Site
-from fedward_common.models import network
-from fedward_server.checkpoints import of_round
-from fedward_server.result import RunResult
 from fedward_simulations.studies import Trial, hospital_folder
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
@@ -71,29 +65,6 @@ def write_flamby(source: Path, hospitals: Path) -> None:
         )  # fmt: skip
 
 
-def accuracies(out: Path, hospitals: Path) -> dict[str, list[float]]:
-    """Of each seed's federated and pooled-data model, the share of all hospitals' test patients told rightly."""
-    seeds = sorted(out.glob("seed-*"))
-    return {model: [_accuracy(folder, model, hospitals) for folder in seeds] for model in ("federated", "pooled")}
-
-
-def _accuracy(seed: Path, model: str, hospitals: Path) -> float:
-    data = RunResult.read(seed / "federated")  # whose scale is the pooled run's too
-    tested = RunResult.read(seed / model)
-    classifier = network(tested.study)
-    kept = of_round(seed / model, tested.kept_round, study_digest=tested.study.digest).arrays
-    classifier.load_state_dict({name: torch.from_numpy(array) for name, array in kept.items()})
-    classifier.eval()
-    right: list[bool] = []
-    for name in HOSPITALS:
-        patients = load(Site.open(hospitals / name), data.study, data.run, scale=data.scale)
-        test = patients.indices("test")
-        with torch.no_grad():
-            found = classifier(torch.from_numpy(patients.images[test])).argmax(dim=1).numpy()
-        right += (found == patients.labels[test]).tolist()
-    return float(np.mean(right))
-
-
 def _complete(path: Path) -> list[list[str]]:
     """Rows without slope, ca and thal in which nothing is missing: ten features and the diagnosis."""
     with path.open(newline="") as file:
@@ -130,17 +101,16 @@ TRIALS = (
         changes={"model": {"name": "mlp", "options": {"width": 16, "depth": 1, "dropout": 0.2}}},
     ),
 )
+_ON_FLAMBYS = replace(_TRIAL, write=write_flamby, seeds=range(42, 47), accuracies=True)
 FLAMBY = {
     "FedAvg": replace(
-        _TRIAL,
+        _ON_FLAMBYS,
         name="heart-disease, FLamby's FedAvg",
-        write=write_flamby,
         changes={**_FLAMBY, "training": {"optimizer": {**_SGD, "lr": 5e-4}}},
     ),
     "FedAdam": replace(
-        _TRIAL,
+        _ON_FLAMBYS,
         name="heart-disease, FLamby's FedAdam",
-        write=write_flamby,
         changes={
             **_FLAMBY,
             "training": {"optimizer": {**_SGD, "lr": 5e-3}},
@@ -149,4 +119,3 @@ FLAMBY = {
     ),
 }
 PUBLISHED = {"FedAvg": 0.748, "FedAdam": 0.779, "pooled": 0.795}  # FLamby's; pooled by Adam in 50 epochs
-SEEDS = range(42, 47)

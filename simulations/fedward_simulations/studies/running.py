@@ -24,8 +24,8 @@ from fedward_simulations.studies import (
     lung_malignancy,
     parkinson_gait,
 )
+from fedward_simulations.studies.accuracy import accuracies
 
-SEEDS = range(42, 45)
 _RESULTS, _ACCURACIES = "results.json", "accuracies.json"
 
 
@@ -50,12 +50,11 @@ def run_all(data: Path, out: Path, only: Collection[str] | None, console: Consol
 
 def is_done(trial: Trial, out: Path) -> bool:
     """Whether the results of a trial stand in `out`."""
-    last = _ACCURACIES if trial in heart_disease.FLAMBY.values() else _RESULTS
-    return (out / trial.name / last).exists()
+    return (out / trial.name / (_ACCURACIES if trial.accuracies else _RESULTS)).exists()
 
 
 def run(trial: Trial, data: Path, out: Path, console: Console) -> None:
-    """Run a trial: hospitals, a simulation of all seeds, and for FLamby's protocol the accuracies."""
+    """Run a trial: hospitals, a simulation of all seeds, and the accuracies where it compares some."""
     source, folder = data / trial.source, out / trial.name
     if not source.is_dir():
         raise UsageError(f"study '{trial.name}' needs the folder {source}: its collection is not there")
@@ -67,19 +66,18 @@ def run(trial: Trial, data: Path, out: Path, console: Console) -> None:
         trial.write(source, building)
         building.rename(hospitals)
     console.print(f"{trial.name} …", highlight=False)
-    flamby = trial in heart_disease.FLAMBY.values()
     with Bars(console) as bars:
         Simulation(
             study=trial.study(),
             folders=open_hospitals(hospitals, site_folders(hospitals)),
             out=folder,
-            seeds=heart_disease.SEEDS if flamby else SEEDS,
+            seeds=trial.seeds,
             workers=len(os.sched_getaffinity(0)),
             resume=True,
             data_notes=tuple(filter(None, (f"Public data: {trial.data}.", trial.caveat))),
         )(bars)
-    if flamby:
-        (folder / _ACCURACIES).write_text(json.dumps(heart_disease.accuracies(folder, hospitals)))
+    if trial.accuracies:
+        (folder / _ACCURACIES).write_text(json.dumps(accuracies(folder, hospitals)))
 
 
 # The page ------------------------------------------------------------------------------------------------------------
@@ -91,9 +89,9 @@ def page(out: Path) -> str:
     ready = [each for each in trials() if each not in flamby and is_done(each, out)]
     return render(
         "results.md",
-        seeds=len(SEEDS),
         rows=[_row(trial, Results.read(out / trial.name / _RESULTS)) for trial in ready],
         sources={trial.name: f"{trial.data}.{trial.caveat and ' '}{trial.caveat}" for trial in ready},
+        compared=list(_compared(out)),
         flamby=list(_flamby(out)),
         published=heart_disease.PUBLISHED,
     )
@@ -137,11 +135,22 @@ def _area(block: OverallBlock, labels: int) -> str:
     return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f}{spread})"
 
 
+def _compared(out: Path) -> Iterator[tuple[str, ...]]:
+    """Trial; accuracies of its models and of classical learners, over seeds."""
+    for trial in trials():
+        path = out / trial.name / _ACCURACIES
+        if trial not in heart_disease.FLAMBY.values() and path.exists():
+            yield trial.name, *map(_mean, json.loads(path.read_text()).values())
+
+
+def _mean(values: list[float]) -> str:
+    return f"{fmean(values):.3f} (sd {stdev(values):.3f})"
+
+
 def _flamby(out: Path) -> Iterator[tuple[str, ...]]:
     """Strategy; accuracies of the federated and of the pooled-data model, over seeds; FLamby's."""
     for name, trial in heart_disease.FLAMBY.items():
         path = out / trial.name / _ACCURACIES
         if path.exists():
             found = json.loads(path.read_text())
-            ours = [f"{fmean(found[model]):.3f} (sd {stdev(found[model]):.3f})" for model in ("federated", "pooled")]
-            yield name, *ours, f"{heart_disease.PUBLISHED[name]:.3f}"
+            yield name, _mean(found["federated"]), _mean(found["pooled"]), f"{heart_disease.PUBLISHED[name]:.3f}"
