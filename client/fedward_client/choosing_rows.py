@@ -5,6 +5,7 @@ Pure: the catalog's rows in, units of training out. Whatever is left out is coun
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from textwrap import shorten
 from typing import NamedTuple
 
 from fedward_client.catalog import RecordingRow, TableRow
@@ -13,7 +14,7 @@ from fedward_client.intake.columns import TableMap
 from fedward_client.intake.recording import places
 from fedward_client.intake.series_map import Channel
 from fedward_common.errors import DataError
-from fedward_common.study import SeriesInput, TableInput
+from fedward_common.study import SequenceInput, SeriesInput, TableInput
 
 OTHER_SIGNALS = "recordings without all of the study's signals"
 OTHER_UNIT = "recordings in units of another kind"
@@ -96,7 +97,11 @@ def _windows(row: RecordingRow, section: SeriesInput) -> list[Unit]:
 
 
 def rows(
-    table_rows: Iterable[TableRow], section: TableInput, columns: TableMap | None, left_out: Counter[str], site: str
+    table_rows: Iterable[TableRow],
+    section: SequenceInput | TableInput,
+    columns: TableMap | None,
+    left_out: Counter[str],
+    site: str,
 ) -> list[Unit]:
     """The rows of tables. Raises DataError where the site's map of columns lacks a feature."""
     if columns is None:
@@ -108,7 +113,7 @@ def rows(
     if absent := [name for name in section.features if name not in columns.names]:
         raise DataError(
             f"{site}: the map of the table's columns has no feature '{absent[0]}' of the study's; it has "
-            f"{', '.join(columns.names)}"
+            f"{shorten(', '.join(columns.names), 1000, placeholder=' …')}"
         )
     units: list[Unit] = []
     for row in table_rows:

@@ -34,7 +34,7 @@ from fedward_client.split import PatientInfo, Side, assign
 from fedward_common.disk import write_durably
 from fedward_common.errors import DataError, RunError
 from fedward_common.events import Event, Listener, ignore
-from fedward_common.study import Input, SeriesInput, StudySpec, TableInput
+from fedward_common.study import Input, SequenceInput, SeriesInput, StudySpec, TableInput
 
 _log = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ def from_catalog(site: Site, study: StudySpec, listener: Listener = ignore) -> C
     if study.split.kind == "column" and study.split.column != SPLIT:  # the catalog keeps one column to split by
         table = {k: v for k, v in read_labels(site, split=study.split.column).rows.items() if k not in out}
     if not there:
-        what = {"image": "image", "series": "recording", "table": "row of a table"}[study.input.kind]
+        what = {"image": "image", "series": "recording"}.get(study.input.kind, "row of a table")
         raise DataError(f"{site.name}: no readable {what} is in the catalog; `fedward site report` says what was found")
     choice = choose(there, table, study, site)
     if not choice.units and not table:
@@ -241,7 +241,7 @@ def offered(catalog: Catalog, study: StudySpec) -> Sequence[Offered]:
     match study.input:
         case SeriesInput():
             return catalog.recordings()
-        case TableInput():
+        case SequenceInput() | TableInput():
             return catalog.table_rows()
         case Input():
             return catalog.images(None)
@@ -283,7 +283,7 @@ def _units(there: Sequence[Offered], study: StudySpec, site: Site, left_out: Cou
         case SeriesInput():
             recordings = [row for row in there if isinstance(row, RecordingRow)]
             return choosing_rows.windows(recordings, study.input, left_out)
-        case TableInput():
+        case SequenceInput() | TableInput():
             columns = None if site.table is None else site.table.columns
             rows = [row for row in there if isinstance(row, TableRow)]
             return choosing_rows.rows(rows, study.input, columns, left_out, site.name)

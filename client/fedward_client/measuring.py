@@ -119,7 +119,7 @@ def _sums(
         case TableInput() as table:
             return _of_rows(site, table, items)
         case _:
-            raise DataError(f"{site.name}: recordings have no scale that sites measure")
+            raise DataError(f"{site.name}: this kind of study has no scale that sites measure")
 
 
 def _of_images(

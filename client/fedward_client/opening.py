@@ -16,6 +16,7 @@ from fedward_client import choosing_rows
 from fedward_client.choosing import content_of
 from fedward_client.cohort import CohortItem
 from fedward_client.harmonize.recipe import Recipe
+from fedward_client.harmonize.sequence import SequenceRecipe
 from fedward_client.harmonize.series import SeriesRecipe
 from fedward_client.harmonize.table import TableRecipe
 from fedward_client.intake import recordings, tables
@@ -26,11 +27,11 @@ from fedward_client.intake.tabular import Table
 from fedward_client.site import Site
 from fedward_client.volume import Volume
 from fedward_common.errors import UnreadableFile
-from fedward_common.study import AnyInput, Input, SeriesInput
+from fedward_common.study import AnyInput, Input, SequenceInput, SeriesInput
 
 Tensor = npt.NDArray[np.float32]
 Read = TypeVar("Read")
-AnyRecipe = Recipe | SeriesRecipe | TableRecipe
+AnyRecipe = Recipe | SeriesRecipe | SequenceRecipe | TableRecipe
 
 
 class Opener(Protocol):
@@ -50,6 +51,8 @@ def recipe_of(section: AnyInput, site: str) -> AnyRecipe:
             return Recipe(section)
         case SeriesInput():
             return SeriesRecipe(section)
+        case SequenceInput():
+            return SequenceRecipe(section)
         case _:
             return TableRecipe(section, site)
 
@@ -61,7 +64,7 @@ def opener(site: Site, how: AnyRecipe, where: Mapping[str, Path]) -> Opener:
             return Images(how, where)
         case SeriesRecipe():
             return Windows(site, how, where)
-        case TableRecipe():
+        case SequenceRecipe() | TableRecipe():
             return Rows(site, how, where)
 
 
@@ -129,7 +132,7 @@ class Rows:
     """Rows of tables. A row that has not changed is the same, whatever became of the rest of its file."""
 
     site: Site
-    recipe: TableRecipe
+    recipe: SequenceRecipe | TableRecipe
     where: Mapping[str, Path]
     _last: tuple[str, Table | str | None] = field(default=("", None), init=False)
     _places: dict[int, int] = field(default_factory=dict, init=False)  # by a row's number
@@ -156,9 +159,10 @@ class Rows:
         place = self._places.get(item.at)
         if table is None or place is None or tables.content_of(table, place) != item.content:
             return None
+        column = {name: index for index, name in enumerate(table.names)}
         try:
-            columns = [table.names.index(name) for name in self.recipe.input.features]
-        except ValueError:
+            columns = [column[name] for name in self.recipe.input.features]
+        except KeyError:
             raise UnreadableFile("the map of its columns has not all features of the study any more") from None
         values: Tensor = table.features[place, columns]
         return values

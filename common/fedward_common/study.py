@@ -21,6 +21,7 @@ from fedward_common.study_cohort import Cohort
 from fedward_common.study_faults import Fault, explain, printable, report
 from fedward_common.study_input import Input
 from fedward_common.study_section import Fraction, Positive, Section, Slug
+from fedward_common.study_sequence import SequenceInput
 from fedward_common.study_series import SeriesInput
 from fedward_common.study_spec import (
     INPUTS,
@@ -60,6 +61,7 @@ __all__ = [
     "Privacy",
     "Scale",
     "Section",
+    "SequenceInput",
     "SeriesInput",
     "SiteEntry",
     "Slug",

@@ -58,3 +58,18 @@ class Section(BaseModel):
     def _refuse_faults(self) -> Self:
         refuse(type(self).__name__, self.faults(dict(self)))
         return self
+
+
+class Unscaled(Section):
+    """An [input] for which sites measure no scale together: an example is scaled by itself, or not at all."""
+
+    @property
+    def measures_scale(self) -> bool:
+        """Never."""
+        return False
+
+    def on_scale(self, scale: object | None) -> Self:
+        """The same: there is no scale. Raises ValueError where one is given."""
+        if scale is not None:
+            raise ValueError(f"{type(self).__name__} has no scale that sites measure")
+        return self

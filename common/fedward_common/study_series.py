@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fedward_common.study_faults import Fault
-from fedward_common.study_section import Positive, Rule, Section
+from fedward_common.study_section import Positive, Rule, Unscaled
 
 MAX_SAMPLES = 2**16  # of a window
 MAX_SIGNALS = 256
@@ -29,7 +29,7 @@ def _window(window_s: float, rate_hz: float) -> Iterator[Fault]:
         )
 
 
-class SeriesInput(Section):
+class SeriesInput(Unscaled):
     """[input] of recordings: windows of `signals`, in that order, at `rate_hz`."""
 
     kind: Literal["series"]
@@ -52,14 +52,3 @@ class SeriesInput(Section):
     def channels(self) -> int:
         """How many signals."""
         return len(self.signals)
-
-    @property
-    def measures_scale(self) -> bool:
-        """A window is scaled by itself, or not at all."""
-        return False
-
-    def on_scale(self, scale: object | None) -> "SeriesInput":
-        """The same: there is no scale. Raises ValueError where one is given."""
-        if scale is not None:
-            raise ValueError("recordings have no scale that sites measure")
-        return self

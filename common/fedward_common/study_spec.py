@@ -19,6 +19,7 @@ from fedward_common.study_cohort import Cohort
 from fedward_common.study_faults import Fault, near
 from fedward_common.study_input import Input
 from fedward_common.study_section import Fingerprint, Fraction, OptionValue, Rule, Section, Slug, only_with
+from fedward_common.study_sequence import SequenceInput
 from fedward_common.study_series import SeriesInput
 from fedward_common.study_start import Factors, Patterns, Start, repeated
 from fedward_common.study_strategy import COMPARE_COORDINATES, Strategy
@@ -41,7 +42,12 @@ class About(Section):
     ]
 
 
-INPUTS: Mapping[str, type[Section]] = {"image": Input, "series": SeriesInput, "table": TableInput}
+INPUTS: Mapping[str, type[Section]] = {
+    "image": Input,
+    "series": SeriesInput,
+    "sequence": SequenceInput,
+    "table": TableInput,
+}
 
 
 def input_kind(section: object) -> str:
@@ -51,7 +57,10 @@ def input_kind(section: object) -> str:
 
 
 AnyInput = Annotated[
-    Annotated[Input, Tag("image")] | Annotated[SeriesInput, Tag("series")] | Annotated[TableInput, Tag("table")],
+    Annotated[Input, Tag("image")]
+    | Annotated[SeriesInput, Tag("series")]
+    | Annotated[SequenceInput, Tag("sequence")]
+    | Annotated[TableInput, Tag("table")],
     Discriminator(input_kind),
 ]
 
@@ -196,20 +205,27 @@ def _inflate(model: Model, inputs: AnyInput) -> Iterator[Fault]:
 
 
 _OF_IMAGES = ("modality", "body_part", "sequence", "vendors", "sex", "age", "months", "slices", "localizers")
+_TAKEN = {"image": "images", "series": "recordings", "sequence": "sequences", "table": "tables"}
 
 
-def _images_only(inputs: AnyInput, cohort: Cohort, training: Training) -> Iterator[Fault]:
+def _images_only(inputs: AnyInput, cohort: Cohort) -> Iterator[Fault]:
     """What is said of images, of a study that has none."""
     if isinstance(inputs, Input):
         return
-    what = {"series": "recordings", "table": "tables"}[inputs.kind]
+    what = _TAKEN[inputs.kind]
     for key in _OF_IMAGES:
         if getattr(cohort, key) != Cohort.model_fields[key].default:
             yield Fault(("cohort", key), f"is said of images, and this study takes {what}; remove it")
     if cohort.multi_label:
         yield Fault(("cohort", "multi_label"), f"is not in this version of Fedward for {what}; remove it")
-    if training.augmentation:
-        yield Fault(("training", "augmentation"), f"varies images, and this study takes {what}; remove it")
+
+
+def _varied(inputs: AnyInput, training: Training) -> Iterator[Fault]:
+    """An augmentation is of one kind of input."""
+    taken = _TAKEN[inputs.kind]
+    varied = {"sequences" if name == "reverse-complement" else "images" for name in training.augmentation}
+    for what in sorted(varied - {taken}):
+        yield Fault(("training", "augmentation"), f"varies {what}, and this study takes {taken}; remove it")
 
 
 def _phases(phases: tuple[Phase, ...], model: Model, strategy: Strategy) -> Iterator[Fault]:
@@ -371,7 +387,8 @@ class StudySpec(Section):
         Rule(("min_fedward",), _min_fedward),
         Rule(("model", "input", "cohort"), _model),
         Rule(("model", "input"), _inflate),
-        Rule(("input", "cohort", "training"), _images_only),
+        Rule(("input", "cohort"), _images_only),
+        Rule(("input", "training"), _varied),
         Rule(("phases", "model", "strategy"), _phases),
         Rule(("model", "training", "strategy"), _batch_norm),
         Rule(("training", "split", "sites"), _local_layers),

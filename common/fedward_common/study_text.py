@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fedward_common.study_cohort import Cohort
 from fedward_common.study_faults import toml_value
 from fedward_common.study_input import Input
+from fedward_common.study_sequence import SequenceInput
 from fedward_common.study_series import SeriesInput
 from fedward_common.study_spec import AnyInput, Evaluation, Model, Split, StudySpec, Update
 from fedward_common.study_start import Start
@@ -12,13 +13,14 @@ from fedward_common.study_strategy import Strategy
 from fedward_common.study_table import TableInput
 from fedward_common.study_training import Phase, Training
 
-_EXAMPLES = {"image": "images", "series": "windows", "table": "rows"}
+_EXAMPLES = {"image": "images", "series": "windows", "sequence": "windows", "table": "rows"}
 
 _AUGMENTATION = {
     "flip": "mirror images",
     "affine": "small turns, shifts and zooms",
     "contrast": "changes of contrast",
     "noise": "added noise",
+    "reverse-complement": "reading the other strand",
 }
 
 _STRATEGIES = {
@@ -90,7 +92,12 @@ def _question(spec: StudySpec) -> str:
     return _sentences(parts)
 
 
-_ANY = {"image": "images of any modality", "series": "recordings", "table": "rows in a table"}
+_ANY = {
+    "image": "images of any modality",
+    "series": "recordings",
+    "sequence": "DNA sequences",
+    "table": "rows in a table",
+}
 
 
 def _narrowed(cohort: Cohort) -> list[str]:
@@ -150,16 +157,18 @@ def _percent(split: Split) -> list[float]:
     return [100 * share for share in split.shares]
 
 
-HEADINGS = {"image": "Images", "series": "Recordings", "table": "Tables"}
+HEADINGS = {"image": "Images", "series": "Recordings", "sequence": "Sequences", "table": "Tables"}
 
 
 def input_words(section: AnyInput) -> str:
-    """How an image, a window of a recording or a row of a table becomes the network's input, in sentences."""
+    """How an image, a window of a recording or of DNA, a row of a table becomes a network's input, in sentences."""
     match section:
         case Input():
             return _images(section)
         case SeriesInput():
             return _recordings(section)
+        case SequenceInput():
+            return _sequences(section)
         case TableInput():
             return _tables(section)
 
@@ -176,6 +185,15 @@ def _recordings(series: SeriesInput) -> str:
             f"Windows of {series.window_s:g} s, one every {step:g} s, at {series.rate_hz:g} Hz",
             f"Signals: {_listed(series.signals, 'and')}",
             scaled,
+        ]
+    )
+
+
+def _sequences(sequence: SequenceInput) -> str:
+    return _sentences(
+        [
+            f"Windows of DNA, {sequence.length} bases around the middle of the sequences in column {sequence.column}",
+            "One channel each for A, C, G and T; an unknown base is a quarter of each",
         ]
     )
 

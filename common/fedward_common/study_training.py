@@ -64,7 +64,7 @@ class Training(Work):
     """[training]: the rounds in which the whole network learns from labels."""
 
     rounds: Rounds = 20
-    augmentation: tuple[Literal["flip", "affine", "contrast", "noise"], ...] = ()
+    augmentation: tuple[Literal["flip", "affine", "contrast", "noise", "reverse-complement"], ...] = ()
     class_weights: bool = True  # weigh the loss by inverse class frequency at the site
     batch_norm: Literal["share", "local", "recalibrate", "group"] = "share"  # see fedward_common.batch_norm
     seed: Annotated[int, Field(ge=0, lt=2**53)] = 42

@@ -33,9 +33,7 @@ def site_report(site: Site, run: RunResult) -> SiteReport:
     return SiteReport(
         name=site.name,
         min_cell=site.min_cell,
-        images=shy(
-            {"image": counts.images, "series": counts.recordings, "table": counts.table_rows}[run.study.input.kind]
-        ),
+        images=shy({"image": counts.images, "series": counts.recordings}.get(run.study.input.kind, counts.table_rows)),
         patients=shy(counts.patients, counts.patients_without_label),
         labelled=shy(counts.labelled_patients),
         labels=labels,

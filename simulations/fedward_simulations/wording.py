@@ -181,8 +181,14 @@ def score(results: Results) -> str:
     return f"The probability of “{positive}”" if positive else "The probability of each label"
 
 
-SOURCES = {"image": "images", "series": "recordings", "table": "rows of tables"}  # what a hospital has
-EXAMPLES = {"image": ("image", "images"), "series": ("window", "windows"), "table": ("row", "rows")}
+# what a hospital has
+SOURCES = {"image": "images", "series": "recordings", "sequence": "rows of tables", "table": "rows of tables"}
+EXAMPLES = {
+    "image": ("image", "images"),
+    "series": ("window", "windows"),
+    "sequence": ("window", "windows"),
+    "table": ("row", "rows"),
+}
 
 
 def method(results: Results) -> list[tuple[str, str]]:
@@ -264,7 +270,7 @@ def split_text(results: Results) -> str:
 
 
 def input_text(results: Results) -> str:
-    """How an image, a window of a recording or a row of a table becomes the model's input."""
+    """How an image, a window of a recording or of DNA, or a row of a table becomes the model's input."""
     spec = results.study.spec.input
     if not isinstance(spec, Input):
         return input_words(spec)

@@ -144,7 +144,7 @@ def test_a_whole_number_may_stand_for_a_float() -> None:
         ("resnet18", (64,), 'model "resnet18" takes 2-D or 3-D images, and the study has windows of 64 samples'),
         ("mlp", (64, 64), 'model "mlp" takes rows of tables, and the study has 2-D images of 64 x 64'),
         ("small-cnn", (), 'model "small-cnn" takes 2-D or 3-D images, and the study has rows of a table'),
-        ("cnn-1d", (), 'model "cnn-1d" takes recordings, and the study has rows of a table'),
+        ("cnn-1d", (), 'model "cnn-1d" takes recordings or sequences, and the study has rows of a table'),
         ("cnn-1d", (7,), 'model "cnn-1d" needs windows of at least 8, and the size is 7'),
         (
             "resnet18",

@@ -197,6 +197,16 @@ def test_networks_learn_a_bright_square() -> None:
         assert (model(images).argmax(dim=1) == labels).all()
 
 
+def test_without_pooling_a_network_knows_where_something_is() -> None:
+    pulses = torch.zeros(2, 1, 40)
+    pulses[0, 0, 12], pulses[1, 0, 25] = 1, 1
+    for pooling, same in (("global", True), ("none", False)):
+        model, _ = built("cnn-1d", (40,), {"pooling": pooling})
+        first, second = model.eval()(pulses)
+        assert torch.allclose(first, second, atol=1e-5) == same
+    assert parameters(model) == 8 * 64 + 5 * 64 * 128 + 3 * 128 * 64 + 2 * (64 + 128 + 64) + 41 * 64 * 3 + 3
+
+
 # The parts, with torch's own layers as oracle.
 
 

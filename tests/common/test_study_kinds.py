@@ -3,7 +3,7 @@
 import pytest
 
 from fedward_common.errors import StudyError
-from fedward_common.study import FeatureScale, SeriesInput, StudySpec, TableInput, loads, resolved
+from fedward_common.study import FeatureScale, SequenceInput, SeriesInput, StudySpec, TableInput, loads, resolved
 from fedward_common.study_text import describe
 
 SERIES = """kind = "series"
@@ -13,6 +13,10 @@ rate_hz = 64
 window_s = 4
 step_s = 0.5
 scale = 1000
+"""
+SEQUENCE = """kind = "sequence"
+column = "dna"
+length = 200
 """
 TABLE = """kind = "table"
 features = ["age", "volume", "thickness"]
@@ -56,6 +60,20 @@ def test_a_study_of_recordings() -> None:
     assert told["Patients"].startswith("Patients with recordings and one of the labels healthy or ill.")
 
 
+def test_a_study_of_sequences() -> None:
+    spec = loads(text(SEQUENCE, model="cnn-1d", training='augmentation = ["reverse-complement"]'))
+    assert isinstance(spec.input, SequenceInput)
+    assert (spec.input.size, spec.input.channels, spec.input.measures_scale) == ((200,), 4, False)
+    assert StudySpec.from_json(spec.canonical_json()) == spec
+    told = dict(describe(spec))
+    assert told["Sequences"] == (
+        "Windows of DNA, 200 bases around the middle of the sequences in column dna. One channel each for A, C, G and "
+        "T; an unknown base is a quarter of each."
+    )
+    assert "Training windows are varied by reading the other strand." in told["Training"]
+    assert told["Patients"].startswith("Patients with DNA sequences and one of the labels healthy or ill.")
+
+
 def test_a_study_of_tables() -> None:
     spec = loads(text(TABLE))
     assert isinstance(spec.input, TableInput)
@@ -88,9 +106,9 @@ def test_a_table_with_its_scale_measures_none() -> None:
         (
             'kind = "tabel"',
             {},
-            '[input] kind = "tabel": must be one of "image", "series", "table"; did you mean table?',
+            '[input] kind = "tabel": must be one of "image", "series", "sequence", "table"; did you mean table?',
         ),
-        ("kind = 3", {}, '[input] kind = 3: must be one of "image", "series", "table"'),
+        ("kind = 3", {}, '[input] kind = 3: must be one of "image", "series", "sequence", "table"'),
         (
             'kind = "table"',
             {},
@@ -138,6 +156,19 @@ def test_a_table_with_its_scale_measures_none() -> None:
             TABLE,
             {"training": 'augmentation = ["flip"]'},
             '[training] augmentation = ["flip"]: varies images, and this study takes tables; remove it',
+        ),
+        (
+            "size = [64, 64]",
+            {"training": 'augmentation = ["flip", "reverse-complement"]', "model": "small-cnn"},
+            (
+                '[training] augmentation = ["flip", "reverse-complement"]: varies sequences, and this study takes '
+                "images; remove it"
+            ),
+        ),
+        (
+            SEQUENCE.replace("200", "5000"),
+            {"model": "cnn-1d"},
+            "[input] length = 5000: must be a whole number at least 8 and at most 4096",
         ),
         (
             TABLE,

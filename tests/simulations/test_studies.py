@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fedward_common.errors import UsageError
 from fedward_simulations.results import Results
-from fedward_simulations.studies import Trial, heart_disease, running
+from fedward_simulations.studies import Trial, heart_disease, running, splice_sites
 from fedward_simulations.synthetic.heart_disease import write as write_rows
 
 SIZES = {"cleveland": 120, "hungarian": 100, "switzerland": 40, "va": 60}
@@ -64,6 +64,21 @@ def test_flambys_rows_and_test_patients(data: Path, tmp_path: Path) -> None:
         assert tested.mean() == pytest.approx(0.34, abs=0.02)
         if hospital != "switzerland":  # stratified, but for two healthy patients
             assert ill[tested].mean() == pytest.approx(ill.mean(), abs=0.03)
+
+
+def test_splice_sites_keep_a_gene_and_a_sequence_together(tmp_path: Path) -> None:
+    source = tmp_path / "dna_small"
+    source.mkdir()
+    rows = [("A", "ACGT"), ("B", "ACGT"), ("B", "CCCC"), ("C-1", "GGGG"), ("D", "CCCC"), ("E", "TTTT"), ("C-1", "AAAA")]
+    lines = [f"EI,    {name}-DONOR-{place},       {dna}\n" for place, (name, dna) in enumerate(rows)]
+    (source / "uci_splice.csv").write_text("".join(["Class, Donor,     Sequence\n", *lines]))
+    splice_sites.write(source, tmp_path)
+    found: dict[tuple[str, str], list[str]] = {}
+    for hospital in splice_sites.HOSPITALS:
+        with (tmp_path / hospital / "windows.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                found.setdefault((hospital, row["gene"]), []).append(row["sequence"])
+    assert sorted(found.values()) == [["ACGT", "ACGT", "CCCC", "CCCC"], ["GGGG", "AAAA"], ["TTTT"]]
 
 
 def test_a_trial_is_run_once_and_stands_on_the_page(

@@ -1,6 +1,8 @@
 """Templates on invented patients with a signal of known strength: each learns what is there."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -8,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 
 from fedward_common.streams import stream
+from fedward_common.study import template_path
 from fedward_simulations.studies import hospital_folder
-from fedward_simulations.synthetic import gait, heart_disease, images
+from fedward_simulations.synthetic import gait, heart_disease, images, regulatory
+
+STUDIES = Path(__file__).parents[2] / "docs/studies.md"
 
 
 def simulated(template: str, root: Path) -> dict[str, Any]:
@@ -105,3 +111,36 @@ def test_breast_pathology_tells_four_tissues_apart(tmp_path: Path) -> None:
     words = {label: label for label in images.TISSUES}
     pictures(tmp_path, settings("", words), words, images.tile, 12)
     assert area(simulated("breast-pathology", tmp_path)) > 0.95
+
+
+def regulatory_dna(root: Path, strength: float) -> dict[str, Any]:
+    """The results of variant-effect at three hospitals of 100 genes each."""
+    for hospital in ("harbour", "north", "valley"):
+        folder = hospital_folder(root / "hospitals", hospital, '[table]\nmap = "columns.toml"\n')
+        regulatory.write(folder, hospital, 100, strength)
+    return simulated("variant-effect", root)
+
+
+@pytest.mark.long
+def test_variant_effect_finds_the_motif_and_what_breaks_it(tmp_path: Path) -> None:
+    assert area(regulatory_dna(tmp_path, 0.9)) > 0.95
+    random = np.random.default_rng(0)
+    in_motif = np.repeat([True, False], 200)
+    windows = [regulatory.window(random, 1.0, active=bool(active)) for active in in_motif]
+    found = effects(tmp_path, [window for window, _ in windows], [regulatory.breaks(random, *each) for each in windows])
+    assert (found[in_motif] < 0).mean() > 0.95
+    assert roc_auc_score(in_motif, -found) > 0.95
+
+
+def effects(root: Path, references: list[str], alternatives: list[str]) -> npt.NDArray[np.float64]:
+    """What the lines of docs/studies.md make of variants, with the model in `root`."""
+    [lines] = re.findall(r"^```python\n(.*?)^```$", STUDIES.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    shutil.copy(template_path("variant-effect"), root / "my-study.toml")
+    script = f"references = {references}\nalternatives = {alternatives}\n{lines}\nprint(effects.tolist())\n"
+    done = subprocess.run([sys.executable, "-"], input=script, cwd=root, capture_output=True, text=True, check=True)
+    return np.array(json.loads(done.stdout))
+
+
+@pytest.mark.long
+def test_variant_effect_finds_nothing_in_background(tmp_path: Path) -> None:
+    assert area(regulatory_dna(tmp_path, 0.0)) == pytest.approx(0.5, abs=0.1)

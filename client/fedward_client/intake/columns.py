@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedward_client.intake.delimited import TextFormat
+from fedward_common import dna
 from fedward_common.errors import SettingsError
 
 STRANGERS = ConfigDict(extra="forbid")  # keys that are not settings
@@ -108,7 +109,31 @@ class Date:
         return (float((found - self.origin).days),)
 
 
-Feature = Annotated[Numeric | Category | Date, Field(discriminator="kind")]
+@dataclass(frozen=True, kw_only=True)
+class Sequence:
+    """A column of DNA, one feature for each of the `length` bases around its middle; beyond its ends they are N."""
+
+    kind: Literal["sequence"] = "sequence"
+    column: str
+    length: Annotated[int, Field(ge=8, le=dna.MAX_LENGTH)]
+    missing: tuple[str, ...] | None = None
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRANGERS
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of its features: column[place], from the middle."""
+        return dna.names(self.column, self.length)
+
+    def values(self, cell: str, _text: TextFormat) -> tuple[float, ...]:
+        """Its features, `dna.codes`. Raises BadRow."""
+        try:
+            return dna.codes(cell, self.length)
+        except ValueError:
+            raise BadRow(f"column '{self.column}' holds letters other than A, C, G, T and N") from None
+
+
+Feature = Annotated[Numeric | Category | Date | Sequence, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)

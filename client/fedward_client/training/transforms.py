@@ -8,6 +8,7 @@ from monai.transforms.compose import Compose
 from monai.transforms.intensity.array import RandAdjustContrast, RandGaussianNoise
 from monai.transforms.spatial.array import RandAffine, RandFlip
 from monai.transforms.transform import RandomizableTransform
+from monai.transforms.utility.array import RandLambda
 
 DEGREES = np.pi / 180
 
@@ -39,7 +40,18 @@ def _noise(_size: tuple[int, ...]) -> RandomizableTransform:
     return RandGaussianNoise(prob=0.5, std=0.03)
 
 
-_TRANSFORMS = {"flip": _flip, "affine": _affine, "contrast": _contrast, "noise": _noise}
+def _reverse_complement(_size: tuple[int, ...]) -> RandomizableTransform:
+    """Channels A, C, G, T turned round are the complement."""
+    return RandLambda(lambda bases: bases.flip(0, 1), prob=0.5, track_meta=False)
+
+
+_TRANSFORMS = {
+    "flip": _flip,
+    "affine": _affine,
+    "contrast": _contrast,
+    "noise": _noise,
+    "reverse-complement": _reverse_complement,
+}
 
 
 def composed(names: Sequence[str], size: tuple[int, ...]) -> Compose:

@@ -59,7 +59,7 @@ class ModelCard:
     name: str  # lower-case letters, digits and hyphens
     title: str
     paper: str
-    dims: tuple[int, ...]  # how many axes one example may have: 2 or 3 an image, 1 a recording, 0 a row of a table
+    dims: tuple[int, ...]  # how many axes an example may have: 2 or 3 an image, 1 a recording or DNA, 0 a row
     min_size: int  # pixels, voxels or samples that each axis needs at least
     options: Mapping[str, Option] = field(default_factory=dict)  # name to default
     limits: Mapping[str, Range | Choice | Widths] = field(default_factory=dict)

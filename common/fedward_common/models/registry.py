@@ -146,7 +146,7 @@ def _kind(default: Option) -> str:
 
 def _kinds(dims: tuple[int, ...]) -> str:
     images = " or ".join(f"{each}-D" for each in dims if each > 1)
-    others = {0: "rows of tables", 1: "recordings"}
+    others = {0: "rows of tables", 1: "recordings or sequences"}
     return " or ".join([f"{images} images"] * bool(images) + [others[each] for each in dims if each in others])
 
 

@@ -91,12 +91,12 @@ SHIPPED = (
     Architecture(
         card=ModelCard(
             name="cnn-1d",
-            title="Fully convolutional network for recordings",
+            title="Fully convolutional network for recordings and sequences",
             paper="Wang, Yan, Oates: Time series classification from scratch. IJCNN 2017, arXiv:1611.06455",
             dims=(1,),
             min_size=8,  # samples, as long as its longest kernel
-            options={"width": 64, "dropout": 0.3},
-            limits={"width": Range(8, 512), "dropout": _DROPOUT},
+            options={"width": 64, "dropout": 0.3, "pooling": "global"},
+            limits={"width": Range(8, 512), "dropout": _DROPOUT, "pooling": Choice(("global", "none"))},
         ),
         builder="fedward_common.models.cnn_1d:build",
     ),

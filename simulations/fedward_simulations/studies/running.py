@@ -23,6 +23,7 @@ from fedward_simulations.studies import (
     heart_disease,
     lung_malignancy,
     parkinson_gait,
+    splice_sites,
 )
 from fedward_simulations.studies.accuracy import accuracies
 
@@ -38,6 +39,7 @@ def trials() -> tuple[Trial, ...]:
         *alzheimer_mri.TRIALS,
         *lung_malignancy.TRIALS,
         *breast_pathology.TRIALS,
+        *splice_sites.TRIALS,
     )
 
 
