@@ -14,7 +14,7 @@ from fedward_client.intake.columns import TableMap
 from fedward_client.intake.recording import places
 from fedward_client.intake.series_map import Channel
 from fedward_common.errors import DataError
-from fedward_common.study import SequenceInput, SeriesInput, TableInput
+from fedward_common.study import CompoundInput, SequenceInput, SeriesInput, TableInput
 
 OTHER_SIGNALS = "recordings without all of the study's signals"
 OTHER_UNIT = "recordings in units of another kind"
@@ -98,7 +98,7 @@ def _windows(row: RecordingRow, section: SeriesInput) -> list[Unit]:
 
 def rows(
     table_rows: Iterable[TableRow],
-    section: SequenceInput | TableInput,
+    section: CompoundInput | SequenceInput | TableInput,
     columns: TableMap | None,
     left_out: Counter[str],
     site: str,

@@ -34,7 +34,7 @@ from fedward_client.split import PatientInfo, Side, assign
 from fedward_common.disk import write_durably
 from fedward_common.errors import DataError, RunError
 from fedward_common.events import Event, Listener, ignore
-from fedward_common.study import Input, SequenceInput, SeriesInput, StudySpec, TableInput
+from fedward_common.study import CompoundInput, Input, SequenceInput, SeriesInput, StudySpec, TableInput
 
 _log = logging.getLogger(__name__)
 
@@ -241,7 +241,7 @@ def offered(catalog: Catalog, study: StudySpec) -> Sequence[Offered]:
     match study.input:
         case SeriesInput():
             return catalog.recordings()
-        case SequenceInput() | TableInput():
+        case CompoundInput() | SequenceInput() | TableInput():
             return catalog.table_rows()
         case Input():
             return catalog.images(None)
@@ -283,7 +283,7 @@ def _units(there: Sequence[Offered], study: StudySpec, site: Site, left_out: Cou
         case SeriesInput():
             recordings = [row for row in there if isinstance(row, RecordingRow)]
             return choosing_rows.windows(recordings, study.input, left_out)
-        case SequenceInput() | TableInput():
+        case CompoundInput() | SequenceInput() | TableInput():
             columns = None if site.table is None else site.table.columns
             rows = [row for row in there if isinstance(row, TableRow)]
             return choosing_rows.rows(rows, study.input, columns, left_out, site.name)

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from fedward_client import choosing_rows
 from fedward_client.choosing import content_of
 from fedward_client.cohort import CohortItem
+from fedward_client.harmonize.column import ColumnRecipe
 from fedward_client.harmonize.recipe import Recipe
-from fedward_client.harmonize.sequence import SequenceRecipe
 from fedward_client.harmonize.series import SeriesRecipe
 from fedward_client.harmonize.table import TableRecipe
 from fedward_client.intake import recordings, tables
@@ -27,11 +27,11 @@ from fedward_client.intake.tabular import Table
 from fedward_client.site import Site
 from fedward_client.volume import Volume
 from fedward_common.errors import UnreadableFile
-from fedward_common.study import AnyInput, Input, SequenceInput, SeriesInput
+from fedward_common.study import AnyInput, CompoundInput, Input, SequenceInput, SeriesInput
 
 Tensor = npt.NDArray[np.float32]
 Read = TypeVar("Read")
-AnyRecipe = Recipe | SeriesRecipe | SequenceRecipe | TableRecipe
+AnyRecipe = ColumnRecipe | Recipe | SeriesRecipe | TableRecipe
 
 
 class Opener(Protocol):
@@ -51,8 +51,8 @@ def recipe_of(section: AnyInput, site: str) -> AnyRecipe:
             return Recipe(section)
         case SeriesInput():
             return SeriesRecipe(section)
-        case SequenceInput():
-            return SequenceRecipe(section)
+        case CompoundInput() | SequenceInput():
+            return ColumnRecipe(section)
         case _:
             return TableRecipe(section, site)
 
@@ -64,7 +64,7 @@ def opener(site: Site, how: AnyRecipe, where: Mapping[str, Path]) -> Opener:
             return Images(how, where)
         case SeriesRecipe():
             return Windows(site, how, where)
-        case SequenceRecipe() | TableRecipe():
+        case ColumnRecipe() | TableRecipe():
             return Rows(site, how, where)
 
 
@@ -132,7 +132,7 @@ class Rows:
     """Rows of tables. A row that has not changed is the same, whatever became of the rest of its file."""
 
     site: Site
-    recipe: SequenceRecipe | TableRecipe
+    recipe: ColumnRecipe | TableRecipe
     where: Mapping[str, Path]
     _last: tuple[str, Table | str | None] = field(default=("", None), init=False)
     _places: dict[int, int] = field(default_factory=dict, init=False)  # by a row's number

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedward_common.errors import StudyError
 from fedward_common.study_cohort import Cohort
+from fedward_common.study_compound import CompoundInput
 from fedward_common.study_faults import Fault, explain, printable, report
 from fedward_common.study_input import Input
 from fedward_common.study_section import Fraction, Positive, Section, Slug
@@ -50,6 +51,7 @@ __all__ = [
     "About",
     "AnyInput",
     "Cohort",
+    "CompoundInput",
     "Evaluation",
     "FeatureScale",
     "Fraction",

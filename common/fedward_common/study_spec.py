@@ -16,6 +16,7 @@ from pydantic import Discriminator, Field, Tag
 from fedward_common import __version__
 from fedward_common.errors import ModelError
 from fedward_common.study_cohort import Cohort
+from fedward_common.study_compound import CompoundInput
 from fedward_common.study_faults import Fault, near
 from fedward_common.study_input import Input
 from fedward_common.study_section import Fingerprint, Fraction, OptionValue, Rule, Section, Slug, only_with
@@ -46,6 +47,7 @@ INPUTS: Mapping[str, type[Section]] = {
     "image": Input,
     "series": SeriesInput,
     "sequence": SequenceInput,
+    "compound": CompoundInput,
     "table": TableInput,
 }
 
@@ -60,6 +62,7 @@ AnyInput = Annotated[
     Annotated[Input, Tag("image")]
     | Annotated[SeriesInput, Tag("series")]
     | Annotated[SequenceInput, Tag("sequence")]
+    | Annotated[CompoundInput, Tag("compound")]
     | Annotated[TableInput, Tag("table")],
     Discriminator(input_kind),
 ]
@@ -205,7 +208,13 @@ def _inflate(model: Model, inputs: AnyInput) -> Iterator[Fault]:
 
 
 _OF_IMAGES = ("modality", "body_part", "sequence", "vendors", "sex", "age", "months", "slices", "localizers")
-_TAKEN = {"image": "images", "series": "recordings", "sequence": "sequences", "table": "tables"}
+_TAKEN = {
+    "image": "images",
+    "series": "recordings",
+    "sequence": "sequences",
+    "compound": "compounds",
+    "table": "tables",
+}
 
 
 def _images_only(inputs: AnyInput, cohort: Cohort) -> Iterator[Fault]:

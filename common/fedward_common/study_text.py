@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from fedward_common.study_cohort import Cohort
+from fedward_common.study_compound import CompoundInput
 from fedward_common.study_faults import toml_value
 from fedward_common.study_input import Input
 from fedward_common.study_sequence import SequenceInput
@@ -13,7 +14,7 @@ from fedward_common.study_strategy import Strategy
 from fedward_common.study_table import TableInput
 from fedward_common.study_training import Phase, Training
 
-_EXAMPLES = {"image": "images", "series": "windows", "sequence": "windows", "table": "rows"}
+_EXAMPLES = {"image": "images", "series": "windows", "sequence": "windows", "compound": "compounds", "table": "rows"}
 
 _AUGMENTATION = {
     "flip": "mirror images",
@@ -96,6 +97,7 @@ _ANY = {
     "image": "images of any modality",
     "series": "recordings",
     "sequence": "DNA sequences",
+    "compound": "compounds",
     "table": "rows in a table",
 }
 
@@ -157,7 +159,13 @@ def _percent(split: Split) -> list[float]:
     return [100 * share for share in split.shares]
 
 
-HEADINGS = {"image": "Images", "series": "Recordings", "sequence": "Sequences", "table": "Tables"}
+HEADINGS = {
+    "image": "Images",
+    "series": "Recordings",
+    "sequence": "Sequences",
+    "compound": "Compounds",
+    "table": "Tables",
+}
 
 
 def input_words(section: AnyInput) -> str:
@@ -169,6 +177,8 @@ def input_words(section: AnyInput) -> str:
             return _recordings(section)
         case SequenceInput():
             return _sequences(section)
+        case CompoundInput():
+            return _compounds(section)
         case TableInput():
             return _tables(section)
 
@@ -194,6 +204,16 @@ def _sequences(sequence: SequenceInput) -> str:
         [
             f"Windows of DNA, {sequence.length} bases around the middle of the sequences in column {sequence.column}",
             "One channel each for A, C, G and T; an unknown base is a quarter of each",
+        ]
+    )
+
+
+def _compounds(compound: CompoundInput) -> str:
+    around = f"which substructures of up to {compound.radius} bonds around an atom it has (ECFP{2 * compound.radius})"
+    return _sentences(
+        [
+            f"Compounds written as SMILES in column {compound.column}",
+            f"Each is a fingerprint of {compound.bits} bits: {around}",
         ]
     )
 

@@ -182,11 +182,14 @@ def score(results: Results) -> str:
 
 
 # what a hospital has
-SOURCES = {"image": "images", "series": "recordings", "sequence": "rows of tables", "table": "rows of tables"}
+SOURCES = {"image": "images", "series": "recordings"} | dict.fromkeys(
+    ("sequence", "compound", "table"), "rows of tables"
+)
 EXAMPLES = {
     "image": ("image", "images"),
     "series": ("window", "windows"),
     "sequence": ("window", "windows"),
+    "compound": ("compound", "compounds"),
     "table": ("row", "rows"),
 }
 

@@ -106,9 +106,9 @@ def test_a_table_with_its_scale_measures_none() -> None:
         (
             'kind = "tabel"',
             {},
-            '[input] kind = "tabel": must be one of "image", "series", "sequence", "table"; did you mean table?',
+            '[input] kind = "tabel": must be one of "image", "series", "sequence", "compound", "table"; did you mean table?',  # noqa: E501
         ),
-        ("kind = 3", {}, '[input] kind = 3: must be one of "image", "series", "sequence", "table"'),
+        ("kind = 3", {}, '[input] kind = 3: must be one of "image", "series", "sequence", "compound", "table"'),
         (
             'kind = "table"',
             {},

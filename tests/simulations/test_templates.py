@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 from fedward_common.streams import stream
 from fedward_common.study import template_path
 from fedward_simulations.studies import hospital_folder
-from fedward_simulations.synthetic import gait, heart_disease, images, regulatory
+from fedward_simulations.synthetic import compounds, gait, heart_disease, images, regulatory
 
 STUDIES = Path(__file__).parents[2] / "docs/studies.md"
 
@@ -144,3 +144,27 @@ def effects(root: Path, references: list[str], alternatives: list[str]) -> npt.N
 @pytest.mark.long
 def test_variant_effect_finds_nothing_in_background(tmp_path: Path) -> None:
     assert area(regulatory_dna(tmp_path, 0.0)) == pytest.approx(0.5, abs=0.1)
+
+
+def assays(root: Path, strength: float) -> dict[str, Any]:
+    """The results of compound-activity at three laboratories of 150 compounds each."""
+    for laboratory in ("east", "north", "west"):
+        folder = hospital_folder(root / "hospitals", laboratory, '[table]\nmap = "columns.toml"\n')
+        compounds.write(folder, laboratory, 150, strength)
+    return simulated("compound-activity", root)
+
+
+def test_compound_activity_finds_the_group_that_acts(tmp_path: Path) -> None:
+    results = assays(tmp_path, 1.0)
+    assert area(results) > 0.95
+    [run] = results["runs"]
+    assert [point["layer"] for point in run["history"]] == [0] * 5 + [1] * 5 + [None] * 20
+    alone = [point["layer_loss"] for point in run["history"][:10]]
+    assert alone[4] < 0.9 * alone[0]
+    assert all((point["train_loss"] is None) == (point["layer"] is not None) for point in run["history"])
+    assert "Learning without labels" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+@pytest.mark.long
+def test_compound_activity_finds_nothing_where_nothing_acts(tmp_path: Path) -> None:
+    assert area(assays(tmp_path, 0.0)) == pytest.approx(0.5, abs=0.12)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedward_client.intake.delimited import TextFormat
-from fedward_common import dna
+from fedward_common import compounds, dna
 from fedward_common.errors import SettingsError
 
 STRANGERS = ConfigDict(extra="forbid")  # keys that are not settings
@@ -133,21 +133,65 @@ class Sequence:
             raise BadRow(f"column '{self.column}' holds letters other than A, C, G, T and N") from None
 
 
-Feature = Annotated[Numeric | Category | Date | Sequence, Field(discriminator="kind")]
-
-
 @dataclass(frozen=True, kw_only=True)
-class Target:
-    """The column to be predicted. `classes` gives the class of each level; without it, it is a number."""
+class Compound:
+    """A column of compounds written as SMILES, one feature for each bit of their fingerprint."""
 
+    kind: Literal["compound"] = "compound"
     column: str
-    classes: Mapping[str, str] | None = None
+    radius: Annotated[int, Field(ge=1, le=compounds.MAX_RADIUS)] = 2
+    bits: Annotated[int, Field(ge=64, le=compounds.MAX_BITS)] = 1024
     missing: tuple[str, ...] | None = None
 
     __pydantic_config__: ClassVar[ConfigDict] = STRANGERS
 
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of its features (`compounds.names`)."""
+        return compounds.names(self.column, self.radius, self.bits)
+
+    def values(self, cell: str, _text: TextFormat) -> tuple[float, ...]:
+        """Its bits. Raises BadRow."""
+        try:
+            return compounds.fingerprint(cell, self.radius, self.bits)
+        except ValueError:
+            raise BadRow(f"column '{self.column}' holds a compound that is no SMILES, or too long a one") from None
+
+
+Feature = Annotated[Numeric | Category | Date | Sequence | Compound, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """Two classes of a number: `below` the `value`, and `above` from it on."""
+
+    value: float
+    below: str
+    above: str
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRANGERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The column to be predicted: `classes` of its levels, or of numbers by a `threshold`; else it is a number."""
+
+    column: str
+    classes: Mapping[str, str] | None = None
+    threshold: Threshold | None = None
+    missing: tuple[str, ...] | None = None
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRANGERS
+
+    def __post_init__(self) -> None:
+        if self.classes is not None and self.threshold is not None:
+            raise SettingsError("a target has classes of its levels or a threshold, not both")
+
     def value(self, cell: str, text: TextFormat) -> str:
         """Its class, or its number as text. Raises BadRow."""
+        if self.threshold is not None:
+            (number,) = Numeric(column=self.column).values(cell, text)
+            return self.threshold.below if number < self.threshold.value else self.threshold.above
         if self.classes is None:
             return repr(*Numeric(column=self.column).values(cell, text))
         for level, name in self.classes.items():

@@ -29,13 +29,15 @@ class Trial:
     caveat: str = ""  # what a reader must know of the figures
     seeds: range = range(42, 45)
     accuracies: bool = False  # whether the page also compares accuracies, with those of classical learners
-    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the template, by section and key
+    changes: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # of the template, by section and key; another kind of input takes the place of the template's
 
     def study(self) -> StudySpec:
         """The template as this trial runs it."""
         spec = load(template_path(self.template)).model_dump(mode="json")
         for section, changes in self.changes.items():
-            spec[section] |= changes
+            spec[section] = dict(changes) if "kind" in changes else spec[section] | changes
         return StudySpec.model_validate_json(json.dumps(spec))
 
 

@@ -20,6 +20,7 @@ from fedward_simulations.studies import (
     Trial,
     alzheimer_mri,
     breast_pathology,
+    compound_activity,
     heart_disease,
     lung_malignancy,
     parkinson_gait,
@@ -39,6 +40,7 @@ def trials() -> tuple[Trial, ...]:
         *alzheimer_mri.TRIALS,
         *lung_malignancy.TRIALS,
         *breast_pathology.TRIALS,
+        *compound_activity.TRIALS,
         *splice_sites.TRIALS,
     )
 
