@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from fedward_common import cli, models
 from fedward_common.errors import ModelError
-from fedward_common.models import onnx_file, trained
+from fedward_common.models import ModelCard, onnx_file, registry, trained
 from fedward_common.models.trained import RESEARCH_USE, Trained
 from fedward_common.records import model_sha256
 from fedward_common.study import StudySpec
@@ -89,6 +89,28 @@ def test_of_several_labels_each_has_its_own_probability(tmp_path: Path) -> None:
     onnx_file.export(saved(study, tmp_path / "model.safetensors"), out)
     [found] = onnxruntime.InferenceSession(out).run(None, {"input": np.zeros((2, 1, 16, 16), np.float32)})
     assert not np.allclose(found.sum(axis=1), 1.0)
+
+
+NOISY = """
+import torch
+class Noisy(torch.nn.Linear):
+    def forward(self, rows):
+        return super().forward(rows + torch.rand_like(rows))
+def build(*, dims, size, channels, classes):
+    return Noisy(channels, classes)
+"""
+
+
+def test_a_file_that_gives_other_probabilities_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "noisy_network.py").write_text(NOISY)
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))  # the next test starts without it
+    models.register(ModelCard(name="noisy", title="t", paper="p", dims=(0,), min_size=0), "noisy_network:build")
+    study = tiny_study(model={"name": "noisy"}, input={"kind": "table", "features": ["a", "b"]})
+    done = fedward("model", "export", saved(study, tmp_path / "model.safetensors"), "--out", tmp_path / "model.onnx")
+    assert done.exit_code == 1
+    assert "differ from torch's by" in done.stderr
+    assert not list(tmp_path.glob("*.onnx"))
 
 
 def test_what_is_no_trained_model_is_refused(tmp_path: Path) -> None:
