@@ -52,7 +52,7 @@ def predict(source: Path, about: Trained, model: nn.Module, listener: Listener =
     study, device = about.study.model_copy(update={"input": about.input}), pick_device()
     device.place(model, len(study.input.size))
     with TemporaryDirectory(prefix="fedward-") as scratch:
-        site = _site(source.resolve(), Path(scratch))
+        site = _site(source.resolve(), Path(scratch), study.cohort.modality or "")
         scan(site, listener)
         files = paths(site)
         where = {key: path.relative_to(site.data).as_posix() for key, path in files.items()}
@@ -73,8 +73,11 @@ def predict(source: Path, about: Trained, model: nn.Module, listener: Listener =
     return sorted(found, key=lambda each: each.place)
 
 
-def _site(source: Path, scratch: Path) -> Site:
-    """The input as a hospital's folder, under its own settings where it has some."""
+def _site(source: Path, scratch: Path, modality: str) -> Site:
+    """The input as a hospital's folder, under its own settings where it has some.
+
+    Without, files that do not say what they are are taken as what the study asks for.
+    """
     folder = source if source.is_dir() else source.parent
     own = (folder / SETTINGS).is_file() or is_bids(folder)
     settings = folder if own else scratch / "input"
@@ -84,7 +87,7 @@ def _site(source: Path, scratch: Path) -> Site:
     (state / KEY).write_bytes(bytes(KEY_BYTES))  # no pseudonym leaves; a fixed key gives one order every time
     site = Site.open(settings, state=state)
     if not own:
-        site = replace(site, data=folder, patient_pattern=EACH_FILE)
+        site = replace(site, data=folder, patient_pattern=EACH_FILE, modality=modality)
     if source.is_file():
         shutil.copyfile(source, scratch / "input" / source.name)
         site = replace(site, data=scratch / "input")

@@ -130,7 +130,7 @@ def test_a_single_file_and_files_that_do_not_say_whose_they_are(model: Callable[
     for number in range(3):
         noise = np.random.default_rng(number).integers(0, 255, (20, 30), dtype=np.uint8)
         Image.fromarray(noise).save(folder / f"{number}.png")
-    file = model(tiny_study(cohort={"modality": None}))
+    file = model(tiny_study())
     assert fedward(file, folder, "--out", out).exit_code == 0
     every = rows(out)
     assert [row["file"] for row in every] == ["0.png", "1.png", "2.png"]
@@ -143,7 +143,7 @@ def test_a_nifti_file_is_a_volume(model: Callable[..., Path], tmp_path: Path) ->
     values = np.random.default_rng(1).integers(0, 99, (12, 11, 10)).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "brain.nii.gz")
     out = tmp_path / "found.csv"
-    study = tiny_study(cohort={"modality": None}, input={"size": [8, 16, 16]})
+    study = tiny_study(input={"size": [8, 16, 16]})
     assert fedward(model(study), tmp_path / "brain.nii.gz", "--out", out).exit_code == 0
     [row] = rows(out)
     assert (row["file"], row["examples"]) == ("brain.nii.gz", "1")
