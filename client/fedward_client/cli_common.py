@@ -18,6 +18,7 @@ _DOES: dict[Stage, str] = {
     "scan": "Reading headers",
     "inspect": "Looking at images",
     "compare": "Comparing images",
+    "evaluate": "Scoring",
 }
 
 LOOK_S = 0.2  # between two looks at something that is awaited

@@ -263,7 +263,7 @@ def choose(there: Sequence[Offered], table: Mapping[str, Mapping[str, str]], stu
     Raises DataError where the study asks for another kind of label than the table says, or a feature that no map has.
     """
     left_out: Counter[str] = Counter()
-    found = _units(there, study, site, left_out)
+    found = units_of(there, study, site, left_out)
     rows = rows_of(found, [row.names for row in there], table, site, left_out)
     labels = labels_of(found, rows, study.cohort, site, left_out)
     taken = [unit for unit in found if unit.key in labels]
@@ -278,7 +278,8 @@ def choose(there: Sequence[Offered], table: Mapping[str, Mapping[str, str]], stu
     )
 
 
-def _units(there: Sequence[Offered], study: StudySpec, site: Site, left_out: Counter[str]) -> list[Unit]:
+def units_of(there: Sequence[Offered], study: StudySpec, site: Site, left_out: Counter[str]) -> list[Unit]:
+    """What a study's network would see of them; whatever it does not take is counted. Raises DataError as `choose`."""
     match study.input:
         case SeriesInput():
             recordings = [row for row in there if isinstance(row, RecordingRow)]

@@ -53,15 +53,22 @@ def predict(
 
     They add up to 1 over the labels, but where an image may have several: then each label has its own.
     """
-    dims, several = len(study.input.size), study.cohort.multi_label
-    device.place(model, dims)
+    device.place(model, len(study.input.size))
     model.eval()
     parts = []
+    for start in range(0, len(indices), BATCH):
+        images = np.ascontiguousarray(data.images[indices[start : start + BATCH]])
+        parts.append(probabilities(model, images, study=study, device=device))
+        listener(Event(site=site, stage="evaluate", done=min(start + BATCH, len(indices)), total=len(indices)))
+    return np.concatenate(parts) if parts else np.empty((0, 0))
+
+
+def probabilities(
+    model: nn.Module, images: npt.NDArray[np.float32], *, study: StudySpec, device: Device
+) -> npt.NDArray[np.float64]:
+    """Probabilities [n, labels] of `images` [n, channels, *size], of a model in evaluation that is on the device."""
     with torch.inference_mode(), torch.autocast(device.torch.type, dtype=torch.bfloat16, enabled=device.amp):
-        for start in range(0, len(indices), BATCH):
-            images = torch.from_numpy(np.ascontiguousarray(data.images[indices[start : start + BATCH]]))
-            logits = model(images.to(device.torch, memory_format=device.layout(dims)))
-            logits = logits.double()
-            parts.append((torch.sigmoid(logits) if several else torch.softmax(logits, dim=1)).cpu())
-            listener(Event(site=site, stage="evaluate", done=min(start + BATCH, len(indices)), total=len(indices)))
-    return torch.cat(parts).numpy() if parts else np.empty((0, 0))
+        batch = torch.from_numpy(images).to(device.torch, memory_format=device.layout(len(study.input.size)))
+        logits = model(batch).double()
+        found = torch.sigmoid(logits) if study.cohort.multi_label else torch.softmax(logits, dim=1)
+    return found.cpu().numpy()

@@ -35,8 +35,18 @@ _SUMMARIES = {
     "resume": "Let a run that failed or was stopped go on.",
     "add": "Register a trained model at a hub, so that a study can begin with it.",
     "remove": "Forget a registered model.",
+    "predict": "What a trained model says of images, recordings or a table.",
 }
-_EXTRAS = {"site": "site", "demo": "sim", "simulate": "sim", "hub": "hub", "study": "hub", "model": "hub"}
+_EXTRAS = {
+    "site": "site",
+    "demo": "sim",
+    "simulate": "sim",
+    "hub": "hub",
+    "study": "hub",
+    "model": "hub",
+    "predict": "site",
+    "export": "onnx",
+}
 
 
 class PartCommand(TyperCommand):
@@ -71,9 +81,20 @@ class OpenGroup(TyperGroup):
             if entry.name not in self.commands:
                 self.add_command(PartCommand(entry))
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was called; say what to install where it needs more than is there."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get(ctx.invoked_subcommand or "")
+            if extra is None or error.name is None or error.name.startswith("fedward_"):
+                raise
+            command, module = ctx.invoked_subcommand, error.name
+            _refuse(f"`{command}` needs {module}, which is not installed; pip install 'fedward[{extra}]'", 1)
+
 
 class ModelGroup(OpenGroup):
-    """`fedward model`, to which the hub's part adds."""
+    """`fedward model`, to which the hub's part and a site's add."""
 
     entry_points = "fedward.commands.model"
 
@@ -89,12 +110,6 @@ class Commands(OpenGroup):
             return super().invoke(ctx)
         except FedwardError as error:
             _refuse(str(error), error.exit_code)
-        except ModuleNotFoundError as error:
-            extra = _EXTRAS.get(ctx.invoked_subcommand or "")
-            if extra is None or error.name is None or error.name.startswith("fedward_"):
-                raise
-            command, module = ctx.invoked_subcommand, error.name
-            _refuse(f"`{command}` needs {module}, which is not installed; pip install 'fedward[{extra}]'", 1)
 
 
 def _refuse(message: str, exit_code: int) -> None:
@@ -120,7 +135,7 @@ model = typer.Typer(
     cls=ModelGroup,
     no_args_is_help=True,
     suggest_commands=False,
-    help="Networks that a study can name, and trained models of a hub with which it can begin.",
+    help="Networks that a study can name, trained models with which it can begin, and what these say of new data.",
 )
 audit = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Audit logs: whether one was changed.")
 app.add_typer(study, name="study", epilog="Example: fedward study check my-study.toml")
@@ -247,6 +262,22 @@ def list_models(
     _show_rows(rows, as_json, columns=("name", "title", "dims", "min_size", "options"))
     columns = ("name", "network", "study", "run", "sha256", "added", "note")
     _show_rows(registered, as_json, columns=columns)
+
+
+@model.command(epilog="Example: fedward model export result/model.safetensors --out model.onnx")
+def export(
+    trained: Annotated[
+        Path, typer.Argument(metavar="MODEL", exists=True, dir_okay=False, help="A trained model's safetensors file.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The ONNX file that is written.")],
+) -> None:
+    """Write a trained model as ONNX, checked by running it: examples as the network sees them in, probabilities out."""
+    from fedward_common.models import onnx_file
+    from fedward_common.models.trained import RESEARCH_USE
+
+    difference = onnx_file.export(trained, out)
+    typer.echo(f"{out} is written; onnxruntime and torch agree to {difference:.1g}. {RESEARCH_USE}")
 
 
 @audit.command(epilog="Example: fedward audit verify north")

@@ -1,6 +1,6 @@
 """A hub's registered models, with which studies may begin, and the weights that a study names, found and checked.
 
-    models/NAME.safetensors   the arrays
+    models/NAME.safetensors   the arrays; of a run's model also what is needed to use it elsewhere (`models.trained`)
     models/NAME.json          what they are (`Registered`); written last, removed first: without it there is no model
 
 A name is never given anew while it is taken. What is registered is checked against its SHA-256 whenever it is used.
@@ -22,12 +22,13 @@ from safetensors.numpy import save_file
 
 from fedward_common.disk import sync
 from fedward_common.errors import ModelError, UsageError
-from fedward_common.models import begin, bound, weights_file
+from fedward_common.models import begin, bound, trained, weights_file
 from fedward_common.study import Slug, StudySpec
 from fedward_common.study_faults import near
 from fedward_server.checkpoints import final_places, latest
 from fedward_server.hub import Hub
 from fedward_server.locks import turn
+from fedward_server.result import RunResult
 
 FOLDER, LOCK = "models", ".lock"
 
@@ -74,7 +75,7 @@ class Registry:
 
     def add_file(self, name: str, path: Path, *, note: str = "") -> Registered:
         """Register the arrays of a safetensors file. Raises UsageError for a name that is taken or is none."""
-        return self._add(name, weights_file.read(path), {"note": note})
+        return self._add(name, weights_file.read(path), {"note": note}, trained.about(path))
 
     def add_run(self, name: str, run: str, *, note: str = "") -> Registered:
         """Register the model of a run of this hub that has finished.
@@ -92,7 +93,8 @@ class Registry:
         checkpoint = held[0]
         known = {"study": row.study_id, "study_digest": row.study_digest, "run": run}
         network = row.study_json["model"]["name"]
-        return self._add(name, dict(checkpoint.arrays), {**known, "network": network, "note": note})
+        about = RunResult.read(self._hub.runs / run).trained()
+        return self._add(name, dict(checkpoint.arrays), {**known, "network": network, "note": note}, about)
 
     def remove(self, name: str) -> Registered:
         """Forget a model; what it was. Runs keep the weights with which they began. Raises UsageError as `find`."""
@@ -103,7 +105,7 @@ class Registry:
             arrays.unlink(missing_ok=True)
         return entry
 
-    def _add(self, name: str, arrays: State, known: dict[str, Any]) -> Registered:
+    def _add(self, name: str, arrays: State, known: dict[str, Any], about: trained.Trained | None) -> Registered:
         try:
             TypeAdapter(Slug).validate_python(name)
         except ValidationError:
@@ -120,7 +122,8 @@ class Registry:
                     f"remove that model first with `fedward model remove {name} --hub {self._hub.folder}`"
                 )
             with _written(self._file(name, "safetensors")) as temporary:
-                save_file({each: np.asarray(array, order="C") for each, array in arrays.items()}, temporary)
+                whole = {each: np.asarray(array, order="C") for each, array in arrays.items()}
+                save_file(whole, temporary, metadata=about.header if about else None)
             self._hub.audit().append("model registered", {"model": name, "sha256": entry.sha256})
             with _written(self._file(name, "json")) as temporary:
                 temporary.write_text(entry.model_dump_json(indent=1), encoding="utf-8")

@@ -1,5 +1,6 @@
 """What a finished run leaves as `run.json`: its history, its sites, its final figures. No patient's score is in it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -7,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fedward_common.disk import write_durably
 from fedward_common.metrics import Evaluation
+from fedward_common.models.trained import Trained
 from fedward_common.records import Prepared
 from fedward_common.study import Scale, StudySpec
 
@@ -70,6 +72,16 @@ class RunResult(_Record):
     thresholds: dict[str, float]  # label: operating point, chosen on validation data
     model_sha256: str
     wall_s: Seconds
+
+    def trained(self, limits: Sequence[str] = ()) -> Trained:
+        """What whoever uses the model must know; `limits` are sentences of its card."""
+        return Trained(
+            study=self.study,
+            scale=self.scale,
+            thresholds=self.thresholds,
+            model_sha256=self.model_sha256,
+            limits=tuple(limits),
+        )
 
     def write(self, folder: Path) -> None:
         """Write `run.json` so that it is whole or not there."""

@@ -7,7 +7,7 @@ real ones only evaluate.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -319,11 +319,10 @@ def latest_round(job: Job) -> int:
     return max((int(path.stem.removeprefix("round-")) for path in job.folder.glob("round-*.json")), default=0)
 
 
-def save_model(result: RunResult, folder: Path, path: Path) -> None:
-    """Write a finished run's model as safetensors, with what it is in the file's header."""
+def save_model(result: RunResult, folder: Path, path: Path, *, limits: Sequence[str]) -> None:
+    """Write a finished run's model as safetensors, with what it is and its card's `limits` in the file's header."""
     checkpoint = of_round(folder, result.kept_round, study_digest=result.study.digest)
     temporary = path.with_name(f".{path.name}.tmp")
-    header = {"study": result.study.study.id, "study_sha256": result.study.digest, "model_sha256": result.model_sha256}
-    save_file(dict(checkpoint.arrays), temporary, metadata={**header, "use": "research use only, not a medical device"})
+    save_file(dict(checkpoint.arrays), temporary, metadata=result.trained(limits).header)
     temporary.chmod(0o644)
     temporary.replace(path)

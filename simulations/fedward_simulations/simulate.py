@@ -23,6 +23,7 @@ from fedward_simulations.results import Results, StudyInfo, combine
 from fedward_simulations.site_effect import of_run
 from fedward_simulations.site_reports import site_report
 from fedward_simulations.summary import summarize
+from fedward_simulations.wording import limits
 
 LOCK = ".lock"
 UNISOLATED = (
@@ -135,7 +136,7 @@ class Simulation:
             site_reports=[site_report(Site.open(folder), first) for _, folder in sorted(self.folders.items())],
             site_effect=of_run(self.folders, first) if self.pooled else None,
         )
-        save_model(first, comparisons[0].folder, self.out / "model.safetensors")
+        save_model(first, comparisons[0].folder, self.out / "model.safetensors", limits=limits(results))
         write_report(results, self.out)
         results.write(self.out / "results.json")  # last: where it stands, everything else does
         return results

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from fedward_common.models import trained
 from fedward_common.study import Input
 from fedward_common.study_text import HEADINGS, before_scaling, input_words
 from fedward_simulations.results import (
@@ -35,7 +36,7 @@ METRIC_TITLES: dict[Metric, str] = {
     "specificity": "Specificity",
     "precision": "Precision",
 }
-RESEARCH_USE = "For research use only. Not a medical device: no decision about a patient may rest on this model."
+RESEARCH_USE = trained.RESEARCH_USE
 UNKNOWN = "not reported"
 
 

@@ -15,7 +15,7 @@ from fedward_common import cli, models, pki
 from fedward_common.audit import entries
 from fedward_common.cards import SiteCard
 from fedward_common.errors import FedwardError, ModelError, UsageError
-from fedward_common.models import weights_file
+from fedward_common.models import trained, weights_file
 from fedward_common.records import model_sha256
 from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
@@ -23,6 +23,7 @@ from fedward_server import runs
 from fedward_server.checkpoints import Checkpoint, save
 from fedward_server.hub import Hub
 from fedward_server.models import Registry, Started, keep_start, resolve_start
+from fedward_server.result import RunResult
 
 STUDY = tiny_study()
 ARRAYS = models.initial_state(STUDY, 99)
@@ -66,6 +67,18 @@ def finished_run(hub: Hub, run: str = "run-1") -> None:
             ),
         )
         store.finish_run(run, "finished", model_sha256(ARRAYS))
+    RunResult(
+        run=run,
+        engine="deployment",
+        study=STUDY,
+        sites={},
+        history=(),
+        kept_round=2,
+        left_out=(),
+        thresholds={"malignant": 0.4},
+        model_sha256=model_sha256(ARRAYS),
+        wall_s=1.0,
+    ).write(hub.runs / run)
 
 
 def begins_with(**start: Any) -> StudySpec:
@@ -103,6 +116,16 @@ def test_the_model_of_a_run_that_finished_is_registered(hub: Hub) -> None:
         "sha256": model_sha256(ARRAYS),
         "note": "",
     }
+    about = trained.about(hub.folder / "models" / "pilot.safetensors")
+    assert about is not None
+    assert (about.study, about.thresholds) == (STUDY, {"malignant": 0.4})
+
+
+def test_a_file_keeps_what_it_says_of_itself(hub: Hub, file: Path) -> None:
+    about = trained.Trained(study=STUDY, thresholds={}, model_sha256=model_sha256(ARRAYS), limits=("One seed.",))
+    save_file(ARRAYS, file, metadata=about.header)
+    Registry(hub).add_file("old", file)
+    assert trained.about(hub.folder / "models" / "old.safetensors") == about
 
 
 def test_a_run_without_a_model_is_refused(hub: Hub) -> None:

@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from fedward_common.errors import SettingsError, UsageError
+from fedward_common.models import trained
 from fedward_common.records import model_sha256
 from fedward_simulations.compare import open_hospitals
 from fedward_simulations.hospitals import PlantedHospital, plant
@@ -89,6 +90,10 @@ def test_it_writes_what_scripts_rely_on(done: "subprocess.CompletedProcess[str]"
         assert effect["patients"] == sum(site["patients"] for site in results["sites"])
     arrays = load_file(work / "one" / "model.safetensors")
     assert model_sha256(arrays) == results["model_sha256"]
+    about, _ = trained.read(work / "one" / "model.safetensors")
+    assert about.study.digest == results["study"]["digest"]
+    assert all(limit in (work / "one" / "model-card.md").read_text() for limit in about.limits)
+    assert about.limits
     assert {path.name for path in (work / "one").iterdir()} >= {"report.html", "model-card.md", "logs", "store.sqlite"}
     assert not [path for path in (work / "one").rglob("*") if path.suffix == ".tmp"]
 

@@ -1,8 +1,10 @@
 """Studies of tables and of recordings, whole: hospitals as folders, a simulation, its report."""
 
+import csv
 import hashlib
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,8 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from fedward_client.site import KEY, STATE
+from fedward_common import cli
 from fedward_server.result import FILE, RunResult
 
 FEDWARD = str(Path(sys.executable).with_name("fedward"))
@@ -28,6 +33,10 @@ def simulated(folder: Path, study: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     results: dict[str, Any] = json.loads((folder / "out" / "results.json").read_text())
     return results
+
+
+def fedward(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
 def hospital_folder(root: Path, name: str, settings: str = "") -> Path:
@@ -101,13 +110,37 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def test_combat_finds_in_tables_what_devices_hide(tables: Callable[[str], Path]) -> None:
-    results = simulated(tables("with"), TABLES.format(combat='combat = ["a", "b", "c"]\ncovariates = ["age"]'))
+    root = tables("with")
+    results = simulated(root, TABLES.format(combat='combat = ["a", "b", "c"]\ncovariates = ["age"]'))
     assert results["overall"]["federated"]["roc_auc"]["value"] > 0.93
     effect = results["site_effect"]
     assert effect["before"]["accuracy"] > 0.8
     assert effect["after"]["accuracy"] < 0.55  # their patients' ages differ still, which is no device's doing
     [note] = [note for note in results["data_notes"] if "ComBat" in note]
     assert note.startswith("The model takes features by mean and deviation over all hospitals, freed of what")
+    predicted = [
+        fedward(
+            "model",
+            "predict",
+            root / "out" / "model.safetensors",
+            root / "hospitals" / name,
+            "--out",
+            root / f"{name}.csv",
+        )
+        for name in HOSPITALS
+    ]
+    assert [one.exit_code for one in predicted] == [0, 0, 0]
+    for name in HOSPITALS:
+        lines = [line for line in (root / f"{name}.csv").read_text().splitlines() if not line.startswith("#")]
+        called = [row["called ill"] for row in csv.DictReader(lines)]
+        assert sum(word == ("no", "yes")[patient % 2] for patient, word in enumerate(called)) > 120
+    (root / "elsewhere").mkdir()
+    for file in ("visits.csv", "columns.toml", "site.toml"):
+        shutil.copy(root / "hospitals" / "north" / file, root / "elsewhere")
+    refused = fedward(
+        "model", "predict", root / "out" / "model.safetensors", root / "elsewhere", "--out", root / "no.csv"
+    )
+    assert (refused.exit_code, "elsewhere" in refused.stderr) == (1, True)
 
 
 @pytest.mark.long

@@ -1,7 +1,9 @@
 """Trained weights from a safetensors file. No other kind is read: pickle, as in .pt and .pth files, may run code."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,17 +22,29 @@ State = dict[str, npt.NDArray[np.generic]]
 
 def read(path: Path) -> State:
     """The arrays of a file, any shapes, by name. Raises ModelError in words for what cannot be read."""
+    with _opened(path) as file:
+        for name in file.keys():  # noqa: SIM118 - the file is no mapping
+            if (kind := file.get_slice(name).get_dtype()) not in _TYPES:
+                raise ModelError(
+                    f'{path}: "{printable(name)}" is of type {kind}; these are taken: '
+                    f"{', '.join(sorted(_TYPES))}: save it as F32"
+                )
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def header(path: Path) -> dict[str, str]:
+    """What a file says of itself beside its arrays. Raises ModelError as `read` does."""
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="np") as file:
-            for name in file.keys():  # noqa: SIM118 - the file is no mapping
-                if (kind := file.get_slice(name).get_dtype()) not in _TYPES:
-                    raise ModelError(
-                        f'{path}: "{printable(name)}" is of type {kind}; these are taken: '
-                        f"{', '.join(sorted(_TYPES))}: save it as F32"
-                    )
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except FileNotFoundError:
         raise ModelError(f"there is no file {path}: the path counts from the study file's folder") from None
     except OSError as error:

@@ -1,0 +1,200 @@
+"""`fedward model predict`: the numbers that a training site's evaluation would give, from files without labels."""
+
+import csv
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+from PIL import Image
+from safetensors.numpy import save_file
+from typer.testing import CliRunner
+
+from fedward_client import predicting
+from fedward_client.cache import load
+from fedward_client.catalog import paths
+from fedward_client.cohort import freeze
+from fedward_client.evaluation import probabilities
+from fedward_client.site import Site
+from fedward_client.training.device import pick_device
+from fedward_common import cli, models
+from fedward_common.errors import DataError
+from fedward_common.models import trained
+from fedward_common.models.trained import RESEARCH_USE, Trained
+from fedward_common.records import model_sha256
+from fedward_common.study import FeatureScale, Scale, StudySpec
+from fedward_common.testing import tiny_study
+
+LABELS = {f"MRN{number}": ("benign", "malignant")[number % 2] for number in range(24)}
+MAP = """patient = "mrn"
+missing = ["", "?"]
+[[features]]
+kind = "numeric"
+column = "age"
+[[features]]
+kind = "numeric"
+column = "volume"
+"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Callable[..., Path]:
+    """`model(study)`: a trained model's file."""
+
+    def make(study: StudySpec, *, scale: Scale | None = None, thresholds: Mapping[str, float] | None = None) -> Path:
+        arrays = models.initial_state(study, 7)
+        about = Trained(
+            study=study,
+            scale=scale,
+            thresholds={"malignant": 0.5} if thresholds is None else dict(thresholds),
+            model_sha256=model_sha256(arrays),
+            limits=("One seed only.",),
+        )
+        save_file(arrays, tmp_path / "model.safetensors", metadata=about.header)
+        return tmp_path / "model.safetensors"
+
+    return make
+
+
+def fedward(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.app, ["model", "predict", *(str(argument) for argument in arguments)])
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    lines = path.read_text("utf-8").splitlines()
+    return list(csv.DictReader(line for line in lines if not line.startswith("# ")))
+
+
+def test_a_hospital_s_folder_gives_what_evaluation_sees(
+    site_folder: Callable[..., Path], model: Callable[..., Path], tmp_path: Path
+) -> None:
+    study, folder, out = tiny_study(), site_folder(LABELS), tmp_path / "found.csv"
+    site = Site.open(folder)
+    data, items = load(site, study, "run-1"), freeze(site, study, "run-1").items
+    (folder / "labels.csv").unlink()
+    file = model(study)
+    about, network = trained.read(file)
+    expected = probabilities(network, np.array(data.images), study=study, device=pick_device())
+    where = {key: path.relative_to(folder).as_posix() for key, path in paths(site).items()}
+    scores: dict[str, list[float]] = {}
+    for item, score in zip(items, expected, strict=True):
+        scores.setdefault(where[item.files[0]].partition("/")[0], []).append(score[1])
+
+    done = fedward(file, folder, "--out", out)
+    assert done.exit_code == 0, done.output
+    found = rows(out)
+    assert [row["file"] for row in found] == sorted(f"{patient}/image0.dcm" for patient in LABELS)
+    for row in found:
+        own = scores[row["file"].partition("/")[0]]
+        assert (row["examples"], row["row"], row["note"]) == ("2", "", "")
+        assert float(row["probability malignant"]) == pytest.approx(np.mean(own), abs=1e-6)
+        assert float(row["probability benign"]) == pytest.approx(1 - np.mean(own), abs=1e-6)
+        assert row["called malignant"] == ("yes" if np.mean(own) >= 0.5 else "no")
+    preface = [line for line in out.read_text().splitlines() if line.startswith("# ")]
+    assert f"# {RESEARCH_USE}" in preface
+    assert "# One seed only." in preface
+    assert about.model_sha256 in preface[1]
+    assert not any(patient in done.output for patient in LABELS)
+    before = out.read_bytes()
+    assert fedward(file, folder, "--out", out).exit_code == 0
+    assert out.read_bytes() == before
+
+
+def test_what_cannot_be_read_or_taken_is_listed_with_its_reason(
+    site_folder: Callable[..., Path], write_dicom: Callable[..., Path], model: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder, out = site_folder({"A": "benign", "B": "malignant"}), tmp_path / "found.csv"
+    write_dicom(folder / "A" / "scan.dcm", patient_id="A", array=np.zeros((9, 9), np.uint8), Modality="CT")
+    write_dicom(folder / "C" / "scan.dcm", patient_id="C", array=np.zeros((9, 9), np.uint8), Modality="CT")
+    broken = folder / "B" / "image1.dcm"
+    broken.write_bytes(broken.read_bytes()[:-100])
+    done = fedward(model(tiny_study()), folder, "--out", out)
+    assert done.exit_code == 1
+    found = {row["file"]: row for row in rows(out)}
+    assert found.keys() == {"A/image0.dcm", "B/image0.dcm", "B/image1.dcm", "C/scan.dcm"}
+    assert found["A/image0.dcm"]["note"] == "1 images of another modality"
+    assert found["A/image0.dcm"]["probability malignant"]
+    assert found["B/image0.dcm"]["examples"] == "1"
+    assert found["B/image1.dcm"]["note"]
+    assert found["C/scan.dcm"]["note"] == "left out: 1 images of another modality"
+    assert not found["B/image1.dcm"]["probability malignant"]
+    assert "2 with probabilities, 2 without" in done.stdout
+
+
+def test_a_single_file_and_files_that_do_not_say_whose_they_are(model: Callable[..., Path], tmp_path: Path) -> None:
+    folder, out = tmp_path / "图像", tmp_path / "found.csv"
+    folder.mkdir()
+    for number in range(3):
+        noise = np.random.default_rng(number).integers(0, 255, (20, 30), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{number}.png")
+    file = model(tiny_study())
+    assert fedward(file, folder, "--out", out).exit_code == 0
+    every = rows(out)
+    assert [row["file"] for row in every] == ["0.png", "1.png", "2.png"]
+    assert fedward(file, folder / "1.png", "--out", out).exit_code == 0
+    assert rows(out) == [every[1]]
+    assert list(folder.glob(".*")) == []
+
+
+def test_a_nifti_file_is_a_volume(model: Callable[..., Path], tmp_path: Path) -> None:
+    values = np.random.default_rng(1).integers(0, 99, (12, 11, 10)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "brain.nii.gz")
+    out = tmp_path / "found.csv"
+    study = tiny_study(input={"size": [8, 16, 16]})
+    assert fedward(model(study), tmp_path / "brain.nii.gz", "--out", out).exit_code == 0
+    [row] = rows(out)
+    assert (row["file"], row["examples"]) == ("brain.nii.gz", "1")
+    assert float(row["probability benign"]) + float(row["probability malignant"]) == pytest.approx(1)
+
+
+def test_rows_of_a_table_are_on_the_scale_of_the_run(model: Callable[..., Path], tmp_path: Path) -> None:
+    folder, out = tmp_path / "north", tmp_path / "found.csv"
+    folder.mkdir()
+    table = folder / "visits.csv"
+    table.write_text("mrn,age,volume\nM1,60,5\nM2,70,?\nM1,80,7\nM3,old,6\n")
+    section = {"kind": "table", "features": ["volume", "age"]}
+    study = tiny_study(input=section, model={"name": "logistic-regression"})
+    file = model(study, scale=FeatureScale(centre=(5.0, 60.0), spread=(2.0, 10.0)))
+    refused = fedward(file, table, "--out", out)
+    assert refused.exit_code == 1
+    assert "map of their columns under [table]" in refused.stderr
+
+    (folder / "columns.toml").write_text(MAP)
+    (folder / "site.toml").write_text('[table]\nfiles = "visits*.csv"\nmap = "columns.toml"\n')
+    for source in (folder, table):
+        assert fedward(file, source, "--out", out).exit_code == 1
+        one, two, bad = rows(out)
+        with torch.no_grad():
+            scores = trained.read(file)[1](torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 2.0]])).softmax(dim=1)[:, 1]
+        assert (one["file"], one["row"], one["examples"]) == ("visits.csv", "2", "2")
+        assert float(one["probability malignant"]) == pytest.approx(float(scores[[0, 2]].mean()), abs=1e-6)
+        assert (two["row"], two["examples"]) == ("3", "1")
+        assert float(two["probability malignant"]) == pytest.approx(float(scores[1]), abs=1e-6)
+        assert (bad["row"], bad["probability malignant"]) == ("5", "")
+        assert bad["note"].startswith("a row of a table: ")
+
+
+def test_windows_of_a_recording_are_one_patient_s(model: Callable[..., Path], tmp_path: Path) -> None:
+    folder, out = tmp_path / "gait", tmp_path / "found.csv"
+    folder.mkdir()
+    (folder / "columns.toml").write_text('rate_hz = 10\n[channels]\nx = { name = "x", unit = "mg" }\n')
+    (folder / "site.toml").write_text(
+        '[data]\npatient = "^([A-Z0-9]+)-"\n[series]\nfiles = "*-walk.csv"\nmap = "columns.toml"\n'
+    )
+    values = np.random.default_rng(1).normal(0, 100, 95)
+    (folder / "S1-walk.csv").write_text("x\n" + "".join(f"{value:.3f}\n" for value in values))
+    section = {"kind": "series", "signals": ["x"], "unit": "mg", "rate_hz": 10.0, "window_s": 2.0}
+    done = fedward(model(tiny_study(input=section, model={"name": "cnn-1d"})), folder, "--out", out)
+    assert done.exit_code == 0, done.output
+    [row] = rows(out)
+    assert (row["file"], row["examples"]) == ("S1-walk.csv", "4")
+
+
+def test_a_folder_with_nothing_for_the_study_is_refused(model: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    about, network = trained.read(model(tiny_study()))
+    with pytest.raises(DataError, match="nothing in the input is what the study takes"):
+        predicting.predict(tmp_path / "empty", about, network)
