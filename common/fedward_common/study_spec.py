@@ -250,11 +250,11 @@ def _phases(phases: tuple[Phase, ...], model: Model, strategy: Strategy) -> Iter
     if model.frozen:
         yield Fault(("model", "frozen"), "cannot stand beside [[phases]], which train layers; remove one of them")
     try:
-        layers = models.layers(model.name, model.options)
+        layers = models.unsupervised_layers(model.name, model.options)
     except ModelError:  # told at its own key
         return
     if not layers:
-        able = ", ".join(name for name in models.names() if models.layers(name, {}))
+        able = ", ".join(name for name in models.names() if models.unsupervised_layers(name, {}))
         yield Fault(
             ("phases",), f'has no effect: model "{model.name}" learns from labels alone; remove it, or choose {able}'
         )

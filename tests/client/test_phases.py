@@ -14,7 +14,7 @@ from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
 from fedward_simulations.phantoms import PhantomSource
 
-NETWORKS = [name for name in models.names() if models.layers(name, {})]
+NETWORKS = [name for name in models.names() if models.unsupervised_layers(name, {})]
 WORK = {"rounds": 2, "local_epochs": 4, "batch_size": 8, "optimizer": {"name": "adam", "lr": 0.0005}}
 
 
@@ -23,7 +23,7 @@ class CutError(Exception):
 
 
 def study(name: str) -> StudySpec:
-    layers = models.layers(name, {})
+    layers = models.unsupervised_layers(name, {})
     return tiny_study([WORK] * layers, model={"name": name}, training={"rounds": 1})
 
 

@@ -320,3 +320,9 @@ def test_initial_model_is_the_initial_state_at_the_seed_of_the_study() -> None:
     assert same(state, models.initial_state(spec, spec.training.seed))
     assert set(state) - parameters == {name for name in state if "running_" in name or "num_batches" in name}
     assert parameters < set(state)
+
+
+def test_no_name_of_the_package_is_a_module_of_it() -> None:
+    """Importing the module would put it in the name's place."""
+    folder = Path(models.__file__).parent
+    assert not {path.stem for path in folder.glob("*.py")} & set(models.__all__)

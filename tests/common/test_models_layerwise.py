@@ -165,11 +165,11 @@ def test_learning_lowers_the_loss_in_the_same_number_of_steps() -> None:
 # Networks -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in models.names() if models.layers(name, {})])
+@pytest.mark.parametrize("name", [name for name in models.names() if models.unsupervised_layers(name, {})])
 def test_a_layer_learns_alone_on_what_is_below(name: str) -> None:
     network = models.build(name, options={}, size=(5, 6), channels=2, classes=3)
     assert isinstance(network, Layered)
-    count = models.layers(name, {})
+    count = models.unsupervised_layers(name, {})
     assert len(network.layers) == count
     images = torch.rand(4, 2, 5, 6)
     for layer in range(count):
@@ -185,5 +185,5 @@ def test_a_stack_has_the_widths_that_are_asked_for() -> None:
     network = models.build("dbn", options=options, size=(), channels=9, classes=2)
     shapes = {name: tuple(array.shape) for name, array in network.state_dict().items() if name.endswith("weight")}
     assert list(shapes.values()) == [(7, 9), (5, 7), (3, 5), (2, 3)]
-    assert models.layers("dbn", options) == 3
-    assert models.layers("mlp", {}) == 0
+    assert models.unsupervised_layers("dbn", options) == 3
+    assert models.unsupervised_layers("mlp", {}) == 0

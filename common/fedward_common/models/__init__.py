@@ -4,7 +4,7 @@
     describe()   one network's card: dimensions, smallest size, options and their defaults
     check()      whether a network fits a study, before anything is built
     build()      the network, as a torch module
-    layers()     how many of its layers can learn without labels
+    unsupervised_layers()   how many of its layers can learn without labels
     initial_model(), initial_state()   the weights that every run of a study starts from
     frozen_names(), rate_factor(), of_layer()      what a study says of single layers
 
@@ -19,7 +19,15 @@ A name can be taken once: nothing replaces a network that a hospital has approve
 
 from fedward_common.models.cards import Architecture, Choice, ModelCard, Option, Range, Widths
 from fedward_common.models.layer_rules import check_layers, frozen_names, of_layer, rate_factor
-from fedward_common.models.registry import build, check, describe, has_batch_norm, layers, names, register
+from fedward_common.models.registry import (
+    build,
+    check,
+    describe,
+    has_batch_norm,
+    names,
+    register,
+    unsupervised_layers,
+)
 from fedward_common.models.weights import (
     Beginning,
     begin,
@@ -48,11 +56,11 @@ __all__ = [
     "has_batch_norm",
     "initial_model",
     "initial_state",
-    "layers",
     "names",
     "network",
     "of_layer",
     "parameter_names",
     "rate_factor",
     "register",
+    "unsupervised_layers",
 ]

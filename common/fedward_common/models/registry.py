@@ -65,7 +65,7 @@ def has_batch_norm(name: str, options: Mapping[str, Option]) -> bool:
     return card.batch_norm and {**card.options, **options}.get("norm", "batch") == "batch"
 
 
-def layers(name: str, options: Mapping[str, Option]) -> int:
+def unsupervised_layers(name: str, options: Mapping[str, Option]) -> int:
     """How many layers of a network can learn without labels, one after the other; `ModelError` as `describe`."""
     card = describe(name)
     if isinstance(card.layers, int):

@@ -91,7 +91,7 @@ def _draw(scaffold: str) -> int:
     return int.from_bytes(hashlib.sha256(scaffold.encode()).digest()[:4], "big")
 
 
-_AUTOENCODER = {"name": "sparse-autoencoder", "options": {"hidden": [256, 64], "dropout": 0.3}}
+_AUTOENCODER = {"name": "sparse-autoencoder", "options": {"hidden": [512, 128], "dropout": 0.3}}
 _EGFR = Trial(
     name="compound-activity, EGFR",
     template="compound-activity",
