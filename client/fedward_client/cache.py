@@ -65,9 +65,10 @@ class SiteData:
         found: npt.NDArray[np.bool_] = self.labels[:, label] == 1 if self.labels.ndim == 2 else self.labels == label
         return found
 
-    def indices(self, side: Side) -> npt.NDArray[np.int64]:
-        """The rows on one side, ascending."""
-        return np.flatnonzero(self.sides == SIDES.index(side)).astype(np.int64)
+    def indices(self, side: Side, *, unlabelled: bool = False) -> npt.NDArray[np.int64]:
+        """The rows on one side, ascending: those with a label, or those without one too."""
+        known = (self.labels >= 0).reshape(len(self.labels), -1).any(axis=1)
+        return np.flatnonzero((self.sides == SIDES.index(side)) & (known | unlabelled)).astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -109,8 +109,8 @@ def rows(
             f"{site}: the study takes tables; name their files and the map of their columns under [table] in "
             "site.toml, then run `fedward site scan`"
         )
-    wanted = set(section.features)
-    if absent := [name for name in section.features if name not in columns.names]:
+    wanted, known = set(section.features), set(columns.names)
+    if absent := [name for name in section.features if name not in known]:
         raise DataError(
             f"{site}: the map of the table's columns has no feature '{absent[0]}' of the study's; it has "
             f"{shorten(', '.join(columns.names), 1000, placeholder=' …')}"

@@ -35,6 +35,8 @@ def predict(
     from fedward_common.errors import UsageError
     from fedward_common.models import trained
 
+    if out.resolve() == model.resolve() or out.resolve().is_relative_to(source.resolve()):
+        raise UsageError(f"{out} is the model, or in the input: choose another --out")
     about, network = trained.read(model)
     with progress("Reading") as listener:
         found = predicting.predict(source, about, network, listener)

@@ -38,6 +38,8 @@ from fedward_common.study import CompoundInput, Input, SequenceInput, SeriesInpu
 
 _log = logging.getLogger(__name__)
 
+NOT_LEARNING = "patients without a label, too few or for another side than training"
+TOO_FEW = "patients with a label, too few to train on"
 RUNS = "runs"  # in a site's state folder
 _FILE = "cohort.json"
 
@@ -58,10 +60,15 @@ class CohortItem(_Value):
     content: str
 
     @property
+    def labelled(self) -> bool:
+        """Whether anything is known of its labels."""
+        return any(value != UNKNOWN for value in ((self.label,) if isinstance(self.label, int) else self.label))
+
+    @property
     def labels(self) -> tuple[int, ...]:
         """The indices of the labels that it has."""
         if isinstance(self.label, int):
-            return (self.label,)
+            return (self.label,) if self.labelled else ()
         return tuple(index for index, value in enumerate(self.label) if value == 1)
 
 
@@ -93,8 +100,12 @@ class Cohort(_Value):
         return tuple(sorted({item.patient for item in self.items}))
 
     def patients(self, side: Side) -> int:
-        """How many patients are on a side."""
-        return len({item.patient for item in self.items if item.side == side})
+        """How many patients with a label are on a side."""
+        return len({item.patient for item in self.items if item.side == side and item.labelled})
+
+    def unlabelled(self) -> int:
+        """How many patients without a label learn."""
+        return len({item.patient for item in self.items if not item.labelled})
 
     def label_counts(self, side: Side | None = None) -> dict[str, int]:
         """How many patients of each label are on a side, or on all."""
@@ -107,7 +118,7 @@ class Cohort(_Value):
         counts = Counter(
             index
             for item in self.items
-            if not isinstance(item.label, int)
+            if not isinstance(item.label, int) and item.labelled
             for index, value in enumerate(item.label)
             if value == UNKNOWN
         )
@@ -319,6 +330,7 @@ def resolve(choice: Choice, prints: Fingerprints, study: StudySpec, site: Site) 
         )
         for unit in taken
     ]
+    items = _learning(items, study, site, left_out)
     moved = sum(side != alone[patient] for patient, side in together.items())
     return Cohort(
         labels=study.cohort.labels,
@@ -328,6 +340,39 @@ def resolve(choice: Choice, prints: Fingerprints, study: StudySpec, site: Site) 
             what: count for what, count in counted(links, _labels_by_patient(taken, choice), moved).items() if count
         },
     )
+
+
+def _learning(items: list[CohortItem], study: StudySpec, site: Site, left_out: Counter[str]) -> list[CohortItem]:
+    """The items of a study that takes patients without a label too, less those of whom it makes no use.
+
+    Without a label they learn, each on the side that it would have with one, so that nobody is tested later who was
+    learned from; and not where they are fewer than the site's k, for their number travels with the update. A site
+    that has too few with a label learns from the others alone.
+    """
+    unlabelled = {item.patient for item in items if not item.labelled}
+    learning = {item.patient for item in items if not item.labelled and item.side == "train"}
+    if len(learning) < site.min_cell or study.only_evaluates(site.name):
+        learning = set()
+    left_out[NOT_LEARNING] += len(unlabelled - learning)
+    labelled = [item for item in items if item.labelled]
+    if len(learning) >= _needed(study, site) and _too_few(labelled, study, site):
+        left_out[TOO_FEW] += len({item.patient for item in labelled})
+        labelled = []
+    kept = {item.image for item in labelled}
+    return [item for item in items if item.image in kept or item.patient in learning]
+
+
+def _too_few(labelled: Sequence[CohortItem], study: StudySpec, site: Site) -> bool:
+    """Whether patients with a label are too few to train on."""
+    train = [item for item in labelled if item.side == "train"]
+    missing = set(range(len(study.cohort.labels))) - {label for item in train for label in item.labels}
+    return len({item.patient for item in train}) < _needed(study, site) or bool(
+        missing and study.cohort.needs_every_label
+    )
+
+
+def _needed(study: StudySpec, site: Site) -> int:
+    return max(study.cohort.min_patients, site.min_cell)
 
 
 def _labels_by_patient(units: Sequence[Unit], choice: Choice) -> dict[str, frozenset[Label]]:
@@ -356,7 +401,9 @@ def require(cohort: Cohort, study: StudySpec, site: Site) -> None:
 
 
 def _require_training(cohort: Cohort, study: StudySpec, site: Site) -> None:
-    patients, needed = cohort.patients("train"), max(study.cohort.min_patients, site.min_cell)
+    patients, needed = cohort.patients("train"), _needed(study, site)
+    if not patients and cohort.unlabelled():
+        return
     if patients < needed:
         who = "the study" if needed == study.cohort.min_patients else "the site's own rule ([privacy] min_cell)"
         raise DataError(

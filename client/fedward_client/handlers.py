@@ -140,7 +140,7 @@ class Hospital:
         started = time.perf_counter()
         data = self._load(question)
         study = question.study
-        trained = data.indices("train")
+        trained, learning = data.indices("train"), data.indices("train", unlabelled=True)
         sides: dict[Side, int] = {side: len(np.unique(data.patients[data.indices(side)])) for side in SIDES}
         labels = {
             label: len(np.unique(data.patients[trained][data.has(index)[trained]]))
@@ -154,6 +154,7 @@ class Hospital:
             total=told_total(sides, shown, self.source.min_cell),
             patients=shown,
             labels=told(labels, self.source.min_cell),
+            unlabelled=len(np.unique(data.patients[learning])) - sides["train"],
             seconds=time.perf_counter() - started,
         )
 
@@ -187,7 +188,7 @@ class Hospital:
             assert state is not None
             state.save(part, round_number, kept)
         result = outcome.result
-        indices = data.indices("train")
+        indices = data.indices("train", unlabelled=study.layer(round_number) is not None)
         trained = Trained(
             site=self.source.name,
             study=study.digest,

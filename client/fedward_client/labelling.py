@@ -48,7 +48,7 @@ def rows_of(
 def labels_of(
     units: Sequence[Unit], rows: Mapping[str, Sequence[Row]], wanted: Cohort, site: Site, left_out: Counter[str]
 ) -> dict[str, Label]:
-    """The label of each unit (by its key) that has one of the study's.
+    """The label of each unit (by its key) that has one of the study's; UNKNOWN where the study takes these too.
 
     Raises DataError where the site's table says another kind of label than the study asks for.
     """
@@ -70,8 +70,12 @@ def labels_of(
             left_out[OTHER_IMAGES if unit.key in others else UNLABELLED_IMAGES] += 1
         else:
             patients[unit.patient] |= unit.key in others
-    for other in patients.values():
-        left_out[OTHER_LABEL if other else UNLABELLED] += 1
+    unlabelled = {patient for patient, other in patients.items() if not other}
+    left_out[OTHER_LABEL] += len(patients) - len(unlabelled)
+    if wanted.unlabelled:
+        nothing = (UNKNOWN,) * len(wanted.labels) if wanted.multi_label else UNKNOWN
+        return found | {unit.key: nothing for unit in units if unit.patient in unlabelled}
+    left_out[UNLABELLED] += len(unlabelled)
     return found
 
 

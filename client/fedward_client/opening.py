@@ -4,7 +4,7 @@ Each kind of [input] has an opener. It reads nothing but the files that were fro
 has nothing to give. Items of one file come one after the other, so the last file read is kept.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -136,6 +136,7 @@ class Rows:
     where: Mapping[str, Path]
     _last: tuple[str, Table | str | None] = field(default=("", None), init=False)
     _places: dict[int, int] = field(default_factory=dict, init=False)  # by a row's number
+    _columns: list[int] | None = field(default=None, init=False)  # the study's features, where the table has them all
 
     def is_there(self, item: CohortItem) -> bool:
         """As `Opener` says."""
@@ -152,19 +153,19 @@ class Rows:
             path = self.where.get(item.files[0])
             found = None if path is None else _or_refusal(tables.read, self.site, path)
             self._last = item.files[0], found
-            self._places = {number: at for at, number in enumerate(found.numbers)} if isinstance(found, Table) else {}
+            self._places, self._columns = {}, None
+            if isinstance(found, Table):
+                self._places = {number: at for at, number in enumerate(found.numbers)}
+                self._columns = _columns(found.names, self.recipe.input.features)
         table = self._last[1]
         if isinstance(table, str):
             raise UnreadableFile(table)
         place = self._places.get(item.at)
         if table is None or place is None or tables.content_of(table, place) != item.content:
             return None
-        column = {name: index for index, name in enumerate(table.names)}
-        try:
-            columns = [column[name] for name in self.recipe.input.features]
-        except KeyError:
-            raise UnreadableFile("the map of its columns has not all features of the study any more") from None
-        values: Tensor = table.features[place, columns]
+        if self._columns is None:
+            raise UnreadableFile("the map of its columns has not all features of the study any more")
+        values: Tensor = table.features[place, self._columns]
         return values
 
 
@@ -188,3 +189,9 @@ def _unchanged(item: CohortItem, where: Mapping[str, Path]) -> list[Path]:
         return []
     whole = len(paths) == len(item.files) and content_of(digests) == item.content
     return paths if whole else []
+
+
+def _columns(names: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
+    """Where the wanted names are; None where one is not."""
+    place = {name: index for index, name in enumerate(names)}
+    return [place[name] for name in wanted] if place.keys() >= set(wanted) else None

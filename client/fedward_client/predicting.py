@@ -15,6 +15,7 @@ import numpy as np
 from torch import nn
 
 from fedward_client.catalog import Catalog, TableRow, paths, scan
+from fedward_client.choosing import Unit
 from fedward_client.cohort import CohortItem, Offered, offered, units_of
 from fedward_client.evaluation import BATCH, probabilities
 from fedward_client.intake.bids_root import is_bids
@@ -22,10 +23,10 @@ from fedward_client.labelling import UNKNOWN
 from fedward_client.opening import Opener, Tensor, opener, recipe_of
 from fedward_client.site import KEY, KEY_BYTES, SETTINGS, STATE, Site
 from fedward_client.training.device import Device, pick_device
-from fedward_common.errors import DataError, UnreadableFile
+from fedward_common.errors import DataError, UnreadableFile, UsageError
 from fedward_common.events import Event, Listener, ignore
 from fedward_common.models.trained import Trained
-from fedward_common.study import StudySpec
+from fedward_common.study import Input, SeriesInput, StudySpec
 
 EACH_FILE = "(.+)"  # a file that does not say whose it is, in a folder without settings, is a patient's of its own
 GONE = "it changed while it was read"
@@ -46,7 +47,8 @@ class Prediction:
 def predict(source: Path, about: Trained, model: nn.Module, listener: Listener = ignore) -> list[Prediction]:
     """What `model` says of each patient in a folder or a file, in the order of the files.
 
-    Who is on the opt-out list is left out. Raises SettingsError for a folder's settings, DataError where nothing in it
+    Who is on the opt-out list is left out. Raises SettingsError for a folder's settings, UsageError for a part of one,
+    DataError where nothing in it
     is what the study takes, or its features cannot be brought to the study's scale.
     """
     study, device = about.study.model_copy(update={"input": about.input}), pick_device()
@@ -62,7 +64,8 @@ def predict(source: Path, about: Trained, model: nn.Module, listener: Listener =
         units_of((), study, site, Counter())  # tells of a missing map of columns
         if not there and not refused:
             raise DataError(
-                f'nothing in the input is what the study takes, which is [input] kind = "{study.input.kind}"'
+                f'nothing in the input is what the study takes, which is [input] kind = "{study.input.kind}", or its '
+                "patients are on the opt-out list"
             )
         scorer = _Scorer(site, study, model, device, where, opener(site, recipe_of(study.input, site.name), files))
         found = [Prediction(place=place, note=reason) for place, reason in refused.items()]
@@ -74,23 +77,28 @@ def predict(source: Path, about: Trained, model: nn.Module, listener: Listener =
 
 
 def _site(source: Path, scratch: Path, modality: str) -> Site:
-    """The input as a hospital's folder, under its own settings where it has some.
+    """The input as a hospital's folder, under the settings of the hospital that it lies in, where it lies in one.
 
-    Without, files that do not say what they are are taken as what the study asks for.
+    Without, files that do not say what they are are taken as what the study asks for. Raises UsageError for a part of
+    a hospital's folder: what its files mean, and who is on its opt-out list, is said of the whole.
     """
     folder = source if source.is_dir() else source.parent
-    own = (folder / SETTINGS).is_file() or is_bids(folder)
-    settings = folder if own else scratch / "input"
-    (scratch / "input").mkdir()
+    home = next((each for each in (folder, *folder.parents) if (each / SETTINGS).is_file() or is_bids(each)), None)
+    if home is not None and source.is_dir() and source != home:
+        raise UsageError(f"{source} is a part of the hospital's folder {home}: give that folder, or a single file")
+    copies = scratch / "input"
+    copies.mkdir()
     state = scratch / STATE
     state.mkdir(mode=0o700)
     (state / KEY).write_bytes(bytes(KEY_BYTES))  # no pseudonym leaves; a fixed key gives one order every time
-    site = Site.open(settings, state=state)
-    if not own:
+    site = Site.open(home or copies, state=state)
+    if home is None:
         site = replace(site, data=folder, patient_pattern=EACH_FILE, modality=modality)
     if source.is_file():
-        shutil.copyfile(source, scratch / "input" / source.name)
-        site = replace(site, data=scratch / "input")
+        copy = copies / source.relative_to(site.data if source.is_relative_to(site.data) else folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copy)
+        site = replace(site, data=copies)
     return replace(site, threads=1)  # other processes would open the folder anew
 
 
@@ -140,6 +148,9 @@ class _Scorer:
         for place, reason in refused.items():
             yield Prediction(place=place, note=reason)
 
+    def _row(self, unit: Unit) -> int:
+        return 0 if isinstance(self.study.input, Input | SeriesInput) else unit.at
+
     def _tensors(self, rows: list[Offered], left_out: Counter[str], refused: dict[Place, str]) -> Iterator[Tensor]:
         for unit in units_of(rows, self.study, self.site, left_out):
             item = CohortItem(
@@ -154,9 +165,9 @@ class _Scorer:
             try:
                 tensor = self.opener.tensor(item)
             except UnreadableFile as error:
-                refused[self.where[unit.files[0]], 0] = str(error)
+                refused[self.where[unit.files[0]], self._row(unit)] = str(error)
                 continue
             if tensor is None:
-                refused[self.where[unit.files[0]], 0] = GONE
+                refused[self.where[unit.files[0]], self._row(unit)] = GONE
             else:
                 yield tensor

@@ -29,11 +29,13 @@ def fingerprint(smiles: str, radius: int, bits: int) -> tuple[float, ...]:
         raise SettingsError("to read compounds RDKit is needed: pip install 'fedward[compounds]'") from None
     if len(smiles) > MAX_SMILES:
         raise ValueError(f"a compound has more than {MAX_SMILES} characters")
+    if smiles.split() != [smiles]:  # RDKit takes what follows a space for a name, so most words for an atom
+        raise ValueError("a compound is no SMILES")
     with rdBase.BlockLogs():  # they repeat what is in the table
         molecule = Chem.MolFromSmiles(smiles)
     if molecule is None or not molecule.GetNumAtoms():
         raise ValueError("a compound is no SMILES")
-    return tuple(map(float, _generator(radius, bits).GetFingerprint(molecule)))
+    return tuple(_generator(radius, bits).GetFingerprintAsNumPy(molecule).tolist())
 
 
 @lru_cache

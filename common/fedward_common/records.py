@@ -108,8 +108,13 @@ class Prepared(_Record):
     total: Count | None  # patients on any side
     patients: dict[Literal["train", "validation", "test"], Count | None]
     labels: ByLabel[Count | None]  # training patients a label
+    unlabelled: Count = 0  # beside them: training patients without a label, for rounds that need none
     local_model: bool = False  # whether the site's policy lets the model leave that it trains without the others
     seconds: Seconds
+
+    def learn_from(self, layer: int | None) -> int:
+        """How many patients a round's update is of: of a layer that learns alone, those without a label too."""
+        return (self.patients["train"] or 0) + (self.unlabelled if layer is not None else 0)
 
 
 class Trained(_Record):
@@ -122,7 +127,7 @@ class Trained(_Record):
     patients: Some  # the weight of this update
     images: Some
     steps: Some
-    train_loss: Annotated[float, Field(ge=0.0, le=MAX_LOSS)]  # cross-entropy; q-FedAvg takes powers of it
+    train_loss: Annotated[float, Field(ge=0.0, le=MAX_LOSS)]  # q-FedAvg takes powers of it
     incoming: Scores | None  # of the model as it came, on validation patients
     train_seconds: Seconds
     seconds: Seconds

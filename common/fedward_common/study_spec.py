@@ -237,11 +237,13 @@ def _varied(inputs: AnyInput, training: Training) -> Iterator[Fault]:
         yield Fault(("training", "augmentation"), f"varies {what}, and this study takes {taken}; remove it")
 
 
-def _phases(phases: tuple[Phase, ...], model: Model, strategy: Strategy) -> Iterator[Fault]:
+def _phases(phases: tuple[Phase, ...], model: Model, strategy: Strategy, cohort: Cohort) -> Iterator[Fault]:
     """A layer for each phase; and nothing that a site keeps over rounds of a whole network."""
     from fedward_common import models
 
     if not phases:
+        if cohort.unlabelled:
+            yield Fault(("cohort", "unlabelled"), "has no effect without [[phases]]; remove it, or add phases")
         return
     if strategy.name in {"scaffold", "ditto"}:
         yield Fault(
@@ -398,7 +400,7 @@ class StudySpec(Section):
         Rule(("model", "input"), _inflate),
         Rule(("input", "cohort"), _images_only),
         Rule(("input", "training"), _varied),
-        Rule(("phases", "model", "strategy"), _phases),
+        Rule(("phases", "model", "strategy", "cohort"), _phases),
         Rule(("model", "training", "strategy"), _batch_norm),
         Rule(("training", "split", "sites"), _local_layers),
         Rule(("strategy", "training"), _scaffold),

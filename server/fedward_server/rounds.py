@@ -99,8 +99,9 @@ class RoundEngine:
     def __call__(self, *, resume: bool = False) -> RunResult:
         """Run the study to its end; with `resume`, from the last checkpoint in the folder."""
         started = time.perf_counter()
-        self._steering = Steering(self.study, self.grid, *models.initial_model(self.study, self.folder))
         checkpoint = latest(self.folder, study_digest=self.study.digest) if resume else None
+        begins = checkpoint.round if checkpoint is not None else 1
+        self._steering = Steering(self.study, self.grid, *models.initial_model(self.study, self.folder), begins)
         if self.study.input.measures_scale:
             self._ask.scale = measured(self._ask, self.folder, wait_s=self.wait_s, resume=resume)
         if checkpoint is not None:
@@ -151,7 +152,7 @@ class RoundEngine:
                 f"{self.study.strategy.min_sites} ({reasons}); the run can be resumed from round {number - 1}"
             )
         self._score(number - 1, {t.site: t.incoming for t in updates.accepted.values() if t.incoming is not None})
-        self._steering.step(number, updates, messages, self._training_patients)
+        self._steering.step(number, updates, messages, self._training_patients(number))
         messages.clear()  # a model's memory
         updates.clear()
         self._history.append(
@@ -167,7 +168,8 @@ class RoundEngine:
 
     def _questions(self, number: int) -> dict[str, Message]:
         """What is asked of each site that trains."""
-        trainers = [site for site in self._sites if site.trains and not self._quarantine.is_out(site.name)]
+        layer = self.study.layer(number)
+        trainers = [site for site in self._sites if site.learns(layer) and not self._quarantine.is_out(site.name)]
         if len(trainers) < self.study.strategy.min_sites:
             raise RunError(
                 f"{len(trainers)} sites are left to train in round {number}, the study asks for at least "
@@ -259,7 +261,7 @@ class RoundEngine:
             raise RecordError(f"it answered another question: of round {trained.round}, study {trained.study[:12]}…")
         if trained.cohort != site.prepared.cohort:
             raise RecordError("its cohort changed during the run: finish or stop this run, then start a new one")
-        if trained.patients != site.prepared.patients["train"]:
+        if trained.patients != site.prepared.learn_from(self.study.layer(number)):
             raise RecordError("it says another number of training patients than when its cohort was frozen")
         if reason := gate.check(site.name, from_array_record(record)):
             raise RecordError(reason)
@@ -283,10 +285,9 @@ class RoundEngine:
             )
             self._refuse(number, site, reason, updates, offence=True)
 
-    @property
-    def _training_patients(self) -> int:
-        """Of all sites that train, whether they answered or not."""
-        return sum(site.prepared.patients["train"] or 0 for site in self._sites if site.trains)
+    def _training_patients(self, number: int) -> int:
+        """Of all sites that train in a round, whether they answered or not."""
+        return sum(site.prepared.learn_from(self.study.layer(number)) for site in self._sites if site.trains)
 
     def _score(self, number: int, evaluations: Mapping[str, Evaluation]) -> None:
         """Add the validation figures of round `number`'s model, which is the present state, to its history."""

@@ -55,11 +55,12 @@ class Steering:
     grid: Grid
     state: State
     parameters: frozenset[str]
+    begins: int = 1  # the round whose strategy it begins with
     strategy: Strategy = field(init=False)
     _sent_back: dict[str, None] = field(init=False)  # names of what sites send back this round, in order
 
     def __post_init__(self) -> None:
-        self.strategy = make_strategy(self.study)
+        self.strategy = make_strategy(self.study, self.begins)
         self._sent_back = {}
 
     # Questions -------------------------------------------------------------------------------------------------------
@@ -73,7 +74,7 @@ class Steering:
         says nothing of another.
         """
         if number > 1 and self.study.layer(number) != self.study.layer(number - 1):
-            self.strategy = make_strategy(self.study)
+            self.strategy = make_strategy(self.study, number)
         self._sent_back = dict.fromkeys(returned_names(self.study, self.state, number))
         by_node = dict(enumerate(trainers, start=1))
         everything = to_array_record(self.state)

@@ -105,7 +105,11 @@ def simulate_seed(
     else:
         result = run(federated)
     took_part = sorted(result.sites)
-    jobs = [local_job(study, name, took_part, out, seed) for name in took_part if not study.only_evaluates(name)]
+    jobs = [
+        local_job(study, name, took_part, out, seed)
+        for name in took_part
+        if not study.only_evaluates(name) and result.sites[name].prepared.learn_from(None)
+    ]
     if pooled:
         jobs = [pooled_job(study, took_part, len(jobs), out, seed, scale=result.scale), *jobs]  # the longest first
     local, pooled_result, failed = {}, None, {}

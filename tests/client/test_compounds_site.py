@@ -8,6 +8,7 @@ import pytest
 
 from fedward_client.cache import load
 from fedward_client.catalog import Catalog, scan
+from fedward_client.choosing_rows import INCOMPLETE
 from fedward_client.cohort import freeze
 from fedward_client.intake.columns import TableMap
 from fedward_client.site import Site
@@ -83,6 +84,29 @@ def test_what_is_no_compound_is_set_aside_without_being_named(laboratory: Callab
 def test_other_fingerprints_than_the_maps_are_refused(laboratory: Callable[..., Site], bits: int, radius: int) -> None:
     with pytest.raises(DataError, match=rf"has no feature 'smiles ECFP{2 * radius} 0/{bits}' of the study's"):
         freeze(laboratory(rows()), study(bits, radius), "run-1")
+
+
+def test_a_row_without_a_compound_is_left_out_under_one_name(laboratory: Callable[..., Site]) -> None:
+    """Not under each of its bits, which the catalog would hold for every such row."""
+    site = laboratory([*rows(), "s98,,6.5\n"])
+    with Catalog.open(site) as catalog:
+        missing = [row.missing for row in catalog.table_rows() if row.missing]
+    assert missing == [("smiles ECFP4 64/128",)]
+    assert freeze(site, study(), "run-1").left_out == {INCOMPLETE: 1}
+
+
+@pytest.mark.parametrize(
+    "threshold",
+    [
+        {"value": float("nan"), "below": "x", "above": "y"},
+        {"value": "6.3", "below": "x", "above": "y"},
+        {"value": 6.3, "below": "x", "above": "x"},
+    ],
+)
+def test_a_threshold_that_tells_nothing_apart_is_refused(threshold: dict[str, object]) -> None:
+    target = {"column": "a", "threshold": threshold}
+    with pytest.raises(SettingsError):
+        TableMap.of({"features": [{"kind": "compound", "column": "smiles"}], "target": target})
 
 
 def test_a_target_has_classes_or_a_threshold() -> None:

@@ -8,6 +8,7 @@ import torch
 
 from fedward_client.handlers import Hospital
 from fedward_common import models
+from fedward_common.errors import DataError
 from fedward_common.events import Event, ignore
 from fedward_common.records import Question, model_sha256
 from fedward_common.study import StudySpec
@@ -53,7 +54,7 @@ def test_a_layer_learns_from_examples_and_leaves_alone(name: str) -> None:
     assert all(losses[number + 1] < losses[number] for number in range(1, len(losses), 2))
 
 
-def test_labels_play_no_part(tmp_path: Path) -> None:
+def test_labels_play_no_part() -> None:
     """The same images with other labels give the same layer."""
 
     class Relabelled(PhantomSource):
@@ -64,12 +65,20 @@ def test_labels_play_no_part(tmp_path: Path) -> None:
 
     spec = study("dbn")
     first, second = (
-        Hospital(source("north", 40, 2.0, 5, tmp_path)).train(
-            question(spec), models.initial_state(spec, 42), round_number=1
-        )
+        Hospital(source("north", 40, 2.0, 5)).train(question(spec), models.initial_state(spec, 42), round_number=1)
         for source in (PhantomSource, Relabelled)
     )
     assert model_sha256(first[1]) == model_sha256(second[1])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_phase_that_goes_astray_says_which_rate_to_lower(name: str) -> None:
+    work = {**WORK, "optimizer": {"name": "sgd", "lr": 1e4}}
+    spec = tiny_study([work], model={"name": name}, training={"rounds": 1})
+    with pytest.raises(DataError, match=r"lower \[\[phases\]\] optimizer.lr"):
+        Hospital(PhantomSource("north", 40, 2.0, 5)).train(
+            question(spec), models.initial_state(spec, 42), round_number=1
+        )
 
 
 def test_a_cut_round_of_a_sampling_layer_goes_on_with_the_same_bits(tmp_path: Path) -> None:

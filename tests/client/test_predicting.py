@@ -63,6 +63,10 @@ def fedward(*arguments: str | Path) -> Result:
     return CliRunner().invoke(cli.app, ["model", "predict", *(str(argument) for argument in arguments)])
 
 
+def said(result: Result) -> str:
+    return " ".join(result.output.split())
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     lines = path.read_text("utf-8").splitlines()
     return list(csv.DictReader(line for line in lines if not line.startswith("# ")))
@@ -198,3 +202,53 @@ def test_a_folder_with_nothing_for_the_study_is_refused(model: Callable[..., Pat
     about, network = trained.read(model(tiny_study()))
     with pytest.raises(DataError, match="nothing in the input is what the study takes"):
         predicting.predict(tmp_path / "empty", about, network)
+
+
+PICTURES = tiny_study(cohort={"modality": None}, input={"size": [16, 16]})
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> Path:
+    """Two patients' pictures, a folder each; the second is on the opt-out list."""
+    folder, random = tmp_path / "hospital", np.random.default_rng(0)
+    for patient in ("P1", "P2"):
+        (folder / patient).mkdir(parents=True)
+        Image.fromarray(random.integers(0, 255, (20, 20), dtype=np.uint8)).save(folder / patient / "a.png")
+    (folder / "site.toml").write_text("[data]\npatient = '^([^/]+)/'\n")
+    (folder / "opt-out.txt").write_text("P2\n")
+    return folder
+
+
+def test_a_file_is_its_hospitals(model: Callable[..., Path], hospital: Path, tmp_path: Path) -> None:
+    """Under the settings and the opt-out list of the folder that it lies in, however deep."""
+    file, out = model(PICTURES), tmp_path / "found.csv"
+    whole = fedward(file, hospital, "--out", out)
+    assert whole.exit_code == 0, whole.output
+    [told] = rows(out)
+    assert told["file"] == "P1/a.png"
+    alone = fedward(file, hospital / "P1/a.png", "--out", out)
+    assert alone.exit_code == 0, alone.output
+    assert rows(out) == [told]
+    left_out = fedward(file, hospital / "P2/a.png", "--out", tmp_path / "other.csv")
+    assert left_out.exit_code == 1
+    assert "opt-out list" in said(left_out)
+    assert not (tmp_path / "other.csv").exists()
+
+
+def test_a_part_of_a_hospitals_folder_is_refused(model: Callable[..., Path], hospital: Path, tmp_path: Path) -> None:
+    refused = fedward(model(PICTURES), hospital / "P2", "--out", tmp_path / "found.csv")
+    assert "is a part of the hospital's folder" in said(refused)
+
+
+def test_neither_the_model_nor_the_input_is_overwritten(
+    model: Callable[..., Path], hospital: Path, tmp_path: Path
+) -> None:
+    file = model(PICTURES)
+    before = file.read_bytes()
+    picture = hospital / "P1/a.png"
+    for source, out in ((hospital, file), (hospital, hospital / "found.csv"), (picture, picture)):
+        assert "choose another --out" in said(fedward(file, source, "--out", out))
+    assert file.read_bytes() == before
+    exported = CliRunner().invoke(cli.app, ["model", "export", str(file), "--out", str(file)])
+    assert "choose another --out" in said(exported)
+    assert file.read_bytes() == before

@@ -76,6 +76,13 @@ def test_a_table_by_its_map(tmp_path: Path, name: bytes) -> None:
     assert "ill" not in repr(found)
 
 
+def test_a_row_without_its_target_is_kept(tmp_path: Path) -> None:
+    """Another table may say it, or a study learn from rows without."""
+    bad = ["?" if name == "ill" else value for name, value in zip(HEADER, ROWS[0], strict=True)]
+    found = read_table(written(tmp_path / "a", [HEADER, bad, *ROWS[1:]]), mapped())
+    assert (found.targets, found.left_out) == (("", "ill", "ill"), ())
+
+
 @pytest.mark.parametrize(
     ("column", "cell", "reason"),
     [
@@ -87,7 +94,6 @@ def test_a_table_by_its_map(tmp_path: Path, name: bytes) -> None:
         ("seen", "29.02.2020", "column 'seen' holds no date of the form %Y-%m-%d"),
         ("seen", "2019-02-29", "column 'seen' holds no date of the form %Y-%m-%d"),
         ("ill", "2", "its target, column 'ill', is of no class that the map lists"),
-        ("ill", "?", "its target, column 'ill', is missing"),
         ("id", "", "it names no patient"),
     ],
 )
@@ -176,11 +182,11 @@ def test_a_table_of_its_header_alone(tmp_path: Path) -> None:
 def test_more_rows_than_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "a", [HEADER, *ROWS])
     monkeypatch.setattr(tabular, "MAX_ROWS", 2)
-    assert refusal(path, mapped()) == "it has more than 2 rows, which is more than is read at once"
+    assert refusal(path, mapped()) == "it has more than 2 rows of 5 features, too many for one file: split it"
     monkeypatch.setattr(tabular, "MAX_ROWS", 3)
     assert len(read_table(path, mapped()).patients) == 3
     monkeypatch.setattr(tabular, "MAX_NUMBERS", 14)
-    assert refusal(path, mapped()) == "it has more than 2 rows, which is more than is read at once"
+    assert refusal(path, mapped()) == "it has more than 2 rows of 5 features, too many for one file: split it"
 
 
 @pytest.mark.long

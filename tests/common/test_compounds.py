@@ -39,7 +39,17 @@ def test_any_text_is_a_compound_or_is_refused(text: str) -> None:
 
 
 def test_what_is_refused_is_not_repeated(capfd: pytest.CaptureFixture[str]) -> None:
-    for text in ("", "not a compound", "C1CC", "C" * (MAX_SMILES + 1), "[Xx]"):
+    for text in (
+        "",
+        "not a compound",
+        "C vitamin",
+        "CCO |$x;y;z$|",
+        " CCO",
+        "I 131",
+        "C1CC",
+        "C" * (MAX_SMILES + 1),
+        "[Xx]",
+    ):
         with pytest.raises(ValueError, match="a compound"):
             fingerprint(text, 2, 64)
     assert capfd.readouterr() == ("", ""), "RDKit tells of faults on its own"

@@ -90,6 +90,35 @@ def test_only_rounds_with_labels_are_scored(tmp_path: Path) -> None:
     assert result.kept_round > 4
 
 
+def test_a_strategy_that_needs_the_rate_gets_the_phases(tmp_path: Path) -> None:
+    """q-FedAvg's Lipschitz constant is one over the rate at which sites learn."""
+    made: list[float] = []
+
+    class Seen(RoundEngine):
+        def _questions(self, number: int) -> dict[str, Message]:
+            asked = super()._questions(number)
+            made.append(vars(self._steering.strategy)["client_learning_rate"])
+            return asked
+
+    rates = {"rounds": 1, "optimizer": {"name": "sgd", "lr": 0.25, "momentum": 0.0}}
+    spec = tiny_study(
+        [rates],
+        model={"name": "rbm", "options": {"hidden": [4]}},
+        training={"rounds": 2, "optimizer": {"name": "sgd", "lr": 0.5, "momentum": 0.0}},
+        strategy={"name": "qfedavg", "options": {"q": 0.1}},
+    )
+    Seen(
+        grid=FakeGrid({1: FakeSite(name="a", update=shift)}),
+        study=spec,
+        run="run-1",
+        engine="embedded",
+        folder=tmp_path,
+        on_round=lambda _row: None,
+        listener=lambda _event: None,
+    )()
+    assert made == [0.25, 0.5, 0.5]
+
+
 @pytest.mark.parametrize("dies_in", [2, 3, 5])
 def test_resume_ends_with_the_same_bits(tmp_path: Path, dies_in: int) -> None:
     spec = study(strategy=ADAM)

@@ -168,3 +168,21 @@ def test_compound_activity_finds_the_group_that_acts(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_compound_activity_finds_nothing_where_nothing_acts(tmp_path: Path) -> None:
     assert area(assays(tmp_path, 0.0)) == pytest.approx(0.5, abs=0.12)
+
+
+@pytest.mark.long
+def test_a_laboratory_without_measurements_takes_part(tmp_path: Path) -> None:
+    """It learns in the phases, is scored on nobody, and trains nothing alone."""
+    for laboratory in ("east", "north", "west"):
+        folder = hospital_folder(tmp_path / "hospitals", laboratory, '[table]\nmap = "columns.toml"\n')
+        compounds.write(folder, laboratory, 150, 1.0, measured=laboratory != "west")
+    text = template_path("compound-activity").read_text("utf-8")
+    (tmp_path / "study.toml").write_text(text.replace("min_patients = 20", "unlabelled = true\nmin_patients = 20"))
+    results = simulated("study.toml", tmp_path)
+    assert area(results) > 0.95
+    [run] = results["runs"]
+    assert {tuple(point["sites"]) for point in run["history"][:20]} == {("east", "north", "west")}
+    assert {tuple(point["sites"]) for point in run["history"][20:]} == {("east", "north")}
+    west = next(site for site in results["sites"] if site["name"] == "west")
+    assert west["patients"] == 0
+    assert (west["federated"]["roc_auc"], west["local"]["roc_auc"]) == (None, None)

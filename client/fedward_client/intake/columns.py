@@ -1,11 +1,11 @@
 """What the columns of a table are (`TableMap`), and what a cell of each comes to. Pure: text in, numbers out."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cached_property, lru_cache
-from math import nan
+from math import isnan, nan
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -110,7 +110,7 @@ class Date:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sequence:
+class DnaSequence:
     """A column of DNA, one feature for each of the `length` bases around its middle; beyond its ends they are N."""
 
     kind: Literal["sequence"] = "sequence"
@@ -158,18 +158,22 @@ class Compound:
             raise BadRow(f"column '{self.column}' holds a compound that is no SMILES, or too long a one") from None
 
 
-Feature = Annotated[Numeric | Category | Date | Sequence | Compound, Field(discriminator="kind")]
+Feature = Annotated[Numeric | Category | Date | DnaSequence | Compound, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
     """Two classes of a number: `below` the `value`, and `above` from it on."""
 
-    value: float
+    value: Annotated[float, Field(strict=True, allow_inf_nan=False)]
     below: str
     above: str
 
     __pydantic_config__: ClassVar[ConfigDict] = STRANGERS
+
+    def __post_init__(self) -> None:
+        if self.below == self.above:
+            raise SettingsError("a threshold has two classes: give above another name than below")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,12 +257,26 @@ class TableMap:
                 values += feature.values(row[feature.column], self.text)
         return values, absent
 
+    def missing_in(self, values: Sequence[float]) -> tuple[str, ...]:
+        """The features that are missing in a row, by name.
+
+        The middle one of all bases or bits stands for them: any study that takes one of them takes that one.
+        """
+        found, start = list[str](), 0
+        for feature in self.features:
+            if isnan(values[start]):
+                middle = len(feature.names) // 2
+                wide = isinstance(feature, DnaSequence | Compound)
+                found += feature.names[middle : middle + 1] if wide else feature.names
+            start += len(feature.names)
+        return tuple(found)
+
     def target_of(self, row: Mapping[str, str]) -> tuple[str, ...]:
-        """A row's target, () where the map has none. Raises BadRow, also where it is missing."""
+        """A row's target, () where the map has none, "" where the row has none. Raises BadRow."""
         if self.target is None:
             return ()
         if self._is_missing(row[self.target.column], self.target.missing):
-            raise BadRow(f"its target, column '{self.target.column}', is missing")
+            return ("",)
         return (self.target.value(row[self.target.column], self.text),)
 
     def patient_of(self, row: Mapping[str, str], number: int) -> str:

@@ -38,7 +38,7 @@ from sqlalchemy.pool import NullPool
 from fedward_client.site import Site
 from fedward_common.errors import DataError
 
-VERSION = 6
+VERSION = 7
 FILE = "catalog.sqlite"
 NIFTI_FORMAT = "NIfTI"  # in the column transfer_syntax
 DATA = ("image", "recording", "row")  # the kinds of what a study can take; a row is one of a table

@@ -51,13 +51,12 @@ def read(site: Site, path: Path) -> Table:
 
 def rows(table: Table, columns: TableMap) -> Iterator[RowFacts]:
     """The usable rows of a table, in the order of the file."""
-    names = np.array(table.names)
     for place, number in enumerate(table.numbers):
         yield RowFacts(
             number=number,
             patient=table.patients[place] if columns.patient is not None else "",
             target=table.targets[place] if table.targets else "",
-            missing=tuple(names[np.isnan(table.features[place])].tolist()),
+            missing=columns.missing_in(table.features[place]),
             content=content_of(table, place),
         )
 

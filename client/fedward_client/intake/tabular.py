@@ -26,8 +26,8 @@ class Table:
     """The usable rows of a table, in the order of the file.
 
     `features` [rows, names] are NaN where a value is missing; `patients` is the patient of each row, or "row 7" where
-    the table has no such column; `targets` is the class of each row, or a number as text, () without a target.
-    `missing` counts missing values by column; `left_out` has row number and reason.
+    the table has no such column; `targets` is the class of each row, or a number as text, "" where it is missing, ()
+    without a target. `missing` counts missing values by column; `left_out` has row number and reason.
     """
 
     features: npt.NDArray[np.float32] = field(repr=False)
@@ -88,7 +88,9 @@ def _rows(path: Path, columns: TableMap) -> Iterator[tuple[int, dict[str, str] |
             continue
         count += 1
         if count > MAX_ROWS or count * len(columns.names) > MAX_NUMBERS:
-            raise UnreadableFile(f"it has more than {count - 1} rows, which is more than is read at once")
+            raise UnreadableFile(
+                f"it has more than {count - 1} rows of {len(columns.names)} features, too many for one file: split it"
+            )
         fits = len(cells) == len(header) or (len(cells) > len(header) and not any(cells[len(header) :]))
         yield number, dict(zip(header, cells, strict=False)) if fits else None
 

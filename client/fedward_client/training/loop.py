@@ -26,6 +26,7 @@ from fedward_common.errors import DataError
 from fedward_common.events import Event, Listener
 from fedward_common.models import rate_factor
 from fedward_common.models.layerwise import Layered
+from fedward_common.records import MAX_LOSS
 from fedward_common.streams import stream
 from fedward_common.study import Optimizer, StudySpec, Work
 
@@ -75,10 +76,10 @@ def train(
     was cut off goes on after its last whole epoch.
     """
     started = time.perf_counter()
-    indices = data.indices("train")
+    layer, work = study.layer(round_number), study.work(round_number)
+    indices = data.indices("train", unlabelled=layer is not None)
     if not len(indices):
         raise DataError("no training image is left at this site: scan the folder again and read its report")
-    layer, work = study.layer(round_number), study.work(round_number)
     rule = rule or Rule()
     dims = len(study.input.size)
     device.place(model, dims)
@@ -114,9 +115,11 @@ def train(
         if journal is not None and (at.step < total or journal.last_too):
             journal.save(model, optimizer, at)
     mean_loss = float(at.loss_sum) / at.seen
-    if not math.isfinite(mean_loss):
+    if not 0 <= mean_loss <= MAX_LOSS:  # not where it is no number either
+        where = "[training]" if layer is None else "[[phases]]"
         raise DataError(
-            "the training loss is not a number: lower [training] optimizer.lr, or look for broken images in the report"
+            f"the training loss is no number, or a very large one: lower {where} optimizer.lr, scale [input], or look "
+            "for broken images in the report"
         )
     return TrainResult(loss=mean_loss, steps=total, seconds=time.perf_counter() - started)
 
@@ -144,7 +147,8 @@ def _steps(work: Work, images: int) -> int:
 
 def journaled(study: StudySpec, data: SiteData, round_number: int) -> bool:
     """Whether a round takes more than one epoch: else there is nothing to go on from."""
-    images, work = len(data.indices("train")), study.work(round_number)
+    images = len(data.indices("train", unlabelled=study.layer(round_number) is not None))
+    work = study.work(round_number)
     return _steps(work, images) > _batches_per_epoch(work, images)
 
 

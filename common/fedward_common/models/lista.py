@@ -24,7 +24,8 @@ class SparseCoder(Layer):
     def __init__(self, visible: int, atoms: int, *, penalty: float, steps: int) -> None:
         super().__init__()
         dictionary = functional.normalize(torch.randn(visible, atoms), dim=0)
-        largest = torch.linalg.matrix_norm(dictionary, ord=2).square()
+        narrow = dictionary if atoms <= visible else dictionary.T  # either square has the same largest eigenvalue
+        largest = torch.linalg.eigvalsh(narrow.T @ narrow)[-1]
         self.dictionary = nn.Parameter(dictionary)
         self.encoder = nn.Parameter(dictionary.T / largest)
         self.inhibition = nn.Parameter(torch.eye(atoms) - dictionary.T @ dictionary / largest)

@@ -39,6 +39,8 @@ def export(model: Path, out: Path) -> float:
     from onnxruntime import InferenceSession
     from torch import nn
 
+    if out.resolve() == model.resolve():
+        raise UsageError(f"{out} is the model itself: choose another --out")
     about, network = trained.read(model)
     last = nn.Sigmoid() if about.study.cohort.multi_label else nn.Softmax(dim=1)
     whole = nn.Sequential(network, last).eval()
@@ -53,6 +55,8 @@ def export(model: Path, out: Path) -> float:
                     f"onnxruntime's probabilities differ from torch's by {difference:.2g}, and {MOST_DIFFERENCE:g} is "
                     "the most that is accepted: use the model with `fedward model predict`"
                 )
+            if len(list(Path(folder).iterdir())) > 1:
+                raise ModelError("the network is too large for one ONNX file: use it with `fedward model predict`")
             written.replace(out)
     except OSError as error:
         raise UsageError(f"{out} cannot be written ({error.strerror}): choose another --out") from None

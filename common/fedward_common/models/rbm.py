@@ -53,7 +53,7 @@ class RestrictedBoltzmannMachine(Layer):
             error = (self._mean(self(examples)) - examples).square().sum(dim=1).mean()
             sampled = examples
             for _ in range(self.steps):
-                sampled = self._sampled(torch.bernoulli(self(sampled)))
+                sampled = self._sampled(_drawn(self(sampled)))
         divergence = (self.free_energy(examples) - self.free_energy(sampled)).mean()
         return divergence + (error - divergence).detach()
 
@@ -66,7 +66,12 @@ class RestrictedBoltzmannMachine(Layer):
 
     def _sampled(self, hidden: torch.Tensor) -> torch.Tensor:
         mean = self._mean(hidden)
-        return mean + torch.randn_like(mean) if self.gaussian else torch.bernoulli(mean)
+        return mean + torch.randn_like(mean) if self.gaussian else _drawn(mean)
+
+
+def _drawn(chances: torch.Tensor) -> torch.Tensor:
+    """0 or 1; of what is no number any, for a loss that is no number is told of at the end of a round."""
+    return torch.bernoulli(chances.nan_to_num(0.5))
 
 
 def build(

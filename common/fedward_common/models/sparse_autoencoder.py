@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from fedward_common.models.layerwise import Layer, Layered
 
-_EDGE = 1e-4  # a mean activation is held this far from 0 and 1, where the penalty is infinite
+_EDGE = 1e-4  # how far mean activations are kept from 0 and 1, where the penalty is infinite
 
 
 class SparseAutoencoder(Layer):
@@ -36,7 +36,7 @@ class SparseAutoencoder(Layer):
         hidden: torch.Tensor = self(examples)
         decoded = functional.linear(hidden, self.weight.T, self.decoder_bias)
         error = 0.5 * (decoded - examples).square().sum(dim=1).mean()
-        mean = hidden.float().mean(dim=0).clamp(_EDGE, 1 - _EDGE)
+        mean = _EDGE + (1 - 2 * _EDGE) * hidden.float().mean(dim=0)
         rho = self.sparsity
         divergence = rho * (rho / mean).log() + (1 - rho) * ((1 - rho) / (1 - mean)).log()
         return error + self.penalty * divergence.sum()

@@ -56,8 +56,11 @@ def about(path: Path) -> Trained | None:
     text = weights_file.header(path).get(_KEY)
     try:
         return None if text is None else Trained.model_validate_json(text)
-    except ValidationError:
-        raise ModelError(f"{path} is a model of another version of Fedward: use the version that wrote it") from None
+    except ValidationError as error:
+        reason = error.errors(include_url=False, include_input=False)[0]["msg"]
+        raise ModelError(
+            f"{path} cannot be used with what is installed here: {' '.join(reason.split())}; install what trained it"
+        ) from None
 
 
 def read(path: Path) -> tuple[Trained, "nn.Module"]:

@@ -61,8 +61,8 @@ _EVERY_NODE = {"fraction_train": 1.0, "min_train_nodes": 1, "min_available_nodes
 _SENT = "current_arrays"  # what was sent last; set anew by every configure_train, or equal to what it is given
 
 
-def make_strategy(study: StudySpec) -> Strategy:
-    """The strategy of a study; it takes every node it sees, for choosing them is the round engine's.
+def make_strategy(study: StudySpec, round_number: int = 1) -> Strategy:
+    """The strategy of a study's round; it takes every node it sees, for choosing them is the round engine's.
 
     Raises StudyError for a plug-in that cannot be made with the study's options.
     """
@@ -71,7 +71,7 @@ def make_strategy(study: StudySpec) -> Strategy:
         return _made(spec)
     more: dict[str, float | str] = {}
     if spec.name == "qfedavg":
-        more = {"client_learning_rate": study.training.optimizer.lr, "train_loss_key": "train-loss"}
+        more = {"client_learning_rate": study.work(round_number).optimizer.lr, "train_loss_key": "train-loss"}
     return _STRATEGIES[spec.name](**_EVERY_NODE, **more, **spec.options)
 
 

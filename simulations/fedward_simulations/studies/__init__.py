@@ -14,6 +14,8 @@ from typing import Any
 from fedward_client.site import KEY, STATE
 from fedward_common.study import StudySpec, load, template_path
 
+SEEDS = range(42, 45)
+
 _SETTINGS = '[policy]\noutputs = ["counts", "statistics", "update", "evaluation"]\n[privacy]\nmin_cell = 1\n'
 
 
@@ -27,7 +29,7 @@ class Trial:
     write: Callable[[Path, Path], None]
     data: str  # what the data are, and where they come from
     caveat: str = ""  # what a reader must know of the figures
-    seeds: range = range(42, 45)
+    seeds: range = SEEDS
     accuracies: bool = False  # whether the page also compares accuracies, with those of classical learners
     changes: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict

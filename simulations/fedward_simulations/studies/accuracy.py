@@ -1,4 +1,6 @@
-"""The share of all hospitals' test patients whom a model tells rightly; beside a run's models, classical learners.
+"""The share of all hospitals' test examples, images or rows, that a model tells rightly.
+
+Beside a run's models stand classical learners.
 
 A support vector machine (Cortes, Vapnik: Support-vector networks. Machine Learning 20, 1995) and nearest neighbours
 (Cover, Hart: Nearest neighbor pattern classification. IEEE Trans. Inf. Theory 13, 1967), as scikit-learn has them,

@@ -110,6 +110,11 @@ _VOICES = Trial(
     caveat="Two clinics were made of one study; few people are tested, so figures say little.",
     accuracies=True,
     changes={
+        "study": {
+            "id": "parkinson-voice",
+            "title": "Parkinson's disease by voice",
+            "purpose": "Tell people with Parkinson's disease from healthy ones by how they hold a vowel",
+        },
         "cohort": {"labels": ["healthy", "parkinson"], "positive": "parkinson", "min_patients": 5},
         "input": {"kind": "table", "features": _FEATURES},
         "model": {"options": {"hidden": [64, 16], "visible": "gaussian", "dropout": 0.3}},

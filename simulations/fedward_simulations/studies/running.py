@@ -17,6 +17,7 @@ from fedward_simulations.progress import Bars
 from fedward_simulations.results import OverallBlock, Results
 from fedward_simulations.simulate import Simulation
 from fedward_simulations.studies import (
+    SEEDS,
     Trial,
     alzheimer_mri,
     breast_pathology,
@@ -93,6 +94,7 @@ def page(out: Path) -> str:
     ready = [each for each in trials() if each not in flamby and is_done(each, out)]
     return render(
         "results.md",
+        seeds=len(SEEDS),
         rows=[_row(trial, Results.read(out / trial.name / _RESULTS)) for trial in ready],
         sources={trial.name: f"{trial.data}.{trial.caveat and ' '}{trial.caveat}" for trial in ready},
         compared=list(_compared(out)),

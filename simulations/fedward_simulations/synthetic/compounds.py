@@ -16,15 +16,18 @@ _OTHERS = ("C", "CC", "OC", "F", "C(F)(F)F", "C(=O)N", "C(=O)OC", "CN(C)C", "C#N
 _DRIVER = "S(=O)(=O)N"
 
 
-def write(folder: Path, laboratory: str, compounds: int, strength: float) -> None:
-    """`assay.csv` and the map of its columns in `folder`; every other compound has the sulfonamide."""
+def write(folder: Path, laboratory: str, compounds: int, strength: float, *, measured: bool = True) -> None:
+    """`assay.csv` and the map of its columns in `folder`; every other compound has the sulfonamide.
+
+    A laboratory that has `measured` none has compounds alone.
+    """
     random = stream(0, "synthetic compounds", laboratory)
     rows = ["molecule,smiles,pIC50\n"]
     for number in range(compounds):
         driven = number % 2 == 0
         first = _DRIVER if driven else random.choice(_OTHERS)
         smiles = str(random.choice(_RINGS)).format(first, "C({})C{}".format(*random.choice(_OTHERS, 2)))
-        measured = 5.3 + random.normal(0, 0.3) + 2 * (strength * driven + (1 - strength) * random.integers(2))
-        rows.append(f"{laboratory}-{number},{smiles},{measured:.3f}\n")
+        found = 5.3 + random.normal(0, 0.3) + 2 * (strength * driven + (1 - strength) * random.integers(2))
+        rows.append(f"{laboratory}-{number},{smiles},{f'{found:.3f}' if measured else ''}\n")
     (folder / "assay.csv").write_text("".join(rows))
     (folder / "columns.toml").write_text(MAP)
