@@ -113,7 +113,8 @@ def test_parkinson_mri_finds_a_pale_nigra_and_thin_putamina(tmp_path: Path) -> N
 @pytest.mark.long
 def test_parkinson_mri_finds_nothing_where_nothing_is_planted(tmp_path: Path) -> None:
     brains(tmp_path, 0.0)
-    assert area(simulated("parkinson-mri", tmp_path)) == pytest.approx(0.5, abs=0.15)
+    chance = pytest.approx(0.5, abs=0.2)  # of 26 test patients in all
+    assert area(simulated("parkinson-mri", tmp_path)) == chance
 
 
 def test_brains_of_a_label_differ_by_what_is_planted_alone(tmp_path: Path) -> None:
