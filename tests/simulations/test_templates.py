@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 from fedward_common.streams import stream
 from fedward_common.study import template_path
 from fedward_simulations.studies import hospital_folder
-from fedward_simulations.synthetic import compounds, gait, heart_disease, images, regulatory
+from fedward_simulations.synthetic import brain, compounds, gait, heart_disease, images, regulatory
 
 STUDIES = Path(__file__).parents[2] / "docs/studies.md"
 
@@ -97,6 +97,39 @@ def test_alzheimer_mri_finds_wide_ventricles(tmp_path: Path) -> None:
     words = {"0": "healthy", "0.5": "impaired", "1": "alzheimer"}
     pictures(tmp_path, settings("MR", words), words, images.brain_slice, 12)
     assert area(simulated("alzheimer-mri", tmp_path)) > 0.9
+
+
+def brains(root: Path, strength: float) -> None:
+    """A hospital for each maker of scanners, with 20 patients of each label."""
+    for hospital, scanner in brain.SCANNERS.items():
+        folder = hospital_folder(root / "hospitals", hospital)
+        rows = ["patient_id,label\n"]
+        for number, label in enumerate(20 * tuple(brain.NIGRA)):
+            brain.write(folder, scanner, number, label, strength=strength)
+            rows.append(f"P{number:04d},{label}\n")
+        (folder / "labels.csv").write_text("".join(rows))
+
+
+@pytest.mark.long
+def test_parkinson_mri_finds_a_pale_nigra_and_thin_putamina(tmp_path: Path) -> None:
+    brains(tmp_path, 1.0)
+    assert area(simulated("parkinson-mri", tmp_path)) > 0.9
+
+
+@pytest.mark.long
+def test_parkinson_mri_finds_nothing_where_nothing_is_planted(tmp_path: Path) -> None:
+    brains(tmp_path, 0.0)
+    chance = pytest.approx(0.5, abs=0.2)  # of 26 test patients in all
+    assert area(simulated("parkinson-mri", tmp_path)) == chance
+
+
+def test_brains_of_a_label_differ_by_what_is_planted_alone(tmp_path: Path) -> None:
+    def written(label: str, strength: float) -> bytes:
+        brain.write(tmp_path, brain.SCANNERS["north"], 0, label, strength=strength)
+        return (tmp_path / "P0000.dcm").read_bytes()
+
+    assert len({written(label, 0.0) for label in brain.NIGRA}) == 1
+    assert len({written(label, 1.0) for label in brain.NIGRA}) == 3
 
 
 @pytest.mark.long
