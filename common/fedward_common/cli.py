@@ -7,6 +7,7 @@ without a part's packages still lists it and says what to install. The group `fe
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import EntryPoint, entry_points
@@ -171,6 +172,55 @@ def templates(*, as_json: Json = False) -> None:
         for name, spec in ((name, load(template_path(name))) for name in template_names())
     ]
     _show_rows(rows, as_json)
+
+
+@study.command(epilog="Example: fedward study new --template breast-ultrasound --id my-ultrasound")
+def new(
+    *,
+    template: Annotated[str | None, typer.Option(metavar="NAME", help="The template to begin with.")] = None,
+    name: Annotated[str | None, typer.Option("--id", metavar="ID", help="Short name, also of the file.")] = None,
+    title: Annotated[str | None, typer.Option(metavar="TEXT", help="What people read above the results.")] = None,
+    label: Annotated[list[str] | None, typer.Option(metavar="LABEL", help="A label; give this once for each.")] = None,
+    positive: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="The one looked for; of three or more also: each.")
+    ] = None,
+    modality: Annotated[str | None, typer.Option(metavar="LETTERS", help="Of images, US for example; or any.")] = None,
+    min_sites: Annotated[int | None, typer.Option(help="At least how many hospitals.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="How many rounds of training.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is here already.")] = False,
+) -> None:
+    """Ask a few questions and write a study. With --template it asks none: what no option says is the template's."""
+    from fedward_common.study import load, template_names, template_path
+    from fedward_common.study_new import ask, write
+    from fedward_common.study_text import HEADINGS, describe
+
+    asked = {
+        "id": name,
+        "title": title,
+        "labels": label,
+        "positive": positive,
+        "modality": modality,
+        "min_sites": min_sites,
+        "rounds": rounds,
+    }
+    answers = {key: answer for key, answer in asked.items() if answer is not None}
+    if template is None:
+        names = template_names()
+        if answers or not sys.stdin.isatty():
+            raise UsageError(f"say with --template which study to begin with; templates: {', '.join(names)}")
+        specs = {each: load(template_path(each)) for each in names}
+        rows = [
+            {"name": each, "title": spec.study.title, "data": HEADINGS[spec.input.kind]} for each, spec in specs.items()
+        ]
+        _show_rows(rows, as_json=False)
+        typer.echo("Enter takes the answer in brackets; Ctrl-C ends, and nothing is written.")
+        template, answers = ask(overwrite=overwrite)
+    path = write(template, answers, overwrite=overwrite)
+    typer.echo(f"{path} is written. It begins, in words:")
+    _show_pairs(describe(load(path))[:2])
+    typer.echo("Next:")
+    for command in (f"study show {path}", f"study check {path}", f"simulate {path} --data hospitals --out result"):
+        typer.echo(f"  fedward {command}")
 
 
 @study.command(epilog="Example: fedward study show breast-ultrasound")

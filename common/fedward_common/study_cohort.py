@@ -30,8 +30,8 @@ def _labels(labels: tuple[str, ...]) -> Iterator[Fault]:
 
 
 def _modality(modality: str | None) -> Iterator[Fault]:
-    if modality is not None and not modality.strip():
-        yield Fault(("modality",), 'must be a DICOM modality such as "US"; remove the key to take any')
+    if modality is not None and (not modality.strip() or modality != modality.upper()):
+        yield Fault(("modality",), 'must be a DICOM modality in capitals such as "US"; remove the key to take any')
 
 
 def _positive(positive: str | None, labels: tuple[str, ...], multi_label: bool) -> Iterator[Fault]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from fedward_common import models
 from fedward_common.study_cohort import Cohort
 from fedward_common.study_compound import CompoundInput
 from fedward_common.study_faults import toml_value
@@ -25,7 +26,7 @@ _AUGMENTATION = {
 }
 
 _STRATEGIES = {
-    "fedavg": "the mean of the hospitals' models, weighted by their training patients (FedAvg)",
+    "fedavg": "the mean of the hospitals' models, weighted by their training {who}s (FedAvg)",
     "fedavgm": "the last common model moved towards the mean with momentum (FedAvgM)",
     "fedprox": "the mean of the hospitals' models, each held close to the last common one (FedProx)",
     "fedadagrad": "the last common model moved towards the mean by an Adagrad step (FedAdagrad)",
@@ -40,7 +41,7 @@ _STRATEGIES = {
     "scaffold": "the mean of the hospitals' models, each corrected for its drift while it trained (SCAFFOLD)",
     "fedbn": "the mean of the hospitals' models without their BatchNorm layers, which stay at each hospital (FedBN)",
     "ditto": "the mean of the hospitals' models; each hospital keeps a model of its own beside it (Ditto)",
-    "geometric-median": "the geometric median of the hospitals' models, weighted by their training patients",
+    "geometric-median": "the geometric median of the hospitals' models, weighted by their training {who}s",
     "norm-clipped-mean": "the mean of the hospitals' models, after large changes were made smaller (clipped norms)",
 }
 
@@ -53,7 +54,7 @@ _BATCH_NORM = {
 
 _PRIMARY = {
     "roc_auc": "the area under the ROC curve (0.5 is chance, 1 is perfect)",
-    "loss": "the mean negative log-likelihood of a patient's label (lower is better)",
+    "loss": "the mean negative log-likelihood of the label (lower is better)",
 }
 
 
@@ -65,19 +66,25 @@ _COMPRESSION = {
 }
 
 
+# What stands in the column `patient` of a hospital's map where it is no patient, and an example.
+_GROUPS = {"sequence": "a gene", "compound": "a series of compounds"}
+
+
 def describe(spec: StudySpec) -> list[tuple[str, str]]:
     """Headings and their text, in the order in which a study is read."""
+    kind = spec.input.kind
+    who = "group" if kind in _GROUPS else "patient"
     return [
         ("Question", _question(spec)),
-        ("Patients", _patients(spec.cohort, spec.input.kind)),
-        ("Split", _split(spec.split)),
-        (HEADINGS[spec.input.kind], input_words(spec.input)),
+        ("Cohort" if kind in _GROUPS else "Patients", _patients(spec.cohort, kind, who)),
+        ("Split", _split(spec.split, kind, who)),
+        (HEADINGS[kind], input_words(spec.input)),
         ("Network", _network(spec.model)),
-        *([("Without labels", _phases(spec.phases, spec.input.kind))] if spec.phases else []),
-        ("Training", _training(spec.training, spec.input.kind)),
-        ("Combination", _combination(spec.strategy)),
+        *([("Without labels", _phases(spec.phases, kind))] if spec.phases else []),
+        ("Training", _training(spec.training, kind)),
+        ("Combination", _combination(spec.strategy, who)),
         ("Messages", _messages(spec.update)),
-        ("Success", _success(spec.evaluation, spec.cohort)),
+        ("Success", _success(spec.evaluation, spec.cohort, who)),
         ("Hospitals", _hospitals(spec)),
     ]
 
@@ -94,11 +101,11 @@ def _question(spec: StudySpec) -> str:
 
 
 _ANY = {
-    "image": "images of any modality",
-    "series": "recordings",
-    "sequence": "DNA sequences",
-    "compound": "compounds",
-    "table": "rows in a table",
+    "image": "Patients with images of any modality and",
+    "series": "Patients with recordings and",
+    "sequence": "DNA sequences with",
+    "compound": "Compounds with",
+    "table": "Patients with rows in a table and",
 }
 
 
@@ -117,9 +124,9 @@ def _narrowed(cohort: Cohort) -> list[str]:
     return [f"{what}: {word}" for what, word in words.items() if word]
 
 
-def _patients(cohort: Cohort, kind: str) -> str:
-    images = f"{cohort.modality} images" if cohort.modality else _ANY[kind]
-    kind = "a word, yes or no, on at least one of the labels" if cohort.multi_label else "one of the labels"
+def _patients(cohort: Cohort, kind: str, who: str) -> str:
+    taken = f"Patients with {cohort.modality} images and" if cohort.modality else _ANY[kind]
+    labels = "a word, yes or no, on at least one of the labels" if cohort.multi_label else "one of the labels"
     judged = (
         "Each label is judged by itself, on the images of which it is known"
         if cohort.multi_label
@@ -127,10 +134,10 @@ def _patients(cohort: Cohort, kind: str) -> str:
     )
     return _sentences(
         [
-            f"Patients with {images} and {kind} {_listed(cohort.labels, 'or')}",
+            f"{taken} {labels} {_listed(cohort.labels, 'or')}",
             *_narrowed(cohort),
             f"Looked for: {cohort.positive}" if cohort.positive else judged,
-            f"A hospital with fewer than {cohort.min_patients} training patients does not take part{_nor(cohort)}",
+            f"A hospital with fewer than {cohort.min_patients} training {who}s does not take part{_nor(cohort)}",
         ]
     )
 
@@ -141,15 +148,16 @@ def _nor(cohort: Cohort) -> str:
     return ", nor does one that lacks a label" if cohort.needs_every_label else "; it may lack a label"
 
 
-def _split(split: Split) -> str:
+def _split(split: Split, kind: str, who: str) -> str:
+    by = f"{who}, such as {_GROUPS[kind]}" if kind in _GROUPS else who
     shares = _listed([f"{share:.4g} % {side}" for share, side in zip(_percent(split), _SIDES, strict=True)], "and")
     words = {
-        "hash": f"By patient, at random by a keyed number: about {shares}",
-        "column": f"By patient, as column '{split.column}' of each hospital's label table says",
-        "leave-one-patient-out": f"One patient of each hospital, number {split.fold}, is tested",
-        "leave-site-out": f"Hospital {split.site} is only tested; in the others, by patient: about {shares}",
+        "hash": f"By {by}, at random: about {shares}",
+        "column": f"By {by}, as column '{split.column}' of each hospital's label table says",
+        "leave-one-patient-out": f"One {who} of each hospital, number {split.fold}, is tested",
+        "leave-site-out": f"Hospital {split.site} is only tested; in the others, by {by}: about {shares}",
     }
-    return _sentences([words[split.kind], "No patient is both trained on and tested"])
+    return _sentences([words[split.kind], f"No {who} is both trained on and tested"])
 
 
 _SIDES = ("training", "validation", "test")
@@ -228,7 +236,7 @@ def _tables(table: TableInput) -> str:
             f"Features: {_listed(table.features, 'and')}",
             f"A missing value {missing}",
             f"{combat}{kept}",
-            f"Each is brought to mean 0 and standard deviation 1 over all hospitals{measured}",
+            f"Features are brought to mean 0 and standard deviation 1 over all hospitals{measured}",
         ]
     )
 
@@ -237,14 +245,14 @@ def _images(images: Input) -> str:
     axes = ("height", "width") if len(images.size) == 2 else ("depth", "height", "width")
     size = " x ".join(str(length) for length in images.size)
     window = images.window or (0.0, 0.0)
+    colour, values = ("grey", "grey values") if images.channels == 1 else ("colour", "colour values")
     words = {
-        "percentile": "grey values from percentile {:g} to percentile {:g} become 0 to 1".format(*images.percentiles),
-        "zscore": "grey values are brought to mean 0 and standard deviation 1",
-        "window": "grey values in the window with center {:g} and width {:g} become 0 to 1".format(*window),
-        "landmarks": "grey values are matched to the hospitals' common scale, from 0 to 1"
+        "percentile": values + " from percentile {:g} to percentile {:g} become 0 to 1".format(*images.percentiles),
+        "zscore": f"{values} are brought to mean 0 and standard deviation 1",
+        "window": values + " in the window with centre {:g} and width {:g} become 0 to 1".format(*window),
+        "landmarks": f"{values} are matched to the hospitals' common scale, from 0 to 1"
         + ", which they measure together before round 1" * images.measures_scale,
     }
-    colour = "grey" if images.channels == 1 else "colour"
     measured = ", measured on the foreground" * (images.statistics == "foreground")
     scaled = f"{size} ({' x '.join(axes)}), {colour}; {words[images.intensity]}{measured}"
     return _sentences(
@@ -270,10 +278,11 @@ def before_scaling(images: Input) -> list[str]:
 
 def _network(model: Model) -> str:
     options = f" with {_settings(model.options)}" if model.options else ""
+    title = models.describe(model.name).title
     rates = [f"{pattern} times {factor:g}" for pattern, factor in model.learning_rates.items()]
     return _sentences(
         [
-            f"{model.name}{options}",
+            f"{title} ({model.name}{options})",
             _start(model.start) if model.start is not None else "",
             f"Held as they are: {_listed(model.frozen, 'and')}" if model.frozen else "",
             f"Learning rates of layers: {_listed(rates, 'and')}" if rates else "",
@@ -334,14 +343,15 @@ def _training(training: Training, kind: str) -> str:
     )
 
 
-def _combination(strategy: Strategy) -> str:
+def _combination(strategy: Strategy, who: str) -> str:
+    combined = _STRATEGIES.get(strategy.name, _plug_in(strategy.name)).replace("{who}", who)
     options = f", {_settings(strategy.options)}" if strategy.options else ""
     norm, cosine = strategy.max_update_norm, strategy.min_cosine
     return _sentences(
         [
-            f"After each round: {_STRATEGIES.get(strategy.name, _plug_in(strategy.name))}{options}",
-            f"A round counts when at least {strategy.min_sites} hospitals have answered",
-            f"It waits at most {strategy.round_deadline_s:g} s for them"
+            f"After each round: {combined}{options}",
+            f"The run stops when fewer than {strategy.min_sites} hospitals answer in a round",
+            f"A round waits at most {strategy.round_deadline_s:g} s for them"
             + (", and not so long for one that is gone or far slower than before" * (strategy.deadline == "adaptive")),
             f"It ends as soon as {strategy.quorum} have answered" if strategy.quorum != "all" else "",
             f"An update with an L2 norm above {norm:g} is refused" if norm is not None else "",
@@ -366,10 +376,10 @@ def _messages(update: Update) -> str:
     )
 
 
-def _success(evaluation: Evaluation, cohort: Cohort) -> str:
+def _success(evaluation: Evaluation, cohort: Cohort, who: str) -> str:
     measure = _PRIMARY[evaluation.primary]
     if evaluation.primary == "roc_auc":
-        measure += f" of {cohort.positive}" if cohort.positive else ", mean over the labels"
+        measure += f" for {cohort.positive}" if cohort.positive else ", mean over the labels"
     point, stopping = evaluation.operating_point, evaluation.early_stopping
     chosen = (
         "where sensitivity plus specificity is highest (Youden)"
@@ -378,9 +388,9 @@ def _success(evaluation: Evaluation, cohort: Cohort) -> str:
     )
     return _sentences(
         [
-            f"Decided by {measure}, on test patients",
-            f"The operating point is chosen on validation patients, {chosen}",
-            "The model is that of the round which does best on validation patients" * (evaluation.keep == "best"),
+            f"Decided by {measure}, on test {who}s",
+            f"The operating point is chosen on validation {who}s, {chosen}",
+            f"The model is that of the round which does best on validation {who}s" * (evaluation.keep == "best"),
             f"Training ends when that has not become better for {stopping.patience} rounds" if stopping else "",
         ]
     )

@@ -27,6 +27,7 @@ HELPS = [
     [],
     ["study"],
     ["study", "templates"],
+    ["study", "new"],
     ["study", "show"],
     ["study", "check"],
     ["model"],
@@ -67,11 +68,12 @@ def test_show_says_in_words_what_will_happen() -> None:
         "Resized to 128 x 128",
         "enhanced-alexnet",
         "20 rounds, each of one pass",
-        "at least 3 hospitals",
+        "The run stops when fewer than 3 hospitals answer in a round.",
         "area under the ROC curve",
         spec.digest,
     ):
         assert words in shown
+    assert "colour values from percentile 1" in " ".join(run("study", "show", "breast-pathology").stdout.split())
     found = json.loads(run("study", "show", "breast-ultrasound", "--json").stdout)
     assert found == {"digest": spec.digest, "study": spec.model_dump(mode="json")}
 

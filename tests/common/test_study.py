@@ -326,14 +326,14 @@ def test_where_a_network_begins_is_told_in_words_and_in_the_digest() -> None:
     assert spec.digest != plain.digest
     words = dict(describe(spec))["Network"]
     assert words == (
-        "small-cnn. Begins with the weights of the registered model old (SHA-256 filled in when the study is started), "
-        "taking encoder. as features. and all names as all. "
+        "Small network for first trials and small images (small-cnn). Begins with the weights of the registered model "
+        "old (SHA-256 filled in when the study is started), taking encoder. as features. and all names as all. "
         "Held as they are: 1.*. Learning rates of layers: 11.* times 10."
     )
     body = f'{GOOD["model"]}\nstart = {{ file = "w.safetensors", sha256 = "{"a" * 64}", inflate = true }}'
     spec = loads(text(model=body, input="size = [8, 32, 32]"))
     assert f"weights of w.safetensors (SHA-256 {'a' * 64}), 2-D kernels spread" in dict(describe(spec))["Network"]
-    assert dict(describe(plain))["Network"] == "small-cnn."
+    assert dict(describe(plain))["Network"] == "Small network for first trials and small images (small-cnn)."
 
 
 def test_all_faults_are_told_at_once_in_the_order_of_the_file() -> None:

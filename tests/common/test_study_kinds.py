@@ -71,7 +71,10 @@ def test_a_study_of_sequences() -> None:
         "T; an unknown base is a quarter of each."
     )
     assert "Training windows are varied by reading the other strand." in told["Training"]
-    assert told["Patients"].startswith("Patients with DNA sequences and one of the labels healthy or ill.")
+    assert told["Cohort"].startswith("DNA sequences with one of the labels healthy or ill.")
+    assert told["Split"].startswith("By group, such as a gene, at random: about 60 % training,")
+    assert "weighted by their training groups" in told["Combination"]
+    assert "on test groups" in told["Success"]
 
 
 def test_a_study_of_tables() -> None:
@@ -82,7 +85,7 @@ def test_a_study_of_tables() -> None:
     assert "16 rows a batch" in dict(describe(loads(text(TABLE, training="batch_size = 16"))))["Training"]
     assert dict(describe(spec))["Tables"] == (
         "Features: age, volume and thickness. A missing value is set to the mean. What each hospital adds to volume "
-        "and thickness is taken out (ComBat); the effect of age stays. Each is brought to mean 0 and standard "
+        "and thickness is taken out (ComBat); the effect of age stays. Features are brought to mean 0 and standard "
         "deviation 1 over all hospitals, which they measure together before round 1."
     )
 
