@@ -138,6 +138,9 @@ def _patients(cohort: Cohort, kind: str, who: str) -> str:
             *_narrowed(cohort),
             f"Looked for: {cohort.positive}" if cohort.positive else judged,
             f"A hospital with fewer than {cohort.min_patients} training {who}s does not take part{_nor(cohort)}",
+            f"Without labels, {who}s without one learn too, and hospitals that lack labels"
+            if cohort.unlabelled
+            else "",
         ]
     )
 

@@ -9,6 +9,7 @@ import pytest
 from fedward_client.cohort import NOT_LEARNING, TOO_FEW, Cohort, freeze
 from fedward_client.handlers import Hospital, SiteSource
 from fedward_client.labelling import UNLABELLED
+from fedward_client.report.survey import survey
 from fedward_client.site import Site
 from fedward_common import models
 from fedward_common.errors import DataError, StudyError
@@ -80,6 +81,20 @@ def test_a_site_with_too_few_labels_learns_without_them(site_folder: Build, labe
         DataError, match="training patients" if labelled else "no patient has a label|training patients"
     ):
         freeze(site, tiny_study(cohort={"min_patients": 10}), "run-2")
+
+
+@pytest.mark.parametrize(
+    ("labelled", "asked"),
+    [(0, "At least 10 training patients, without a label"), (40, "At least 10 training patients")],
+)
+def test_the_report_says_what_the_study_asks(site_folder: Build, labelled: int, asked: str) -> None:
+    site = Site.open(site_folder(labels(labelled), shape=(16, 16)))
+    cohort = freeze(site, study(min_patients=10), "run-1")
+    found = survey(site, study(min_patients=10), lambda _event: None).contract
+    assert found is not None
+    assert found.passes
+    counted = cohort.patients("train") if labelled else cohort.unlabelled()
+    assert {line.asked: line.found for line in found.lines}[asked] == f"{counted} training patients"
 
 
 def test_fewer_than_k_without_a_label_stay_out(site_folder: Build) -> None:

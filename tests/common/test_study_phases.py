@@ -56,6 +56,11 @@ def test_a_study_says_what_it_does_without_labels() -> None:
     assert "Without labels" not in dict(describe(loads(text(""))))
 
 
+def test_a_study_of_patients_without_labels_says_so() -> None:
+    told = dict(describe(loads(text(PHASE).replace("[model]", "unlabelled = true\n[model]"))))
+    assert "Without labels, patients without one learn too, and hospitals that lack labels." in told["Patients"]
+
+
 def test_a_network_without_such_layers_is_refused() -> None:
     (line,) = refusal(PHASE, model='name = "small-cnn"')
     assert 'has no effect: model "small-cnn" learns from labels alone; remove it, or choose dbn, ' in line

@@ -101,15 +101,16 @@ def _patients(
     only_evaluates = study.only_evaluates(site.name)
     needed = 1 if only_evaluates else max(study.cohort.min_patients, site.min_cell)
     who = "patients" if only_evaluates else "training patients"
-    items = [item for item in cohort.items if only_evaluates or item.side == "train"]
+    unlabelled = not only_evaluates and not cohort.patients("train") and cohort.unlabelled() > 0
+    items = [item for item in cohort.items if item.labelled != unlabelled and (only_evaluates or item.side == "train")]
     rows = {row.key: row for row in images}
 
     def enough(what: str, having: Callable[[CohortItem], bool]) -> Line:
         found = len({item.patient for item in items if having(item)})
         return Line(f"At least {needed} {who}{what}", f"{found} {who}", found >= needed)
 
-    yield enough("", lambda _: True)
-    if not only_evaluates and study.cohort.needs_every_label:
+    yield enough(", without a label" if unlabelled else "", lambda _: True)
+    if not only_evaluates and not unlabelled and study.cohort.needs_every_label:
         for label, count in cohort.label_counts("train").items():
             yield Line(f"At least 1 training patient labelled {label}", f"{count} training patients", count > 0)
     if not isinstance(section := study.input, Input):

@@ -108,6 +108,11 @@ FLAMBY = {
         name="heart-disease, FLamby's FedAvg",
         changes={**_FLAMBY, "training": {"optimizer": {**_SGD, "lr": 5e-4}}},
     ),
+    "FedAvg, ten times the rate": replace(
+        _ON_FLAMBYS,
+        name="heart-disease, FLamby's FedAvg, ten times the rate",
+        changes={**_FLAMBY, "training": {"optimizer": {**_SGD, "lr": 5e-3}}},
+    ),
     "FedAdam": replace(
         _ON_FLAMBYS,
         name="heart-disease, FLamby's FedAdam",
