@@ -118,6 +118,7 @@ _VOICES = Trial(
         "cohort": {"labels": ["healthy", "parkinson"], "positive": "parkinson", "min_patients": 5},
         "input": {"kind": "table", "features": _FEATURES},
         "model": {"options": {"hidden": [64, 16], "visible": "gaussian", "dropout": 0.3}},
+        "evaluation": {"keep": "last"},  # there are too few for validation
     },
 )
 TRIALS = (
