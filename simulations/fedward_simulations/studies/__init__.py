@@ -1,4 +1,4 @@
-"""Fedward's own studies on real data that is public: `make studies DATA=folder` runs them and writes docs/results.md.
+"""Fedward's own studies on public real data: `make studies DATA=folder` writes docs/results.md and docs/limits.md.
 
 A `Trial` is a template on one collection: which folder of the data it needs, how that becomes hospitals, and what it
 changes in the template. Nothing of the data is in the repository; the page says where each collection comes from.
@@ -30,16 +30,18 @@ class Trial:
     data: str  # what the data are, and where they come from
     caveat: str = ""  # what a reader must know of the figures
     seeds: range = SEEDS
+    pooled: bool = True  # whether a model of pooled data is trained too
     accuracies: bool = False  # whether the page also compares accuracies, with those of classical learners
-    changes: Mapping[str, Mapping[str, Any]] = field(
+    changes: Mapping[str, Any] = field(
         default_factory=dict
-    )  # of the template, by section and key; another kind of input takes the place of the template's
+    )  # of the template, by section and key; another kind of input takes the place of the template's, as phases do
 
     def study(self) -> StudySpec:
         """The template as this trial runs it."""
         spec = load(template_path(self.template)).model_dump(mode="json")
         for section, changes in self.changes.items():
-            spec[section] = dict(changes) if "kind" in changes else spec[section] | changes
+            whole = section == "phases" or "kind" in changes
+            spec[section] = changes if whole else spec[section] | changes
         return StudySpec.model_validate_json(json.dumps(spec))
 
 

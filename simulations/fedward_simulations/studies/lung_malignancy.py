@@ -4,10 +4,12 @@ Labels are single radiologists' ratings. The crops hold stored values, which are
 """
 
 import csv
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from fedward_simulations.studies import Trial, hospital_folder
@@ -19,7 +21,7 @@ modality = "CT"
 path = "file"
 words = { "1" = "benign", "2" = "benign", "4" = "malignant", "5" = "malignant" }
 """
-_MAKERS = {"GE MEDICAL SYSTEMS": "ge", "SIEMENS": "siemens", "Philips": "philips"}
+MAKERS = {"GE MEDICAL SYSTEMS": "ge", "SIEMENS": "siemens", "Philips": "philips"}
 _LEAST = -2048  # of the stored values, which a picture has from 0 on
 _DATA = "LIDC-IDRI nodules rated 1, 2, 4 or 5, a site for each maker (doi:10.1118/1.3528204)"
 _CAVEAT = (
@@ -27,21 +29,25 @@ _CAVEAT = (
 )
 
 
+def nodules(source: Path, maker: str) -> Iterator[tuple[dict[str, str], npt.NDArray[np.int32]]]:
+    """The row of the table and the stored values [71, 71] of each nodule of a maker of `MAKERS`."""
+    with np.load(source / "nodules_71x71_int16.npz") as held:
+        images = dict(zip(held["noduleID"].tolist(), held["image"].astype(np.int32), strict=True))
+    with (source / "nodules.csv").open(newline="") as file:
+        for nodule in csv.DictReader(file):
+            if nodule["manufacturer"] == maker:
+                yield nodule, images[int(nodule["noduleID"])]
+
+
 def write(source: Path, hospitals: Path) -> None:
     """Pictures of 16 bits in a folder for each patient; ratings of 3 too, which no label of the study is."""
-    with np.load(source / "nodules_71x71_int16.npz") as held:
-        images = dict(zip(held["noduleID"].tolist(), held["image"], strict=True))
-    with (source / "nodules.csv").open(newline="") as file:
-        nodules = list(csv.DictReader(file))
-    for maker, hospital in _MAKERS.items():
+    for maker, hospital in MAKERS.items():
         folder = hospital_folder(hospitals, hospital, _SETTINGS)
         rows = ["file,label\n"]
-        for nodule in (each for each in nodules if each["manufacturer"] == maker):
+        for nodule, image in nodules(source, maker):
             path = f"{nodule['patient']}/{nodule['noduleID']}.png"
             (folder / path).parent.mkdir(exist_ok=True)
-            Image.fromarray((images[int(nodule["noduleID"])].astype(np.int32) - _LEAST).astype(np.uint16)).save(
-                folder / path
-            )
+            Image.fromarray((image - _LEAST).astype(np.uint16)).save(folder / path)
             rows.append(f"{path},{nodule['malignancy']}\n")
         (folder / "labels.csv").write_text("".join(rows))
 

@@ -11,6 +11,8 @@ from rich.console import Console
 
 from fedward_client.site import site_folders
 from fedward_common.errors import UsageError
+from fedward_common.study import StudySpec
+from fedward_server.models import resolve_start
 from fedward_simulations.compare import open_hospitals
 from fedward_simulations.markdown import render
 from fedward_simulations.progress import Bars
@@ -71,15 +73,18 @@ def run(trial: Trial, data: Path, out: Path, console: Console) -> None:
         trial.write(source, building)
         building.rename(hospitals)
     console.print(f"{trial.name} …", highlight=False)
+    started = resolve_start(trial.study(), base=out, registry=None)
     with Bars(console) as bars:
         Simulation(
-            study=trial.study(),
+            study=started.study,
             folders=open_hospitals(hospitals, site_folders(hospitals)),
             out=folder,
             seeds=trial.seeds,
+            pooled=trial.pooled,
             workers=len(os.sched_getaffinity(0)),
             resume=True,
             data_notes=tuple(filter(None, (f"Public data: {trial.data}.", trial.caveat))),
+            weights=started.weights,
         )(bars)
     if trial.accuracies:
         (folder / _ACCURACIES).write_text(json.dumps(accuracies(folder, hospitals)))
@@ -105,16 +110,6 @@ def page(out: Path) -> str:
 
 def _row(trial: Trial, results: Results) -> tuple[str, ...]:
     study = results.study.spec
-    phases = sum(phase.rounds for phase in study.phases)
-    budget = (
-        (f"{phases} rounds without labels, " if phases else "")
-        + f"{study.training.rounds} rounds of "
-        + (
-            f"{study.training.local_steps} steps"
-            if study.training.local_steps is not None
-            else f"{study.training.local_epochs} epoch{'s' * (study.training.local_epochs != 1)}"
-        )
-    )
     overall = results.overall
     local = overall.local.mean.roc_auc
     return (
@@ -122,10 +117,24 @@ def _row(trial: Trial, results: Results) -> tuple[str, ...]:
         study.model.name,
         str(len(results.sites)),
         str(sum(site.patients for site in results.sites)),
-        budget,
+        budget(study),
         "withheld" if local is None else f"{local:.3f} (mean of {overall.local.mean.sites})",
         _area(overall.federated, len(study.cohort.labels)),
         "-" if overall.pooled is None else _area(overall.pooled, len(study.cohort.labels)),
+    )
+
+
+def budget(study: StudySpec) -> str:
+    """How long a hospital trains, in words."""
+    phases, training = sum(phase.rounds for phase in study.phases), study.training
+    return (
+        (f"{phases} rounds without labels, " if phases else "")
+        + f"{training.rounds} rounds of "
+        + (
+            f"{training.local_steps} steps"
+            if training.local_steps is not None
+            else f"{training.local_epochs} epoch{'s' * (training.local_epochs != 1)}"
+        )
     )
 
 
@@ -146,10 +155,11 @@ def _compared(out: Path) -> Iterator[tuple[str, ...]]:
     for trial in trials():
         path = out / trial.name / _ACCURACIES
         if trial not in heart_disease.FLAMBY.values() and path.exists():
-            yield trial.name, *map(_mean, json.loads(path.read_text()).values())
+            yield trial.name, *map(mean, json.loads(path.read_text()).values())
 
 
-def _mean(values: list[float]) -> str:
+def mean(values: list[float]) -> str:
+    """The mean over seeds and the standard deviation, as the pages write them."""
     return f"{fmean(values):.3f} (sd {stdev(values):.3f})"
 
 
@@ -161,7 +171,7 @@ def _flamby(out: Path) -> Iterator[tuple[str, ...]]:
             found = json.loads(path.read_text())
             yield (
                 name,
-                _mean(found["federated"]),
-                _mean(found["pooled"]),
+                mean(found["federated"]),
+                mean(found["pooled"]),
                 f"{heart_disease.PUBLISHED[name]:.3f}" if name in heart_disease.PUBLISHED else "-",
             )
