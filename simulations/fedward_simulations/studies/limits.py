@@ -283,10 +283,11 @@ def _standard() -> Limit:
             "as stored": way(
                 "stored",
                 {"intensity": "window", "window": [700.0, 1400.0]},
-                {"intensity": "window", "window": [127.5, 255.0]},
+                {"intensity": "percentile", "percentiles": [0.0, 100.0]},
             ),
             **{name: way(name, changes, changes) for name, changes in named.items()},
         },
+        note="Colours have no window: as stored, theirs go from an image's least value to its greatest.",
     )
 
 
