@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -75,7 +75,10 @@ class Registry:
 
     def add_file(self, name: str, path: Path, *, note: str = "") -> Registered:
         """Register the arrays of a safetensors file. Raises UsageError for a name that is taken or is none."""
-        return self._add(name, weights_file.read(path), {"note": note}, trained.about(path))
+        about = None
+        with suppress(ModelError):  # of a network that is not installed here; its arrays serve all the same
+            about = trained.about(path)
+        return self._add(name, weights_file.read(path), {"note": note}, about)
 
     def add_run(self, name: str, run: str, *, note: str = "") -> Registered:
         """Register the model of a run of this hub that has finished.

@@ -11,7 +11,7 @@ from torch import nn
 from fedward_client.cache import SiteData
 from fedward_client.evaluation import evaluate
 from fedward_client.training.augment import Augmentation
-from fedward_client.training.device import pick_device
+from fedward_client.training.device import Device, pick_device
 from fedward_client.training.freezing import freeze
 from fedward_client.training.loop import make_optimizer, train
 from fedward_client.training.loss import class_weights, criterion
@@ -218,6 +218,14 @@ def test_flip_is_left_right() -> None:
     assert [[0, 1, 2], [3, 4, 5]] in flipped
     assert [[2, 1, 0], [5, 4, 3]] in flipped
     assert len({str(one) for one in flipped}) == 2
+
+
+@pytest.mark.parametrize("dims", [0, 1, 2, 3])
+def test_a_layout_fits_its_batches(dims: int) -> None:
+    """Of rows and of recordings there is no layout but the usual one, on a GPU too."""
+    device = Device(torch.device("cuda"), amp=False)
+    batch = torch.rand(2, 3, *[4] * dims).contiguous(memory_format=device.layout(dims))
+    assert batch.is_contiguous() == (dims < 2)
 
 
 def test_a_device_is_seeded_as_torch_seeds_it() -> None:

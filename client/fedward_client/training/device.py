@@ -17,10 +17,10 @@ class Device:
     amp: bool  # bfloat16 autocast; off on a CPU, where it is slower than float32 on most machines
 
     def layout(self, dims: int) -> Any:
-        """A torch memory format: channels-last on a GPU, where convolutions want it; `dims` is 2 or 3."""
+        """A torch memory format: of images, of 2 or 3 `dims`, channels-last on a GPU, where convolutions want it."""
         if self.torch.type != "cuda":
             return torch.contiguous_format
-        return torch.channels_last if dims == 2 else torch.channels_last_3d
+        return {2: torch.channels_last, 3: torch.channels_last_3d}.get(dims, torch.contiguous_format)
 
     def place(self, model: nn.Module, dims: int) -> None:
         """Move a network here, in this layout."""
