@@ -29,6 +29,7 @@ class Trial:
     write: Callable[[Path, Path], None]
     data: str  # what the data are, and where they come from
     caveat: str = ""  # what a reader must know of the figures
+    published: str = "-"  # what the field has published of its like, on other data
     seeds: range = SEEDS
     pooled: bool = True  # whether a model of pooled data is trained too
     accuracies: bool = False  # whether the page also compares accuracies, with those of classical learners

@@ -43,12 +43,14 @@ _TRIAL = Trial(
     write=write,
     data=_DATA,
     caveat=_CAVEAT,
+    published="better than AlexNet",
 )
 TRIALS = (
     _TRIAL,
     replace(
         _TRIAL,
         name="alzheimer-mri, AlexNet",
+        published="-",
         changes={"model": {"name": "alexnet", "options": {"width": 512}}, "training": {"optimizer": {"lr": 1e-4}}},
     ),
 )

@@ -44,6 +44,7 @@ TRIALS = (
         write=write,
         data="LC25000, lung tiles by group, dealt out to three sites (arXiv:1912.12142)",
         caveat=_CAVEAT,
+        published="accuracy 99.74 % on four breast tissues",
         changes={"cohort": {"labels": ["lung_n", "lung_aca", "lung_scc"]}},
     ),
 )

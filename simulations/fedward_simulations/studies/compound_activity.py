@@ -99,6 +99,7 @@ _EGFR = Trial(
     write=write,
     data="ChEMBL, 4,635 compounds on EGFR, by TeachOpenCADD (Sydow et al. 2019, doi:10.1186/s13321-019-0351-x)",
     caveat="Compounds are dealt out to three laboratories by scaffold; patients are scaffolds.",
+    published="accuracy +28.0 and +18.8 points over support vector machine and nearest neighbours",
     accuracies=True,
 )
 _VOICES = Trial(
@@ -123,6 +124,11 @@ _VOICES = Trial(
 )
 TRIALS = (
     _EGFR,
-    replace(_EGFR, name="compound-activity, EGFR, sparse autoencoder", changes={"model": _AUTOENCODER}),
+    replace(
+        _EGFR,
+        name="compound-activity, EGFR, sparse autoencoder",
+        published="accuracy +23.5 and +14.3 points over these",
+        changes={"model": _AUTOENCODER},
+    ),
     _VOICES,
 )

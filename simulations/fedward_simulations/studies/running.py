@@ -121,6 +121,7 @@ def _row(trial: Trial, results: Results) -> tuple[str, ...]:
         "withheld" if local is None else f"{local:.3f} (mean of {overall.local.mean.sites})",
         _area(overall.federated, len(study.cohort.labels)),
         "-" if overall.pooled is None else _area(overall.pooled, len(study.cohort.labels)),
+        trial.published,
     )
 
 
