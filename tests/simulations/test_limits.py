@@ -101,6 +101,7 @@ def test_hospitals_of_skin_and_of_ultrasound(tmp_path: Path) -> None:
     assert {len(list((tmp_path / name).glob("*/*.png"))) > 200 for name in ("north", "south")} == {True}
 
 
+@pytest.mark.long
 def test_a_limit_is_run_once_and_has_a_figure_and_a_table(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

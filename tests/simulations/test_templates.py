@@ -187,6 +187,7 @@ def assays(root: Path, strength: float) -> dict[str, Any]:
     return simulated("compound-activity", root)
 
 
+@pytest.mark.long
 def test_compound_activity_finds_the_group_that_acts(tmp_path: Path) -> None:
     results = assays(tmp_path, 1.0)
     assert area(results) > 0.95
