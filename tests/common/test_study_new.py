@@ -2,8 +2,6 @@
 
 import io
 import os
-import pty
-import signal
 import subprocess
 import sys
 from contextlib import chdir
@@ -127,22 +125,6 @@ def test_a_folder_that_takes_no_files_is_told() -> None:
     Path("s.toml").mkdir()
     result = new("--template", "heart-disease", "--id", "s", "--overwrite")
     assert (result.exit_code, "s.toml cannot be written" in result.stderr) == (2, True)
-
-
-def test_ctrl_c_at_a_real_terminal_leaves_nothing_behind(tmp_path: Path) -> None:
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "fedward_common", *NEW]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
-        os.close(theirs)
-        shown = b""
-        os.write(ours, b"breast-ultrasound\nmine\n")
-        while b"Title" not in shown:
-            shown += os.read(ours, 4096)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 1
-    os.close(ours)
-    assert b"Traceback" not in shown
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
