@@ -401,8 +401,10 @@ def require(cohort: Cohort, study: StudySpec, site: Site) -> None:
 
 
 def _require_training(cohort: Cohort, study: StudySpec, site: Site) -> None:
-    patients, needed = cohort.patients("train"), _needed(study, site)
-    if not patients and cohort.unlabelled():
+    patients, needed, unlabelled = cohort.patients("train"), _needed(study, site), cohort.unlabelled()
+    if 0 < unlabelled < site.min_cell:  # files went since they were chosen; their number would travel
+        raise DataError(f"{site.name} has {_few(unlabelled, site)} patients without a label left: start a new run")
+    if not patients and unlabelled >= needed:
         return
     if patients < needed:
         who = "the study" if needed == study.cohort.min_patients else "the site's own rule ([privacy] min_cell)"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedward_client.cohort import NOT_LEARNING, TOO_FEW, Cohort, freeze
+from fedward_client.cohort import NOT_LEARNING, TOO_FEW, Cohort, freeze, require
 from fedward_client.handlers import Hospital, SiteSource
 from fedward_client.labelling import UNLABELLED
 from fedward_client.report.survey import survey
@@ -103,6 +103,18 @@ def test_fewer_than_k_without_a_label_stay_out(site_folder: Build) -> None:
     cohort = freeze(site, study(), "run-1")
     assert cohort.unlabelled() == 0
     assert cohort.left_out == {NOT_LEARNING: 3}
+
+
+@pytest.mark.parametrize("labelled", [0, 40])
+def test_fewer_than_k_that_are_left_of_them_end_the_run(site_folder: Build, labelled: int) -> None:
+    """Files can go, or turn out unreadable, after the cohort was frozen."""
+    site, spec = Site.open(site_folder(labels(labelled), shape=(16, 16))), study()
+    cohort = freeze(site, spec, "run-1")
+    learning = sorted({item.patient for item in cohort.items if not item.labelled})
+    gone = [item.image for item in cohort.items if item.patient in learning[2:]]
+    require(cohort, spec, site)
+    with pytest.raises(DataError, match="fewer than 5 patients without a label left"):
+        require(cohort.without(gone, "images gone since the run began"), spec, site)
 
 
 def test_who_only_evaluates_learns_from_nobody(site_folder: Build) -> None:

@@ -2,9 +2,11 @@
 
 import io
 import os
+import pty
+import signal
 import subprocess
 import sys
-from contextlib import chdir
+from contextlib import chdir, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -125,6 +127,29 @@ def test_a_folder_that_takes_no_files_is_told() -> None:
     Path("s.toml").mkdir()
     result = new("--template", "heart-disease", "--id", "s", "--overwrite")
     assert (result.exit_code, "s.toml cannot be written" in result.stderr) == (2, True)
+
+
+def test_ctrl_c_at_a_real_terminal_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Pressed again where nothing happens: CPython's readline loses one that comes just before it waits for a key."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "fedward_common", *NEW]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
+        os.close(theirs)
+        shown = b""
+        os.write(ours, b"breast-ultrasound\nmine\n")
+        while b"above the results" not in shown:
+            shown += os.read(ours, 4096)
+        for _ in range(12):
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+                break
+        else:
+            process.kill()
+    os.close(ours)
+    assert process.returncode == 1
+    assert b"Traceback" not in shown
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Greedy layer-wise training: Hinton, Osindero, Teh: A fast learning algorithm for
 [[phases]] give each layer rounds of its own. The arrays of layer i are called "layers.i. …" in a network's state.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import cast
 
@@ -12,12 +13,12 @@ import torch
 from torch import nn
 
 
-class Layer(nn.Module):
+class Layer(nn.Module, ABC):
     """A layer that can learn from examples alone: `forward` gives what the next layer sees."""
 
+    @abstractmethod
     def loss(self, examples: torch.Tensor) -> torch.Tensor:
         """What learning without labels minimises, of examples [n, features]: a mean over n, of sums over features."""
-        raise NotImplementedError
 
 
 class Layered(nn.Module):
