@@ -183,13 +183,14 @@ def _min_fedward(min_fedward: str) -> Iterator[Fault]:
         )
 
 
-def _model(model: Model, inputs: AnyInput, cohort: Cohort) -> Iterator[Fault]:
+def _model(about: About, model: Model, inputs: AnyInput, cohort: Cohort) -> Iterator[Fault]:
     """What the registry refuses: the name, else the options, else the network at this size."""
     from fedward_common import models  # the registry reads StudySpec
 
     def refused(options: Mapping[str, OptionValue]) -> str | None:
         try:
-            models.check(model.name, options, inputs.size, inputs.channels, len(cohort.labels))
+            classes = models.outputs(about.task, len(cohort.labels))
+            models.check(model.name, options, inputs.size, inputs.channels, classes, task=about.task)
         except ModelError as error:
             return str(error)
         return None
@@ -407,7 +408,7 @@ class StudySpec(Section):
     rules = (
         Rule(("min_fedward",), _min_fedward),
         Rule(("study", "input", "cohort", "evaluation"), _task),
-        Rule(("model", "input", "cohort"), _model),
+        Rule(("study", "model", "input", "cohort"), _model),
         Rule(("model", "input"), _inflate),
         Rule(("input", "cohort"), _images_only),
         Rule(("input", "training"), _varied),
