@@ -27,7 +27,7 @@ from fedward_client.choosing import Unit, chosen, units
 from fedward_client.intake.fingerprints import Fingerprints, fingerprints
 from fedward_client.intake.labels import SPLIT, read_labels
 from fedward_client.intake.optout import opted_out
-from fedward_client.labelling import UNKNOWN, Label, labels_of, rows_of, splits_of
+from fedward_client.labelling import MASKED, UNKNOWN, Label, labels_of, masks_digest, rows_of, splits_of, structures_of
 from fedward_client.near_duplicates import counted, distinct, link
 from fedward_client.site import Site
 from fedward_client.split import PatientInfo, Side, assign
@@ -54,10 +54,12 @@ class CohortItem(_Value):
     image: str
     files: tuple[str, ...]  # the slices of a volume in order, or the one file
     at: int = 0  # where in its file it begins: the sample of a window, the number of a row
+    masks: tuple[str, ...] = ()  # the files that show where structures are in it
     patient: str
     label: Label
     side: Side
     content: str
+    shown: str = ""  # of its masks, a digest of their content and of how the site reads them
 
     @property
     def labelled(self) -> bool:
@@ -91,8 +93,8 @@ class Cohort(_Value):
 
     @cached_property
     def content_digest(self) -> str:
-        """SHA-256 (hex) naming the images alone: cohorts that differ in labels or sides share it."""
-        return _sha256([[item.image, item.content] for item in self.items])
+        """SHA-256 (hex) naming the images and masks alone: cohorts that differ in labels or sides share it."""
+        return _sha256([[item.image, item.content, item.shown] for item in self.items])
 
     @cached_property
     def people(self) -> tuple[str, ...]:
@@ -276,7 +278,10 @@ def choose(there: Sequence[Offered], table: Mapping[str, Mapping[str, str]], stu
     left_out: Counter[str] = Counter()
     found = units_of(there, study, site, left_out)
     rows = rows_of(found, [row.names for row in there], table, site, left_out)
-    labels = labels_of(found, rows, study.cohort, site, left_out)
+    if study.study.task in MASKED:
+        labels = structures_of(found, study, site, left_out)
+    else:
+        labels = labels_of(found, rows, study, site, left_out)
     taken = [unit for unit in found if unit.key in labels]
     words: Mapping[str, str | None] = dict.fromkeys(unit.patient for unit in taken)
     if study.split.kind == "column":
@@ -327,6 +332,8 @@ def resolve(choice: Choice, prints: Fingerprints, study: StudySpec, site: Site) 
             label=choice.labels[unit.key],
             side=together[unit.patient],
             content=unit.content,
+            masks=tuple(mask.key for mask in unit.masks) if study.study.task in MASKED else (),
+            shown=masks_digest(unit.masks, study, site),
         )
         for unit in taken
     ]
@@ -367,7 +374,7 @@ def _too_few(labelled: Sequence[CohortItem], study: StudySpec, site: Site) -> bo
     train = [item for item in labelled if item.side == "train"]
     missing = set(range(len(study.cohort.labels))) - {label for item in train for label in item.labels}
     return len({item.patient for item in train}) < _needed(study, site) or bool(
-        missing and study.cohort.needs_every_label
+        missing and study.needs_every_label
     )
 
 
@@ -413,7 +420,7 @@ def _require_training(cohort: Cohort, study: StudySpec, site: Site) -> None:
             f"{_told(cohort, site)}"
         )
     missing = [label for label, count in cohort.label_counts("train").items() if not count]
-    if missing and study.cohort.needs_every_label:
+    if missing and study.needs_every_label:
         words = ", ".join(f"'{label}'" for label in missing)
         raise DataError(
             f"{site.name} has no training patient labelled {words}; every label needs one ([cohort] every_label)"

@@ -25,6 +25,7 @@ from fedward_common.study_series import SeriesInput
 from fedward_common.study_start import Factors, Patterns, Start, repeated
 from fedward_common.study_strategy import COMPARE_COORDINATES, Strategy
 from fedward_common.study_table import FeatureScale, TableInput
+from fedward_common.study_task import TASKS, Primary, Task, task_faults
 from fedward_common.study_training import Phase, Training, Work
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -38,9 +39,7 @@ class About(Section):
     purpose: str = ""
     contact: str = ""
     ends: date | None = None  # the last day on which it may run
-    task: Annotated[
-        Literal["classification"], Field(description='"classification", the one task of this version of Fedward')
-    ]
+    task: Task  # what a model is to say of a patient
 
 
 INPUTS: Mapping[str, type[Section]] = {
@@ -151,7 +150,7 @@ class EarlyStopping(Section):
 class Evaluation(Section):
     """[evaluation]: what decides. The primary metric is that of all sites' validation patients."""
 
-    primary: Literal["roc_auc", "loss"] = "roc_auc"
+    primary: Primary = "roc_auc"  # of each task its own: see `study_task`
     keep: Literal["last", "best"] = "last"  # the round whose model is the run's; best by the primary metric
     early_stopping: EarlyStopping | None = None
     local_baseline: bool = True  # on real sites: each also trains alone, so that it sees what it gained
@@ -184,13 +183,14 @@ def _min_fedward(min_fedward: str) -> Iterator[Fault]:
         )
 
 
-def _model(model: Model, inputs: AnyInput, cohort: Cohort) -> Iterator[Fault]:
+def _model(about: About, model: Model, inputs: AnyInput, cohort: Cohort) -> Iterator[Fault]:
     """What the registry refuses: the name, else the options, else the network at this size."""
     from fedward_common import models  # the registry reads StudySpec
 
     def refused(options: Mapping[str, OptionValue]) -> str | None:
         try:
-            models.check(model.name, options, inputs.size, inputs.channels, len(cohort.labels))
+            classes = models.outputs(about.task, len(cohort.labels))
+            models.check(model.name, options, inputs.size, inputs.channels, classes, task=about.task)
         except ModelError as error:
             return str(error)
         return None
@@ -205,6 +205,17 @@ def _inflate(model: Model, inputs: AnyInput) -> Iterator[Fault]:
         yield Fault(
             ("model", "start", "inflate"), "has an effect on 3-D images only; remove it, or give [input] size a depth"
         )
+
+
+def _task(about: About, inputs: AnyInput, cohort: Cohort, evaluation: Evaluation) -> Iterator[Fault]:
+    yield from task_faults(
+        about.task,
+        kind=inputs.kind,
+        labels=cohort.labels,
+        positive=cohort.positive,
+        multi_label=cohort.multi_label,
+        primary=evaluation.primary,
+    )
 
 
 _OF_IMAGES = ("modality", "body_part", "sequence", "vendors", "sex", "age", "months", "slices", "localizers")
@@ -396,7 +407,8 @@ class StudySpec(Section):
 
     rules = (
         Rule(("min_fedward",), _min_fedward),
-        Rule(("model", "input", "cohort"), _model),
+        Rule(("study", "input", "cohort", "evaluation"), _task),
+        Rule(("study", "model", "input", "cohort"), _model),
         Rule(("model", "input"), _inflate),
         Rule(("input", "cohort"), _images_only),
         Rule(("input", "training"), _varied),
@@ -449,6 +461,16 @@ class StudySpec(Section):
     def positive_index(self) -> int | None:
         """Index into `cohort.labels` of the positive label, None where there is none (then every class counts)."""
         return None if self.cohort.positive is None else self.cohort.labels.index(self.cohort.positive)
+
+    @property
+    def several(self) -> bool:
+        """Whether an example may have several of the labels or none: 1, 0, or -1 of each where it is not known."""
+        return self.cohort.multi_label or TASKS[self.study.task].masks
+
+    @property
+    def needs_every_label(self) -> bool:
+        """Whether a site trains only with a patient of every label; of several an example, it may know some."""
+        return self.cohort.every_label and not self.several
 
     @property
     def asked_labels(self) -> tuple[str, ...]:
