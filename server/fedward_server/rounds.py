@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
@@ -22,7 +21,7 @@ from flwr.serverapp import Grid
 from fedward_common import models
 from fedward_common.batch_norm import MEAN, VARIANCE, layers
 from fedward_common.errors import RecordError, RunError
-from fedward_common.metrics import Evaluation, primary_value
+from fedward_common.metrics import Evaluation, mean_loss, primary_value, site_primary
 from fedward_common.records import (
     CONTROL,
     Prepared,
@@ -294,13 +293,12 @@ class RoundEngine:
         if not self._is_scored(number):
             return
         held = [evaluations[site] for site in sorted(evaluations)]
-        losses = [(e.loss, e.patients) for e in held if e.loss is not None]
-        figures = {site: _primary_of_site(evaluation) for site, evaluation in sorted(evaluations.items())}
+        figures = {site: site_primary(evaluation, self.study) for site, evaluation in sorted(evaluations.items())}
         primary = primary_value(held, self.study) if held else None
         if held:
             self._history[number - 1] = self._history[number - 1].model_copy(
                 update={
-                    "validation_loss": sum(v * n for v, n in losses) / sum(n for _, n in losses) if losses else None,
+                    "validation_loss": mean_loss(held),
                     "primary": primary,
                     "site_primary": {site: value for site, value in figures.items() if value is not None},
                 }
@@ -424,8 +422,3 @@ def _statistics(record: ArrayRecord) -> State:
     """Copies of the running statistics in an update; they are small."""
     names = {layer + kind for layer in layers(record) for kind in (MEAN, VARIANCE)}
     return {name: array.copy() for name, array in from_array_record(record).items() if name in names} if names else {}
-
-
-def _primary_of_site(evaluation: Evaluation) -> float | None:
-    values = [figures.roc_auc.value for figures in evaluation.figures.values()]
-    return float(np.mean(values)) if values else None

@@ -1,5 +1,6 @@
 """A histogram of scores that may leave a site: each class in bins of its own that hold at least k of its patients."""
 
+from collections.abc import Sequence
 from operator import ge
 from typing import Annotated, Self
 
@@ -90,7 +91,10 @@ class ClassSketch(Record):
         k = max(k, 1)
         if self.total < k:
             return None
-        cuts = self._cuts(k)
+        return self.merged_at(self._cuts(k))
+
+    def merged_at(self, cuts: Sequence[int]) -> Self:
+        """Of the exact histogram: its bins joined, but for those that start at the rising `cuts`."""
         return type(self)(
             edges=(0, *(self._gap_middle(cut) for cut in cuts), BINS),
             counts=tuple(np.add.reduceat(self.counts, [0, *cuts]).tolist()),
