@@ -1,9 +1,10 @@
 """A run's frozen cohort as tensors: decoded once, kept as one memory-mapped array, found again by the next round.
 
 state/cache/<recipe digest>-<cohort content digest>/ holds images.npy (float32 [images, channels, *size], in the order
-of the cohort's items), targets.npy where truth is in masks (uint8 [images, structures, *size]) and index.json (which row is which image, and a digest over that). The folder appears whole under
-its name or not at all; one that is torn or does not fit is built again. Labels and sides come from the cohort, so a
-change of split decodes nothing. No name and no file in it holds an identifier. What makes room: `cache_room`.
+of the cohort's items), targets.npy where truth is in masks (uint8 [images, structures, *size]) and index.json (which
+row is which image, and a digest over that). The folder appears whole under its name or not at all; one that is torn or
+does not fit is built again. Labels and sides come from the cohort, so a change of split decodes nothing. No name and no
+file in it holds an identifier. What makes room: `cache_room`.
 """
 
 import errno
@@ -271,7 +272,7 @@ def unfinished(root: Path) -> list[Path]:
 
 
 def _fill(job: _Job, folder: Path) -> Index:
-    """Write one row a readable image to each array. Plain writes: on a full disk they fail, a memory map would kill the process."""
+    """Write a row a readable image to each array, plainly: on a full disk a memory map would kill the process."""
     examples = _Examples(job)
     outcome: dict[_Outcome, list[str]] = {"images": [], "unreadable": [], "gone": []}
     reasons: dict[str, str] = {}
@@ -346,7 +347,11 @@ def _write_headers(files: Mapping[str, BinaryIO], images: int, job: _Job) -> Non
     for name, file in files.items():
         row = job.arrays[name]
         file.seek(0)
-        header = {"descr": np.lib.format.dtype_to_descr(row.dtype), "fortran_order": False, "shape": (images, *row.shape)}
+        header = {
+            "descr": np.lib.format.dtype_to_descr(row.dtype),
+            "fortran_order": False,
+            "shape": (images, *row.shape),
+        }
         np.lib.format.write_array_header_1_0(file, header)
 
 

@@ -134,8 +134,8 @@ class TableRow:
 class Counts:
     """A catalog in numbers, for the site's own people: small cells included, so nothing of it leaves as it is.
 
-    `files` is the sum of images, masks, recordings, tables, duplicates, not_dicom, dicomdir, without_pixels, links, opted_out
-    and all quarantine, less the rows of tables among duplicates, opted_out and quarantine.
+    `files` is the sum of images, masks, recordings, tables, duplicates, not_dicom, dicomdir, without_pixels, links,
+    opted_out and all quarantine, less the rows of tables among duplicates, opted_out and quarantine.
     """
 
     files: int

@@ -375,9 +375,7 @@ def _too_few(labelled: Sequence[CohortItem], study: StudySpec, site: Site) -> bo
     """Whether patients with a label are too few to train on."""
     train = [item for item in labelled if item.side == "train"]
     missing = set(range(len(study.cohort.labels))) - {label for item in train for label in item.labels}
-    return len({item.patient for item in train}) < _needed(study, site) or bool(
-        missing and study.needs_every_label
-    )
+    return len({item.patient for item in train}) < _needed(study, site) or bool(missing and study.needs_every_label)
 
 
 def _needed(study: StudySpec, site: Site) -> int:

@@ -25,7 +25,7 @@ def masks_digest(contents: Sequence[str], shown: Sequence[Shown | None]) -> str:
 
 
 def masks_of(volume: Volume, paths: Sequence[Path], shown: Sequence[Shown | None]) -> Masks:
-    """Where each structure is in an image, 0 or 1 [structures, frames, rows, columns]: wherever any of its masks shows it.
+    """Where each structure is in an image, 0 or 1 [structures, frames, rows, columns]: wherever a mask of it does.
 
     A structure that is None is nowhere. Raises UnfitImage, in words, for a mask that cannot be read or lies on another
     grid than its image.
@@ -38,8 +38,7 @@ def masks_of(volume: Volume, paths: Sequence[Path], shown: Sequence[Shown | None
             raise UnfitImage(f"its mask cannot be read: {error}") from None
         if values.shape != found.shape[1:] or _apart(volume.affine, affine, values.shape) > _APART:
             raise UnfitImage("its mask lies on another grid than the image: save it with the image's size and place")
-        for mask, wanted in zip(found, shown, strict=True):
-            mask |= _shows(values, wanted)
+        found |= np.stack([_shows(values, wanted) for wanted in shown])
     return found
 
 
@@ -54,14 +53,13 @@ def _values(path: Path) -> tuple[npt.NDArray[np.int64], Affine | None]:
 
 def _shows(values: npt.NDArray[np.int64], wanted: Shown | None) -> npt.NDArray[np.bool_]:
     match wanted:
-        case None | False | str():
-            return np.zeros(values.shape, np.bool_)
         case True:
-            return values != 0
-        case int():
-            return values == wanted
-        case tuple():
-            return np.isin(values, wanted)
+            found = values != 0
+        case int() | tuple():
+            found = np.isin(values, wanted)
+        case None | str():
+            found = np.zeros(values.shape, np.bool_)
+    return found
 
 
 def _apart(one: Affine | None, other: Affine | None, shape: tuple[int, ...]) -> float:

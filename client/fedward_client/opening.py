@@ -100,7 +100,9 @@ class Images:
         if volume is None:
             return None
         paths = [self.where[key] for key in item.masks if key in self.where]
-        if len(paths) < len(item.masks) or (paths and masks_digest([digest(path) for path in paths], shown) != item.shown):
+        if len(paths) < len(item.masks) or (
+            paths and masks_digest([digest(path) for path in paths], shown) != item.shown
+        ):
             raise UnfitImage("its mask went or changed since the run began")
         return self.recipe.masked(volume, masks_of(volume, paths, shown))
 

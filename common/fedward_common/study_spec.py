@@ -189,7 +189,7 @@ def _model(about: About, model: Model, inputs: AnyInput, cohort: Cohort) -> Iter
 
     def refused(options: Mapping[str, OptionValue]) -> str | None:
         try:
-            classes = models.outputs(about.task, len(cohort.labels))
+            classes = models.outputs(about.task, max(len(cohort.labels), TASKS[about.task].labels[0]))
             models.check(model.name, options, inputs.size, inputs.channels, classes, task=about.task)
         except ModelError as error:
             return str(error)

@@ -92,7 +92,7 @@ def describe(spec: StudySpec) -> list[tuple[str, str]]:
         (HEADINGS[kind], input_words(spec.input)),
         ("Network", _network(spec.model)),
         *([("Without labels", _phases(spec.phases, kind))] if spec.phases else []),
-        ("Training", _training(spec.training, kind)),
+        ("Training", _training(spec)),
         ("Combination", _combination(spec.strategy, who)),
         ("Messages", _messages(spec.update)),
         ("Success", _success(spec, who)),
@@ -166,22 +166,22 @@ def _truth(spec: StudySpec) -> str:
             return f"{known} {labels}"
 
 
+_LOOKED_FOR: dict[Task, str] = {
+    "segmentation": "Each structure is found by itself; a hospital whose masks show some of them teaches those",
+    "registration": "Each image is brought onto one of another patient of the same hospital",
+    "detection": "Each finding is given a box and a score",
+    "survival": "Patients are ranked by their risk; those that are compared are of one hospital",
+}
+
+
 def _looked_for(spec: StudySpec) -> str:
-    match spec.study.task:
-        case "segmentation":
-            return "Each structure is found by itself; a hospital whose masks show some of them teaches those"
-        case "registration":
-            return "Each image is brought onto one of another patient of the same hospital"
-        case "detection":
-            return "Each finding is given a box and a score"
-        case "survival":
-            return "Patients are ranked by their risk; those that are compared are of one hospital"
-        case "classification":
-            if spec.cohort.positive:
-                return f"Looked for: {spec.cohort.positive}"
-            if spec.several:
-                return "Each label is judged by itself, on the images of which it is known"
-            return "Each label is judged against all others"
+    if spec.study.task in _LOOKED_FOR:
+        return _LOOKED_FOR[spec.study.task]
+    if spec.cohort.positive:
+        return f"Looked for: {spec.cohort.positive}"
+    if spec.several:
+        return "Each label is judged by itself, on the images of which it is known"
+    return "Each label is judged against all others"
 
 
 def _nor(spec: StudySpec) -> str:
@@ -370,7 +370,16 @@ def _optimizer(work: Phase | Training) -> str:
     return f"Optimizer {optimizer.name}, learning rate {optimizer.lr:g}, weight decay {optimizer.weight_decay:g}"
 
 
-def _training(training: Training, kind: str) -> str:
+def _weights(spec: StudySpec, examples: str) -> str:
+    if spec.study.task == "registration":
+        return f"A smooth displacement weighs {spec.training.smoothness:g} times as much as similar images"
+    if spec.study.task != "classification":
+        return ""
+    return "Rare labels weigh more" if spec.training.class_weights else f"All {examples} weigh the same"
+
+
+def _training(spec: StudySpec) -> str:
+    training, kind = spec.training, spec.input.kind
     examples = _EXAMPLES[kind]
     changes = _listed([_AUGMENTATION[name] for name in training.augmentation], "and")
     return _sentences(
@@ -379,7 +388,7 @@ def _training(training: Training, kind: str) -> str:
             _optimizer(training),
             f"Training {examples} are varied by {changes}" if changes else f"Training {examples} are not varied",
             _BATCH_NORM[training.batch_norm],
-            "Rare labels weigh more" if training.class_weights else f"All {examples} weigh the same",
+            _weights(spec, examples),
             f"Seed {training.seed}",
         ]
     )

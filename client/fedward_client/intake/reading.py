@@ -1,8 +1,8 @@
 """Reads files on as many processors as the site gives: one row a file, whatever is in it.
 
-For the catalog a row is an image, a mask of one, something that is no image, or a file in quarantine with its reason; that takes
-headers and digests, no pixels. Others have other rows made of files (`Judge`). The processes end with this one, which
-reads for itself what one that dies had at hand.
+For the catalog a row is an image, a mask of one, something that is no image, or a file in quarantine with its reason;
+that takes headers and digests, no pixels. Others have other rows made of files (`Judge`). The processes end with this
+one, which reads for itself what one that dies had at hand.
 """
 
 import gc

@@ -25,6 +25,7 @@ from fedward_simulations.studies import (
     breast_pathology,
     compound_activity,
     heart_disease,
+    hippocampus,
     lung_malignancy,
     parkinson_gait,
     splice_sites,
@@ -45,6 +46,7 @@ def trials() -> tuple[Trial, ...]:
         *breast_pathology.TRIALS,
         *compound_activity.TRIALS,
         *splice_sites.TRIALS,
+        *hippocampus.TRIALS,
     )
 
 
