@@ -67,7 +67,9 @@ def task_faults(
     if task == "survival" and len(labels) == 2 and positive != labels[1]:
         yield Fault(("cohort", "positive"), f'must be "{labels[1]}", the event')
     elif task == "classification" and positive is None and len(labels) == 2 and not multi_label:
-        yield Fault(("cohort", "positive"), f"missing; with two labels, say which of them is looked for: {' or '.join(labels)}")
+        yield Fault(
+            ("cohort", "positive"), f"missing; with two labels, say which of them is looked for: {' or '.join(labels)}"
+        )
     if rules.masks and (positive is not None or multi_label):
         key = "positive" if positive is not None else "multi_label"
         yield Fault(("cohort", key), f'has no meaning for [study] task = "{task}", which has each label; remove it')

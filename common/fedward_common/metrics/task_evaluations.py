@@ -14,7 +14,7 @@ from fedward_common.metrics.base import Floats, Ints
 from fedward_common.metrics.evaluation import Evaluation, nothing, too_few
 from fedward_common.metrics.figures import patient_scores
 from fedward_common.metrics.froc import Detections, image_hits
-from fedward_common.metrics.overlap import MaskScores, Overlap
+from fedward_common.metrics.overlap import MaskScores, Moments, Overlap
 from fedward_common.metrics.survival import Concordance, cox_loss
 from fedward_common.study import StudySpec
 
@@ -51,7 +51,7 @@ def evaluate_overlap(
         loss=_mean(losses, index),
         overlaps=shown,
         unregistered=_overlaps(before, known, index, structures, min_cell) if before else {},
-        folding=None if folding is None else min(_mean(folding, index), 1.0),
+        folding=None if folding is None else Moments.of(patient_scores(folding, index)[1]),
         withheld=_withheld(hidden, f"fewer than {min_cell} patients with a score"),
     )
 
