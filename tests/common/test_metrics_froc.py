@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from monai.metrics import compute_fp_tp_probs_nd, compute_froc_curve_data, compute_froc_score
+from monai.metrics.froc import compute_fp_tp_probs_nd, compute_froc_curve_data, compute_froc_score
 
 from fedward_common import study as spec
 from fedward_common.errors import ModelError, RunError

@@ -147,11 +147,9 @@ def test_few_events_or_few_censored_stay_home(events: int) -> None:
 
 
 def test_pairs_that_no_such_patients_have_are_refused() -> None:
+    held = Concordance(patients=10, events=6, concordant=20.0, comparable=30, variance=0.01)
     for wrong in ({"events": 11}, {"comparable": 46}, {"concordant": 30.5}):
         with pytest.raises(ValidationError, match=r"patients have no such|are among the comparable"):
-            Concordance(
-                **{"patients": 10, "events": 6, "concordant": 20.0, "comparable": 30, "variance": 0.01, **wrong}
-            )  # type: ignore[arg-type]
-    held = Concordance(patients=10, events=6, concordant=20.0, comparable=30, variance=0.01)
+            Concordance.model_validate({**dict(held), **wrong})
     with pytest.raises(ValidationError, match="more than the 9 patients"):
         Evaluation(patients=9, loss=None, concordance=held, withheld=None)

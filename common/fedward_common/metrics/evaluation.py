@@ -62,9 +62,9 @@ class Evaluation(Record):
             agrees = sketched is None or (sketched.total_positives, sketched.total_negatives) == counts
             if max(counts) > self.patients or not agrees:
                 raise ValueError(f"the figures of {label!r} are of other patients than the rest")
-        counts = [overlap.dice.patients for overlap in (*self.overlaps.values(), *self.unregistered.values())]
-        counts += [each.patients for each in (self.concordance, self.folding) if each is not None]
-        if max(counts, default=0) > self.patients or (self.detections and not self.patients):
+        others = [overlap.dice.patients for overlap in (*self.overlaps.values(), *self.unregistered.values())]
+        others += [each.patients for each in (self.concordance, self.folding) if each is not None]
+        if max(others, default=0) > self.patients or (self.detections and not self.patients):
             raise ValueError(f"figures of more than the {self.patients} patients")
         return self
 
@@ -236,6 +236,21 @@ def pooled_at(evaluations: Iterable[Evaluation], label: str) -> dict[str, Estima
     sensitivity, specificity, precision = proportions(true, positives, negatives - right, negatives)
     found = {"sensitivity": sensitivity, "specificity": specificity}
     return found if precision is None else {**found, "precision": precision}
+
+
+def main_figure(evaluation: Evaluation, label: str) -> Estimate | None:
+    """A site's own figure of its task for a label, with its interval; None where it stays home.
+
+    The exact area under the ROC curve, Dice of a structure, the FROC score of a kind of finding, or C of an event.
+    """
+    if label in evaluation.figures:
+        return evaluation.figures[label].roc_auc
+    if label in evaluation.overlaps:
+        return evaluation.overlaps[label].dice.fraction_interval()
+    if label in evaluation.detections:
+        froc = merged_froc([evaluation.detections[label]])
+        return None if froc is None else froc.interval(seed=0)
+    return None if evaluation.concordance is None else evaluation.concordance.interval()
 
 
 def macro_auc(evaluations: Iterable[Evaluation], labels: Iterable[str]) -> float | None:
