@@ -27,7 +27,8 @@ from fedward_client.choosing import Unit, chosen, units
 from fedward_client.intake.fingerprints import Fingerprints, fingerprints
 from fedward_client.intake.labels import SPLIT, read_labels
 from fedward_client.intake.optout import opted_out
-from fedward_client.labelling import MASKED, UNKNOWN, Label, labels_of, masks_digest, rows_of, splits_of, structures_of
+from fedward_client.labelling import MASKED, UNKNOWN, Label, labels_of, rows_of, shown_of, splits_of, structures_of
+from fedward_client.masking import masks_digest
 from fedward_client.near_duplicates import counted, distinct, link
 from fedward_client.site import Site
 from fedward_client.split import PatientInfo, Side, assign
@@ -323,6 +324,7 @@ def resolve(choice: Choice, prints: Fingerprints, study: StudySpec, site: Site) 
         return assign(infos, groups=groups, split=split, seed=seed, key=site.key, site_name=site.name)
 
     together, alone = sides(links.groups), sides({})
+    masked, shown = study.study.task in MASKED, shown_of(study.cohort.labels, site)
     items = [
         CohortItem(
             image=unit.key,
@@ -332,8 +334,8 @@ def resolve(choice: Choice, prints: Fingerprints, study: StudySpec, site: Site) 
             label=choice.labels[unit.key],
             side=together[unit.patient],
             content=unit.content,
-            masks=tuple(mask.key for mask in unit.masks) if study.study.task in MASKED else (),
-            shown=masks_digest(unit.masks, study, site),
+            masks=tuple(mask.key for mask in unit.masks) if masked else (),
+            shown=masks_digest([mask.content for mask in unit.masks], shown) if masked else "",
         )
         for unit in taken
     ]

@@ -4,12 +4,9 @@ In a study of one label an image, that is the label's index. In a study of sever
 there, not there, not known; an image of which nothing is known has no label. What has none is left out and counted.
 """
 
-import hashlib
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from fedward_client.catalog import Mask
 from fedward_client.choosing import Unit
 from fedward_client.intake.labels import NOT_THERE, THERE, Row, said_of
 from fedward_client.label_settings import PLURALS
@@ -87,14 +84,6 @@ def shown_of(labels: Sequence[str], site: Site) -> tuple[Shown | None, ...]:
     structures = {} if site.masks is None else dict(site.masks.structures)
     places = {index_of(name, labels): shown for name, shown in structures.items()}
     return tuple(places.get(index) for index in range(len(labels)))
-
-
-def masks_digest(masks: Sequence[Mask], study: StudySpec, site: Site) -> str:
-    """Names what a unit's masks show of a study's structures: BLAKE2b (hex), "" where the study takes none."""
-    if study.study.task not in MASKED or not masks:
-        return ""
-    said = [[mask.content for mask in masks], shown_of(study.cohort.labels, site)]
-    return hashlib.blake2b(json.dumps(said).encode(), digest_size=32).hexdigest()
 
 
 def _joined(

@@ -1,5 +1,7 @@
 """From the files that show where structures are to masks on their image's own grid."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +16,12 @@ from fedward_client.volume import Affine, Volume
 from fedward_common.errors import UnfitImage, UnreadableFile
 
 _APART = 0.01  # of a pixel, that the corners of two grids may lie apart
+
+
+def masks_digest(contents: Sequence[str], shown: Sequence[Shown | None]) -> str:
+    """Names what files of these digests show of a study's structures: BLAKE2b (hex); "" without any file."""
+    said = json.dumps([contents, shown]).encode()
+    return hashlib.blake2b(said, digest_size=32).hexdigest() if contents else ""
 
 
 def masks_of(volume: Volume, paths: Sequence[Path], shown: Sequence[Shown | None]) -> Masks:

@@ -207,7 +207,10 @@ def _inflate(model: Model, inputs: AnyInput) -> Iterator[Fault]:
         )
 
 
-def _task(about: About, inputs: AnyInput, cohort: Cohort, evaluation: Evaluation) -> Iterator[Fault]:
+def _task(
+    about: About, inputs: AnyInput, cohort: Cohort, evaluation: Evaluation, training: Training
+) -> Iterator[Fault]:
+    """What the rest of a study says that its task cannot have."""
     yield from task_faults(
         about.task,
         kind=inputs.kind,
@@ -216,6 +219,10 @@ def _task(about: About, inputs: AnyInput, cohort: Cohort, evaluation: Evaluation
         multi_label=cohort.multi_label,
         primary=evaluation.primary,
     )
+    if about.task != "registration" and training.smoothness != Training.model_fields["smoothness"].default:
+        yield Fault(("training", "smoothness"), 'has no effect without [study] task = "registration"; remove it')
+    if about.task == "registration" and training.batch_size < 2:
+        yield Fault(("training", "batch_size"), "must be at least 2: images of a batch are brought onto each other")
 
 
 _OF_IMAGES = ("modality", "body_part", "sequence", "vendors", "sex", "age", "months", "slices", "localizers")
@@ -407,7 +414,7 @@ class StudySpec(Section):
 
     rules = (
         Rule(("min_fedward",), _min_fedward),
-        Rule(("study", "input", "cohort", "evaluation"), _task),
+        Rule(("study", "input", "cohort", "evaluation", "training"), _task),
         Rule(("study", "model", "input", "cohort"), _model),
         Rule(("model", "input"), _inflate),
         Rule(("input", "cohort"), _images_only),
