@@ -12,6 +12,7 @@ from fedward_common.metrics.evaluation import (
     Evaluation,
     evaluate_scores,
     macro_auc,
+    main_figure,
     mean_dice,
     mean_froc,
     mean_loss,
@@ -32,7 +33,7 @@ from fedward_common.metrics.histogram import (
     merge,
 )
 from fedward_common.metrics.intervals import Estimate, auc_score_interval, delong_interval, wilson_interval
-from fedward_common.metrics.overlap import MaskScores, Moments, Overlap, mask_scores, pooled_moments
+from fedward_common.metrics.overlap import MaskScores, Moments, Overlap, dice_percentiles, mask_scores, pooled_moments
 from fedward_common.metrics.sketch import SCORE_EDGES, ClassSketch, ScoreSketch
 from fedward_common.metrics.survival import Concordance, cox_loss, pooled_concordance
 from fedward_common.metrics.task_evaluations import evaluate_detections, evaluate_overlap, evaluate_survival
@@ -61,12 +62,14 @@ __all__ = [
     "auc_score_interval",
     "cox_loss",
     "delong_interval",
+    "dice_percentiles",
     "evaluate_detections",
     "evaluate_overlap",
     "evaluate_scores",
     "evaluate_survival",
     "image_hits",
     "macro_auc",
+    "main_figure",
     "mask_scores",
     "mean_dice",
     "mean_froc",

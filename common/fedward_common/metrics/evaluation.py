@@ -9,12 +9,12 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from fedward_common.errors import DataError, ModelError, RunError, SettingsError
-from fedward_common.metrics.base import Count, Floats, Fraction, Ints, Record, as_probabilities
+from fedward_common.metrics.base import Count, Floats, Ints, Record, as_probabilities
 from fedward_common.metrics.figures import SiteFigures, patient_scores, proportions, site_figures
 from fedward_common.metrics.froc import Detections, merged_froc
 from fedward_common.metrics.histogram import MergedHistogram, merge
 from fedward_common.metrics.intervals import Estimate
-from fedward_common.metrics.overlap import Overlap, pooled_moments
+from fedward_common.metrics.overlap import Moments, Overlap, pooled_moments
 from fedward_common.metrics.sketch import ScoreSketch
 from fedward_common.metrics.survival import Concordance, pooled_concordance
 from fedward_common.study import StudySpec
@@ -45,13 +45,13 @@ class Evaluation(Record):
         default_factory=dict
     )  # segmentation, registration: of the model's or the warped masks
     unregistered: dict[Label, Overlap] = Field(default_factory=dict)  # registration: of the masks as they were
-    folding: Fraction | None = None  # registration: share of voxels whose Jacobian is not positive, mean over patients
+    folding: Moments | None = None  # registration: of a patient's share of voxels whose Jacobian is not positive
     concordance: Concordance | None = None  # survival
     detections: dict[Label, Detections] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not self.patients and (self.loss is not None or self.folding is not None):
+        if self.loss is not None and not self.patients:
             raise ValueError("a loss over no patients is none")
         for label, sketch in self.sketches.items():
             if max(sketch.total_positives, sketch.total_negatives) > self.patients:
@@ -62,9 +62,9 @@ class Evaluation(Record):
             agrees = sketched is None or (sketched.total_positives, sketched.total_negatives) == counts
             if max(counts) > self.patients or not agrees:
                 raise ValueError(f"the figures of {label!r} are of other patients than the rest")
-        counts = [overlap.dice.patients for overlap in (*self.overlaps.values(), *self.unregistered.values())]
-        counts += [self.concordance.patients] if self.concordance is not None else []
-        if max(counts, default=0) > self.patients or (self.detections and not self.patients):
+        others = [overlap.dice.patients for overlap in (*self.overlaps.values(), *self.unregistered.values())]
+        others += [each.patients for each in (self.concordance, self.folding) if each is not None]
+        if max(others, default=0) > self.patients or (self.detections and not self.patients):
             raise ValueError(f"figures of more than the {self.patients} patients")
         return self
 
@@ -236,6 +236,21 @@ def pooled_at(evaluations: Iterable[Evaluation], label: str) -> dict[str, Estima
     sensitivity, specificity, precision = proportions(true, positives, negatives - right, negatives)
     found = {"sensitivity": sensitivity, "specificity": specificity}
     return found if precision is None else {**found, "precision": precision}
+
+
+def main_figure(evaluation: Evaluation, label: str) -> Estimate | None:
+    """A site's own figure of its task for a label, with its interval; None where it stays home.
+
+    The exact area under the ROC curve, Dice of a structure, the FROC score of a kind of finding, or C of an event.
+    """
+    if label in evaluation.figures:
+        return evaluation.figures[label].roc_auc
+    if label in evaluation.overlaps:
+        return evaluation.overlaps[label].dice.fraction_interval()
+    if label in evaluation.detections:
+        froc = merged_froc([evaluation.detections[label]])
+        return None if froc is None else froc.interval(seed=0)
+    return None if evaluation.concordance is None else evaluation.concordance.interval()
 
 
 def macro_auc(evaluations: Iterable[Evaluation], labels: Iterable[str]) -> float | None:

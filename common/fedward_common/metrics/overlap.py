@@ -11,9 +11,11 @@ from pydantic import Field, model_validator
 from fedward_common.errors import RunError
 from fedward_common.metrics.base import MAX_PATIENTS, Floats, Record
 from fedward_common.metrics.intervals import LEVEL, Estimate, fraction_estimate, t_quantile, wilson_interval
-from fedward_common.metrics.sketch import ClassSketch
+from fedward_common.metrics.sketch import MIDDLES, ClassSketch
+from fedward_common.metrics.spread import spread
 
 MAX_MM = 1e6  # of a distance; no image is larger
+TOLERANCE = 1e-9  # of a share of patients, for rounding
 
 Bools = npt.NDArray[np.bool_]
 
@@ -139,6 +141,16 @@ class Overlap(Record):
             surface_mm=Moments.of(scores.surface_mm[far]) if told else None,
             hausdorff_mm=Moments.of(scores.hausdorff_mm[far]) if told else None,
         )
+
+
+def dice_percentiles(overlaps: Sequence[Overlap], percents: Sequence[float] = (5, 25, 50, 75, 95)) -> Floats:
+    """Percentiles of the Dice of all sites' patients [percents], off their histograms: within a bin they are modelled.
+
+    `overlaps` are at least one, of one structure.
+    """
+    counts = np.sum([spread(one.histogram) for one in overlaps], axis=0)
+    shares = np.cumsum(counts) / counts.sum()
+    return MIDDLES[np.searchsorted(shares, np.asarray(percents) / 100 - TOLERANCE)]
 
 
 def _covered(having: Bools, among: Bools, k: int) -> Bools:

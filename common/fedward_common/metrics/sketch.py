@@ -25,6 +25,9 @@ SCORE_EDGES: Floats = _edges()
 """The base grid [1025] over [0, 1], even in the logit, the same at every site. Bin i is [edge i, edge i + 1)."""
 
 
+MIDDLES: Floats = (SCORE_EDGES[:-1] + SCORE_EDGES[1:]) / 2
+"""The score [1024] at the middle of each base bin."""
+
 LOGITS: Floats = np.clip(
     (np.arange(BINS) - (BINS - 1) / 2) * (2 * LOGIT_RANGE / (BINS - 2)),
     -LOGIT_RANGE,

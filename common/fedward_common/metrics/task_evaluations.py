@@ -14,7 +14,7 @@ from fedward_common.metrics.base import Floats, Ints
 from fedward_common.metrics.evaluation import Evaluation, nothing, too_few
 from fedward_common.metrics.figures import patient_scores
 from fedward_common.metrics.froc import Detections, image_hits
-from fedward_common.metrics.overlap import MaskScores, Overlap
+from fedward_common.metrics.overlap import MaskScores, Moments, Overlap
 from fedward_common.metrics.survival import Concordance, cox_loss
 from fedward_common.study import StudySpec
 
@@ -35,6 +35,7 @@ def evaluate_overlap(
 ) -> Evaluation:
     """The evaluation of masks, by structure: the `scores` of images, or in registration of pairs of them.
 
+    A site without masks, whose images are only registered, has no scores.
     `labels` [images, structures] are -1 where a site does not annotate a structure: the image takes no part in its
     figures. In registration `before` are the scores of the masks that were not warped, and `folding` [pairs] the share
     of voxels at which the Jacobian determinant of the displacement is 0 or less. `RunError` for scores that do not fit.
@@ -43,15 +44,15 @@ def evaluate_overlap(
     if too_few(people.size, min_cell):
         return nothing(min_cell)
     structures = study.cohort.labels
-    known = np.asarray(labels, dtype=np.int64).reshape(index.size, len(structures)) >= 0
+    known = np.asarray(labels, dtype=np.int64) >= 0
     shown = _overlaps(scores, known, index, structures, min_cell)
     hidden = [structure for structure in structures if structure not in shown]
     return Evaluation(
         patients=people.size,
         loss=_mean(losses, index),
         overlaps=shown,
-        unregistered=_overlaps(before, known, index, structures, min_cell) if before else {},
-        folding=None if folding is None else min(_mean(folding, index), 1.0),
+        unregistered=_overlaps(before, known, index, structures, min_cell),
+        folding=None if folding is None else Moments.of(patient_scores(folding, index)[1]),
         withheld=_withheld(hidden, f"fewer than {min_cell} patients with a score"),
     )
 
@@ -130,7 +131,7 @@ def evaluate_detections(
 def _overlaps(
     scores: Sequence[MaskScores], known: npt.NDArray[np.bool_], index: Ints, structures: Sequence[str], min_cell: int
 ) -> dict[str, Overlap]:
-    if not structures:
+    if not structures or not scores:
         return {}
     images = MaskScores(*(np.stack(each) for each in zip(*scores, strict=True)))
     if images.dice.shape != known.shape:
@@ -149,7 +150,8 @@ def _of_patients(values: Floats, index: Ints) -> Floats:
     given, people = ~np.isnan(values), int(index.max()) + 1
     sums = np.bincount(index[given], values[given], minlength=people)
     counts = np.bincount(index[given], minlength=people)
-    return np.divide(sums, counts, out=np.full(people, np.nan), where=counts > 0)
+    means: Floats = np.divide(sums, counts, out=np.full(people, np.nan), where=counts > 0)
+    return means
 
 
 def _mean(values: npt.ArrayLike, index: Ints) -> float:
