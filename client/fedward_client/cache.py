@@ -15,7 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -32,7 +32,7 @@ from fedward_client.cohort import Cohort, CohortItem, freeze, require
 from fedward_client.intake.optout import opted_out
 from fedward_client.opening import AnyRecipe, Opener, opener, recipe_of
 from fedward_client.site import Site
-from fedward_client.split import SIDES, Side
+from fedward_client.split import SIDES, Side, sides_in
 from fedward_common.disk import sync, write_durably
 from fedward_common.errors import DataError, UnfitImage, UnreadableFile
 from fedward_common.events import Event, Listener, ignore
@@ -56,6 +56,7 @@ class SiteData:
     labels: npt.NDArray[np.int64]
     patients: npt.NDArray[np.int64]  # [n], index of the patient, 0..
     sides: npt.NDArray[np.int8]  # [n], index into SIDES
+    folds: npt.NDArray[np.int16] | None = None  # [n], the fold that tests each, in a study with folds
     cohort_digest: str
     unreadable: int = 0  # images of the cohort whose file could not be decoded
     gone: int = 0  # images of the cohort whose file went or changed since the run began
@@ -64,6 +65,12 @@ class SiteData:
         """Whether each image has a label (its index), as far as that is known."""
         found: npt.NDArray[np.bool_] = self.labels[:, label] == 1 if self.labels.ndim == 2 else self.labels == label
         return found
+
+    def in_fold(self, fold: int | None, folds: int | None) -> "SiteData":
+        """The same images on the sides that they have in a fold of so many; as they are where there is none."""
+        if fold is None or folds is None or self.folds is None:
+            return self
+        return replace(self, sides=sides_in(fold, folds, self.folds))
 
     def indices(self, side: Side, *, unlabelled: bool = False) -> npt.NDArray[np.int64]:
         """The rows on one side, ascending: those with a label, or those without one too."""
@@ -151,6 +158,7 @@ def _site_data(job: _Job, left: Cohort, index: Index, images: Images) -> SiteDat
         labels=np.array([item.label for item in items], dtype=np.int64),
         patients=patients.astype(np.int64),
         sides=np.array([SIDES.index(item.side) for item in items], dtype=np.int8),
+        folds=np.array([item.fold for item in items], dtype=np.int16) if job.cohort.folded else None,
         cohort_digest=job.cohort.digest,
         unreadable=len(index.unreadable),
         gone=len(index.gone),
