@@ -16,7 +16,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -35,7 +35,7 @@ from fedward_client.labelling import MASKED, shown_of
 from fedward_client.opening import AnyRecipe, opener, recipe_of
 from fedward_client.opening import Images as ImageOpener
 from fedward_client.site import Site
-from fedward_client.split import SIDES, Side
+from fedward_client.split import SIDES, Side, sides_in
 from fedward_common.disk import sync, write_durably
 from fedward_common.errors import DataError, UnfitImage, UnreadableFile
 from fedward_common.events import Event, Listener, ignore
@@ -60,6 +60,7 @@ class SiteData:
     labels: npt.NDArray[np.int64]
     patients: npt.NDArray[np.int64]  # [n], index of the patient, 0..
     sides: npt.NDArray[np.int8]  # [n], index into SIDES
+    folds: npt.NDArray[np.int16] | None = None  # [n], the fold that tests each, in a study with folds
     cohort_digest: str
     targets: Targets | None = None  # [n, …], by task: masks uint8 [n, labels, *size] of 0 and 1
     unreadable: int = 0  # images of the cohort whose file could not be decoded
@@ -69,6 +70,12 @@ class SiteData:
         """Whether each image has a label (its index), as far as that is known."""
         found: npt.NDArray[np.bool_] = self.labels[:, label] == 1 if self.labels.ndim == 2 else self.labels == label
         return found
+
+    def in_fold(self, fold: int | None, folds: int | None) -> "SiteData":
+        """The same images on the sides that they have in a fold of so many; as they are where there is none."""
+        if fold is None or folds is None or self.folds is None:
+            return self
+        return replace(self, sides=sides_in(fold, folds, self.folds))
 
     def indices(self, side: Side, *, unlabelled: bool = False) -> npt.NDArray[np.int64]:
         """The rows on one side, ascending: those with a label, or those without one too."""
@@ -179,6 +186,7 @@ def _site_data(job: _Job, left: Cohort, index: Index, arrays: Arrays) -> SiteDat
         labels=np.array([item.label for item in items], dtype=np.int64),
         patients=patients.astype(np.int64),
         sides=np.array([SIDES.index(item.side) for item in items], dtype=np.int8),
+        folds=np.array([item.fold for item in items], dtype=np.int16) if job.cohort.folded else None,
         cohort_digest=job.cohort.digest,
         unreadable=len(index.unreadable),
         gone=len(index.gone),

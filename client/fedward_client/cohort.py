@@ -17,6 +17,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rfc8785
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -31,7 +32,7 @@ from fedward_client.labelling import MASKED, UNKNOWN, Label, labels_of, rows_of,
 from fedward_client.masking import masks_digest
 from fedward_client.near_duplicates import counted, distinct, link
 from fedward_client.site import Site
-from fedward_client.split import PatientInfo, Side, assign
+from fedward_client.split import SIDES, PatientInfo, Side, assign, folds_of, sides_in
 from fedward_common.disk import write_durably
 from fedward_common.errors import DataError, RunError
 from fedward_common.events import Event, Listener, ignore
@@ -59,6 +60,7 @@ class CohortItem(_Value):
     patient: str
     label: Label
     side: Side
+    fold: int | None = None  # that tests the patient, in a study with folds: their side is then that of the last rounds
     content: str
     shown: str = ""  # of its masks, a digest of their content and of how the site reads them
 
@@ -102,9 +104,15 @@ class Cohort(_Value):
         """The pseudonyms of all patients, sorted."""
         return tuple(sorted({item.patient for item in self.items}))
 
+    @property
+    def folded(self) -> bool:
+        """Whether folds test the patients in turn."""
+        return any(item.fold is not None for item in self.items[:1])
+
     def patients(self, side: Side) -> int:
-        """How many patients with a label are on a side."""
-        return len({item.patient for item in self.items if item.side == side and item.labelled})
+        """How many patients with a label are on a side; of a study with folds, in any of them."""
+        there = [item for item in self.items if item.labelled and (item.side == side or item.fold is not None)]
+        return len({item.patient for item in there})
 
     def unlabelled(self) -> int:
         """How many patients without a label learn."""
@@ -325,6 +333,9 @@ def resolve(choice: Choice, prints: Fingerprints, study: StudySpec, site: Site) 
 
     together, alone = sides(links.groups), sides({})
     masked, shown = study.study.task in MASKED, shown_of(study.cohort.labels, site)
+    folds = folds_of(
+        infos, groups=links.groups, split=study.split, seed=study.training.seed, key=site.key, site_name=site.name
+    )
     items = [
         CohortItem(
             image=unit.key,
@@ -333,6 +344,7 @@ def resolve(choice: Choice, prints: Fingerprints, study: StudySpec, site: Site) 
             patient=unit.patient,
             label=choice.labels[unit.key],
             side=together[unit.patient],
+            fold=folds.get(unit.patient),
             content=unit.content,
             masks=tuple(mask.key for mask in unit.masks) if masked else (),
             shown=masks_digest([mask.content for mask in unit.masks], shown) if masked else "",
@@ -425,6 +437,22 @@ def _require_training(cohort: Cohort, study: StudySpec, site: Site) -> None:
         raise DataError(
             f"{site.name} has no training patient labelled {words}; every label needs one ([cohort] every_label)"
         )
+    if study.split.folds is not None:
+        _require_in_folds(cohort, study, site, study.split.folds)
+
+
+def _require_in_folds(cohort: Cohort, study: StudySpec, site: Site, folds: int) -> None:
+    """Raise DataError where what one fold leaves to train on is too little."""
+    known = {(item.fold, item.patient, label) for item in cohort.items for label in item.labels}
+    every = set(range(len(study.cohort.labels))) if study.cohort.needs_every_label else set()
+    for fold in range(folds):
+        sides = sides_in(fold, folds, np.arange(folds, dtype=np.int16))
+        train = [one for one in known if one[0] is not None and sides[one[0]] == SIDES.index("train")]
+        if len({patient for _, patient, _ in train}) < _needed(study, site) or every - {label for *_, label in train}:
+            raise DataError(
+                f"{site.name} has too few training patients in fold {fold + 1} of {folds}, or none of a label: give "
+                "[split] more folds, or [cohort] a lower min_patients"
+            )
 
 
 def _few(count: int, site: Site) -> str:

@@ -6,7 +6,6 @@ Every rule runs wherever a spec is made: from a file, from the wire, from code. 
 import hashlib
 from collections.abc import Iterator, Mapping
 from datetime import date
-from math import isclose
 from typing import Annotated, Any, Literal, Self
 
 import rfc8785
@@ -22,6 +21,7 @@ from fedward_common.study_input import Input
 from fedward_common.study_section import Fingerprint, Fraction, OptionValue, Rule, Section, Slug, only_with
 from fedward_common.study_sequence import SequenceInput
 from fedward_common.study_series import SeriesInput
+from fedward_common.study_split import Split
 from fedward_common.study_start import Factors, Patterns, Start, repeated
 from fedward_common.study_strategy import COMPARE_COORDINATES, Strategy
 from fedward_common.study_table import FeatureScale, TableInput
@@ -68,36 +68,6 @@ AnyInput = Annotated[
 
 
 Scale = tuple[float, ...] | FeatureScale  # what sites measure: `landmarks` of images, of features of tables
-
-
-def _shares(shares: tuple[float, float, float]) -> Iterator[Fault]:
-    if not isclose(sum(shares), 1.0, abs_tol=1e-9):
-        yield Fault(("shares",), f"must add up to 1 (train, validation, test); these add up to {sum(shares):g}")
-    if shares[0] == 0:
-        yield Fault(("shares", 0), "must be above 0: it is the share of training patients")
-
-
-def _left_out(site: str | None, kind: str) -> Iterator[Fault]:
-    if kind == "leave-site-out" and site is None:
-        yield Fault(("site",), 'missing; kind = "leave-site-out" needs the name of the site that is only tested')
-
-
-class Split(Section):
-    """[split]: train, validation and test, always by patient."""
-
-    kind: Literal["hash", "column", "leave-one-patient-out", "leave-site-out"] = "hash"
-    shares: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)  # train, validation, test
-    column: Annotated[str, Field(min_length=1)] = "split"  # of the label table, for "column": train | validation | test
-    fold: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # which patient is tested, for "leave-one-patient-out"
-    site: Slug | None = None  # which site is only tested, for "leave-site-out"
-
-    rules = (
-        Rule(("shares",), _shares),
-        Rule(("site", "kind"), _left_out),
-        only_with("column", "split", "kind", "column"),
-        only_with("fold", 0, "kind", "leave-one-patient-out"),
-        only_with("site", None, "kind", "leave-site-out"),
-    )
 
 
 class Model(Section):
@@ -388,6 +358,42 @@ def _decided_by_validation(evaluation: Evaluation, split: Split) -> Iterator[Fau
         yield Fault(("evaluation", "early_stopping"), "needs validation patients: give [split] shares a second number")
 
 
+def _folds(split: Split, phases: tuple[Phase, ...], evaluation: Evaluation) -> Iterator[Fault]:
+    """Of single folds nothing is told, so nothing can go by it."""
+    if split.folds is None:
+        return
+    if phases:
+        yield Fault(("phases",), f'cannot stand beside [split] kind = "{split.kind}"; remove them, or split by "hash"')
+    untold = f'goes by figures of each round, and [split] kind = "{split.kind}" tells none before its last fold'
+    if evaluation.keep == "best":
+        yield Fault(("evaluation", "keep"), f'{untold}; set keep = "last"')
+    if evaluation.early_stopping is not None:
+        yield Fault(("evaluation", "early_stopping"), f"{untold}; remove it")
+
+
+def _anew(split: Split, strategy: Strategy, training: Training, inputs: AnyInput) -> Iterator[Fault]:
+    """A fold must know nothing of its test patients, whom the fold before has trained on."""
+    if split.folds is None:
+        return
+    if strategy.name in {"scaffold", "ditto"}:
+        yield Fault(
+            ("strategy", "name"),
+            f'"{strategy.name}" keeps at each hospital what it learned in all rounds, and each fold of [split] begins '
+            "anew; choose another strategy",
+        )
+    if training.batch_norm == "local":
+        yield Fault(
+            ("training", "batch_norm"),
+            "keeps layers at each hospital over all rounds, and each fold of [split] begins anew; choose another",
+        )
+    if inputs.measures_scale:
+        yield Fault(
+            ("split", "kind"),
+            "cannot stand beside a scale that hospitals measure on training patients, for each is tested in a fold: "
+            'give [input] the scale, or split by "hash"',
+        )
+
+
 def _left_out_site(split: Split, sites: Sites) -> Iterator[Fault]:
     names = [site.name for site in sites]
     if split.kind == "leave-site-out" and split.site is not None and names and split.site not in names:
@@ -429,6 +435,8 @@ class StudySpec(Section):
         Rule(("strategy", "split", "sites"), _quorum),
         Rule(("split", "sites"), _left_out_site),
         Rule(("evaluation", "split"), _decided_by_validation),
+        Rule(("split", "phases", "evaluation"), _folds),
+        Rule(("split", "strategy", "training", "input"), _anew),
     )
 
     @property
@@ -447,8 +455,29 @@ class StudySpec(Section):
 
     @property
     def rounds(self) -> int:
-        """Of all phases and of [training]."""
-        return sum(phase.rounds for phase in self.phases) + self.training.rounds
+        """Of all phases and of [training], which are done once a fold and once with all patients."""
+        return sum(phase.rounds for phase in self.phases) + self.training.rounds * ((self.split.folds or 0) + 1)
+
+    def fold(self, round_number: int) -> int | None:
+        """The fold of a round, from 0; None without folds, and in the last rounds, which train on all patients."""
+        return self.split.fold(round_number, self.training.rounds)
+
+    def stage(self, round_number: int) -> str:
+        """What a round is of, in words: "fold 2 of 5", "all patients" after the last fold; "" without folds."""
+        if self.split.folds is None:
+            return ""
+        fold = self.fold(round_number)
+        return "all patients" if fold is None else f"fold {fold + 1} of {self.split.folds}"
+
+    def ends_fold(self, round_number: int) -> bool:
+        """Whether a round is the last of a fold: then its test patients are scored."""
+        fold = self.fold(round_number)
+        return fold is not None and fold != self.fold(round_number + 1)
+
+    def begins_anew(self, round_number: int) -> bool:
+        """Whether a strategy begins anew with a round: the first of another layer, or after a fold."""
+        before = round_number - 1
+        return before > 0 and (self.layer(round_number) != self.layer(before) or self.ends_fold(before))
 
     def layer(self, round_number: int) -> int | None:
         """Which layer learns alone in a round, from 0; None in the rounds of [training], where all learn."""
@@ -463,6 +492,13 @@ class StudySpec(Section):
         """What a site does in a round: a phase's, or that of [training]."""
         layer = self.layer(round_number)
         return self.training if layer is None else self.phases[layer]
+
+    def round_of_strategy(self, round_number: int) -> int:
+        """A round as its strategy counts them, from 1: it begins anew with each layer and each fold."""
+        first = round_number
+        while first > 1 and not self.begins_anew(first):
+            first -= 1
+        return round_number - first + 1
 
     @property
     def positive_index(self) -> int | None:

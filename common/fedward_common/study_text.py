@@ -9,7 +9,8 @@ from fedward_common.study_faults import toml_value
 from fedward_common.study_input import Input
 from fedward_common.study_sequence import SequenceInput
 from fedward_common.study_series import SeriesInput
-from fedward_common.study_spec import AnyInput, Model, Split, StudySpec, Update
+from fedward_common.study_spec import AnyInput, Model, StudySpec, Update
+from fedward_common.study_split import Split
 from fedward_common.study_start import Start
 from fedward_common.study_strategy import Strategy
 from fedward_common.study_table import TableInput
@@ -196,10 +197,22 @@ def _split(split: Split, kind: str, who: str) -> str:
     words = {
         "hash": f"By {by}, at random: about {shares}",
         "column": f"By {by}, as column '{split.column}' of each hospital's label table says",
-        "leave-one-patient-out": f"One {who} of each hospital, number {split.fold}, is tested",
+        "folds": f"By {by}, at random, in {split.folds} folds, each of which is tested in turn",
+        "leave-one-patient-out": f"Each {who} of a hospital is tested alone, in up to {split.folds} folds",
         "leave-site-out": f"Hospital {split.site} is only tested; in the others, by {by}: about {shares}",
     }
-    return _sentences([words[split.kind], f"No {who} is both trained on and tested"])
+    if split.folds is None:
+        return _sentences([words[split.kind], f"No {who} is both trained on and tested"])
+    return _sentences(
+        [
+            words[split.kind],
+            "The next fold chooses the operating point, the others train",
+            f"No model is tested on a {who} that it was trained on",
+            "Scores stay at the hospital until all folds are scored, and are evaluated together",
+            f"The last model is trained on all {who}s and is the run's; the figures are those of the folds' models",
+            f"The hub receives updates with a fold's {who}s and without them",
+        ]
+    )
 
 
 _SIDES = ("training", "validation", "test")
@@ -379,12 +392,13 @@ def _weights(spec: StudySpec, examples: str) -> str:
 
 
 def _training(spec: StudySpec) -> str:
-    training, kind = spec.training, spec.input.kind
+    training, kind, folds = spec.training, spec.input.kind, spec.split.folds
     examples = _EXAMPLES[kind]
     changes = _listed([_AUGMENTATION[name] for name in training.augmentation], "and")
     return _sentences(
         [
             _rounds(training, examples),
+            f"All this for each of {folds} folds and once more for all, {spec.rounds} rounds together" if folds else "",
             _optimizer(training),
             f"Training {examples} are varied by {changes}" if changes else f"Training {examples} are not varied",
             _BATCH_NORM[training.batch_norm],

@@ -132,12 +132,23 @@ class RoundEngine:
 
     def _rounds(self) -> None:
         for number in range(len(self._history) + 1, self.study.rounds + 1):
+            if self.study.ends_fold(number - 1):
+                self._close_fold(number - 1)
             self._round(number)
             self._ask.lets_go = True
             if self._is_scored(number - 1) and self._selection.stalled(number - 1):
                 self._save()
                 self._ask.tell("stopping", number, note=self._why_it_stops(number - 1))
                 return
+
+    def _close_fold(self, last: int) -> None:
+        """Have the fold's patients scored, by the model as it is on the disk; then the first weights again."""
+        self._save()
+        fold = self.study.fold(last)
+        assert fold is not None
+        closing = Closing(inquiry=self._ask, sites=self._sites, folder=self.folder, after=last)
+        closing.keep_fold(self._steering.state, fold)
+        self._steering.state = models.initial_model(self.study, self.folder)[0]
 
     def _round(self, number: int) -> None:
         started = time.perf_counter()
@@ -167,8 +178,8 @@ class RoundEngine:
 
     def _questions(self, number: int) -> dict[str, Message]:
         """What is asked of each site that trains."""
-        layer = self.study.layer(number)
-        trainers = [site for site in self._sites if site.learns(layer) and not self._quarantine.is_out(site.name)]
+        layer, fold = self.study.layer(number), self.study.fold(number)
+        trainers = [site for site in self._sites if site.learns(layer, fold) and not self._quarantine.is_out(site.name)]
         if len(trainers) < self.study.strategy.min_sites:
             raise RunError(
                 f"{len(trainers)} sites are left to train in round {number}, the study asks for at least "
@@ -189,7 +200,7 @@ class RoundEngine:
 
         def asked() -> None:
             self._save()
-            self._ask.tell("round", number)
+            self._ask.tell("round", number, note=self.study.stage(number))
 
         trip = self._ask.trip(
             messages,
@@ -260,7 +271,7 @@ class RoundEngine:
             raise RecordError(f"it answered another question: of round {trained.round}, study {trained.study[:12]}…")
         if trained.cohort != site.prepared.cohort:
             raise RecordError("its cohort changed during the run: finish or stop this run, then start a new one")
-        if trained.patients != site.prepared.learn_from(self.study.layer(number)):
+        if trained.patients != site.prepared.learn_from(self.study.layer(number), self.study.fold(number)):
             raise RecordError("it says another number of training patients than when its cohort was frozen")
         if reason := gate.check(site.name, from_array_record(record)):
             raise RecordError(reason)
@@ -286,7 +297,8 @@ class RoundEngine:
 
     def _training_patients(self, number: int) -> int:
         """Of all sites that train in a round, whether they answered or not."""
-        return sum(site.prepared.learn_from(self.study.layer(number)) for site in self._sites if site.trains)
+        layer, fold = self.study.layer(number), self.study.fold(number)
+        return sum(site.prepared.learn_from(layer, fold) for site in self._sites if site.trains)
 
     def _score(self, number: int, evaluations: Mapping[str, Evaluation]) -> None:
         """Add the validation figures of round `number`'s model, which is the present state, to its history."""
@@ -307,8 +319,8 @@ class RoundEngine:
         self._select(number, primary)
 
     def _is_scored(self, number: int) -> bool:
-        """Whether a round's model is: it is one that learned from labels."""
-        return number > 0 and self.study.layer(number) is None
+        """Whether a round's model is: it is one that learned from labels, and no fold's."""
+        return number > 0 and self.study.layer(number) is None and self.study.split.folds is None
 
     def _select(self, number: int, primary: float | None) -> None:
         rules = self.study.evaluation

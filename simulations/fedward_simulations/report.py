@@ -277,6 +277,9 @@ def _plots(results: Results) -> list[Plot]:
     if results.study.spec.phases:
         caption = f"Layers that learned alone, one after the other, without labels{averaged}."
         found.append(Plot(plots.layers(results), "Learning without labels", caption, wide=False))
+    if results.study.spec.split.folds is not None:  # of whose rounds nothing is told on validation patients
+        caption = f"Per round{averaged}. Each fold begins anew, and so does the model of all patients at the end."
+        return [*found, Plot(plots.losses(results), "Loss", caption, wide=False)]
     caption = f"Per round{averaged}. Thin: validation loss, local only."
     found.append(Plot(plots.losses(results), "Loss", caption, wide=False))
     found.append(Plot(plots.primary(results), "Learning curve", f"On validation patients{averaged}.", wide=False))

@@ -144,6 +144,7 @@ class RoundPoint(Part):
     train_loss: float | None = None
     layer: Count | None = None  # that learned alone in this round, without labels: its loss stands below, no other
     layer_loss: float | None = None
+    fold: Count | None = None  # from 0, in a study with folds; None in the rounds that train on all patients
     validation_loss: float | None = None
     primary: float | None = None
     sites: tuple[str, ...] = ()  # who took part

@@ -79,12 +79,14 @@ class PooledSource:
         parts = [member.load(study, run, listener, scale) for member in self._taking_part(study)]
         sizes = [int(part.patients.max(initial=-1)) + 1 for part in parts]
         offsets = np.cumsum([0, *sizes[:-1]])
+        folds = [part.folds for part in parts if part.folds is not None]
         return SiteData(
             images=np.concatenate([part.images for part in parts]),
             targets=_joined([part.targets for part in parts]),
             labels=np.concatenate([part.labels for part in parts]),
             patients=np.concatenate([part.patients + offset for part, offset in zip(parts, offsets, strict=True)]),
             sides=np.concatenate([part.sides for part in parts]),
+            folds=np.concatenate(folds) if folds else None,
             cohort_digest=hashlib.sha256("".join(part.cohort_digest for part in parts).encode()).hexdigest(),
             unreadable=sum(part.unreadable for part in parts),
         )

@@ -240,6 +240,7 @@ def _point(row: RoundHistory, study: StudySpec) -> RoundPoint:
         train_loss=row.train_loss if layer is None else None,
         layer=layer,
         layer_loss=None if layer is None else row.train_loss,
+        fold=study.fold(row.round),
         validation_loss=row.validation_loss,
         primary=row.primary,
         sites=tuple(sorted(row.sites)),

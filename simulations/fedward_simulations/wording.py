@@ -259,7 +259,7 @@ def _training_text(results: Results) -> str:
     phases = [plural(phase.rounds, "round") for phase in results.study.spec.phases]
     parts = [
         *([f"layers alone, without labels, for {', '.join(phases)}, one after the other, then"] if phases else []),
-        f"{plural(training.rounds, 'round')} of {rule}, {local} at each hospital per round",
+        f"{plural(training.rounds, 'round')} of {rule}{_repeated(results)}, {local} at each hospital per round",
         f"batches of {training.batch_size}, {training.optimizer.name} with learning rate {training.optimizer.lr:g}",
     ]
     if training.augmentation:
@@ -267,6 +267,11 @@ def _training_text(results: Results) -> str:
     if training.class_weights:
         parts.append("loss weighted by inverse class frequency")
     return f"{'; '.join(parts)}. A hospital’s update counts by its number of training patients."
+
+
+def _repeated(results: Results) -> str:
+    folds = results.study.spec.split.folds
+    return "" if folds is None else f" for each of {folds} folds, and as many for the model of all patients"
 
 
 def _comparison_text(results: Results) -> str:
@@ -293,7 +298,15 @@ def split_text(results: Results) -> str:
         return f"Split by patient, as the column “{split.column}” of each hospital’s label table says. {always}"
     if split.kind == "leave-site-out":
         return f"{split.site or 'One hospital'} is only tested; the others train and validate. {always}"
-    return f"One patient at a time is tested (fold {split.fold}); the others train and validate. {always}"
+    if split.kind == "folds":
+        dealt = f"Patients of each hospital were dealt into {split.folds} folds by keyed hash"
+    else:
+        dealt = f"Each patient of a hospital was tested alone, in up to {split.folds} folds"
+    return (
+        f"{dealt}. Each fold was tested once, by a model that the others trained and the next fold’s patients "
+        "validated; the figures are of all folds’ scores together. No model was tested on a patient that it was "
+        "trained on."
+    )
 
 
 def input_text(results: Results) -> str:
@@ -341,6 +354,12 @@ def operating_point_text(results: Results) -> str:
         if isinstance(point, str)
         else f"a sensitivity of at least {point['sensitivity']:g}"
     )
+    if results.study.spec.split.folds is not None:
+        return (
+            f"Chosen for {rule} on the scores of every patient as a validation patient, by another fold’s model than "
+            "the one that tests them. No test score played a part in it; the truth of each test patient did, as one of "
+            "all."
+        )
     return f"Chosen on validation patients for {rule}; test patients played no part in it."
 
 
@@ -396,6 +415,11 @@ def limits(results: Results) -> list[str]:
     if tested is not None:
         found.append(
             f"The figures rest on {plural(tested, 'test patient')} in all; the intervals show how little that settles."
+        )
+    if results.study.spec.split.folds is not None:
+        found.append(
+            "The model itself was trained on all patients after the folds and was tested on none: the figures are of "
+            "the folds’ models, which were trained alike on fewer patients."
         )
     if len(results.seeds) == 1:
         found.append(

@@ -191,7 +191,11 @@ FAULTS: list[tuple[dict[str, str], str]] = [
     ({"split": "shares = [0, 0.5, 0.5]"}, "[split] shares item 1 = 0: must be above 0"),
     ({"split": 'kind = "leave-site-out"'}, '[split] site: missing; kind = "leave-site-out" needs the name'),
     ({"split": 'site = "a"'}, '[split] site = "a": has no effect without kind = "leave-site-out"'),
-    ({"split": "fold = 1"}, 'has no effect without kind = "leave-one-patient-out"'),
+    ({"split": "folds = 5"}, '[split] folds = 5: has no effect without kind = "folds" or "leave-one-patient-out"'),
+    ({"split": 'kind = "folds"'}, '[split] folds: missing; kind = "folds" needs the number of folds: 5 or 10, for'),
+    ({"split": 'kind = "leave-one-patient-out"'}, "needs the number of folds: as many as the hospital with most"),
+    ({"split": 'kind = "folds"\nfolds = 2'}, "[split] folds = 2: must be a whole number at least 3 and at most 1000"),
+    ({"split": 'kind = "folds"\nfolds = 3\nshares = [0.8, 0.1, 0.1]'}, "shares = [0.8, 0.1, 0.1]: has no effect with"),
     ({"split": 'column = "fold"'}, 'has no effect without kind = "column"'),
     (
         {"input": "size = [128]"},
