@@ -16,7 +16,7 @@ from fedward_client import choosing_rows
 from fedward_client.choosing import content_of
 from fedward_client.cohort import CohortItem
 from fedward_client.harmonize.column import ColumnRecipe
-from fedward_client.harmonize.recipe import Recipe
+from fedward_client.harmonize.recipe import Masks, Recipe
 from fedward_client.harmonize.series import SeriesRecipe
 from fedward_client.harmonize.table import TableRecipe
 from fedward_client.intake import recordings, tables
@@ -24,9 +24,11 @@ from fedward_client.intake.dicom import read_slices
 from fedward_client.intake.files import digest, read_volume
 from fedward_client.intake.recording import Recording
 from fedward_client.intake.tabular import Table
+from fedward_client.mask_settings import Shown
+from fedward_client.masking import masks_digest, masks_of
 from fedward_client.site import Site
 from fedward_client.volume import Volume
-from fedward_common.errors import UnreadableFile
+from fedward_common.errors import UnfitImage, UnreadableFile
 from fedward_common.study import AnyInput, CompoundInput, Input, SequenceInput, SeriesInput
 
 Tensor = npt.NDArray[np.float32]
@@ -88,6 +90,21 @@ class Images:
         """As `Opener` says."""
         volume = self.volume(item)
         return None if volume is None else self.recipe.apply(volume)
+
+    def masked(self, item: CohortItem, shown: Sequence[Shown | None]) -> tuple[Tensor, Masks] | None:
+        """`tensor`, and where each structure is in it, 0 or 1 [structures, *size]; nowhere, without a mask.
+
+        Raises UnfitImage also for a mask that changed since it was frozen, or does not fit its image.
+        """
+        volume = self.volume(item)
+        if volume is None:
+            return None
+        paths = [self.where[key] for key in item.masks if key in self.where]
+        if len(paths) < len(item.masks) or (
+            paths and masks_digest([digest(path) for path in paths], shown) != item.shown
+        ):
+            raise UnfitImage("its mask went or changed since the run began")
+        return self.recipe.masked(volume, masks_of(volume, paths, shown))
 
     def is_there(self, item: CohortItem) -> bool:
         """As `Opener` says."""

@@ -293,6 +293,7 @@ def list_models(
         {
             "name": card.name,
             "title": card.title,
+            "tasks": list(card.tasks),
             "dims": list(card.dims),
             "min_size": card.min_size,
             "options": dict(card.options),
@@ -302,14 +303,14 @@ def list_models(
         for card in cards
     ]
     if hub is None:
-        _show_rows(rows, as_json, columns=("name", "title", "dims", "min_size", "options"))
+        _show_rows(rows, as_json, columns=("name", "title", "tasks", "dims", "min_size", "options"))
         return
     [entry] = entry_points(group="fedward.registered", name="hub")
     registered = entry.load()(hub)
     if as_json:
         typer.echo(json.dumps({"networks": rows, "registered": registered}, indent=2))
         return
-    _show_rows(rows, as_json, columns=("name", "title", "dims", "min_size", "options"))
+    _show_rows(rows, as_json, columns=("name", "title", "tasks", "dims", "min_size", "options"))
     columns = ("name", "network", "study", "run", "sha256", "added", "note")
     _show_rows(registered, as_json, columns=columns)
 

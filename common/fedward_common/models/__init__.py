@@ -3,6 +3,7 @@
     names()      what there is
     describe()   one network's card: dimensions, smallest size, options and their defaults
     check()      whether a network fits a study, before anything is built
+    outputs()    how many outputs a study's task needs
     build()      the network, as a torch module
     unsupervised_layers()   how many of its layers can learn without labels
     initial_model(), initial_state()   the weights that every run of a study starts from
@@ -25,6 +26,7 @@ from fedward_common.models.registry import (
     describe,
     has_batch_norm,
     names,
+    outputs,
     register,
     unsupervised_layers,
 )
@@ -59,6 +61,7 @@ __all__ = [
     "names",
     "network",
     "of_layer",
+    "outputs",
     "parameter_names",
     "rate_factor",
     "register",

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fedward_common.study_task import Task
+
 Option = bool | int | float | str | tuple[int, ...]
 
 
@@ -66,6 +68,7 @@ class ModelCard:
     batch_norm: bool = (
         False  # whether some choice of options gives it batch normalisation, whose statistics are a site's
     )
+    tasks: tuple[Task, ...] = ("classification",)  # what it can learn to do
     layers: int | str = 0  # how many learn without labels, or the option that lists their widths; see `layerwise`
 
 
@@ -75,7 +78,14 @@ class Architecture:
 
     `builder` is "package.module:function"; it is imported when the network is built, not before, and called as
     `function(dims=…, size=…, channels=…, classes=…, **options)` with every option filled in. It returns a torch module
-    that takes float32 [n, channels, *size], images in [0, 1], and gives logits [n, classes].
+    that takes float32 [n, channels, *size], images in [0, 1], and gives by the card's task
+
+    classification   logits [n, classes]
+    segmentation     logits [n, classes, *size], of each structure by itself
+    registration     displacements [n, dims, *size] in voxels, of [n, 2 * channels, *size]: moving, then fixed images
+    survival         log-risks [n, 1]; `classes` is 1
+
+    `classes` is `registry.outputs` of a study's task and labels.
     """
 
     card: ModelCard

@@ -5,7 +5,7 @@ refuse to run under `torch.use_deterministic_algorithms` (its documentation list
 have one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil, gcd
 from typing import Any
 
@@ -104,6 +104,17 @@ def max_pool(dims: int, kernel: int, stride: int, padding: int = 0) -> nn.Module
     return (
         nn.MaxPool2d(kernel, stride, padding) if dims == 2 else Pool3d(functional.max_pool2d, kernel, stride, padding)
     )
+
+
+def pad_to_multiple(images: torch.Tensor, multiple: int) -> torch.Tensor:
+    """[n, channels, *size] with zeros at the ends of the axes whose length is no multiple."""
+    ends = [amount for length in reversed(images.shape[2:]) for amount in (0, -length % multiple)]
+    return functional.pad(images, ends) if any(ends) else images
+
+
+def crop(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """[n, channels, *size], what lies beyond at the ends of the axes cut off."""
+    return maps[(slice(None), slice(None), *map(slice, size))]
 
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d

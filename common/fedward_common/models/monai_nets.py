@@ -43,7 +43,7 @@ def _resnet(
         bias_downsample=False,
         num_classes=classes,
     )
-    return _adapted(network, norm)
+    return adapted(network, norm)
 
 
 def _densenet(
@@ -53,11 +53,11 @@ def _densenet(
     from monai.networks.nets.densenet import DenseNet
 
     del size  # global pooling takes what comes
-    return _adapted(DenseNet(dims, channels, classes, block_config=blocks), norm)
+    return adapted(DenseNet(dims, channels, classes, block_config=blocks), norm)
 
 
-def _adapted(network: nn.Module, norm: str) -> nn.Module:
-    """Exchange normalisation and 3-D pooling; the names of parameters stay MONAI's."""
+def adapted(network: nn.Module, norm: str) -> nn.Module:
+    """Exchange 3-D pooling, and with norm = "group" normalisation; the names of parameters stay MONAI's."""
     if norm == "group":
         without_batch_norm(network)
     replace(network, nn.MaxPool3d, partial(_pool_3d, functional.max_pool2d))

@@ -1,8 +1,8 @@
 """A trained model as an ONNX file, for programs that know nothing of Fedward; checked by running it.
 
-The file takes examples as a network sees them, [batch, channels, *size] float32, any number at a time, and gives
-probabilities [batch, labels]. How an image becomes such an example is not in it: the study's [input] says that, which
-is in the file's metadata.
+The file takes examples as a network sees them, [batch, channels, *size] float32, any number at a time, for registration
+pairs, [batch, 2 * channels, *size], and gives what its task is: see `ending`. How an image becomes such an example is
+not in it: the study's [input] says that, which is in the file's metadata.
 """
 
 import json
@@ -19,6 +19,7 @@ from fedward_common.errors import ModelError, UsageError
 from fedward_common.models import trained
 from fedward_common.models.trained import Trained
 from fedward_common.streams import stream
+from fedward_common.study_task import Task
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession  # type: ignore[import-untyped]  # it has no types
@@ -27,33 +28,80 @@ if TYPE_CHECKING:
 
 MOST_DIFFERENCE = 1e-4
 _SIZES = (1, 5)  # of the batches that it is tried on
-_INPUT, _OUTPUT = "input", "probabilities"
+_INPUT = "input"
 
 
 def export(model: Path, out: Path) -> float:
-    """Write `out`; the largest absolute difference between its probabilities and torch's on random examples.
+    """Write `out`; the largest absolute difference between what it gives and what torch gives on random examples.
 
-    Raises ModelError as `trained.read` does, and where they differ by more than `MOST_DIFFERENCE`: then nothing is
-    written. UsageError where `out` cannot be written.
+    Raises ModelError as `trained.read`, `ending` and `write` do, and UsageError where `out` cannot be written.
     """
-    from onnxruntime import InferenceSession
     from torch import nn
 
     if out.resolve() == model.resolve():
         raise UsageError(f"{out} is the model itself: choose another --out")
     about, network = trained.read(model)
-    last = nn.Sigmoid() if about.study.cohort.multi_label else nn.Softmax(dim=1)
-    whole = nn.Sequential(network, last).eval()
+    study = about.study
+    last, output = ending(study.study.task, multi_label=study.cohort.multi_label)
+    return write(
+        nn.Sequential(network, last),
+        out,
+        shape=example_shape(study.study.task, study.input.channels, study.input.size),
+        output=output,
+        metadata=_metadata(about),
+        seed=study.training.seed,
+    )
+
+
+def ending(task: Task, *, multi_label: bool) -> tuple["nn.Module", str]:
+    """What follows a network in the file, and the name of what this gives.
+
+    probabilities [batch, labels], of structures [batch, structures, *size]; displacements [batch, dims, *size] in
+    voxels; log_risks [batch, 1]. Raises ModelError for detection, whose boxes are more than a network gives.
+    """
+    from torch import nn
+
+    match task:
+        case "classification":
+            return nn.Sigmoid() if multi_label else nn.Softmax(dim=1), "probabilities"
+        case "segmentation":
+            return nn.Sigmoid(), "probabilities"
+        case "registration":
+            return nn.Identity(), "displacements"
+        case "survival":
+            return nn.Identity(), "log_risks"
+        case "detection":
+            raise ModelError("a model that detects is not written as ONNX: use it with `fedward model predict`")
+
+
+def example_shape(task: Task, channels: int, size: tuple[int, ...]) -> tuple[int, ...]:
+    """[channels, *size] of what a network takes: of a pair of images for registration."""
+    return (2 * channels if task == "registration" else channels, *size)
+
+
+def write(
+    model: "nn.Module", out: Path, *, shape: tuple[int, ...], output: str, metadata: dict[str, str], seed: int
+) -> float:
+    """Write a network that takes [batch, *shape] and gives `output`; the largest difference, as `export` gives it.
+
+    Raises ModelError where it is more than `MOST_DIFFERENCE`: then nothing is written. UsageError where `out` cannot
+    be written.
+    """
+    from onnxruntime import InferenceSession
+
+    model.eval()
     try:
         with tempfile.TemporaryDirectory(prefix=".exporting-", dir=out.parent) as folder:
             written = Path(folder) / out.name
-            _program(whole, about).save(written)
+            program = _program(model, shape, output)
+            program.model.metadata_props.update(metadata)
+            program.save(written)
             session = InferenceSession(os.fspath(written), providers=["CPUExecutionProvider"])
-            difference = _difference(whole, session, about)
+            difference = _difference(model, session, output, shape, seed)
             if not difference <= MOST_DIFFERENCE:
                 raise ModelError(
-                    f"onnxruntime's probabilities differ from torch's by {difference:.2g}, and {MOST_DIFFERENCE:g} is "
-                    "the most that is accepted: use the model with `fedward model predict`"
+                    f"onnxruntime's {output.replace('_', '-')} differ from torch's by {difference:.2g}, and "
+                    f"{MOST_DIFFERENCE:g} is the most that is accepted: use the model with `fedward model predict`"
                 )
             if len(list(Path(folder).iterdir())) > 1:
                 raise ModelError("the network is too large for one ONNX file: use it with `fedward model predict`")
@@ -63,7 +111,7 @@ def export(model: Path, out: Path) -> float:
     return difference
 
 
-def _program(model: "nn.Module", about: Trained) -> "ONNXProgram":
+def _program(model: "nn.Module", shape: tuple[int, ...], output: str) -> "ONNXProgram":
     import torch
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which nothing here needs
@@ -71,17 +119,16 @@ def _program(model: "nn.Module", about: Trained) -> "ONNXProgram":
         warnings.simplefilter("ignore", FutureWarning)  # torch's exporter uses what torch deprecates
         program = torch.onnx.export(
             model,
-            (torch.zeros(2, *_shape(about)),),
+            (torch.zeros(2, *shape),),
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             input_names=[_INPUT],
-            output_names=[_OUTPUT],
+            output_names=[output],
             verbose=False,
         )
     assert program is not None
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # paths of this machine
-    program.model.metadata_props.update(_metadata(about))
     return program
 
 
@@ -98,18 +145,16 @@ def _metadata(about: Trained) -> dict[str, str]:
     }
 
 
-def _shape(about: Trained) -> tuple[int, ...]:
-    return (about.study.input.channels, *about.study.input.size)
-
-
-def _difference(model: "nn.Module", session: "InferenceSession", about: Trained) -> float:
+def _difference(
+    model: "nn.Module", session: "InferenceSession", output: str, shape: tuple[int, ...], seed: int
+) -> float:
     import torch
 
-    rng, worst = stream(about.study.training.seed, "export"), 0.0
+    rng, worst = stream(seed, "export"), 0.0
     for size in _SIZES:
-        examples = rng.standard_normal((size, *_shape(about)), np.float32)
+        examples = rng.standard_normal((size, *shape), np.float32)
         with torch.inference_mode():
             expected = model(torch.from_numpy(examples)).numpy()
-        [found] = session.run([_OUTPUT], {_INPUT: examples})
+        [found] = session.run([output], {_INPUT: examples})
         worst = float(np.maximum(worst, np.abs(found - expected).max()))  # NaN stays
     return worst

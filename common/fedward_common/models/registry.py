@@ -10,6 +10,7 @@ from fedward_common.errors import ModelError
 from fedward_common.models.cards import Architecture, ModelCard, Option
 from fedward_common.models.shipped import SHIPPED
 from fedward_common.study_faults import near
+from fedward_common.study_task import Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,9 +40,18 @@ def register(card: ModelCard, builder_path: str) -> None:
     _registered[card.name] = Architecture(card=card, builder=builder_path)
 
 
-def check(name: str, options: Mapping[str, Option], size: tuple[int, ...], channels: int, classes: int) -> None:
+def check(
+    name: str,
+    options: Mapping[str, Option],
+    size: tuple[int, ...],
+    channels: int,
+    classes: int,
+    *,
+    task: Task = "classification",
+) -> None:
     """Refuse, with a `ModelError` in one sentence, what `build` could not make or what could not learn."""
     card = describe(name)
+    _check_task(card, task, size)
     for key, value in options.items():
         _check_option(card, key, value)
     if len(size) not in card.dims:
@@ -52,8 +62,15 @@ def check(name: str, options: Mapping[str, Option], size: tuple[int, ...], chann
         raise ModelError(f'model "{name}" needs {what} of at least {least}, and the size is {_by(size)}')
     if channels < 1:
         raise ModelError(f"an example has at least 1 channel, not {channels}")
-    if classes < 2:
-        raise ModelError(f"a model tells at least 2 classes apart, not {classes}")
+    _check_outputs(task, classes)
+
+
+def outputs(task: Task, labels: int) -> int:
+    """How many `classes` a network is built with for a study of so many labels: those, of survival one, the log-risk.
+
+    A network for registration gives a displacement whatever the number of structures that it is scored on, 0 included.
+    """
+    return 1 if task == "survival" else labels
 
 
 def has_batch_norm(name: str, options: Mapping[str, Option]) -> bool:
@@ -75,10 +92,19 @@ def unsupervised_layers(name: str, options: Mapping[str, Option]) -> int:
 
 
 def build(
-    name: str, *, options: Mapping[str, Option], size: tuple[int, ...], channels: int, classes: int
+    name: str,
+    *,
+    options: Mapping[str, Option],
+    size: tuple[int, ...],
+    channels: int,
+    classes: int,
+    task: Task = "classification",
 ) -> "nn.Module":
-    """A network with random weights that maps [n, channels, *size] to logits [n, classes]; `ModelError` as `check`."""
-    check(name, options, size, channels, classes)
+    """A network with random weights; what it takes and gives by task: `Architecture`. `ModelError` as `check`.
+
+    `channels` are those of one image, `classes` the `outputs` that the task needs.
+    """
+    check(name, options, size, channels, classes, task=task)
     architecture = _find(name)
     try:
         builder = EntryPoint(name, architecture.builder, ENTRY_POINTS).load()
@@ -114,6 +140,26 @@ def _plug_in(point: EntryPoint) -> Architecture:
     if not isinstance(found, Architecture) or found.card.name != point.name:
         raise ModelError(f'the plug-in {point.value} is no Architecture named "{point.name}": repair or uninstall it')
     return found
+
+
+def _check_task(card: ModelCard, task: Task, size: tuple[int, ...]) -> None:
+    if task in card.tasks:
+        return
+    others = (describe(each) for each in names())
+    able = [each.name for each in others if task in each.tasks and len(size) in each.dims]
+    choice = f"choose one of {', '.join(able)}" if able else f"no model does that with {_of(size)}"
+    raise ModelError(f'model "{card.name}" is for {" or ".join(card.tasks)}, and the task is {task}: {choice}')
+
+
+def _check_outputs(task: Task, classes: int) -> None:
+    if task == "classification" and classes < 2:
+        raise ModelError(f"a model tells at least 2 classes apart, not {classes}")
+    if task == "segmentation" and classes < 1:
+        raise ModelError(f"segmentation is of at least 1 structure, not {classes}")
+    if task == "detection" and classes < 1:
+        raise ModelError(f"detection is of at least 1 kind of finding, not {classes}")
+    if task == "survival" and classes != 1:
+        raise ModelError(f"survival has 1 output, the log-risk, not {classes}")
 
 
 def _check_option(card: ModelCard, key: str, value: Option) -> None:

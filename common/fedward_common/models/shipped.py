@@ -102,6 +102,48 @@ SHIPPED = (
     ),
     Architecture(
         card=ModelCard(
+            name="cnn-3d",
+            title="Plain network for volumes (VoxCNN)",
+            paper="Korolev et al.: Residual and plain convolutional neural networks for 3D brain MRI classification. "
+            "ISBI 2017, arXiv:1701.06643",
+            dims=(3,),
+            min_size=16,  # halved four times
+            options={"width": 8, "dropout": 0.7},
+            limits={"width": Range(1, 128), "dropout": _DROPOUT},
+        ),
+        builder="fedward_common.models.cnn_3d:build",
+    ),
+    Architecture(
+        card=ModelCard(
+            name="unet",
+            title="U-Net",
+            paper="Ronneberger et al.: U-Net. MICCAI 2015, arXiv:1505.04597; Çiçek et al.: 3D U-Net. MICCAI 2016, "
+            "arXiv:1606.06650",
+            dims=(2, 3),
+            min_size=8,  # the least that a study may ask for
+            options={"norm": "group", "width": 16, "depth": 4},
+            limits={"norm": Choice(("group", "batch")), "width": Range(1, 256), "depth": Range(1, 6)},
+            batch_norm=True,
+            tasks=("segmentation",),
+        ),
+        builder="fedward_common.models.unet:build",
+    ),
+    Architecture(
+        card=ModelCard(
+            name="voxelmorph",
+            title="VoxelMorph, diffeomorphic",
+            paper="Balakrishnan et al.: VoxelMorph. IEEE TMI 38, 2019, arXiv:1809.05231; Dalca et al.: Unsupervised "
+            "learning of probabilistic diffeomorphic registration. MedIA 57, 2019, arXiv:1903.03545",
+            dims=(2, 3),
+            min_size=8,  # the least that a study may ask for
+            options={"width": 16, "depth": 4, "integration": 7},
+            limits={"width": Range(1, 256), "depth": Range(1, 6), "integration": Range(0, 16)},
+            tasks=("registration",),
+        ),
+        builder="fedward_common.models.voxelmorph:build",
+    ),
+    Architecture(
+        card=ModelCard(
             name="mlp",
             title="Multilayer perceptron for tables",
             paper="Rumelhart, Hinton, Williams: Learning representations by back-propagating errors. Nature 323, 1986",
@@ -109,8 +151,20 @@ SHIPPED = (
             min_size=0,
             options={"width": 64, "depth": 2, "dropout": 0.2},
             limits={"width": Range(1, 8192), "depth": Range(0, 16), "dropout": _DROPOUT},
+            tasks=("classification", "survival"),
         ),
         builder="fedward_common.models.mlp:build",
+    ),
+    Architecture(
+        card=ModelCard(
+            name="cox",
+            title="Cox's proportional hazards for tables",
+            paper="Cox: Regression models and life-tables. J. R. Stat. Soc. B 34, 1972",
+            dims=(0,),
+            min_size=0,
+            tasks=("survival",),
+        ),
+        builder="fedward_common.models.cox:build",
     ),
     Architecture(
         card=ModelCard(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from fedward_common.errors import ModelError
 from fedward_common.models import weights_file
 from fedward_common.models.layer_rules import check_layers
-from fedward_common.models.registry import build
+from fedward_common.models.registry import build, outputs
 from fedward_common.models.transfer import Transferred, transfer
 from fedward_common.streams import stream_seed
 
@@ -50,7 +50,8 @@ def network(study: "StudySpec") -> "nn.Module":
         options=study.model.options,
         size=study.input.size,
         channels=study.input.channels,
-        classes=len(study.cohort.labels),
+        classes=_outputs(study),
+        task=study.study.task,
     )
     if study.training.batch_norm == "group":
         from fedward_common.models.layers import without_batch_norm
@@ -90,7 +91,7 @@ def begin(study: "StudySpec", trained: State | None) -> Beginning:
         prefixes=start.map,
         inflate=start.inflate,
         channels=study.input.channels,
-        classes=len(study.cohort.labels),
+        classes=_outputs(study),
     )
     return Beginning(state, parameters, transferred)
 
@@ -130,6 +131,10 @@ def _initial(study: "StudySpec", seed: int) -> "nn.Module":
     with _drawing, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(stream_seed(seed, "init"))
         return network(study)
+
+
+def _outputs(study: "StudySpec") -> int:
+    return outputs(study.study.task, len(study.cohort.labels))
 
 
 def _state(model: "nn.Module") -> State:

@@ -16,6 +16,7 @@ from fedward_server.models import resolve_start
 from fedward_simulations.compare import open_hospitals
 from fedward_simulations.markdown import render
 from fedward_simulations.progress import Bars
+from fedward_simulations.result_blocks import headline
 from fedward_simulations.results import OverallBlock, Results
 from fedward_simulations.simulate import Simulation
 from fedward_simulations.studies import (
@@ -25,11 +26,13 @@ from fedward_simulations.studies import (
     breast_pathology,
     compound_activity,
     heart_disease,
+    hippocampus,
     lung_malignancy,
     parkinson_gait,
     splice_sites,
 )
 from fedward_simulations.studies.accuracy import accuracies
+from fedward_simulations.wording import METRIC_TITLES
 
 _RESULTS, _ACCURACIES = "results.json", "accuracies.json"
 
@@ -45,6 +48,7 @@ def trials() -> tuple[Trial, ...]:
         *breast_pathology.TRIALS,
         *compound_activity.TRIALS,
         *splice_sites.TRIALS,
+        *hippocampus.TRIALS,
     )
 
 
@@ -110,17 +114,18 @@ def page(out: Path) -> str:
 
 def _row(trial: Trial, results: Results) -> tuple[str, ...]:
     study = results.study.spec
-    overall = results.overall
-    local = overall.local.mean.roc_auc
+    overall, metric = results.overall, results.study.headline
+    local = overall.local.mean.figure(metric)
+    named = "" if metric == "roc_auc" else f"{METRIC_TITLES[metric]} "
     return (
         trial.name,
         study.model.name,
         str(len(results.sites)),
         str(sum(site.patients for site in results.sites)),
         budget(study),
-        "withheld" if local is None else f"{local:.3f} (mean of {overall.local.mean.sites})",
-        _area(overall.federated, len(study.cohort.labels)),
-        "-" if overall.pooled is None else _area(overall.pooled, len(study.cohort.labels)),
+        "withheld" if local is None else f"{named}{local:.3f} (mean of {overall.local.mean.sites})",
+        named + _figure(overall.federated, study),
+        "-" if overall.pooled is None else named + _figure(overall.pooled, study),
         trial.published,
     )
 
@@ -139,12 +144,13 @@ def budget(study: StudySpec) -> str:
     )
 
 
-def _area(block: OverallBlock, labels: int) -> str:
-    """Of all hospitals' test patients; of three labels and more, of the mean over hospitals that have figures."""
-    if labels > 2:
+def _figure(block: OverallBlock, study: StudySpec) -> str:
+    """Of all hospitals' test patients; of three classes and more, of the mean over hospitals that have figures."""
+    metric = headline(study)
+    if metric == "roc_auc" and len(study.cohort.labels) > 2:
         mean = block.mean
         return "withheld" if mean.roc_auc is None else f"{mean.roc_auc:.3f} (mean of {mean.sites})"
-    found = block.roc_auc
+    found = block.figure(metric)
     if found is None:
         return "withheld"
     spread = "" if found.sd is None else f", sd {found.sd:.3f}"
