@@ -1,14 +1,20 @@
-"""The transforms that augmentation draws from: MONAI's random ones, with fixed ranges."""
+"""The transforms that augmentation draws from: MONAI's random ones, with fixed ranges.
+
+A transform that moves voxels must also move masks and boxes: see `Transforms`.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from monai.data.meta_obj import set_track_meta
 from monai.transforms.compose import Compose
 from monai.transforms.intensity.array import RandAdjustContrast, RandGaussianNoise
 from monai.transforms.spatial.array import RandAffine, RandFlip
 from monai.transforms.transform import RandomizableTransform
 from monai.transforms.utility.array import RandLambda
+
+from fedward_client.training.boxes import flipped, resampled
 
 DEGREES = np.pi / 180
 
@@ -54,6 +60,33 @@ _TRANSFORMS = {
 }
 
 
-def composed(names: Sequence[str], size: tuple[int, ...]) -> Compose:
-    """The transforms of these names, one after the other, for images of this size."""
-    return Compose([_TRANSFORMS[name](size) for name in names])
+class Transforms(Compose):
+    """The transforms of these names, one after the other, for images of this size.
+
+    What was drawn for an image stays until the next one is transformed, so that what belongs to it can follow.
+    """
+
+    def __init__(self, names: Sequence[str], size: tuple[int, ...]) -> None:
+        super().__init__([_TRANSFORMS[name](size) for name in names])
+        self._size = size
+
+    def masks(self, masks: torch.Tensor) -> torch.Tensor:
+        """`masks` [structures, *size] of the image that was transformed last, moved as it; nearest neighbours."""
+        moved = masks
+        for each in self.transforms:
+            if isinstance(each, RandFlip):
+                moved = each(moved, randomize=False)
+            elif isinstance(each, RandAffine):
+                moved = each(moved, mode="nearest", randomize=False)
+        return torch.as_tensor(moved, dtype=masks.dtype)
+
+    def boxes(self, boxes: torch.Tensor) -> torch.Tensor:
+        """`boxes` [most, 2 * dims + 1] of the image that was transformed last, moved as it."""
+        for each in self.transforms:
+            if isinstance(each, RandFlip) and each._do_transform:
+                boxes = flipped(boxes, self._size, len(self._size) - 1)
+            elif isinstance(each, RandAffine) and each._do_transform:
+                matrix = each.rand_affine_grid.get_transformation_matrix()
+                assert matrix is not None
+                boxes = resampled(boxes, matrix, self._size)
+        return boxes
