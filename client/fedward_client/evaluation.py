@@ -35,6 +35,10 @@ def evaluate(
     match study.study.task:
         case "segmentation":
             return evaluate_segmentation(scored, indices, study, min_cell)
+        case "detection":
+            from fedward_client.evaluation_of_boxes import evaluate_detection  # MONAI takes seconds to import
+
+            return evaluate_detection(scored, indices, study, min_cell)
         case "registration":
             return evaluate_registration(scored, indices, study, min_cell)
         case _:
