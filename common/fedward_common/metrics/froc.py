@@ -157,7 +157,7 @@ class Froc:
         """The mean of `sensitivities`: LUNA16's score, the competition performance metric."""
         return float(np.clip(self.sensitivities().mean(), 0.0, 1.0))
 
-    def interval(self, seed: int, replicates: int = 1000, level: float = LEVEL) -> Estimate:
+    def interval(self, seed: int, replicates: int = 500, level: float = LEVEL) -> Estimate:
         """The score with its percentile bootstrap interval, findings and false positives drawn off the histogram.
 
         The draws come from the stream ("bootstrap", "froc") of `seed`. Where all replicates agree the interval is
