@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import or_
 from typing import Annotated, NamedTuple, Self
 
 import numpy as np
@@ -113,7 +114,7 @@ def _cuts(bins: Ints, owners: Ints, k: int) -> list[int]:
     held: list[set[int]] = [set() for _ in range(BINS)]
     for number, owner in zip(bins.tolist(), owners.tolist(), strict=True):
         held[number].add(owner)
-    left = [len(above) for above in accumulate(reversed(held), set.union)][::-1]
+    left = [len(above) for above in accumulate(reversed(held), or_)][::-1]
     cuts, inside = [], set[int]()
     for end in range(1, BINS):
         inside |= held[end - 1]
@@ -151,7 +152,8 @@ class Froc:
     def sensitivities(self) -> Floats:
         """Sensitivity at `RATES` false positives an image, [7]; between two points of the curve on a line."""
         found = self.curve()
-        return np.interp(RATES, found.false_positives, found.sensitivity)
+        at_rates: Floats = np.interp(RATES, found.false_positives, found.sensitivity)
+        return at_rates
 
     def score(self) -> float:
         """The mean of `sensitivities`: LUNA16's score, the competition performance metric."""
