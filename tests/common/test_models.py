@@ -32,6 +32,7 @@ ALL = {
     "resnet18",
     "resnet34",
     "resnet50",
+    "retinanet",
     "small-cnn",
     "sparse-autoencoder",
     "unet",
