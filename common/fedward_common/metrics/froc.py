@@ -196,7 +196,7 @@ def merged_froc(parts: Iterable[Detections]) -> Froc | None:
         return None
 
     def total(sketches: Iterable[ClassSketch | None]) -> Floats:
-        return np.sum([np.zeros(BINS), *(spread(one) for one in sketches if one is not None)], axis=0)
+        return sum((spread(one) for one in sketches if one is not None), np.zeros(BINS))
 
     return Froc(
         images=sum(part.images for part in held),
