@@ -73,14 +73,9 @@ def _names(wanted: Shown | None, label: str) -> bool:
 
 
 def _shows(values: npt.NDArray[np.int64], wanted: Shown | None) -> npt.NDArray[np.bool_]:
-    match wanted:
-        case True:
-            found = values != 0
-        case int() | tuple():
-            found = np.isin(values, wanted)
-        case None | str():
-            found = np.zeros(values.shape, np.bool_)
-    return found
+    if wanted is True:
+        return values != 0
+    return np.isin(values, wanted if isinstance(wanted, int | tuple) else ())
 
 
 def _apart(one: Affine | None, other: Affine | None, shape: tuple[int, ...]) -> float:
