@@ -26,7 +26,7 @@ import rfc8785
 
 from fedward_client.harmonize import bias, channels, intensity
 from fedward_client.harmonize.foreground import Box, box_of
-from fedward_client.harmonize.grid import Spacing, oriented, respaced, spacing_of
+from fedward_client.harmonize.grid import Spacing, oriented, respaced, respaced_back, spacing_of, turned_back
 from fedward_client.harmonize.intensity import Image
 from fedward_client.harmonize.resample import resample
 from fedward_client.volume import Volume
@@ -94,6 +94,29 @@ class Recipe:
             bands = self._frames(self._oriented(shown).pixels)[(slice(None), *box)]
             placed = (self._sized(bands, spacing, outside=0.0) >= HALF).astype(np.uint8)
         return np.ascontiguousarray(np.broadcast_to(image, self.shape), dtype=np.float32), placed
+
+    def restored(self, volume: Volume, found: Image) -> Image:
+        """What was found in `apply` of a volume, float32 [structures, *size], on its own voxels.
+
+        These are [structures, frames, rows, columns], linear between; 0 where `apply` cut off, as on all frames but
+        the middle one of a 2-D size.
+        """
+        turned = self._oriented(volume)
+        box = self._prepared(volume)[2] if self.input.crop == "foreground" else (slice(None),) * 3
+        middle = len(turned.pixels) // 2
+        taken = slice(None) if self.is_3d else slice(middle, middle + 1)
+        bands = np.zeros((len(found), *turned.pixels[:, 0].shape), np.float32)
+        inner = bands[:, taken][(slice(None), *box)]
+        shape = inner.shape[-len(self.input.size) :]
+        if self.input.spacing is None:
+            sized = resample(found if self.is_3d else found[:, None], shape)
+        else:
+            sized = respaced_back(found, spacing_of(turned), spacing=self.input.spacing, shape=shape)
+        inner[...] = sized.reshape(inner.shape)
+        if self.input.orientation is None:
+            return bands
+        assert volume.affine is not None
+        return turned_back(bands, volume.affine, self.input.orientation)
 
     def _sized(self, image: Image, spacing: Spacing, outside: float | None = None) -> Image:
         if self.input.spacing is None:
