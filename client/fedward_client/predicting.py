@@ -19,6 +19,7 @@ from fedward_client.catalog import Catalog, TableRow, paths, scan
 from fedward_client.cohort import CohortItem, Offered, offered, units_of
 from fedward_client.evaluation import BATCH, probabilities
 from fedward_client.evaluation_of_masks import LIKELY
+from fedward_client.harmonize.grid import restored
 from fedward_client.harmonize.recipe import Masks
 from fedward_client.intake.bids_root import is_bids
 from fedward_client.labelling import UNKNOWN
@@ -26,7 +27,7 @@ from fedward_client.opening import Images, Opener, Tensor, opener, recipe_of
 from fedward_client.scored import inference, on_device
 from fedward_client.site import KEY, KEY_BYTES, SETTINGS, STATE, Site
 from fedward_client.training.device import Device, pick_device
-from fedward_client.volume import Volume
+from fedward_client.volume import Affine, Volume
 from fedward_common import __version__
 from fedward_common.errors import DataError, UnreadableFile, UsageError
 from fedward_common.events import Event, Listener, ignore
@@ -192,14 +193,14 @@ class _Model:
         assert isinstance(self.opener, Images)
         images, reading, count = self.opener, _Reading(), 0
 
-        def opened(item: CohortItem) -> tuple[Volume, Tensor] | None:
+        def opened(item: CohortItem) -> tuple[Tensor, Affine, Volume] | None:
             volume = images.volume(item)
-            return None if volume is None else (volume, images.recipe.apply(volume))
+            return None if volume is None else (*images.recipe.gridded(volume), volume)
 
-        for files, (volume, tensor) in self._read(rows, opened, reading):
+        for files, (tensor, back, volume) in self._read(rows, opened, reading):
             with inference(self.device):
                 found = self.model(on_device(np.stack([tensor]), self.device)).float().sigmoid()[0]
-            masks = images.recipe.restored(volume, found.cpu().numpy()) >= LIKELY
+            masks = restored(found.cpu().numpy(), back, volume.pixels[:, 0].shape) >= LIKELY
             place, paths = self._place_of(files[0]), tuple(self.files[key] for key in files)
             try:
                 keep(masks.astype(np.uint8), paths)

@@ -50,13 +50,6 @@ def oriented(volume: Volume, letters: str) -> Volume:
     return Volume(np.ascontiguousarray(turned.transpose(2, 3, 1, 0)), affine)
 
 
-def turned_back(bands: Pixels, affine: Affine, letters: str) -> Pixels:
-    """[channels, depth, rows, columns] on the axes of `oriented`'s volume, on those of the volume of `affine` again."""
-    axes, flips = _turn(affine, letters)
-    turned = np.flip(bands.transpose(3, 2, 1, 0), tuple(axis for axis in range(3) if flips[axis]))
-    return np.ascontiguousarray(turned.transpose(*np.argsort(axes), 3).transpose(3, 2, 1, 0))
-
-
 def _turn(affine: Affine, letters: str) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     """For each axis to be, which of the old axes it is and whether that one is turned round.
 
@@ -101,52 +94,43 @@ def respaced(
     return np.stack(bands)
 
 
-def respaced_back(image: Pixels, own: Spacing, *, spacing: Spacing, shape: tuple[int, ...]) -> Pixels:
-    """What `respaced` made at `spacing`, [channels, *size], where it was: at the spacing and in the shape of its own.
-
-    Linear between pixels; 0 where `respaced` cut the image off.
-    """
-    size = image.shape[1:]
-    own = own[-len(size) :]
-    first = tuple(_first(*axis) for axis in zip(shape, own, spacing, size, strict=True))
-    start = (0.0,) * len(size)
-    return np.stack([_on_grid(band, (spacing, first), (own, start), shape, 0.0) for band in image])
-
-
 def _respaced(band: Pixels, own: Spacing, spacing: Spacing, size: tuple[int, ...], outside: float | None) -> Pixels:
-    """One channel."""
-    first = tuple(_first(*axis) for axis in zip(band.shape, own, spacing, size, strict=True))
-    start = (0.0,) * len(size)
-    return _on_grid(band, (own, start), (spacing, first), size, float(band.min()) if outside is None else outside)
-
-
-def _on_grid(
-    band: Pixels, now: tuple[Spacing, Spacing], then: tuple[Spacing, Spacing], size: tuple[int, ...], outside: float
-) -> Pixels:
-    """One channel from a grid to another of `size`: spacings and first pixels, in mm.
-
-    ITK counts columns first, so everything about an axis is turned round.
-    """
-    (own, start), (spacing, first) = now, then
+    """One channel. ITK counts columns first, so everything about an axis is turned round."""
     sitk = itk()
     image = sitk.GetImageFromArray(band)
     image.SetSpacing(own[::-1])
-    image.SetOrigin(start[::-1])
     variances = [max(then**2 - now**2, 0.0) / FWHM**2 for now, then in zip(own, spacing, strict=True)][::-1]
     if any(variances):
         image = sitk.DiscreteGaussian(image, variances, KERNEL, KERNEL_ERROR, True)
+    origin = [first(*axis) for axis in zip(band.shape, own, spacing, size, strict=True)][::-1]
     grid = sitk.ResampleImageFilter()
     grid.SetSize(size[::-1])
     grid.SetOutputSpacing(spacing[::-1])
-    grid.SetOutputOrigin(first[::-1])
+    grid.SetOutputOrigin(origin)
     grid.SetOutputDirection(image.GetDirection())
     grid.SetInterpolator(sitk.sitkLinear)
-    grid.SetDefaultPixelValue(outside)
+    grid.SetDefaultPixelValue(float(band.min()) if outside is None else outside)
     found: Pixels = sitk.GetArrayFromImage(grid.Execute(image))
     return found
 
 
-def _first(length: int, own: float, spacing: float, size: int) -> float:
+def restored(found: Pixels, back: Affine, shape: tuple[int, int, int]) -> Pixels:
+    """What was found in a harmonised image, [structures, *size], on its own voxels: [structures, *shape].
+
+    `back` as `Recipe.gridded` gives it. Linear between pixels; 0 where harmonising cut the image off, as on all frames
+    but the middle one of a 2-D size.
+    """
+    sitk = itk()
+    inverse = np.linalg.inv(back)[np.ix_([2, 1, 0, 3], [2, 1, 0, 3])]  # ITK counts columns first
+    grid = sitk.ResampleImageFilter()
+    grid.SetSize(shape[::-1])
+    grid.SetTransform(sitk.AffineTransform(inverse[:3, :3].ravel().tolist(), inverse[:3, 3].tolist()))
+    grid.SetInterpolator(sitk.sitkLinear)
+    bands = found if found.ndim == 4 else found[:, None]
+    return np.stack([sitk.GetArrayFromImage(grid.Execute(sitk.GetImageFromArray(band))) for band in bands])
+
+
+def first(length: int, own: float, spacing: float, size: int) -> float:
     """Where the first new pixel of an axis is, in mm from the first old one.
 
     The whole image in new pixels is centred on the old one, then cut or padded by whole pixels: a spacing that is right

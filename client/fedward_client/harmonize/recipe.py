@@ -26,10 +26,10 @@ import rfc8785
 
 from fedward_client.harmonize import bias, channels, intensity
 from fedward_client.harmonize.foreground import Box, box_of
-from fedward_client.harmonize.grid import Spacing, oriented, respaced, respaced_back, spacing_of, turned_back
+from fedward_client.harmonize.grid import Spacing, first, oriented, respaced, spacing_of
 from fedward_client.harmonize.intensity import Image
 from fedward_client.harmonize.resample import resample
-from fedward_client.volume import Volume
+from fedward_client.volume import Affine, Volume
 from fedward_common.errors import UnfitImage, UnreadableFile
 from fedward_common.landmarks import own_landmarks, relative
 from fedward_common.metrics.base import Floats
@@ -95,28 +95,38 @@ class Recipe:
             placed = (self._sized(bands, spacing, outside=0.0) >= HALF).astype(np.uint8)
         return np.ascontiguousarray(np.broadcast_to(image, self.shape), dtype=np.float32), placed
 
-    def restored(self, volume: Volume, found: Image) -> Image:
-        """What was found in `apply` of a volume, float32 [structures, *size], on its own voxels.
+    def gridded(self, volume: Volume) -> tuple[Image, Affine]:
+        """`apply`, and where its pixels come from. Raises what `apply` raises.
 
-        These are [structures, frames, rows, columns], linear between; 0 where `apply` cut off, as on all frames but
-        the middle one of a 2-D size.
+        That is [4, 4], from (depth, row, column, 1) of it, of a 2-D size the depth is 0, to (frame, row, column, 1) of
+        `volume`; the middles of pixels are whole numbers.
         """
+        image, spacing, box = self._prepared(volume)
+        lengths, flat = image.shape[1:], 3 - len(self.input.size)
+        scale, shift = np.ones(3), np.array([each.start or 0 for each in box], np.float64)
+        shift[0] += 0 if self.is_3d else len(self._oriented(volume).pixels) // 2
+        for axis, size in enumerate(self.input.size, start=flat):
+            if self.input.spacing is None:
+                scale[axis] = lengths[axis] / size
+                shift[axis] += scale[axis] / 2 - 0.5
+            else:
+                own, asked = spacing[axis], self.input.spacing[axis - flat]
+                scale[axis] = asked / own
+                shift[axis] += first(lengths[axis], own, asked, size) / own
+        inner = np.diag([*scale, 1.0])
+        inner[:3, 3] = shift
+        placed = self._sized(intensity.scale(image, self.input), spacing)
+        placed = np.ascontiguousarray(np.broadcast_to(placed, self.shape), dtype=np.float32)
+        return placed, self._turned_back(volume) @ inner
+
+    def _turned_back(self, volume: Volume) -> Affine:
+        """[4, 4]: (frame, row, column, 1) of the volume with its axes turned to those of `volume` itself."""
         turned = self._oriented(volume)
-        box = self._prepared(volume)[2] if self.input.crop == "foreground" else (slice(None),) * 3
-        middle = len(turned.pixels) // 2
-        taken = slice(None) if self.is_3d else slice(middle, middle + 1)
-        bands = np.zeros((len(found), *turned.pixels[:, 0].shape), np.float32)
-        inner = bands[:, taken][(slice(None), *box)]
-        shape = inner.shape[-len(self.input.size) :]
-        if self.input.spacing is None:
-            sized = resample(found if self.is_3d else found[:, None], shape)
-        else:
-            sized = respaced_back(found, spacing_of(turned), spacing=self.input.spacing, shape=shape)
-        inner[...] = sized.reshape(inner.shape)
-        if self.input.orientation is None:
-            return bands
-        assert volume.affine is not None
-        return turned_back(bands, volume.affine, self.input.orientation)
+        if volume.affine is None or turned.affine is None:
+            return np.eye(4)
+        order = [2, 1, 0, 3]  # an affine counts columns first
+        found: Affine = np.linalg.solve(volume.affine, turned.affine)[np.ix_(order, order)]
+        return found
 
     def _sized(self, image: Image, spacing: Spacing, outside: float | None = None) -> Image:
         if self.input.spacing is None:
