@@ -1,9 +1,10 @@
 """A run's frozen cohort as tensors: decoded once, kept as one memory-mapped array, found again by the next round.
 
 state/cache/<recipe digest>-<cohort content digest>/ holds images.npy (float32 [images, channels, *size], in the order
-of the cohort's items) and index.json (which row is which image, and a digest over that). The folder appears whole under
-its name or not at all; one that is torn or does not fit is built again. Labels and sides come from the cohort, so a
-change of split decodes nothing. No name and no file in it holds an identifier. What makes room: `cache_room`.
+of the cohort's items), targets.npy where truth is in masks (uint8 [images, structures, *size]) and index.json (which
+row is which image, and a digest over that). The folder appears whole under its name or not at all; one that is torn or
+does not fit is built again. Labels and sides come from the cohort, so a change of split decodes nothing. No name and no
+file in it holds an identifier. What makes room: `cache_room`.
 """
 
 import errno
@@ -13,12 +14,12 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,17 +27,19 @@ from pydantic import ValidationError
 
 from fedward_client import cache_room
 from fedward_client.cache_index import FILE, Index, locked, purge
-from fedward_client.cache_room import IMAGES
+from fedward_client.cache_room import IMAGES, TARGETS
 from fedward_client.catalog import paths, quarantine
 from fedward_client.cohort import Cohort, CohortItem, freeze, require
 from fedward_client.intake.optout import opted_out
-from fedward_client.opening import AnyRecipe, Opener, opener, recipe_of
+from fedward_client.labelling import MASKED, shown_of
+from fedward_client.opening import AnyRecipe, opener, recipe_of
+from fedward_client.opening import Images as ImageOpener
 from fedward_client.site import Site
-from fedward_client.split import SIDES, Side
+from fedward_client.split import SIDES, Side, sides_in
 from fedward_common.disk import sync, write_durably
 from fedward_common.errors import DataError, UnfitImage, UnreadableFile
 from fedward_common.events import Event, Listener, ignore
-from fedward_common.study import AnyInput, Scale, StudySpec
+from fedward_common.study import Scale, StudySpec
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +47,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BUILDING = ".building-"
 
 Images = npt.NDArray[np.float32]
+Targets = npt.NDArray[Any]
 _Outcome = Literal["images", "unreadable", "gone"]  # the lists of the index
 
 
@@ -56,7 +60,9 @@ class SiteData:
     labels: npt.NDArray[np.int64]
     patients: npt.NDArray[np.int64]  # [n], index of the patient, 0..
     sides: npt.NDArray[np.int8]  # [n], index into SIDES
+    folds: npt.NDArray[np.int16] | None = None  # [n], the fold that tests each, in a study with folds
     cohort_digest: str
+    targets: Targets | None = None  # [n, …], by task: masks uint8 [n, labels, *size] of 0 and 1
     unreadable: int = 0  # images of the cohort whose file could not be decoded
     gone: int = 0  # images of the cohort whose file went or changed since the run began
 
@@ -64,6 +70,12 @@ class SiteData:
         """Whether each image has a label (its index), as far as that is known."""
         found: npt.NDArray[np.bool_] = self.labels[:, label] == 1 if self.labels.ndim == 2 else self.labels == label
         return found
+
+    def in_fold(self, fold: int | None, folds: int | None) -> "SiteData":
+        """The same images on the sides that they have in a fold of so many; as they are where there is none."""
+        if fold is None or folds is None or self.folds is None:
+            return self
+        return replace(self, sides=sides_in(fold, folds, self.folds))
 
     def indices(self, side: Side, *, unlabelled: bool = False) -> npt.NDArray[np.int64]:
         """The rows on one side, ascending: those with a label, or those without one too."""
@@ -78,7 +90,7 @@ class _Job:
     site: Site
     cohort: Cohort
     recipe: AnyRecipe
-    study: str  # digest
+    study: StudySpec
     listener: Listener
 
     @property
@@ -91,7 +103,11 @@ class _Job:
 
     @property
     def bytes_needed(self) -> int:
-        return _bytes(len(self.cohort.items), self.recipe)
+        return bytes_of_cache(len(self.cohort.items), self.study)
+
+    @property
+    def arrays(self) -> dict[str, "_Row"]:
+        return _arrays(self.study)
 
     def tell(self, done: int, note: str = "") -> None:
         total = len(self.cohort.items)
@@ -105,16 +121,31 @@ def _folder(site: Site, cohort: Cohort, by: AnyRecipe) -> Path:
 def check_room(site: Site, study: StudySpec, cohort: Cohort) -> None:
     """Raise DataError where a cohort's tensors are not there and have no room; nothing is removed for them yet."""
     if not _folder(site, cohort, recipe_of(study.input, site.name)).exists():
-        cache_room.plan(site, bytes_of_cache(len(cohort.items), study.input))
+        cache_room.plan(site, bytes_of_cache(len(cohort.items), study))
 
 
-def bytes_of_cache(images: int, section: AnyInput) -> int:
+class _Row(NamedTuple):
+    """What an array of a cache holds of one image."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+
+def _arrays(study: StudySpec) -> dict[str, _Row]:
+    """The arrays of a study's cache, by the names of their files."""
+    found = {IMAGES: _Row(np.dtype("<f4"), recipe_of(study.input, "").shape)}
+    if study.study.task in MASKED and study.cohort.labels:
+        found[TARGETS] = _Row(np.dtype("u1"), (len(study.cohort.labels), *study.input.size))
+    return found
+
+
+def bytes_of_cache(images: int, study: StudySpec) -> int:
     """What so many images of a study take on disk."""
-    return _bytes(images, recipe_of(section, ""))
-
-
-def _bytes(images: int, how: AnyRecipe) -> int:
-    return images * prod(how.shape) * 4 + 4096
+    return sum(images * row.nbytes + 4096 for row in _arrays(study).values())
 
 
 def load(
@@ -130,27 +161,32 @@ def load(
     purge(site, opted_out(site))
     how = recipe_of(study.input.on_scale(scale), site.name)
     cohort = freeze(site, study, run, listener)
-    job = _Job(site=site, cohort=cohort, recipe=how, study=study.digest, listener=listener)
+    job = _Job(site=site, cohort=cohort, recipe=how, study=study, listener=listener)
     job.root.mkdir(parents=True, exist_ok=True)
     with locked(job.root), _room_told(job):
-        index, images = _open(job) or _build(job)
-        cache_room.use(job.folder, job.study)
+        index, arrays = _open(job) or _build(job)
+        cache_room.use(job.folder, job.study.digest)
     cohort = job.cohort.without(index.unreadable, "images that could not be read")
     cohort = cohort.without(index.gone, "images gone since the run began")
     if index.unreadable or index.gone:
         require(cohort, study, site)
     job.tell(len(job.cohort.items), _note(index))
-    return _site_data(job, cohort, index, images)
+    return _site_data(job, cohort, index, arrays)
 
 
-def _site_data(job: _Job, left: Cohort, index: Index, images: Images) -> SiteData:
+Arrays = dict[str, npt.NDArray[Any]]  # by the names of their files
+
+
+def _site_data(job: _Job, left: Cohort, index: Index, arrays: Arrays) -> SiteData:
     items = left.items  # in the order of the rows: both are the frozen items less the same ones
     _, patients = np.unique([item.patient for item in items], return_inverse=True)
     return SiteData(
-        images=images,
+        images=arrays[IMAGES],
+        targets=arrays.get(TARGETS),
         labels=np.array([item.label for item in items], dtype=np.int64),
         patients=patients.astype(np.int64),
         sides=np.array([SIDES.index(item.side) for item in items], dtype=np.int8),
+        folds=np.array([item.fold for item in items], dtype=np.int16) if job.cohort.folded else None,
         cohort_digest=job.cohort.digest,
         unreadable=len(index.unreadable),
         gone=len(index.gone),
@@ -168,44 +204,48 @@ def _room_told(job: _Job) -> Iterator[None]:
         raise cache_room.full(job.site, job.bytes_needed, error) from None
 
 
-def _open(job: _Job) -> tuple[Index, Images] | None:
+def _open(job: _Job) -> tuple[Index, Arrays] | None:
     """The cache as it lies on disk, None where there is none that is whole and fits."""
     try:
         index = Index.model_validate_json((job.folder / FILE).read_bytes())
-        images = _mapped(job.folder / IMAGES)
-        size = (job.folder / IMAGES).stat().st_size
+        arrays, size = _all_mapped(job, job.folder)
     except FileNotFoundError:
         return None
     except (ValidationError, ValueError, EOFError):
         _log.warning("%s: a cache is torn, building it again", job.site.name)
         return None
-    if not _fits(job, index, images, size):
+    if not _fits(job, index, arrays, size):
         _log.warning("%s: a cache does not fit its cohort, building it again", job.site.name)
         return None
-    return None if _came_back(job, index) else (index, images)
+    return None if _came_back(job, index) else (index, arrays)
 
 
-def _mapped(path: Path) -> Images:
+def _all_mapped(job: _Job, folder: Path) -> tuple[Arrays, int]:
+    """The arrays of a cache, and how many bytes they have."""
+    arrays = {name: _mapped(folder / name, row.dtype) for name, row in job.arrays.items()}
+    return arrays, sum((folder / name).stat().st_size for name in arrays)
+
+
+def _mapped(path: Path, expected: np.dtype[Any]) -> npt.NDArray[Any]:
     """An array, mapped from its file; whoever has it holds a lock on that. Raises ValueError for a torn one."""
     with path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_SH)  # until the mapping goes, which has a duplicate of the descriptor: flock(2)
         version = np.lib.format.read_magic(file)
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-        if version != (1, 0) or fortran_order or dtype != np.dtype("<f4"):
+        if version != (1, 0) or fortran_order or dtype != expected:
             raise ValueError("it is no array as it is written here")
         # as a plain array: numpy's own class for maps takes a fifteenth longer to give a batch
         return np.asarray(np.memmap(file, dtype=dtype, mode="r", offset=file.tell(), shape=shape))
 
 
-def _fits(job: _Job, index: Index, images: Images, size: int) -> bool:
+def _fits(job: _Job, index: Index, arrays: Arrays, size: int) -> bool:
     missing = {*index.unreadable, *index.gone}
     expected = tuple(item.image for item in job.cohort.items if item.image not in missing)
     return (
         index.digest == index.computed()
         and (index.recipe, index.content) == (job.recipe.digest, job.cohort.content_digest)
         and (index.size, index.images, index.patients) == (size, expected, job.cohort.people)
-        and images.dtype == np.float32
-        and images.shape == (len(expected), *job.recipe.shape)
+        and all(arrays[name].shape == (len(expected), *row.shape) for name, row in job.arrays.items())
     )
 
 
@@ -217,21 +257,21 @@ def _came_back(job: _Job, index: Index) -> bool:
     return any(opening.is_there(item) for item in job.cohort.items if item.image in gone)
 
 
-def _build(job: _Job) -> tuple[Index, Images]:
+def _build(job: _Job) -> tuple[Index, Arrays]:
     """Decode everything beside the cache's place, then move it there."""
     for torn in (job.folder, *unfinished(job.root)):
         shutil.rmtree(torn, ignore_errors=True)
     cache_room.make(job.site, job.bytes_needed)
     folder = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=job.root))
     try:
-        index = _fill(job, folder / IMAGES)
+        index = _fill(job, folder)
         write_durably(folder / FILE, index.model_dump_json().encode())
-        cache_room.use(folder, job.study)
+        cache_room.use(folder, job.study.digest)
         folder.rename(job.folder)
         sync(job.root)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return index, _mapped(job.folder / IMAGES)
+    return index, _all_mapped(job, job.folder)[0]
 
 
 def unfinished(root: Path) -> list[Path]:
@@ -239,18 +279,19 @@ def unfinished(root: Path) -> list[Path]:
     return list(root.glob(f"{_BUILDING}*"))
 
 
-def _fill(job: _Job, path: Path) -> Index:
-    """Write one row a readable image. Plain writes: on a full disk they fail, a memory map would kill the process."""
-    opening = opener(job.site, job.recipe, paths(job.site))
+def _fill(job: _Job, folder: Path) -> Index:
+    """Write a row a readable image to each array, plainly: on a full disk a memory map would kill the process."""
+    examples = _Examples(job)
     outcome: dict[_Outcome, list[str]] = {"images": [], "unreadable": [], "gone": []}
     reasons: dict[str, str] = {}
     unfit: Counter[str] = Counter()
-    with path.open("wb") as file:
-        _write_header(file, len(job.cohort.items), job.recipe)
+    with ExitStack() as opened:
+        files = {name: opened.enter_context((folder / name).open("wb")) for name in job.arrays}
+        _write_headers(files, len(job.cohort.items), job)
         for done, item in enumerate(job.cohort.items):
             job.tell(done)
             try:
-                outcome[_write_row(file, item, opening)].append(item.image)
+                outcome[_write_rows(files, examples.of(item))].append(item.image)
             except UnfitImage as error:  # no quarantine: another study can take it
                 outcome["unreadable"].append(item.image)
                 unfit[str(error)] += 1
@@ -262,14 +303,14 @@ def _fill(job: _Job, path: Path) -> Index:
             _log.warning("%s: images that this study cannot take: %d; %s", job.site.name, count, reason)
         if not outcome["images"]:
             raise DataError(f"{job.site.name}: none of the cohort's images can be {_unusable(unfit)}")
-        file.seek(0)
-        _write_header(file, len(outcome["images"]), job.recipe)
-        file.flush()
-        os.fsync(file.fileno())
+        _write_headers(files, len(outcome["images"]), job)
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
     return Index(
         recipe=job.recipe.digest,
         content=job.cohort.content_digest,
-        size=path.stat().st_size,
+        size=sum((folder / name).stat().st_size for name in files),
         images=tuple(outcome["images"]),
         patients=job.cohort.people,
         unreadable=tuple(outcome["unreadable"]),
@@ -283,19 +324,43 @@ def _unusable(unfit: Counter[str]) -> str:
     return f"taken by this study: {unfit.most_common(1)[0][0]}"
 
 
-def _write_row(file: BinaryIO, item: CohortItem, opening: Opener) -> _Outcome:
-    """Harmonise one item to the end of `file`; says which list of the index it belongs to. Raises UnreadableFile."""
-    tensor = opening.tensor(item)
-    if tensor is None:
+class _Examples:
+    """Opens items of a job, each as one row of each array."""
+
+    def __init__(self, job: _Job) -> None:
+        self._opener = opener(job.site, job.recipe, paths(job.site))
+        self._shown = shown_of(job.study.cohort.labels, job.site) if TARGETS in job.arrays else None
+
+    def of(self, item: CohortItem) -> list[npt.NDArray[Any]] | None:
+        """An item harmonised; None where its file went or changed. Raises UnreadableFile, UnfitImage."""
+        if self._shown is None:
+            tensor = self._opener.tensor(item)
+            return None if tensor is None else [tensor.astype("<f4", copy=False)]
+        assert isinstance(self._opener, ImageOpener)
+        found = self._opener.masked(item, self._shown)
+        return None if found is None else [found[0].astype("<f4", copy=False), found[1]]
+
+
+def _write_rows(files: Mapping[str, BinaryIO], rows: list[npt.NDArray[Any]] | None) -> _Outcome:
+    """Add an example to the end of each array; says which list of the index it belongs to."""
+    if rows is None:
         return "gone"
-    file.write(tensor.astype("<f4", copy=False).data)
+    for file, row in zip(files.values(), rows, strict=True):
+        file.write(row.data)
     return "images"
 
 
-def _write_header(file: BinaryIO, images: int, how: AnyRecipe) -> None:
-    """The .npy header; numpy pads it so that it is as long for fewer images as for more."""
-    header = {"descr": "<f4", "fortran_order": False, "shape": (images, *how.shape)}
-    np.lib.format.write_array_header_1_0(file, header)
+def _write_headers(files: Mapping[str, BinaryIO], images: int, job: _Job) -> None:
+    """The .npy headers; numpy pads them so that they are as long for fewer images as for more."""
+    for name, file in files.items():
+        row = job.arrays[name]
+        file.seek(0)
+        header = {
+            "descr": np.lib.format.dtype_to_descr(row.dtype),
+            "fortran_order": False,
+            "shape": (images, *row.shape),
+        }
+        np.lib.format.write_array_header_1_0(file, header)
 
 
 def _note(index: Index) -> str:

@@ -26,7 +26,7 @@ class Index(BaseModel):
 
     recipe: str
     content: str
-    size: int  # bytes of images.npy
+    size: int  # bytes of its arrays
     images: tuple[str, ...]
     patients: tuple[str, ...]  # pseudonyms, each once, sorted
     unreadable: tuple[str, ...]

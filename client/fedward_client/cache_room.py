@@ -20,7 +20,7 @@ from fedward_common.errors import DataError
 
 _log = logging.getLogger(__name__)
 
-IMAGES = "images.npy"
+IMAGES, TARGETS = "images.npy", "targets.npy"
 USERS = "studies"  # in a cache: one empty file a study that used it, named by its digest, written at when it last did
 
 

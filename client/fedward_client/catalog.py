@@ -5,12 +5,13 @@ and hashing (`paths`). The catalog is derived data: it can be deleted at any tim
 """
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, func, select, update
 
@@ -36,6 +37,13 @@ def _is(kind: str) -> ColumnElement[bool]:
 
 _IS_IMAGE = _is("image")
 _WITHOUT = {"patient": "patient", "accession": "accession number", "study": "study", "file": "file"}
+
+
+class Mask(NamedTuple):
+    """A file that shows where structures are in an image."""
+
+    key: str  # a pseudonym
+    content: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +76,7 @@ class ImageRow:
     orientation: str
     place_mm: float | None
     turn: str
+    masks: tuple[Mask, ...] = ()
 
     @property
     def names(self) -> tuple[str, str, str, str]:
@@ -125,12 +134,13 @@ class TableRow:
 class Counts:
     """A catalog in numbers, for the site's own people: small cells included, so nothing of it leaves as it is.
 
-    `files` is the sum of images, recordings, tables, duplicates, not_dicom, dicomdir, without_pixels, links, opted_out
-    and all quarantine, less the rows of tables among duplicates, opted_out and quarantine.
+    `files` is the sum of images, masks, recordings, tables, duplicates, not_dicom, dicomdir, without_pixels, links,
+    opted_out and all quarantine, less the rows of tables among duplicates, opted_out and quarantine.
     """
 
     files: int
     images: int
+    masks: int  # files that show where structures are in images
     recordings: int  # of wearable sensors
     recording_rows_left_out: int  # rows of them that could not be used
     tables: int
@@ -188,11 +198,22 @@ class Catalog:
 
     def images(self, modality: str | None = None) -> list[ImageRow]:
         """Every image (of one modality), duplicates left out, sorted by key."""
-        columns = [index.files.c[one.name] for one in fields(ImageRow)]
+        columns = [index.files.c[one.name] for one in fields(ImageRow) if one.name != "masks"]
         query = select(*columns).where(_IS_IMAGE).order_by(index.files.c.key)
         if modality is not None:
             query = query.where(index.files.c.modality == modality)
-        return [ImageRow(**row) for row in self._connection.execute(query).mappings()]
+        masks = self._masks()
+        rows = self._connection.execute(query).mappings()
+        return [ImageRow(**row, masks=(*masks[row["key"]], *masks[row["series"]])) for row in rows]
+
+    def _masks(self) -> defaultdict[str, list[Mask]]:
+        """By the key of an image, or of a series."""
+        columns = [index.files.c[name] for name in ("detail", "series", "key", "content")]
+        found = defaultdict[str, list[Mask]](list)
+        query = select(*columns).where(index.files.c.kind == "mask").order_by(index.files.c.key)
+        for image, series, key, content in self._connection.execute(query):
+            found[image or series].append(Mask(key, content))
+        return found
 
     def recordings(self) -> list[RecordingRow]:
         """Every recording, duplicates left out, sorted by key."""
@@ -246,6 +267,7 @@ class Catalog:
         return Counts(
             files=sum(kinds.values()),
             images=self._count(_IS_IMAGE),
+            masks=kinds.get("mask", 0),
             recordings=len(recordings),
             recording_rows_left_out=sum(each.recording.left_out for each in recordings),
             tables=kinds.get("table", 0),

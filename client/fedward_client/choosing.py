@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedward_client.catalog import ImageRow
+from fedward_client.catalog import ImageRow, Mask
 from fedward_client.intake import describe
 from fedward_client.intake.geometry import Slice, stacks
 from fedward_common.study import Cohort, Input
@@ -33,6 +33,7 @@ class Unit:
     names: tuple[tuple[str, ...], ...]
     at: int = 0  # a sample, or the number of a row
     word: str = ""
+    masks: tuple[Mask, ...] = ()  # of an image: where structures are in it, sorted
 
     @property
     def middle(self) -> str:
@@ -98,7 +99,9 @@ def units(images: Sequence[ImageRow], section: Input, wanted: Cohort, left_out: 
 
 
 def _alone(row: ImageRow) -> Unit:
-    return Unit(key=row.key, patient=row.patient, files=(row.key,), content=row.content, names=(row.names,))
+    return Unit(
+        key=row.key, patient=row.patient, files=(row.key,), content=row.content, names=(row.names,), masks=row.masks
+    )
 
 
 def _stacked(slices: Iterable[ImageRow], left_out: Counter[str]) -> list[Unit]:
@@ -125,6 +128,7 @@ def _volumes(rows: Sequence[ImageRow], left_out: Counter[str]) -> list[Unit]:
             files=keys,
             content=content_of([by_key[key].content for key in keys]),
             names=tuple(by_key[key].names for key in keys),
+            masks=tuple(sorted({mask for key in keys for mask in by_key[key].masks})),
         )
         for keys in found.volumes
     ]

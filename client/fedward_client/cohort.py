@@ -17,6 +17,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rfc8785
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -27,10 +28,11 @@ from fedward_client.choosing import Unit, chosen, units
 from fedward_client.intake.fingerprints import Fingerprints, fingerprints
 from fedward_client.intake.labels import SPLIT, read_labels
 from fedward_client.intake.optout import opted_out
-from fedward_client.labelling import UNKNOWN, Label, labels_of, rows_of, splits_of
+from fedward_client.labelling import MASKED, UNKNOWN, Label, labels_of, rows_of, shown_of, splits_of, structures_of
+from fedward_client.masking import masks_digest
 from fedward_client.near_duplicates import counted, distinct, link
 from fedward_client.site import Site
-from fedward_client.split import PatientInfo, Side, assign
+from fedward_client.split import SIDES, PatientInfo, Side, assign, folds_of, sides_in
 from fedward_common.disk import write_durably
 from fedward_common.errors import DataError, RunError
 from fedward_common.events import Event, Listener, ignore
@@ -54,10 +56,13 @@ class CohortItem(_Value):
     image: str
     files: tuple[str, ...]  # the slices of a volume in order, or the one file
     at: int = 0  # where in its file it begins: the sample of a window, the number of a row
+    masks: tuple[str, ...] = ()  # the files that show where structures are in it
     patient: str
     label: Label
     side: Side
+    fold: int | None = None  # that tests the patient, in a study with folds: their side is then that of the last rounds
     content: str
+    shown: str = ""  # of its masks, a digest of their content and of how the site reads them
 
     @property
     def labelled(self) -> bool:
@@ -91,17 +96,23 @@ class Cohort(_Value):
 
     @cached_property
     def content_digest(self) -> str:
-        """SHA-256 (hex) naming the images alone: cohorts that differ in labels or sides share it."""
-        return _sha256([[item.image, item.content] for item in self.items])
+        """SHA-256 (hex) naming the images and masks alone: cohorts that differ in labels or sides share it."""
+        return _sha256([[item.image, item.content, item.shown] for item in self.items])
 
     @cached_property
     def people(self) -> tuple[str, ...]:
         """The pseudonyms of all patients, sorted."""
         return tuple(sorted({item.patient for item in self.items}))
 
+    @property
+    def folded(self) -> bool:
+        """Whether folds test the patients in turn."""
+        return any(item.fold is not None for item in self.items[:1])
+
     def patients(self, side: Side) -> int:
-        """How many patients with a label are on a side."""
-        return len({item.patient for item in self.items if item.side == side and item.labelled})
+        """How many patients with a label are on a side; of a study with folds, in any of them."""
+        there = [item for item in self.items if item.labelled and (item.side == side or item.fold is not None)]
+        return len({item.patient for item in there})
 
     def unlabelled(self) -> int:
         """How many patients without a label learn."""
@@ -276,7 +287,10 @@ def choose(there: Sequence[Offered], table: Mapping[str, Mapping[str, str]], stu
     left_out: Counter[str] = Counter()
     found = units_of(there, study, site, left_out)
     rows = rows_of(found, [row.names for row in there], table, site, left_out)
-    labels = labels_of(found, rows, study.cohort, site, left_out)
+    if study.study.task in MASKED:
+        labels = structures_of(found, study, site, left_out)
+    else:
+        labels = labels_of(found, rows, study, site, left_out)
     taken = [unit for unit in found if unit.key in labels]
     words: Mapping[str, str | None] = dict.fromkeys(unit.patient for unit in taken)
     if study.split.kind == "column":
@@ -318,6 +332,10 @@ def resolve(choice: Choice, prints: Fingerprints, study: StudySpec, site: Site) 
         return assign(infos, groups=groups, split=split, seed=seed, key=site.key, site_name=site.name)
 
     together, alone = sides(links.groups), sides({})
+    masked, shown = study.study.task in MASKED, shown_of(study.cohort.labels, site)
+    folds = folds_of(
+        infos, groups=links.groups, split=study.split, seed=study.training.seed, key=site.key, site_name=site.name
+    )
     items = [
         CohortItem(
             image=unit.key,
@@ -326,7 +344,10 @@ def resolve(choice: Choice, prints: Fingerprints, study: StudySpec, site: Site) 
             patient=unit.patient,
             label=choice.labels[unit.key],
             side=together[unit.patient],
+            fold=folds.get(unit.patient),
             content=unit.content,
+            masks=tuple(mask.key for mask in unit.masks) if masked else (),
+            shown=masks_digest([mask.content for mask in unit.masks], shown) if masked else "",
         )
         for unit in taken
     ]
@@ -366,9 +387,7 @@ def _too_few(labelled: Sequence[CohortItem], study: StudySpec, site: Site) -> bo
     """Whether patients with a label are too few to train on."""
     train = [item for item in labelled if item.side == "train"]
     missing = set(range(len(study.cohort.labels))) - {label for item in train for label in item.labels}
-    return len({item.patient for item in train}) < _needed(study, site) or bool(
-        missing and study.cohort.needs_every_label
-    )
+    return len({item.patient for item in train}) < _needed(study, site) or bool(missing and study.needs_every_label)
 
 
 def _needed(study: StudySpec, site: Site) -> int:
@@ -413,11 +432,27 @@ def _require_training(cohort: Cohort, study: StudySpec, site: Site) -> None:
             f"{_told(cohort, site)}"
         )
     missing = [label for label, count in cohort.label_counts("train").items() if not count]
-    if missing and study.cohort.needs_every_label:
+    if missing and study.needs_every_label:
         words = ", ".join(f"'{label}'" for label in missing)
         raise DataError(
             f"{site.name} has no training patient labelled {words}; every label needs one ([cohort] every_label)"
         )
+    if study.split.folds is not None:
+        _require_in_folds(cohort, study, site, study.split.folds)
+
+
+def _require_in_folds(cohort: Cohort, study: StudySpec, site: Site, folds: int) -> None:
+    """Raise DataError where what one fold leaves to train on is too little."""
+    known = {(item.fold, item.patient, label) for item in cohort.items for label in item.labels}
+    every = set(range(len(study.cohort.labels))) if study.cohort.needs_every_label else set()
+    for fold in range(folds):
+        sides = sides_in(fold, folds, np.arange(folds, dtype=np.int16))
+        train = [one for one in known if one[0] is not None and sides[one[0]] == SIDES.index("train")]
+        if len({patient for _, patient, _ in train}) < _needed(study, site) or every - {label for *_, label in train}:
+            raise DataError(
+                f"{site.name} has too few training patients in fold {fold + 1} of {folds}, or none of a label: give "
+                "[split] more folds, or [cohort] a lower min_patients"
+            )
 
 
 def _few(count: int, site: Site) -> str:

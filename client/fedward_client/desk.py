@@ -224,6 +224,8 @@ def _side(question: Question) -> str:
     """What tells an evaluation, or statistics, from the run's others."""
     if question.kind == "stats":
         return question.statistics
+    if question.fold is not None:
+        return f"fold {question.fold}"
     return question.side if question.model == "sent" else f"{question.side} {question.model}"
 
 

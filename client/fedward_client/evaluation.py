@@ -1,4 +1,4 @@
-"""Scoring a model on a site's own patients. Scores stay here; sketches and finished figures leave."""
+"""Scoring a model on a site's own patients, by the study's task. Scores stay here; what of them leaves is finished."""
 
 import numpy as np
 import numpy.typing as npt
@@ -6,9 +6,11 @@ import torch
 from torch import nn
 
 from fedward_client.cache import SiteData
+from fedward_client.evaluation_of_masks import evaluate_registration, evaluate_segmentation
+from fedward_client.scored import Indices, Scored, inference, on_device, scoring
 from fedward_client.split import Side
 from fedward_client.training.device import Device
-from fedward_common.events import Event, Listener
+from fedward_common.events import Listener
 from fedward_common.metrics import Evaluation, evaluate_scores
 from fedward_common.study import StudySpec
 
@@ -29,37 +31,32 @@ def evaluate(
 ) -> Evaluation:
     """Sketches and figures of `model` on the site's patients of `side`, under the site's small-cell rule."""
     indices = data.indices(side)
-    return evaluate_scores(
-        predict(model, data, indices, study=study, site=site, device=device, listener=listener),
-        data.labels[indices],
-        data.patients[indices],
-        study=study,
-        thresholds=thresholds,
-        min_cell=min_cell,
-    )
+    scored = scoring(model, data, site=site, device=device, listener=listener)
+    match study.study.task:
+        case "segmentation":
+            return evaluate_segmentation(scored, indices, study, min_cell)
+        case "registration":
+            return evaluate_registration(scored, indices, study, min_cell)
+        case _:
+            return evaluate_scores(
+                predict(scored, indices, study),
+                data.labels[indices],
+                data.patients[indices],
+                study=study,
+                thresholds=thresholds,
+                min_cell=min_cell,
+            )
 
 
-def predict(
-    model: nn.Module,
-    data: SiteData,
-    indices: npt.NDArray[np.int64],
-    *,
-    study: StudySpec,
-    site: str,
-    device: Device,
-    listener: Listener,
-) -> npt.NDArray[np.float64]:
+def predict(scored: Scored, indices: Indices, study: StudySpec) -> npt.NDArray[np.float64]:
     """Probabilities [len(indices), labels] of the images at `indices`, in that order.
 
     They add up to 1 over the labels, but where an image may have several: then each label has its own.
     """
-    device.place(model, len(study.input.size))
-    model.eval()
-    parts = []
-    for start in range(0, len(indices), BATCH):
-        images = np.ascontiguousarray(data.images[indices[start : start + BATCH]])
-        parts.append(probabilities(model, images, study=study, device=device))
-        listener(Event(site=site, stage="evaluate", done=min(start + BATCH, len(indices)), total=len(indices)))
+    parts = [
+        probabilities(scored.model, scored.data.images[batch], study=study, device=scored.device)
+        for batch in scored.batches(indices, BATCH)
+    ]
     return np.concatenate(parts) if parts else np.empty((0, 0))
 
 
@@ -67,8 +64,7 @@ def probabilities(
     model: nn.Module, images: npt.NDArray[np.float32], *, study: StudySpec, device: Device
 ) -> npt.NDArray[np.float64]:
     """Probabilities [n, labels] of `images` [n, channels, *size], of a model in evaluation that is on the device."""
-    with torch.inference_mode(), torch.autocast(device.torch.type, dtype=torch.bfloat16, enabled=device.amp):
-        batch = torch.from_numpy(images).to(device.torch, memory_format=device.layout(len(study.input.size)))
-        logits = model(batch).double()
-        found = torch.sigmoid(logits) if study.cohort.multi_label else torch.softmax(logits, dim=1)
+    with inference(device):
+        logits = model(on_device(images, device)).double()
+        found = torch.sigmoid(logits) if study.several else torch.softmax(logits, dim=1)
     return found.cpu().numpy()

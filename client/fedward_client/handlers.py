@@ -6,8 +6,8 @@ baseline, several sites' at once.
 
 import json
 import time
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -18,9 +18,10 @@ from torch import nn
 from fedward_client import cache
 from fedward_client.cache import SiteData
 from fedward_client.cohort import check_opted_out
-from fedward_client.evaluation import evaluate
+from fedward_client.evaluation import evaluate, predict
 from fedward_client.ledger import Ledger
 from fedward_client.measuring import Surveyed
+from fedward_client.out_of_fold import OutOfFold, Scores, nothing_yet
 from fedward_client.site import Site
 from fedward_client.site_state import FOLDER, RunState
 from fedward_client.split import SIDES, Side
@@ -146,6 +147,7 @@ class Hospital:
             label: len(np.unique(data.patients[trained][data.has(index)[trained]]))
             for index, label in enumerate(study.cohort.labels)
         }
+        folds = [data.in_fold(fold, study.split.folds).indices("train") for fold in range(study.split.folds or 0)]
         shown = told(sides, self.source.min_cell, known=["train"])  # training patients are the update's weight
         return Prepared(
             site=self.source.name,
@@ -155,13 +157,15 @@ class Hospital:
             patients=shown,
             labels=told(labels, self.source.min_cell),
             unlabelled=len(np.unique(data.patients[learning])) - sides["train"],
+            folds=tuple(len(np.unique(data.patients[rows])) for rows in folds),
             seconds=time.perf_counter() - started,
         )
 
     def train(self, question: Question, arrays: Arrays, *, round_number: int) -> tuple[Trained, dict[str, np.ndarray]]:
         """Score the model as it came where that is asked, train it, and give the update with its numbers."""
         started = time.perf_counter()
-        study, data = question.study, self._load(question)
+        study = question.study
+        data = self._load(question).in_fold(study.fold(round_number), study.split.folds)
         model, state = network(study.canonical_json()), self._state(question)
 
         def held(part: str) -> dict[str, np.ndarray]:
@@ -214,8 +218,13 @@ class Hospital:
         model = network(study.canonical_json())
         layers = {} if whole else self._layers(study, state)
         load_state(model, {**arrays, **layers})
+        if question.fold is not None:
+            self._fix_model(question, question.fold, arrays)
+            self._score_fold(model, data, question, question.fold)
 
         def scored(*, own_layers: bool) -> Evaluation:
+            if question.fold is not None:
+                return nothing_yet()
             return self._evaluate(model, data, question, question.side, question.thresholds, own_layers=own_layers)
 
         evaluation, personal = scored(own_layers=whole or bool(layers)), None
@@ -237,21 +246,25 @@ class Hospital:
         the figures and the model.
         """
         started = time.perf_counter()
-        study, data, state = question.study, self._load(question), self.source.state(question.study, question.run)
+        study, data, state = question.study, self._load(question), self._state(question)
         model = network(study.canonical_json())
         held = state.load(ALONE) if state is not None else {}
         done = int(held.pop(_ROUND, np.array(0)))
         load_state(model, held or arrays)
         for number in range(done + 1, study.rounds + 1):
+            if study.ends_fold(number - 1):
+                load_state(model, arrays)
             train(
                 model,
-                data,
+                data.in_fold(study.fold(number), study.split.folds),
                 study,
                 site=self.source.name,
                 round_number=number,
                 device=pick_device(),
                 listener=self.listener,
             )
+            if (fold := study.fold(number)) is not None and study.ends_fold(number):
+                self._score_fold(model, data, question, fold)
             if state is not None:
                 state.save(ALONE, number, {**local.state_arrays(model), _ROUND: np.array(number)})
         validation = self._evaluate(model, data, question, "validation", None, own_layers=True)
@@ -280,7 +293,7 @@ class Hospital:
         state = self.source.state(question.study, question.run)
         if state is None and local.needs_state(question.study):
             raise DataError(
-                f"{self.source.name} keeps nothing between rounds, and the study's strategy or batch_norm needs it"
+                f"{self.source.name} keeps nothing between rounds: the study's strategy, batch_norm or folds need it"
             )
         return state
 
@@ -330,12 +343,15 @@ class Hospital:
         *,
         own_layers: bool,
     ) -> Evaluation:
-        """Score a model; statistics that the policy says so of, or that nobody trained here yet, are measured first."""
+        """Score a model; in a study with folds put together what the folds' models gave, but for another site's own."""
         study, device = question.study, pick_device()
-        policy = study.training.batch_norm
-        anew = policy == "recalibrate" or (policy == "local" and not own_layers)
-        measured = recalibrated(model, data, dims=len(study.input.size), device=device) if anew else nullcontext()
-        with measured:
+        if study.split.folds is not None and question.model != "other":
+            return self._out_of_fold(question, data).evaluation(
+                study, side, thresholds=thresholds, min_cell=self.source.min_cell
+            )
+        if study.split.folds is not None:  # it has trained on none of them
+            data = replace(data, sides=np.full_like(data.sides, SIDES.index(side)))
+        with self._measured(model, data, study, own_layers=own_layers):
             return evaluate(
                 model,
                 data,
@@ -346,6 +362,48 @@ class Hospital:
                 min_cell=self.source.min_cell,
                 device=device,
                 listener=self.listener,
+            )
+
+    @staticmethod
+    def _measured(
+        model: nn.Module, data: SiteData, study: StudySpec, *, own_layers: bool
+    ) -> AbstractContextManager[None]:
+        """While BatchNorm statistics are measured anew, where the policy says so or nobody trained them here yet."""
+        policy = study.training.batch_norm
+        anew = policy == "recalibrate" or (policy == "local" and not own_layers)
+        return recalibrated(model, data, dims=len(study.input.size), device=pick_device()) if anew else nullcontext()
+
+    def _score_fold(self, model: nn.Module, data: SiteData, question: Question, fold: int) -> None:
+        """Score the patients whom a fold tests, and those who validate in it; the scores stay here."""
+        study = question.study
+        within = data.in_fold(fold, study.split.folds)
+
+        def scored(side: Side) -> Scores:
+            return predict(
+                model,
+                within,
+                within.indices(side),
+                study=study,
+                site=self.source.name,
+                device=pick_device(),
+                listener=self.listener,
+            )
+
+        with self._measured(model, within, study, own_layers=True):
+            self._out_of_fold(question, within).keep(fold, {side: scored(side) for side in ("validation", "test")})
+
+    def _out_of_fold(self, question: Question, data: SiteData) -> OutOfFold:
+        state = self._state(question)
+        assert state is not None  # folds need one
+        part = f"{ALONE}-fold" if question.model == "alone" else "fold"
+        return OutOfFold(state, self.source.name, data, part)
+
+    def _fix_model(self, question: Question, fold: int, arrays: Arrays) -> None:
+        """A fold is scored by one model: from two, with all other folds alike, its few patients could be told."""
+        model = model_sha256(arrays)
+        if self.source.once(question.run, f"model of fold {fold}", model) != model:
+            raise DataError(
+                f"{self.source.name} has scored fold {fold + 1} of this run by another model: start a new one"
             )
 
     def _fix_operating_points(self, question: Question) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from fedward_client.choosing import Unit
 from fedward_client.intake.labels import NOT_THERE, THERE, Row, said_of
 from fedward_client.label_settings import PLURALS
+from fedward_client.mask_settings import Shown
 from fedward_client.site import Site
 from fedward_common.errors import DataError
-from fedward_common.study import Cohort
+from fedward_common.study import Cohort, StudySpec
 
 UNLABELLED = "patients without a label, or with two that differ"
 OTHER_LABEL = "patients with another label"
@@ -20,6 +21,7 @@ UNLABELLED_IMAGES = "images without a label, or with two that differ, of patient
 OTHER_IMAGES = "images with another label, of patients with a label"
 TWO_SPLITS = "patients whose rows name different sides of the split"
 UNKNOWN = -1
+MASKED = ("segmentation", "registration")  # tasks whose truth is in masks
 
 Label = int | tuple[int, ...]
 
@@ -46,17 +48,52 @@ def rows_of(
 
 
 def labels_of(
-    units: Sequence[Unit], rows: Mapping[str, Sequence[Row]], wanted: Cohort, site: Site, left_out: Counter[str]
+    units: Sequence[Unit], rows: Mapping[str, Sequence[Row]], study: StudySpec, site: Site, left_out: Counter[str]
 ) -> dict[str, Label]:
     """The label of each unit (by its key) that has one of the study's; UNKNOWN where the study takes these too.
 
     Raises DataError where the site's table says another kind of label than the study asks for.
     """
+    wanted = study.cohort
     _check_kind(wanted, site)
+    read = _findings if wanted.multi_label else _word
+    return _joined(units, {unit.key: read(rows[unit.key], wanted, site) for unit in units}, study, left_out)
+
+
+def structures_of(units: Sequence[Unit], study: StudySpec, site: Site, left_out: Counter[str]) -> dict[str, Label]:
+    """Of each unit with a mask, which of the study's structures the site's masks show: 1, or -1 where they do not say.
+
+    Others as `labels_of`. Where the study names no structure, images need no mask: each has the label 0. Raises
+    DataError where the site has no masks of any of them.
+    """
+    labels = study.cohort.labels
+    if not labels:
+        return {unit.key: 0 for unit in units}
+    shown = shown_of(labels, site)
+    if site.masks is None or not any(each is not None for each in shown):
+        raise DataError(
+            f"{site.name}: the study looks for {', '.join(labels)} in masks, and none is known here: say under "
+            "[masks] in site.toml which files are masks, and what they show, then run `fedward site scan`"
+        )
+    known = tuple(UNKNOWN if each is None else 1 for each in shown)
+    return _joined(units, {unit.key: (known if unit.masks else None, False) for unit in units}, study, left_out)
+
+
+def shown_of(labels: Sequence[str], site: Site) -> tuple[Shown | None, ...]:
+    """How the site's masks show each of a study's structures; None where they do not."""
+    structures = {} if site.masks is None else dict(site.masks.structures)
+    places = {index_of(name, labels): shown for name, shown in structures.items()}
+    return tuple(places.get(index) for index in range(len(labels)))
+
+
+def _joined(
+    units: Sequence[Unit], said: Mapping[str, tuple[Label | None, bool]], study: StudySpec, left_out: Counter[str]
+) -> dict[str, Label]:
+    """The labels of units; `said` has each unit's, and whether it has one that the study does not know."""
     found: dict[str, Label] = {}
     others: set[str] = set()  # units that have a label, and none of the study's
     for unit in units:
-        label, other = (_findings if wanted.multi_label else _word)(rows[unit.key], wanted, site)
+        label, other = said[unit.key]
         if label is not None:
             found[unit.key] = label
         elif other:
@@ -72,8 +109,8 @@ def labels_of(
             patients[unit.patient] |= unit.key in others
     unlabelled = {patient for patient, other in patients.items() if not other}
     left_out[OTHER_LABEL] += len(patients) - len(unlabelled)
-    if wanted.unlabelled:
-        nothing = (UNKNOWN,) * len(wanted.labels) if wanted.multi_label else UNKNOWN
+    if study.cohort.unlabelled:
+        nothing = (UNKNOWN,) * len(study.cohort.labels) if study.several else UNKNOWN
         return found | {unit.key: nothing for unit in units if unit.patient in unlabelled}
     left_out[UNLABELLED] += len(unlabelled)
     return found

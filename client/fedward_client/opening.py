@@ -16,7 +16,7 @@ from fedward_client import choosing_rows
 from fedward_client.choosing import content_of
 from fedward_client.cohort import CohortItem
 from fedward_client.harmonize.column import ColumnRecipe
-from fedward_client.harmonize.recipe import Recipe
+from fedward_client.harmonize.recipe import Masks, Recipe
 from fedward_client.harmonize.series import SeriesRecipe
 from fedward_client.harmonize.table import TableRecipe
 from fedward_client.intake import recordings, tables
@@ -24,9 +24,11 @@ from fedward_client.intake.dicom import read_slices
 from fedward_client.intake.files import digest, read_volume
 from fedward_client.intake.recording import Recording
 from fedward_client.intake.tabular import Table
+from fedward_client.mask_settings import Shown
+from fedward_client.masking import masks_digest, masks_of
 from fedward_client.site import Site
 from fedward_client.volume import Volume
-from fedward_common.errors import UnreadableFile
+from fedward_common.errors import UnfitImage, UnreadableFile
 from fedward_common.study import AnyInput, CompoundInput, Input, SequenceInput, SeriesInput
 
 Tensor = npt.NDArray[np.float32]
@@ -78,8 +80,9 @@ class Images:
     def volume(self, item: CohortItem) -> Volume | None:
         """An image as its device made it, as `tensor` gives it otherwise."""
         paths = _unchanged(item, self.where)
-        if not paths:
-            return None
+        return self._read(paths) if paths else None
+
+    def _read(self, paths: Sequence[Path]) -> Volume:
         if len(paths) > 1:
             return read_slices(paths)
         return read_volume(paths[0], voi=self.recipe.voi, stack=self.recipe.is_3d)
@@ -88,6 +91,20 @@ class Images:
         """As `Opener` says."""
         volume = self.volume(item)
         return None if volume is None else self.recipe.apply(volume)
+
+    def masked(self, item: CohortItem, shown: Sequence[Shown | None]) -> tuple[Tensor, Masks] | None:
+        """`tensor`, and where each structure is in it, 0 or 1 [structures, *size]; nowhere, without a mask.
+
+        Raises UnfitImage also for a mask that changed since it was frozen, or does not fit its image.
+        """
+        files = _unchanged(item, self.where)
+        if not files:
+            return None
+        masks = [self.where[key] for key in item.masks if key in self.where]
+        if len(masks) < len(item.masks) or masks_digest([digest(path) for path in masks], shown) != item.shown:
+            raise UnfitImage("its mask went or changed since the run began")
+        volume = self._read(files)
+        return self.recipe.masked(volume, masks_of(volume, files, masks, shown))
 
     def is_there(self, item: CohortItem) -> bool:
         """As `Opener` says."""

@@ -168,8 +168,9 @@ def quantise(state: States, max_norm: float | None) -> Link:
         if study.update.compression == "none" or not isinstance(outgoing.answer, Trained):
             return outgoing
         held = state(study, outgoing.question.run)
-        layer = study.layer(outgoing.round)
+        layer, fold = study.layer(outgoing.round), study.fold(outgoing.round)
         part = _RESIDUAL if layer is None else f"{_RESIDUAL}-{layer}"  # of other arrays
+        part = part if fold is None else f"{part}-fold-{fold}"  # of other patients
         residual = held.load(part, before=outgoing.round).get(_RESIDUAL) if held is not None else None
         coded = _coded(outgoing, residual)
         if max_norm is not None and coded.norm > max_norm:

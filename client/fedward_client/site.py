@@ -8,6 +8,7 @@ An optional `site.toml` in it changes the defaults:
     [labels]   file, patient, label, words, …    the label table, its columns, its words (`label_settings`)
     [series]   files, map           recordings of the site's own devices (`column_settings`)
     [table]    files, map           tables of patients, a row each or several (`column_settings`)
+    [masks]    files, image, structures    where structures are in images (`mask_settings`)
     [privacy]  min_cell, opt_out    counts below this never leave; the list of patients who take no part
     [policy]   outputs, max_update_norm     what may leave at all; with nothing named, nothing does
     [limits]   threads, spool_mib, …        processor threads for training; the sizes of spool and caches
@@ -31,13 +32,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedward_client import column_settings, label_settings
+from fedward_client import column_settings, label_settings, mask_settings
 from fedward_client.column_settings import ColumnSettings, ColumnsSection
 from fedward_client.intake import bids_root
 from fedward_client.intake.bids_names import PARTICIPANTS
 from fedward_client.intake.columns import TableMap
 from fedward_client.intake.series_map import SeriesMap
 from fedward_client.label_settings import LabelSettings, LabelsSection
+from fedward_client.mask_settings import MaskSettings, MasksSection
 from fedward_client.receiver.settings import PacsSection, PacsSettings, checked
 from fedward_common.errors import SettingsError
 
@@ -96,6 +98,7 @@ class _Settings(_Section):
     labels: LabelsSection = LabelsSection()
     series: ColumnsSection = ColumnsSection()
     table: ColumnsSection = ColumnsSection()
+    masks: MasksSection = MasksSection()
     privacy: _PrivacySection = _PrivacySection()
     policy: _PolicySection = _PolicySection()
     limits: _LimitsSection = _LimitsSection()
@@ -114,6 +117,7 @@ class Site:
     modality: str = ""  # of files that do not say
     series: ColumnSettings[SeriesMap] | None = None  # recordings of the site's own devices
     table: ColumnSettings[TableMap] | None = None  # tables of patients
+    masks: MaskSettings | None = None  # where structures are in images
     bids: bool = False  # whether `data` is a folder in the Brain Imaging Data Structure
     state: Path
     min_cell: int = 5
@@ -146,6 +150,7 @@ class Site:
             labels=label_settings.checked(settings.labels, folder, SETTINGS, data / PARTICIPANTS if bids else None),
             series=column_settings.series(settings.series, folder, SETTINGS),
             table=column_settings.table(settings.table, folder, SETTINGS),
+            masks=mask_settings.checked(settings.masks, SETTINGS),
             state=(state if state is not None else folder / (settings.site.state or STATE)).absolute(),
             min_cell=settings.privacy.min_cell,
             opt_out=opt_out,

@@ -6,15 +6,19 @@ label alike, because the hash knows nothing of the label.
 
 Patients who are linked, by images that are the same or nearly, are on one side: of the sides that they would have
 alone the first, train before validation before test. Another who joins them can so move them towards training, never
-out of it: what a network was trained on is tested by no later run.
+out of it: what a network was trained on is tested by no later run. In a study with folds all of a run's patients are
+tested in turn, and linked ones in the same fold.
 """
 
 import hashlib
 import hmac
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from fedward_common.errors import DataError
 from fedward_common.study import Split
@@ -76,6 +80,37 @@ def assign(
     return _KINDS[split.kind](request)
 
 
+def folds_of(
+    patients: Iterable[str], *, groups: Mapping[str, str], split: Split, seed: int, key: bytes, site_name: str
+) -> dict[str, int]:
+    """The fold that tests each patient, from 0; empty without folds.
+
+    Patients are dealt out in the order of their keyed hash, those who are linked (`groups`, as in `assign`) together,
+    so that folds are of nearly as many. Fewer patients than folds leave some folds without one to test. Raises
+    DataError where one at a time is to be tested and the site has more of them than the study has folds.
+    """
+    if split.folds is None:
+        return {}
+    together = {patient: groups.get(patient, patient) for patient in patients}
+    order = sorted(set(together.values()), key=lambda group: (_uniform(key, "fold", seed, group), group))
+    if split.kind == "leave-one-patient-out" and len(order) > split.folds:
+        raise DataError(
+            f"{site_name} has more patients than the study's {split.folds} folds, and each is to be tested alone: give "
+            '[split] more folds, or kind = "folds"'
+        )
+    turn = {group: place % split.folds for place, group in enumerate(order)}
+    return {patient: turn[group] for patient, group in together.items()}
+
+
+def sides_in(fold: int, folds: int, tested: npt.NDArray[np.int16]) -> npt.NDArray[np.int8]:
+    """The sides [n], as indices into SIDES, in a fold of as many, of patients whom the folds `tested` [n] test.
+
+    A fold's patients are tested, the next fold's validate: over all folds each patient does both once.
+    """
+    validates = np.where(tested == (fold + 1) % folds, SIDES.index("validation"), SIDES.index("train"))
+    return np.where(tested == fold, SIDES.index("test"), validates).astype(np.int8)
+
+
 def _joined(request: _Request, alone: Mapping[str, Side]) -> dict[str, Side]:
     """Everybody on the first side that one of their group has alone."""
     first: dict[str, Side] = {}
@@ -103,15 +138,9 @@ def _by_column(request: _Request) -> dict[str, Side]:
     return _joined(request, {patient: side for patient, side in sides.items() if side is not None})
 
 
-def _leave_one_patient_out(request: _Request) -> dict[str, Side]:
-    """One patient is tested, with those who are linked to them."""
-    sides = _without_test(request)
-    if sides:
-        groups = {request.group(patient) for patient in sides}
-        order = sorted(groups, key=lambda group: (_uniform(request.key, "fold", request.seed, group), group))
-        tested = order[request.split.fold % len(order)]
-        sides |= {patient: "test" for patient in sides if request.group(patient) == tested}
-    return sides
+def _in_turn(request: _Request) -> dict[str, Side]:
+    """Everybody trains the last model; `folds_of` says who is tested before that, and when."""
+    return dict.fromkeys(request.patients, "train")
 
 
 def _leave_site_out(request: _Request) -> dict[str, Side]:
@@ -133,7 +162,8 @@ def _without_test(request: _Request) -> dict[str, Side]:
 _KINDS: Mapping[str, Callable[[_Request], dict[str, Side]]] = {
     "hash": _by_hash,
     "column": _by_column,
-    "leave-one-patient-out": _leave_one_patient_out,
+    "folds": _in_turn,
+    "leave-one-patient-out": _in_turn,
     "leave-site-out": _leave_site_out,
 }
 

@@ -46,7 +46,8 @@ _SHOWN = 40  # characters of a name that is refused
 
 
 def _few_labels(evaluation: Evaluation) -> Evaluation:
-    if max(len(evaluation.sketches), len(evaluation.figures)) > MAX_LABELS:
+    e = evaluation
+    if max(len(held) for held in (e.sketches, e.figures, e.overlaps, e.unregistered, e.detections)) > MAX_LABELS:
         raise ValueError(f"figures of more than {MAX_LABELS} labels")
     return evaluation
 
@@ -83,9 +84,16 @@ class Question(_Record):
     score_incoming: bool = False  # train: also score the model as it came, on validation patients
     side: Literal["validation", "test"] = "validation"  # evaluate: on whom
     model: Literal["sent", "alone", "other"] = "sent"  # evaluate: the common one; the site's own; another site's own
+    fold: Annotated[int, Field(ge=0)] | None = None  # evaluate: whose patients are scored now; the scores stay there
     hand_over: bool = False  # evaluate, alone: the site's own model comes beside its figures
     thresholds: ByLabel[float] | None = None  # evaluate: a label's operating point
     notice: Annotated[str, Field(max_length=MAX_NOTICE)] | None = None  # train: why the site's last update was refused
+
+    @model_validator(mode="after")
+    def _has_its_fold(self) -> Self:
+        if self.fold is not None and (self.kind != "evaluate" or self.fold >= (self.study.split.folds or 0)):
+            raise ValueError("the fold is none of the study's, or nothing is to be scored")
+        return self
 
     @model_validator(mode="after")
     def _has_its_scale(self) -> Self:
@@ -109,11 +117,14 @@ class Prepared(_Record):
     patients: dict[Literal["train", "validation", "test"], Count | None]
     labels: ByLabel[Count | None]  # training patients a label
     unlabelled: Count = 0  # beside them: training patients without a label, for rounds that need none
+    folds: Annotated[tuple[Count, ...], Field(max_length=1000)] = ()  # training patients of each fold
     local_model: bool = False  # whether the site's policy lets the model leave that it trains without the others
     seconds: Seconds
 
-    def learn_from(self, layer: int | None) -> int:
+    def learn_from(self, layer: int | None, fold: int | None = None) -> int:
         """How many patients a round's update is of: of a layer that learns alone, those without a label too."""
+        if fold is not None:
+            return self.folds[fold] if fold < len(self.folds) else 0
         return (self.patients["train"] or 0) + (self.unlabelled if layer is not None else 0)
 
 

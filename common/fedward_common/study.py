@@ -34,11 +34,11 @@ from fedward_common.study_spec import (
     Privacy,
     Scale,
     SiteEntry,
-    Split,
     StudySpec,
     Update,
     input_kind,
 )
+from fedward_common.study_split import Split
 from fedward_common.study_start import Start
 from fedward_common.study_strategy import Strategy
 from fedward_common.study_table import FeatureScale, TableInput

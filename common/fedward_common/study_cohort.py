@@ -40,8 +40,6 @@ def _positive(positive: str | None, labels: tuple[str, ...], multi_label: bool) 
         return
     if positive is not None and positive not in labels:
         yield Fault(("positive",), f"must be one of the labels: {', '.join(labels)}{near(positive, labels)}")
-    if positive is None and len(labels) == 2 and not multi_label:
-        yield Fault(("positive",), f"missing; with two labels, say which of them is looked for: {' or '.join(labels)}")
 
 
 def _body_part(body_part: str | None) -> Iterator[Fault]:
@@ -67,8 +65,8 @@ class Cohort(Section):
     """[cohort]: which patients. Resolved against each site's catalog and frozen at the start of a run."""
 
     modality: str | None = None  # DICOM Modality (0008,0060), e.g. "US"; None takes any
-    labels: Annotated[tuple[str, ...], Field(min_length=2, max_length=MAX_LABELS)]
-    positive: str | None = None  # the label whose probability is the score; needed with two labels
+    labels: Annotated[tuple[str, ...], Field(max_length=MAX_LABELS)]  # classes, or what is found: see `study_task`
+    positive: str | None = None  # the label whose probability is the score; needed with two classes
     multi_label: bool = False  # an image may have several of the labels or none; what is not known of one takes no part
     body_part: str | None = None  # DICOM Body Part Examined (0018,0015), e.g. "BRAIN"
     sequence: Annotated[tuple[Sequence, ...], Field(max_length=8)] = ()  # kinds of MR sequence that an image is all of
@@ -94,8 +92,3 @@ class Cohort(Section):
         Rule(("months",), _in_order("months")),
         Rule(("slices",), _in_order("slices")),
     )
-
-    @property
-    def needs_every_label(self) -> bool:
-        """Whether a site trains only with a patient of every label; of several labels an image, it may know some."""
-        return self.every_label and not self.multi_label

@@ -6,7 +6,6 @@ Every rule runs wherever a spec is made: from a file, from the wire, from code. 
 import hashlib
 from collections.abc import Iterator, Mapping
 from datetime import date
-from math import isclose
 from typing import Annotated, Any, Literal, Self
 
 import rfc8785
@@ -22,9 +21,11 @@ from fedward_common.study_input import Input
 from fedward_common.study_section import Fingerprint, Fraction, OptionValue, Rule, Section, Slug, only_with
 from fedward_common.study_sequence import SequenceInput
 from fedward_common.study_series import SeriesInput
+from fedward_common.study_split import Split
 from fedward_common.study_start import Factors, Patterns, Start, repeated
 from fedward_common.study_strategy import COMPARE_COORDINATES, Strategy
 from fedward_common.study_table import FeatureScale, TableInput
+from fedward_common.study_task import TASKS, Primary, Task, task_faults
 from fedward_common.study_training import Phase, Training, Work
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -38,9 +39,7 @@ class About(Section):
     purpose: str = ""
     contact: str = ""
     ends: date | None = None  # the last day on which it may run
-    task: Annotated[
-        Literal["classification"], Field(description='"classification", the one task of this version of Fedward')
-    ]
+    task: Task  # what a model is to say of a patient
 
 
 INPUTS: Mapping[str, type[Section]] = {
@@ -69,36 +68,6 @@ AnyInput = Annotated[
 
 
 Scale = tuple[float, ...] | FeatureScale  # what sites measure: `landmarks` of images, of features of tables
-
-
-def _shares(shares: tuple[float, float, float]) -> Iterator[Fault]:
-    if not isclose(sum(shares), 1.0, abs_tol=1e-9):
-        yield Fault(("shares",), f"must add up to 1 (train, validation, test); these add up to {sum(shares):g}")
-    if shares[0] == 0:
-        yield Fault(("shares", 0), "must be above 0: it is the share of training patients")
-
-
-def _left_out(site: str | None, kind: str) -> Iterator[Fault]:
-    if kind == "leave-site-out" and site is None:
-        yield Fault(("site",), 'missing; kind = "leave-site-out" needs the name of the site that is only tested')
-
-
-class Split(Section):
-    """[split]: train, validation and test, always by patient."""
-
-    kind: Literal["hash", "column", "leave-one-patient-out", "leave-site-out"] = "hash"
-    shares: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)  # train, validation, test
-    column: Annotated[str, Field(min_length=1)] = "split"  # of the label table, for "column": train | validation | test
-    fold: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # which patient is tested, for "leave-one-patient-out"
-    site: Slug | None = None  # which site is only tested, for "leave-site-out"
-
-    rules = (
-        Rule(("shares",), _shares),
-        Rule(("site", "kind"), _left_out),
-        only_with("column", "split", "kind", "column"),
-        only_with("fold", 0, "kind", "leave-one-patient-out"),
-        only_with("site", None, "kind", "leave-site-out"),
-    )
 
 
 class Model(Section):
@@ -151,7 +120,7 @@ class EarlyStopping(Section):
 class Evaluation(Section):
     """[evaluation]: what decides. The primary metric is that of all sites' validation patients."""
 
-    primary: Literal["roc_auc", "loss"] = "roc_auc"
+    primary: Primary = "roc_auc"  # of each task its own: see `study_task`
     keep: Literal["last", "best"] = "last"  # the round whose model is the run's; best by the primary metric
     early_stopping: EarlyStopping | None = None
     local_baseline: bool = True  # on real sites: each also trains alone, so that it sees what it gained
@@ -190,7 +159,7 @@ def _model(about: About, model: Model, inputs: AnyInput, cohort: Cohort) -> Iter
 
     def refused(options: Mapping[str, OptionValue]) -> str | None:
         try:
-            classes = models.outputs(about.task, len(cohort.labels))
+            classes = models.outputs(about.task, max(len(cohort.labels), TASKS[about.task].labels[0]))
             models.check(model.name, options, inputs.size, inputs.channels, classes, task=about.task)
         except ModelError as error:
             return str(error)
@@ -206,6 +175,24 @@ def _inflate(model: Model, inputs: AnyInput) -> Iterator[Fault]:
         yield Fault(
             ("model", "start", "inflate"), "has an effect on 3-D images only; remove it, or give [input] size a depth"
         )
+
+
+def _task(
+    about: About, inputs: AnyInput, cohort: Cohort, evaluation: Evaluation, training: Training
+) -> Iterator[Fault]:
+    """What the rest of a study says that its task cannot have."""
+    yield from task_faults(
+        about.task,
+        kind=inputs.kind,
+        labels=cohort.labels,
+        positive=cohort.positive,
+        multi_label=cohort.multi_label,
+        primary=evaluation.primary,
+    )
+    if about.task != "registration" and training.smoothness != Training.model_fields["smoothness"].default:
+        yield Fault(("training", "smoothness"), 'has no effect without [study] task = "registration"; remove it')
+    if about.task == "registration" and training.batch_size < 2:
+        yield Fault(("training", "batch_size"), "must be at least 2: images of a batch are brought onto each other")
 
 
 _OF_IMAGES = ("modality", "body_part", "sequence", "vendors", "sex", "age", "months", "slices", "localizers")
@@ -371,6 +358,42 @@ def _decided_by_validation(evaluation: Evaluation, split: Split) -> Iterator[Fau
         yield Fault(("evaluation", "early_stopping"), "needs validation patients: give [split] shares a second number")
 
 
+def _folds(split: Split, phases: tuple[Phase, ...], evaluation: Evaluation) -> Iterator[Fault]:
+    """Of single folds nothing is told, so nothing can go by it."""
+    if split.folds is None:
+        return
+    if phases:
+        yield Fault(("phases",), f'cannot stand beside [split] kind = "{split.kind}"; remove them, or split by "hash"')
+    untold = f'goes by figures of each round, and [split] kind = "{split.kind}" tells none before its last fold'
+    if evaluation.keep == "best":
+        yield Fault(("evaluation", "keep"), f'{untold}; set keep = "last"')
+    if evaluation.early_stopping is not None:
+        yield Fault(("evaluation", "early_stopping"), f"{untold}; remove it")
+
+
+def _anew(split: Split, strategy: Strategy, training: Training, inputs: AnyInput) -> Iterator[Fault]:
+    """A fold must know nothing of its test patients, whom the fold before has trained on."""
+    if split.folds is None:
+        return
+    if strategy.name in {"scaffold", "ditto"}:
+        yield Fault(
+            ("strategy", "name"),
+            f'"{strategy.name}" keeps at each hospital what it learned in all rounds, and each fold of [split] begins '
+            "anew; choose another strategy",
+        )
+    if training.batch_norm == "local":
+        yield Fault(
+            ("training", "batch_norm"),
+            "keeps layers at each hospital over all rounds, and each fold of [split] begins anew; choose another",
+        )
+    if inputs.measures_scale:
+        yield Fault(
+            ("split", "kind"),
+            "cannot stand beside a scale that hospitals measure on training patients, for each is tested in a fold: "
+            'give [input] the scale, or split by "hash"',
+        )
+
+
 def _left_out_site(split: Split, sites: Sites) -> Iterator[Fault]:
     names = [site.name for site in sites]
     if split.kind == "leave-site-out" and split.site is not None and names and split.site not in names:
@@ -397,6 +420,7 @@ class StudySpec(Section):
 
     rules = (
         Rule(("min_fedward",), _min_fedward),
+        Rule(("study", "input", "cohort", "evaluation", "training"), _task),
         Rule(("study", "model", "input", "cohort"), _model),
         Rule(("model", "input"), _inflate),
         Rule(("input", "cohort"), _images_only),
@@ -411,6 +435,8 @@ class StudySpec(Section):
         Rule(("strategy", "split", "sites"), _quorum),
         Rule(("split", "sites"), _left_out_site),
         Rule(("evaluation", "split"), _decided_by_validation),
+        Rule(("split", "phases", "evaluation"), _folds),
+        Rule(("split", "strategy", "training", "input"), _anew),
     )
 
     @property
@@ -429,8 +455,29 @@ class StudySpec(Section):
 
     @property
     def rounds(self) -> int:
-        """Of all phases and of [training]."""
-        return sum(phase.rounds for phase in self.phases) + self.training.rounds
+        """Of all phases and of [training], which are done once a fold and once with all patients."""
+        return sum(phase.rounds for phase in self.phases) + self.training.rounds * ((self.split.folds or 0) + 1)
+
+    def fold(self, round_number: int) -> int | None:
+        """The fold of a round, from 0; None without folds, and in the last rounds, which train on all patients."""
+        return self.split.fold(round_number, self.training.rounds)
+
+    def stage(self, round_number: int) -> str:
+        """What a round is of, in words: "fold 2 of 5", "all patients" after the last fold; "" without folds."""
+        if self.split.folds is None:
+            return ""
+        fold = self.fold(round_number)
+        return "all patients" if fold is None else f"fold {fold + 1} of {self.split.folds}"
+
+    def ends_fold(self, round_number: int) -> bool:
+        """Whether a round is the last of a fold: then its test patients are scored."""
+        fold = self.fold(round_number)
+        return fold is not None and fold != self.fold(round_number + 1)
+
+    def begins_anew(self, round_number: int) -> bool:
+        """Whether a strategy begins anew with a round: the first of another layer, or after a fold."""
+        before = round_number - 1
+        return before > 0 and (self.layer(round_number) != self.layer(before) or self.ends_fold(before))
 
     def layer(self, round_number: int) -> int | None:
         """Which layer learns alone in a round, from 0; None in the rounds of [training], where all learn."""
@@ -446,10 +493,27 @@ class StudySpec(Section):
         layer = self.layer(round_number)
         return self.training if layer is None else self.phases[layer]
 
+    def round_of_strategy(self, round_number: int) -> int:
+        """A round as its strategy counts them, from 1: it begins anew with each layer and each fold."""
+        first = round_number
+        while first > 1 and not self.begins_anew(first):
+            first -= 1
+        return round_number - first + 1
+
     @property
     def positive_index(self) -> int | None:
         """Index into `cohort.labels` of the positive label, None where there is none (then every class counts)."""
         return None if self.cohort.positive is None else self.cohort.labels.index(self.cohort.positive)
+
+    @property
+    def several(self) -> bool:
+        """Whether an example may have several of the labels or none: 1, 0, or -1 of each where it is not known."""
+        return self.cohort.multi_label or TASKS[self.study.task].masks
+
+    @property
+    def needs_every_label(self) -> bool:
+        """Whether a site trains only with a patient of every label; of several an example, it may know some."""
+        return self.cohort.every_label and not self.several
 
     @property
     def asked_labels(self) -> tuple[str, ...]:

@@ -9,10 +9,12 @@ from fedward_common.study_faults import toml_value
 from fedward_common.study_input import Input
 from fedward_common.study_sequence import SequenceInput
 from fedward_common.study_series import SeriesInput
-from fedward_common.study_spec import AnyInput, Evaluation, Model, Split, StudySpec, Update
+from fedward_common.study_spec import AnyInput, Model, StudySpec, Update
+from fedward_common.study_split import Split
 from fedward_common.study_start import Start
 from fedward_common.study_strategy import Strategy
 from fedward_common.study_table import TableInput
+from fedward_common.study_task import Task
 from fedward_common.study_training import Phase, Training
 
 _EXAMPLES = {"image": "images", "series": "windows", "sequence": "windows", "compound": "compounds", "table": "rows"}
@@ -54,7 +56,17 @@ _BATCH_NORM = {
 
 _PRIMARY = {
     "roc_auc": "the area under the ROC curve (0.5 is chance, 1 is perfect)",
-    "loss": "the mean negative log-likelihood of the label (lower is better)",
+    "dice": "the overlap of masks, mean over the structures (Dice; 0 is none, 1 is perfect)",
+    "c_index": "the share of pairs of patients whose risks are in the right order (C-index; 0.5 is chance)",
+    "froc": "the sensitivity at 1/8 to 8 false findings an image, their mean (FROC)",
+}
+
+_LOSSES: dict[Task, str] = {
+    "classification": "the mean negative log-likelihood of the label (lower is better)",
+    "segmentation": "the mean loss of the masks, one less Dice and cross-entropy (lower is better)",
+    "registration": "the mean dissimilarity of the images after registration (lower is better)",
+    "detection": "the mean loss of scores and boxes (lower is better)",
+    "survival": "the mean negative log partial likelihood (lower is better)",
 }
 
 
@@ -76,15 +88,15 @@ def describe(spec: StudySpec) -> list[tuple[str, str]]:
     who = "group" if kind in _GROUPS else "patient"
     return [
         ("Question", _question(spec)),
-        ("Cohort" if kind in _GROUPS else "Patients", _patients(spec.cohort, kind, who)),
+        ("Cohort" if kind in _GROUPS else "Patients", _patients(spec, who)),
         ("Split", _split(spec.split, kind, who)),
         (HEADINGS[kind], input_words(spec.input)),
         ("Network", _network(spec.model)),
         *([("Without labels", _phases(spec.phases, kind))] if spec.phases else []),
-        ("Training", _training(spec.training, kind)),
+        ("Training", _training(spec)),
         ("Combination", _combination(spec.strategy, who)),
         ("Messages", _messages(spec.update)),
-        ("Success", _success(spec.evaluation, spec.cohort, who)),
+        ("Success", _success(spec, who)),
         ("Hospitals", _hospitals(spec)),
     ]
 
@@ -124,20 +136,15 @@ def _narrowed(cohort: Cohort) -> list[str]:
     return [f"{what}: {word}" for what, word in words.items() if word]
 
 
-def _patients(cohort: Cohort, kind: str, who: str) -> str:
+def _patients(spec: StudySpec, who: str) -> str:
+    cohort, kind = spec.cohort, spec.input.kind
     taken = f"Patients with {cohort.modality} images and" if cohort.modality else _ANY[kind]
-    labels = "a word, yes or no, on at least one of the labels" if cohort.multi_label else "one of the labels"
-    judged = (
-        "Each label is judged by itself, on the images of which it is known"
-        if cohort.multi_label
-        else ("Each label is judged against all others")
-    )
     return _sentences(
         [
-            f"{taken} {labels} {_listed(cohort.labels, 'or')}",
+            f"{taken} {_truth(spec)}",
             *_narrowed(cohort),
-            f"Looked for: {cohort.positive}" if cohort.positive else judged,
-            f"A hospital with fewer than {cohort.min_patients} training {who}s does not take part{_nor(cohort)}",
+            _looked_for(spec),
+            f"A hospital with fewer than {cohort.min_patients} training {who}s does not take part{_nor(spec)}",
             f"Without labels, {who}s without one learn too, and hospitals that lack labels"
             if cohort.unlabelled
             else "",
@@ -145,10 +152,43 @@ def _patients(cohort: Cohort, kind: str, who: str) -> str:
     )
 
 
-def _nor(cohort: Cohort) -> str:
-    if cohort.multi_label:
+def _truth(spec: StudySpec) -> str:
+    """What must be known of a patient."""
+    labels = _listed(spec.cohort.labels, "or")
+    match spec.study.task:
+        case "segmentation" | "registration":
+            return f"a mask that shows at least one of {labels}" if labels else "nothing else"
+        case "detection":
+            return f"a list of where {labels} is seen, an empty one too"
+        case "survival":
+            return f"a time of follow-up that ended with {labels}"
+        case "classification":
+            known = "a word, yes or no, on at least one of the labels" if spec.several else "one of the labels"
+            return f"{known} {labels}"
+
+
+_LOOKED_FOR: dict[Task, str] = {
+    "segmentation": "Each structure is found by itself; a hospital whose masks show some of them teaches those",
+    "registration": "Each image is brought onto one of another patient of the same hospital",
+    "detection": "Each finding is given a box and a score",
+    "survival": "Patients are ranked by their risk; those that are compared are of one hospital",
+}
+
+
+def _looked_for(spec: StudySpec) -> str:
+    if spec.study.task in _LOOKED_FOR:
+        return _LOOKED_FOR[spec.study.task]
+    if spec.cohort.positive:
+        return f"Looked for: {spec.cohort.positive}"
+    if spec.several:
+        return "Each label is judged by itself, on the images of which it is known"
+    return "Each label is judged against all others"
+
+
+def _nor(spec: StudySpec) -> str:
+    if spec.several:
         return ""
-    return ", nor does one that lacks a label" if cohort.needs_every_label else "; it may lack a label"
+    return ", nor does one that lacks a label" if spec.needs_every_label else "; it may lack a label"
 
 
 def _split(split: Split, kind: str, who: str) -> str:
@@ -157,10 +197,22 @@ def _split(split: Split, kind: str, who: str) -> str:
     words = {
         "hash": f"By {by}, at random: about {shares}",
         "column": f"By {by}, as column '{split.column}' of each hospital's label table says",
-        "leave-one-patient-out": f"One {who} of each hospital, number {split.fold}, is tested",
+        "folds": f"By {by}, at random, in {split.folds} folds, each of which is tested in turn",
+        "leave-one-patient-out": f"Each {who} of a hospital is tested alone, in up to {split.folds} folds",
         "leave-site-out": f"Hospital {split.site} is only tested; in the others, by {by}: about {shares}",
     }
-    return _sentences([words[split.kind], f"No {who} is both trained on and tested"])
+    if split.folds is None:
+        return _sentences([words[split.kind], f"No {who} is both trained on and tested"])
+    return _sentences(
+        [
+            words[split.kind],
+            "The next fold chooses the operating point, the others train",
+            f"No model is tested on a {who} that it was trained on",
+            "Scores stay at the hospital until all folds are scored, and are evaluated together",
+            f"The last model is trained on all {who}s and is the run's; the figures are those of the folds' models",
+            f"The hub receives updates with a fold's {who}s and without them",
+        ]
+    )
 
 
 _SIDES = ("training", "validation", "test")
@@ -331,16 +383,26 @@ def _optimizer(work: Phase | Training) -> str:
     return f"Optimizer {optimizer.name}, learning rate {optimizer.lr:g}, weight decay {optimizer.weight_decay:g}"
 
 
-def _training(training: Training, kind: str) -> str:
+def _weights(spec: StudySpec, examples: str) -> str:
+    if spec.study.task == "registration":
+        return f"A smooth displacement weighs {spec.training.smoothness:g} times as much as similar images"
+    if spec.study.task != "classification":
+        return ""
+    return "Rare labels weigh more" if spec.training.class_weights else f"All {examples} weigh the same"
+
+
+def _training(spec: StudySpec) -> str:
+    training, kind, folds = spec.training, spec.input.kind, spec.split.folds
     examples = _EXAMPLES[kind]
     changes = _listed([_AUGMENTATION[name] for name in training.augmentation], "and")
     return _sentences(
         [
             _rounds(training, examples),
+            f"All this for each of {folds} folds and once more for all, {spec.rounds} rounds together" if folds else "",
             _optimizer(training),
             f"Training {examples} are varied by {changes}" if changes else f"Training {examples} are not varied",
             _BATCH_NORM[training.batch_norm],
-            "Rare labels weigh more" if training.class_weights else f"All {examples} weigh the same",
+            _weights(spec, examples),
             f"Seed {training.seed}",
         ]
     )
@@ -379,8 +441,9 @@ def _messages(update: Update) -> str:
     )
 
 
-def _success(evaluation: Evaluation, cohort: Cohort, who: str) -> str:
-    measure = _PRIMARY[evaluation.primary]
+def _success(spec: StudySpec, who: str) -> str:
+    evaluation, cohort, task = spec.evaluation, spec.cohort, spec.study.task
+    measure = _LOSSES[task] if evaluation.primary == "loss" else _PRIMARY[evaluation.primary]
     if evaluation.primary == "roc_auc":
         measure += f" for {cohort.positive}" if cohort.positive else ", mean over the labels"
     point, stopping = evaluation.operating_point, evaluation.early_stopping
@@ -392,7 +455,7 @@ def _success(evaluation: Evaluation, cohort: Cohort, who: str) -> str:
     return _sentences(
         [
             f"Decided by {measure}, on test {who}s",
-            f"The operating point is chosen on validation {who}s, {chosen}",
+            f"The operating point is chosen on validation {who}s, {chosen}" if task == "classification" else "",
             f"The model is that of the round which does best on validation {who}s" * (evaluation.keep == "best"),
             f"Training ends when that has not become better for {stopping.patience} rounds" if stopping else "",
         ]

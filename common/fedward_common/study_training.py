@@ -67,6 +67,7 @@ class Training(Work):
     augmentation: tuple[Literal["flip", "affine", "contrast", "noise", "reverse-complement"], ...] = ()
     class_weights: bool = True  # weigh the loss by inverse class frequency at the site
     batch_norm: Literal["share", "local", "recalibrate", "group"] = "share"  # see fedward_common.batch_norm
+    smoothness: Annotated[float, Field(ge=0.0, le=1000.0)] = 1.0  # of displacements: its weight in their loss
     seed: Annotated[int, Field(ge=0, lt=2**53)] = 42
 
     rules = (*Work.rules, Rule(("augmentation",), _augmentation))

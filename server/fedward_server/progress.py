@@ -56,7 +56,7 @@ class RunBar:
             case "began":
                 self._show(event, "asking sites")
             case "round":
-                self._show(event, f"round {event.round}", done=event.round - 1)
+                self._show(event, f"round {event.round} {event.note}".rstrip(), done=event.round - 1)
             case "aggregated":
                 self._show(event, "", done=event.round)
                 if not self._console.is_terminal:

@@ -43,9 +43,9 @@ class Participant:
     trains: bool
     prepared: Prepared
 
-    def learns(self, layer: int | None) -> bool:
+    def learns(self, layer: int | None, fold: int | None = None) -> bool:
         """Whether it has anything to learn from in a round: of one layer alone, or from labels."""
-        return self.trains and self.prepared.learn_from(layer) > 0
+        return self.trains and self.prepared.learn_from(layer, fold) > 0
 
 
 @dataclass(kw_only=True)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
@@ -22,7 +21,7 @@ from flwr.serverapp import Grid
 from fedward_common import models
 from fedward_common.batch_norm import MEAN, VARIANCE, layers
 from fedward_common.errors import RecordError, RunError
-from fedward_common.metrics import Evaluation, primary_value
+from fedward_common.metrics import Evaluation, mean_loss, primary_value, site_primary
 from fedward_common.records import (
     CONTROL,
     Prepared,
@@ -133,12 +132,23 @@ class RoundEngine:
 
     def _rounds(self) -> None:
         for number in range(len(self._history) + 1, self.study.rounds + 1):
+            if self.study.ends_fold(number - 1):
+                self._close_fold(number - 1)
             self._round(number)
             self._ask.lets_go = True
             if self._is_scored(number - 1) and self._selection.stalled(number - 1):
                 self._save()
                 self._ask.tell("stopping", number, note=self._why_it_stops(number - 1))
                 return
+
+    def _close_fold(self, last: int) -> None:
+        """Have the fold's patients scored, by the model as it is on the disk; then the first weights again."""
+        self._save()
+        fold = self.study.fold(last)
+        assert fold is not None
+        closing = Closing(inquiry=self._ask, sites=self._sites, folder=self.folder, after=last)
+        closing.keep_fold(self._steering.state, fold)
+        self._steering.state = models.initial_model(self.study, self.folder)[0]
 
     def _round(self, number: int) -> None:
         started = time.perf_counter()
@@ -168,8 +178,8 @@ class RoundEngine:
 
     def _questions(self, number: int) -> dict[str, Message]:
         """What is asked of each site that trains."""
-        layer = self.study.layer(number)
-        trainers = [site for site in self._sites if site.learns(layer) and not self._quarantine.is_out(site.name)]
+        layer, fold = self.study.layer(number), self.study.fold(number)
+        trainers = [site for site in self._sites if site.learns(layer, fold) and not self._quarantine.is_out(site.name)]
         if len(trainers) < self.study.strategy.min_sites:
             raise RunError(
                 f"{len(trainers)} sites are left to train in round {number}, the study asks for at least "
@@ -190,7 +200,7 @@ class RoundEngine:
 
         def asked() -> None:
             self._save()
-            self._ask.tell("round", number)
+            self._ask.tell("round", number, note=self.study.stage(number))
 
         trip = self._ask.trip(
             messages,
@@ -261,7 +271,7 @@ class RoundEngine:
             raise RecordError(f"it answered another question: of round {trained.round}, study {trained.study[:12]}…")
         if trained.cohort != site.prepared.cohort:
             raise RecordError("its cohort changed during the run: finish or stop this run, then start a new one")
-        if trained.patients != site.prepared.learn_from(self.study.layer(number)):
+        if trained.patients != site.prepared.learn_from(self.study.layer(number), self.study.fold(number)):
             raise RecordError("it says another number of training patients than when its cohort was frozen")
         if reason := gate.check(site.name, from_array_record(record)):
             raise RecordError(reason)
@@ -287,20 +297,20 @@ class RoundEngine:
 
     def _training_patients(self, number: int) -> int:
         """Of all sites that train in a round, whether they answered or not."""
-        return sum(site.prepared.learn_from(self.study.layer(number)) for site in self._sites if site.trains)
+        layer, fold = self.study.layer(number), self.study.fold(number)
+        return sum(site.prepared.learn_from(layer, fold) for site in self._sites if site.trains)
 
     def _score(self, number: int, evaluations: Mapping[str, Evaluation]) -> None:
         """Add the validation figures of round `number`'s model, which is the present state, to its history."""
         if not self._is_scored(number):
             return
         held = [evaluations[site] for site in sorted(evaluations)]
-        losses = [(e.loss, e.patients) for e in held if e.loss is not None]
-        figures = {site: _primary_of_site(evaluation) for site, evaluation in sorted(evaluations.items())}
+        figures = {site: site_primary(evaluation, self.study) for site, evaluation in sorted(evaluations.items())}
         primary = primary_value(held, self.study) if held else None
         if held:
             self._history[number - 1] = self._history[number - 1].model_copy(
                 update={
-                    "validation_loss": sum(v * n for v, n in losses) / sum(n for _, n in losses) if losses else None,
+                    "validation_loss": mean_loss(held),
                     "primary": primary,
                     "site_primary": {site: value for site, value in figures.items() if value is not None},
                 }
@@ -309,8 +319,8 @@ class RoundEngine:
         self._select(number, primary)
 
     def _is_scored(self, number: int) -> bool:
-        """Whether a round's model is: it is one that learned from labels."""
-        return number > 0 and self.study.layer(number) is None
+        """Whether a round's model is: it is one that learned from labels, and no fold's."""
+        return number > 0 and self.study.layer(number) is None and self.study.split.folds is None
 
     def _select(self, number: int, primary: float | None) -> None:
         rules = self.study.evaluation
@@ -424,8 +434,3 @@ def _statistics(record: ArrayRecord) -> State:
     """Copies of the running statistics in an update; they are small."""
     names = {layer + kind for layer in layers(record) for kind in (MEAN, VARIANCE)}
     return {name: array.copy() for name, array in from_array_record(record).items() if name in names} if names else {}
-
-
-def _primary_of_site(evaluation: Evaluation) -> float | None:
-    values = [figures.roc_auc.value for figures in evaluation.figures.values()]
-    return float(np.mean(values)) if values else None

@@ -20,7 +20,7 @@ class Standing(BaseModel):
 
 @dataclass(slots=True)
 class Selection:
-    """Follows the primary metric of a run's models: the area under the ROC curve rises, the loss falls."""
+    """Follows the primary metric of a run's models: the loss falls, all others rise."""
 
     rules: Evaluation
     standing: Standing = field(default_factory=Standing)

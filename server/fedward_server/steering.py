@@ -70,10 +70,10 @@ class Steering:
     ) -> dict[str, Message]:
         """The strategy's messages by site, with the whole state and `question` in them, and what a site is told.
 
-        A strategy begins anew with each layer that learns alone, and with the whole network: what it remembers of one
-        says nothing of another.
+        A strategy begins anew with each layer that learns alone, with the whole network, and after each fold: what it
+        remembers of one says nothing of another.
         """
-        if number > 1 and self.study.layer(number) != self.study.layer(number - 1):
+        if self.study.begins_anew(number):
             self.strategy = make_strategy(self.study, number)
         self._sent_back = dict.fromkeys(returned_names(self.study, self.state, number))
         by_node = dict(enumerate(trainers, start=1))
@@ -124,7 +124,7 @@ class Steering:
             else:
                 replies, others = self._averaged(updates, asked, training_patients)
             with _FLOWER:
-                arrays, _ = self.strategy.aggregate_train(number, replies)
+                arrays, _ = self.strategy.aggregate_train(self.study.round_of_strategy(number), replies)
             if arrays is None:
                 raise RunError(
                     f"strategy {name} made no model of the {len(updates.accepted)} updates of round {number}: see the "

@@ -42,17 +42,18 @@ def show_run(found: Mapping[str, Any]) -> None:
 
 def show_gains(rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
     """Who gains: a line each hospital and label."""
+    titles = {key: f"{rows[0]['measure']} {words}" for key, words in _MODELS.items()} if rows else {}
     table = [
         {
             "hospital": row["site"],
             "label": row["label"],
             "test patients": row["patients"],
-            **{title: _estimate(row[key]) for key, title in _AREAS.items()},
+            **{title: _estimate(row[key]) for key, title in titles.items()},
             "gain": _gain(row["alone"], row["together"]),
         }
         for row in rows
     ]
-    shown = [title for title in _AREAS.values() if title != _AREAS["personal"] or any(row[title] for row in table)]
+    shown = [title for key, title in titles.items() if key != "personal" or any(row[title] for row in table)]
     show_table(table, ("hospital", "label", "test patients", *shown, "gain"), "no figures left the hospitals", console)
 
 
@@ -60,13 +61,13 @@ def show_across(rows: Sequence[Mapping[str, Any]], console: Console | None = Non
     """The cross-site matrix: a line each model that a hospital trained alone, a column each site that tested it."""
     console = console or Console()
     for label in dict.fromkeys(row["label"] for row in rows):
-        of_label = {(row["trained_at"], row["tested_at"]): row["area"] for row in rows if row["label"] == label}
+        of_label = {(row["trained_at"], row["tested_at"]): row["figure"] for row in rows if row["label"] == label}
         makers, testers = (sorted({pair[place] for pair in of_label}) for place in (0, 1))
         table = [
             {"trained alone at": maker, **{site: _value(of_label.get((maker, site))) for site in testers}}
             for maker in makers
         ]
-        console.print(f"AUC of {label} on the test patients of", highlight=False)
+        console.print(f"{rows[0]['measure']} of {label} on the test patients of", highlight=False)
         show_table(table, ("trained alone at", *testers), "", console)
 
 
@@ -74,7 +75,7 @@ def _value(found: Mapping[str, float] | None) -> str:
     return "" if found is None else f"{found['value']:.3f}"
 
 
-_AREAS = {"alone": "AUC alone", "together": "AUC with the others", "personal": "AUC of its own model"}
+_MODELS = {"alone": "alone", "together": "with the others", "personal": "of its own model"}
 
 
 def _estimate(found: Mapping[str, float] | None) -> str:

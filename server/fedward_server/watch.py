@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fedward_common.errors import RunError
-from fedward_common.metrics import Evaluation
+from fedward_common.metrics import Evaluation, main_figure
 from fedward_server import surveys
 from fedward_server.events import RunEvent
 from fedward_server.hub import Hub
@@ -15,6 +15,13 @@ from fedward_server.result import FILE, RunResult, SiteResult
 from fedward_server.store import UNFINISHED, RunRow
 
 LOOK_S = 0.2
+MEASURES = {
+    "classification": "AUC",
+    "segmentation": "Dice",
+    "registration": "Dice",
+    "detection": "FROC score",
+    "survival": "C-index",
+}
 
 
 def follow(hub: Hub, run: str, show: Callable[[RunEvent], None], tail: Tail | None = None) -> RunRow:
@@ -58,15 +65,21 @@ def summary(hub: Hub, row: RunRow) -> dict[str, Any]:
 def gains(result: RunResult) -> list[dict[str, Any]]:
     """Who gains: each hospital's test patients by the model it made alone and by the common one.
 
-    `alone`, `together` and `personal` (the strategy's own model of the hospital) are areas under the ROC curve with
-    their 95 % intervals, None where the small-cell rule, the policy or the study keeps them home.
+    `alone`, `together` and `personal` (the strategy's own model of the hospital) are figures of the task's `measure`
+    with their 95 % intervals, None where the small-cell rule, the policy or the study keeps them home.
     """
-    kinds = ("alone", "together", "personal")
+    kinds, measure = ("alone", "together", "personal"), MEASURES[result.study.study.task]
     return [
-        {"site": site, "label": label, "patients": counted, **dict(zip(kinds, areas, strict=True))}
+        {
+            "site": site,
+            "label": label,
+            "measure": measure,
+            "patients": counted,
+            **dict(zip(kinds, figures, strict=True)),
+        }
         for site, found in sorted(result.sites.items())
         for label in result.study.asked_labels
-        for areas in [[_area(each, label) for each in (found.alone, found.test, found.personal)]]
+        for figures in [[_figure(each, label) for each in (found.alone, found.test, found.personal)]]
         for counted in [found.test.patients if found.test is not None else None]
     ]
 
@@ -79,8 +92,15 @@ def across(result: RunResult) -> list[dict[str, Any]]:
     if not any(found.across for found in result.sites.values()):
         return []
     tested = {site: {**found.across, **_own(site, found)} for site, found in result.sites.items()}
+    measure = MEASURES[result.study.study.task]
     return [
-        {"trained_at": maker, "tested_at": site, "label": label, "area": _area(models[maker], label)}
+        {
+            "trained_at": maker,
+            "tested_at": site,
+            "label": label,
+            "measure": measure,
+            "figure": _figure(models[maker], label),
+        }
         for label in result.study.asked_labels
         for maker in sorted({name for models in tested.values() for name in models})
         for site, models in sorted(tested.items())
@@ -92,9 +112,9 @@ def _own(site: str, found: SiteResult) -> dict[str, Evaluation]:
     return {} if found.alone is None else {site: found.alone}
 
 
-def _area(evaluation: Evaluation | None, label: str) -> dict[str, float] | None:
-    figures = evaluation.figures.get(label) if evaluation is not None else None
-    return None if figures is None else figures.roc_auc.model_dump()
+def _figure(evaluation: Evaluation | None, label: str) -> dict[str, float] | None:
+    found = None if evaluation is None else main_figure(evaluation, label)
+    return None if found is None else found.model_dump()
 
 
 def report(hub: Hub, run: str) -> dict[str, Any]:

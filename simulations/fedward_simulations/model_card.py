@@ -65,6 +65,8 @@ def _context(results: Results) -> dict[str, Any]:
         "limits": wording.limits(results),
         "research_use": wording.RESEARCH_USE,
         "score": wording.score(results),
+        "words": wording.words(results),
+        "one_threshold": results.study.task == "classification",
         "tested_where": wording.tested_where(results),
         "table": Markdown(_table(results)),
         "hospitals": [(report.name, _hospital(results, report.name)) for report in results.site_reports],
@@ -85,15 +87,15 @@ def _table(results: Results) -> str:
     blocks.append(("All hospitals together", [getattr(results.overall, model) for model in models]))
     for name, columns in blocks:
         for metric in wording.metrics_shown(results):
-            cells = [_cell(block, metric) for block in columns]
+            cells = [_cell(block, metric, results.study.headline) for block in columns]
             rows.append([plain(name), wording.METRIC_TITLES[metric], *cells])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _cell(block: Block | None, metric: Metric) -> str:
+def _cell(block: Block | None, metric: Metric, headline: Metric) -> str:
     if block is None:
         return "not trained"
-    return "withheld" if block.roc_auc is None else plain(wording.figure_text(block.figure(metric)))
+    return "withheld" if block.figure(headline) is None else plain(wording.figure_text(block.figure(metric)))
 
 
 def _hospital(results: Results, name: str) -> str:
@@ -165,12 +167,13 @@ def _size(results: Results) -> str:
 def _performance(results: Results) -> str:
     models: list[ModelName] = wording.shown(results)
     parts = [f"{wording.MODEL_TITLES[model]} {_overall(results, model)}" for model in models]
-    return f"ROC-AUC, all test patients: {'; '.join(parts)}"
+    return f"{wording.METRIC_TITLES[results.study.headline]}, all test patients: {'; '.join(parts)}"
 
 
 def _overall(results: Results, model: ModelName) -> str:
     block: Block = getattr(results.overall, model)
-    return wording.figure_text(block.roc_auc) if block.roc_auc else "withheld"
+    figure = block.figure(results.study.headline)
+    return wording.figure_text(figure) if figure else "withheld"
 
 
 def _imbalance(results: Results) -> str:
@@ -201,9 +204,7 @@ ANSWERS: dict[str, Answer] = {
     "training": _topic("Training"),
     "selection": lambda results: f"The model after round {results.rounds}; no round was picked by its result",
     "none": lambda _: "None",
-    "metrics": lambda _: (
-        "ROC-AUC, sensitivity, specificity, precision, F1, average precision, Brier score, calibration curve and error"
-    ),
+    "metrics": lambda results: wording.words(results).measures,
     "intervals": wording.intervals_text,
     "tested": wording.tested_where,
     "heterogeneity": lambda _: (
@@ -216,7 +217,7 @@ ANSWERS: dict[str, Answer] = {
     "protocol": lambda results: f"Study file, digest {results.study.digest}",
     "artefacts": lambda results: f"model.safetensors (SHA-256 {results.model_sha256}), results.json, report.html",
     "imbalance": _imbalance,
-    "output": _topic("Score"),
+    "output": wording.score_text,
     "operating_point": wording.operating_point_text,
     "poor_input": lambda _: "An image that cannot be read is quarantined and not scored",
 }

@@ -35,8 +35,8 @@ class OpenPhantom:
 class PhantomSource:
     """`patients` patients, one image each: unit noise, and for every label stripes of its own width, `signal` high.
 
-    Sides follow the study's shares; labels take turns. The same name gives the same images for the same study. What is
-    kept between rounds is in `folder`; without one, nothing is.
+    Sides follow the study's shares, and folds and labels take turns. The same name gives the same images for the same
+    study. What is kept between rounds is in `folder`; without one, nothing is.
     """
 
     name: str
@@ -76,13 +76,15 @@ class PhantomSource:
         columns = np.arange(study.input.size[-1])
         for index, label in enumerate(labels):
             images[index] += self.signal * (columns // (label + 1) % 2)
-        ranks = (np.arange(self.patients) // classes + 0.5) / np.ceil(self.patients / classes)
+        turns = np.arange(self.patients) // classes
+        ranks = (turns + 0.5) / np.ceil(self.patients / classes)
         sides = np.searchsorted(np.cumsum(study.split.shares)[:2], ranks).astype(np.int8)
         return SiteData(
             images=images,
             labels=labels,
             patients=np.arange(self.patients, dtype=np.int64),
-            sides=sides,
+            sides=sides if study.split.folds is None else np.zeros_like(sides),
+            folds=None if study.split.folds is None else (turns % study.split.folds).astype(np.int16),
             cohort_digest=hashlib.sha256(self.name.encode()).hexdigest(),
             unreadable=0,
         )

@@ -1,81 +1,18 @@
-"""The report's figures as inline SVG: text stays text, the same results give the same bytes, nothing is fetched.
+"""The report's figures as inline SVG: text stays text, the same results give the same bytes, nothing is fetched."""
 
-Colours come from the palette of Okabe and Ito (2008), which colour-blind readers can tell apart; line styles and
-markers differ as well, so a greyscale print reads the same.
-"""
-
-import io
 import math
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-from markupsafe import escape
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from fedward_simulations.results import Block, ModelName, PrecisionRecall, Results, RoundPoint
-from fedward_simulations.wording import MODEL_TITLES, figure_text, number, shown
+from fedward_simulations.drawing import LOOKS, MUTED, RULE, SERIES, add_legend, line_style, new_canvas, svg_text
+from fedward_simulations.results import Block, Figure, Metric, ModelName, PrecisionRecall, Results, RoundPoint
+from fedward_simulations.wording import METRIC_TITLES, MODEL_TITLES, figure_text, number, shown
 
-INK, MUTED, RULE = "#1f2933", "#5b6770", "#d5dae0"
-
-
-class Look(NamedTuple):
-    """How a model is drawn everywhere."""
-
-    colour: str
-    line: str
-    marker: str
-    face: str
-    width: float
-
-
-LOOKS: dict[ModelName, Look] = {
-    "local": Look("#c05a00", "--", "o", "white", 1.4),
-    "federated": Look("#005b94", "-", "o", "#005b94", 2.0),
-    "personal": Look("#7a3b8f", "-.", "s", "white", 1.4),
-    "pooled": Look("#4d5761", ":", "D", "white", 1.6),
-}
-STYLE: dict[str, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": MUTED,
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.labelsize": 9.5,
-    "axes.linewidth": 0.7,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.unicode_minus": True,
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "grid.color": "#e8ebee",
-    "grid.linewidth": 0.6,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "legend.handlelength": 2.6,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "fedward",
-    "text.color": INK,
-    "text.parse_math": False,  # a name with a dollar sign is a name
-    "xtick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "xtick.labelsize": 9,
-    "xtick.major.size": 3,
-    "xtick.major.width": 0.7,
-    "ytick.color": MUTED,
-    "ytick.labelcolor": INK,
-    "ytick.labelsize": 9,
-    "ytick.major.size": 3,
-    "ytick.major.width": 0.7,
-}
-SERIES = (*LOOKS.values(), Look("#8f6a00", "-", "^", "#8f6a00", 1.4))  # of a figure whose lines are no models
 SPREAD = 0.2  # of a hospital's models above and below its row
 SQUARE = (3.7, 3.5)  # inches
 GRID = np.linspace(0.0, 1.0, 201)
@@ -88,18 +25,18 @@ def roc(results: Results) -> str:
 
     Over several seeds: the mean true positive rate at each false positive rate (vertical averaging, Fawcett 2006).
     """
-    with _canvas(SQUARE) as canvas:
+    with new_canvas(SQUARE) as canvas:
         axes = canvas.add_subplot()
         axes.plot([0, 1], [0, 1], color=RULE, linewidth=1.0)
         for model in shown(results):
             curve = _mean_curve(results, model)
             if curve is not None:
-                axes.plot(*curve, label=_roc_label(results, model), **_stroke(model))
+                axes.plot(*curve, label=_roc_label(results, model), **line_style(model))
         for model in shown(results):
             _operating_point(axes, model, getattr(results.overall, model))
         _unit_square(axes, "1 − specificity", "Sensitivity")
-        _legend(axes, loc="lower right")
-        return _svg(canvas, "roc", roc_alt(results))
+        add_legend(axes, loc="lower right")
+        return svg_text(canvas, "roc", roc_alt(results))
 
 
 def roc_alt(results: Results) -> str:
@@ -139,7 +76,7 @@ def precision_recall(results: Results) -> str:
 
     Over several seeds: the mean precision at each recall.
     """
-    with _canvas(SQUARE) as canvas:
+    with new_canvas(SQUARE) as canvas:
         axes = canvas.add_subplot()
         block = results.overall.federated
         if block.positives is not None and block.patients:
@@ -148,12 +85,12 @@ def precision_recall(results: Results) -> str:
             curves = [run.precision_recall[model] for run in results.runs if model in run.precision_recall]
             if curves:
                 mean = np.mean([_steps(curve) for curve in curves], axis=0)
-                axes.plot(GRID, mean, label=_precision_label(results, model), **_stroke(model))
+                axes.plot(GRID, mean, label=_precision_label(results, model), **line_style(model))
         for model in shown(results):
             _calls(axes, model, getattr(results.overall, model))
         _unit_square(axes, "Recall (sensitivity)", "Precision")
-        _legend(axes, loc="lower left")
-        return _svg(canvas, "precision-recall", precision_recall_alt(results))
+        add_legend(axes, loc="lower left")
+        return svg_text(canvas, "precision-recall", precision_recall_alt(results))
 
 
 def precision_recall_alt(results: Results) -> str:
@@ -180,20 +117,20 @@ def _calls(axes: Axes, model: ModelName, block: Block) -> None:
 
 def calibration(results: Results) -> str:
     """Reliability: the observed share of positives against the mean score, in groups of patients; first seed."""
-    with _canvas(SQUARE) as canvas:
+    with new_canvas(SQUARE) as canvas:
         axes = canvas.add_subplot()
         axes.plot([0, 1], [0, 1], color=RULE, linewidth=1.0)
         for model in shown(results):
             points = results.runs[0].calibration.get(model, ())
             if points:
                 x, y = [point.predicted for point in points], [point.observed.value for point in points]
-                axes.plot(x, y, label=_brier_label(results, model), **_stroke(model, marked=True))
+                axes.plot(x, y, label=_brier_label(results, model), **line_style(model, marked=True))
         for point in results.runs[0].calibration.get("federated", ()):
             ends = [point.observed.low, point.observed.high]
             axes.plot([point.predicted] * 2, ends, color=LOOKS["federated"].colour, linewidth=0.8)
         _unit_square(axes, "Mean score", "Observed share of positives")
-        _legend(axes, loc="upper left")
-        return _svg(canvas, "calibration", calibration_alt(results))
+        add_legend(axes, loc="upper left")
+        return svg_text(canvas, "calibration", calibration_alt(results))
 
 
 def calibration_alt(results: Results) -> str:
@@ -209,58 +146,61 @@ def _brier_label(results: Results, model: ModelName) -> str:
 
 
 def gain(results: Results) -> str:
-    """Who gains: each hospital's ROC-AUC, local only to federated (and pooled data), with 95 % intervals."""
+    """Who gains: each hospital's headline figure, local only to federated (and pooled data), with 95 % intervals."""
+    metric = results.study.headline
     rows = [(site.name, {model: site.block(model) for model in shown(results)}) for site in results.sites]
     rows.append(("all hospitals", {model: getattr(results.overall, model) for model in shown(results)}))
-    with _canvas((7.2, 1.0 + 0.62 * len(rows))) as canvas:
+    with new_canvas((7.2, 1.0 + 0.62 * len(rows))) as canvas:
         axes = canvas.add_subplot()
         for index, (_, blocks) in enumerate(rows):
-            _dumbbell(axes, float(index), blocks)
+            _dumbbell(axes, float(index), blocks, metric)
         names, sizes = [_short(name) for name, _ in rows], [_tested(blocks) for _, blocks in rows]
         axes.set_yticks([index - 0.15 for index in range(len(rows))], names)
         axes.set_yticks([index + 0.19 for index in range(len(rows))], sizes, minor=True)
         axes.set_ylim(len(rows) - 0.45, -0.55)
-        axes.set_xlim(_lowest(rows), 1.0)
-        axes.set_xlabel("ROC-AUC with 95 % interval")
+        axes.set_xlim(_lowest(rows, metric), 1.0)
+        axes.set_xlabel(f"{METRIC_TITLES[metric]} with 95 % interval")
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", which="both", length=0)
         axes.tick_params(axis="y", which="minor", labelcolor=MUTED)
         axes.spines["left"].set_visible(False)
         axes.axhline(len(rows) - 1.5, color=RULE, linewidth=0.8)
         handles = [
-            axes.plot([], [], label=MODEL_TITLES[model], **_stroke(model, marked=True))[0] for model in shown(results)
+            axes.plot([], [], label=MODEL_TITLES[model], **line_style(model, marked=True))[0]
+            for model in shown(results)
         ]
         canvas.legend(handles=handles, loc="outside upper right", ncols=4)
-        return _svg(canvas, "gain", gain_alt(results))
+        return svg_text(canvas, "gain", gain_alt(results))
 
 
 def gain_alt(results: Results) -> str:
     """The dumbbell figure in words."""
+    metric = results.study.headline
     said = [
         f"{site.name}: "
         + ", ".join(
-            f"{MODEL_TITLES[model].lower()} {figure_text(block.roc_auc) if block.roc_auc else 'withheld'}"
+            f"{MODEL_TITLES[model].lower()} {figure_text(figure) if (figure := block.figure(metric)) else 'withheld'}"
             for model in shown(results)
             if (block := site.block(model)) is not None
         )
         for site in results.sites
     ]
-    return f"ROC-AUC at each hospital. {'; '.join(said)}."
+    return f"{METRIC_TITLES[metric]} at each hospital. {'; '.join(said)}."
 
 
-def _dumbbell(axes: Axes, row: float, blocks: Mapping[ModelName, Block | None]) -> None:
+def _dumbbell(axes: Axes, row: float, blocks: Mapping[ModelName, Block | None], metric: Metric) -> None:
     heights = dict(zip(blocks, (row + np.linspace(-SPREAD, SPREAD, len(blocks))).tolist(), strict=True))
-    local, federated = blocks["local"], blocks["federated"]
-    if local and local.roc_auc and federated and federated.roc_auc:
-        ends = ([local.roc_auc.value, federated.roc_auc.value], [heights["local"], heights["federated"]])
+    local, federated = (block.figure(metric) if (block := blocks[model]) else None for model in ("local", "federated"))
+    if local and federated:
+        ends = ([local.value, federated.value], [heights["local"], heights["federated"]])
         axes.plot(*ends, color=RULE, linewidth=3.0, zorder=1, solid_capstyle="round")
     for model, block in blocks.items():
         if block is not None:
-            _interval(axes, heights[model], model, block)
+            _interval(axes, heights[model], model, block.figure(metric))
 
 
-def _interval(axes: Axes, height: float, model: ModelName, block: Block) -> None:
-    look, figure = LOOKS[model], block.roc_auc
+def _interval(axes: Axes, height: float, model: ModelName, figure: Figure | None) -> None:
+    look = LOOKS[model]
     if figure is None:
         said = f"{MODEL_TITLES[model].lower()} withheld"
         place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "ha": "right", "fontsize": 9}
@@ -281,22 +221,22 @@ def _short(name: str) -> str:
     return name if len(name) <= 26 else f"{name[:25]}…"
 
 
-def _lowest(rows: Sequence[tuple[str, Mapping[ModelName, Block | None]]]) -> float:
-    lows = [block.roc_auc.low for _, blocks in rows for block in blocks.values() if block and block.roc_auc]
+def _lowest(rows: Sequence[tuple[str, Mapping[ModelName, Block | None]]], metric: Metric) -> float:
+    lows = [figure.low for _, blocks in rows for block in blocks.values() if block and (figure := block.figure(metric))]
     return min(0.5, math.floor(10 * min(lows, default=0.5)) / 10)
 
 
 def losses(results: Results) -> str:
     """Loss per round: training and validation of the federated model; thin, each hospital's own."""
-    with _canvas((3.7, 3.1)) as canvas:
+    with new_canvas((3.7, 3.1)) as canvas:
         axes = canvas.add_subplot()
         look = LOOKS["federated"]
         _series(axes, results, "validation_loss", color=look.colour, linewidth=2.0, label="Federated, validation")
         _series(axes, results, "train_loss", color=look.colour, linestyle="--", label="Federated, training")
         _thin(axes, results, "validation_loss")
         _rounds_axis(axes, results, "Loss")
-        _legend(axes, loc="best")
-        return _svg(canvas, "losses", losses_alt(results))
+        add_legend(axes, loc="best")
+        return svg_text(canvas, "losses", losses_alt(results))
 
 
 def losses_alt(results: Results) -> str:
@@ -307,7 +247,7 @@ def losses_alt(results: Results) -> str:
 
 def layers(results: Results) -> str:
     """The loss of each layer that learned alone, as a share of what it was in that layer's first round."""
-    with _canvas((3.7, 3.1)) as canvas:
+    with new_canvas((3.7, 3.1)) as canvas:
         axes = canvas.add_subplot()
         styles = ("-", "--", ":", "-.")
         for layer, values in _layer_losses(results).items():
@@ -315,8 +255,8 @@ def layers(results: Results) -> str:
             _plot_series(axes, values, **look, label=f"Layer {layer + 1}")
         _rounds_axis(axes, results, "Loss, as a share of the first")
         axes.set_xlim(0, sum(phase.rounds for phase in results.study.spec.phases))
-        _legend(axes, loc="best")
-        return _svg(canvas, "layers", layers_alt(results))
+        add_legend(axes, loc="best")
+        return svg_text(canvas, "layers", layers_alt(results))
 
 
 def layers_alt(results: Results) -> str:
@@ -341,13 +281,13 @@ def _layer_losses(results: Results) -> dict[int, dict[int, float]]:
 
 def primary(results: Results) -> str:
     """The primary metric on validation patients per round; thin, each hospital's own local-only model."""
-    with _canvas((3.7, 3.1)) as canvas:
+    with new_canvas((3.7, 3.1)) as canvas:
         axes = canvas.add_subplot()
         _series(axes, results, "primary", color=LOOKS["federated"].colour, linewidth=2.0, label="Federated")
         _thin(axes, results, "primary")
         _rounds_axis(axes, results, f"Validation {_primary_title(results)}")
-        _legend(axes, loc="best")
-        return _svg(canvas, "primary", primary_alt(results))
+        add_legend(axes, loc="best")
+        return svg_text(canvas, "primary", primary_alt(results))
 
 
 def primary_alt(results: Results) -> str:
@@ -356,7 +296,7 @@ def primary_alt(results: Results) -> str:
 
 
 def _primary_title(results: Results) -> str:
-    return "ROC-AUC" if results.study.spec.evaluation.primary == "roc_auc" else "loss"
+    return "loss" if results.study.spec.evaluation.primary == "loss" else METRIC_TITLES[results.study.headline]
 
 
 def ways(name: str, areas: Mapping[str, Mapping[str, Sequence[float]]], *, axis: str, joined: bool) -> str:
@@ -364,7 +304,7 @@ def ways(name: str, areas: Mapping[str, Mapping[str, Sequence[float]]], *, axis:
 
     At most as many ways as `SERIES`. It has a white ground, for readers on a dark one.
     """
-    with _canvas((7.2, 3.6)) as canvas:
+    with new_canvas((7.2, 3.6)) as canvas:
         axes = canvas.add_subplot()
         shifts = np.linspace(-SPREAD, SPREAD, len(areas))
         for (way, places), look, shift in zip(areas.items(), SERIES, shifts, strict=False):
@@ -385,7 +325,7 @@ def ways(name: str, areas: Mapping[str, Mapping[str, Sequence[float]]], *, axis:
         axes.set_xticks(range(len(places)), list(places))
         axes.set_xlim(-0.5, len(places) - 0.5)
         canvas.legend(loc="outside upper left", ncols=2)
-        text = _svg(canvas, name, ways_alt(areas), transparent=False)
+        text = svg_text(canvas, name, ways_alt(areas), transparent=False)
         return text.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
 
 
@@ -446,49 +386,7 @@ def _rounds_axis(axes: Axes, results: Results, label: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _stroke(model: ModelName, *, marked: bool = False) -> dict[str, Any]:
-    look = LOOKS[model]
-    stroke: dict[str, Any] = {"color": look.colour, "linestyle": look.line, "linewidth": look.width}
-    if marked:
-        stroke |= {"marker": look.marker, "markersize": 5.5, "markerfacecolor": look.face}
-    return stroke
-
-
 def _unit_square(axes: Axes, x: str, y: str) -> None:
     axes.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.015), xlabel=x, ylabel=y, aspect="equal")
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.set_yticks(np.linspace(0, 1, 6))
-
-
-def _legend(axes: Axes, *, loc: Literal["best", "lower left", "lower right", "upper left"]) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc=loc, facecolor="white", framealpha=0.85, frameon=True, edgecolor="none")
-
-
-@contextmanager
-def _canvas(inches: tuple[float, float]) -> Iterator[Canvas]:
-    """A figure in our style, whatever the caller's matplotlib is set to."""
-    with mpl.rc_context(), warnings.catch_warnings():
-        mpl.rcdefaults()
-        mpl.rcParams.update(STYLE)  # type: ignore[arg-type]  # names its own keys
-        # a hospital's name may be in any script: the reader's fonts draw it, ours only measure it
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        canvas = Canvas(figsize=inches, layout="constrained")
-        FigureCanvasSVG(canvas)
-        yield canvas
-
-
-def _svg(canvas: Canvas, name: str, alt: str, *, transparent: bool = True) -> str:
-    """The figure as an <svg> element for a page: ids are unique to it, no prolog, no metadata, no address anywhere."""
-    buffer = io.StringIO()
-    canvas.savefig(buffer, format="svg", transparent=transparent, metadata={"Date": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    head, body = text.split(">", 1)
-    view = re.search(r'viewBox="[^"]*"', head)
-    if view is None:
-        raise ValueError("matplotlib wrote an SVG without a viewBox")
-    body = re.sub(r'(?<=\sid=")(?=[^"]*")', f"{name}-", body)
-    body = body.replace('xlink:href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
-    return f'<svg {view[0]} role="img" aria-label="{escape(alt)}">{body}'

@@ -52,7 +52,7 @@ class Bars:
         """A round engine's event."""
         match event.kind:
             case "round":
-                self._show(title, event.round - 1, event.rounds, f"round {event.round}")
+                self._show(title, event.round - 1, event.rounds, f"round {event.round} {event.note}".rstrip())
             case "aggregated":
                 self._show(title, event.round, event.rounds, "")
             case "closing":

@@ -133,11 +133,11 @@ def _context(results: Results) -> dict[str, Any]:
 
 def _tiles(results: Results) -> list[Tile]:
     seeds = f", mean over {len(results.seeds)} seeds" if len(results.seeds) > 1 else ""
-    tiles = []
+    tiles, metric = [], results.study.headline
     for model in wording.shown(results):
         overall: OverallBlock = getattr(results.overall, model)
-        note = f"mean ROC-AUC of {wording.plural(overall.mean.sites, 'hospital')}{seeds}"
-        tiles.append(Tile(wording.MODEL_TITLES[model], wording.number(overall.mean.roc_auc), note))
+        note = f"mean {wording.METRIC_TITLES[metric]} of {wording.plural(overall.mean.sites, 'hospital')}{seeds}"
+        tiles.append(Tile(wording.MODEL_TITLES[model], wording.number(overall.mean.figure(metric)), note))
     return tiles
 
 
@@ -166,9 +166,24 @@ def _group(results: Results, title: str, note: str, blocks: list[Block | None]) 
         for key, name in wording.PLAIN_TITLES.items()
         if any(block is not None and getattr(block, key) is not None for block in blocks)
     )
+    rows += _label_rows(blocks, metrics)
     withheld = tuple(_withheld(block, metrics) for block in blocks)
     remarks = {block.withheld for block, reason in zip(blocks, withheld, strict=True) if block and not reason}
     return Group(title, f"{note}, {_tested(blocks)}", rows, withheld, tuple(sorted(filter(None, remarks))))
+
+
+def _label_rows(blocks: list[Block | None], metrics: list[Metric]) -> tuple[Row, ...]:
+    """Each structure's or finding's figures, where there are several."""
+    labels = dict.fromkeys(label for block in blocks if block is not None for label in block.labels)
+    return tuple(
+        Row(
+            f"{wording.METRIC_TITLES[metric]}: {label}",
+            tuple(None if block is None else _cell(block.labels.get(label, {}).get(metric)) for block in blocks),
+        )
+        for label in labels
+        for metric in metrics
+        if any(block is not None and metric in block.labels.get(label, {}) for block in blocks)
+    )
 
 
 def _tested(blocks: list[Block | None]) -> str:
@@ -208,7 +223,7 @@ def _plain_cell(value: float | None) -> Cell:
 def _mean_group(results: Results, models: list[ModelName]) -> Group:
     means = [getattr(results.overall, model).mean for model in models]
     rows = tuple(
-        Row(wording.METRIC_TITLES[metric], tuple(Cell(wording.number(getattr(mean, metric)), "", "") for mean in means))
+        Row(wording.METRIC_TITLES[metric], tuple(Cell(wording.number(mean.figure(metric)), "", "") for mean in means))
         for metric in wording.metrics_shown(results)
     )
     note = f"each hospital counts once; {wording.plural(means[0].sites, 'hospital')} with figures for every model"
@@ -233,7 +248,7 @@ def _rounds(results: Results) -> str:
 
 
 def _plots(results: Results) -> list[Plot]:
-    from fedward_simulations import plots
+    from fedward_simulations import plots, task_plots
 
     several = len(results.seeds) > 1
     averaged = ", averaged over the seeds" if several else ""
@@ -253,9 +268,18 @@ def _plots(results: Results) -> list[Plot]:
     if results.runs[0].calibration:
         caption = f"On the grey line, a score means what it says.{seed}"
         found.append(Plot(plots.calibration(results), "Calibration", caption, wide=False))
+    if any(run.froc for run in results.runs):
+        caption = f"All hospitals’ test patients{averaged}. Further up and left is better."
+        found.append(Plot(task_plots.froc(results), "FROC curves", caption, wide=len(results.study.labels) > 1))
+    if any(run.dice for run in results.runs):
+        caption = f"Over all hospitals’ test patients{averaged}; in part modelled from histograms."
+        found.append(Plot(task_plots.dice(results), "Spread of Dice", caption, wide=True))
     if results.study.spec.phases:
         caption = f"Layers that learned alone, one after the other, without labels{averaged}."
         found.append(Plot(plots.layers(results), "Learning without labels", caption, wide=False))
+    if results.study.spec.split.folds is not None:  # of whose rounds nothing is told on validation patients
+        caption = f"Per round{averaged}. Each fold begins anew, and so does the model of all patients at the end."
+        return [*found, Plot(plots.losses(results), "Loss", caption, wide=False)]
     caption = f"Per round{averaged}. Thin: validation loss, local only."
     found.append(Plot(plots.losses(results), "Loss", caption, wide=False))
     found.append(Plot(plots.primary(results), "Learning curve", f"On validation patients{averaged}.", wide=False))
@@ -319,28 +343,30 @@ def _provenance(results: Results) -> list[tuple[str, str, bool]]:
 
 
 def print_table(results: Results, console: Console) -> None:
-    """The result on a terminal: one line a hospital, ROC-AUC a model, the headline beneath."""
+    """The result on a terminal: one line a hospital, a figure a model, the headline beneath."""
+    metric = results.study.headline
     table = Table(title=escape(results.study.title), title_justify="left", caption_justify="left")
     table.add_column("Hospital", overflow="fold")
     table.add_column("Patients", justify="right")
     models = wording.shown(results)
     for model in models:
-        table.add_column(f"{wording.MODEL_TITLES[model]}\nROC-AUC (95 %)", justify="right")
+        table.add_column(f"{wording.MODEL_TITLES[model]}\n{wording.METRIC_TITLES[metric]} (95 %)", justify="right")
     for site in results.sites:
-        cells = [_terminal_cell(site.block(model)) for model in models]
+        cells = [_terminal_cell(site.block(model), metric) for model in models]
         table.add_row(escape(site.name), wording.count(site.patients), *cells)
     table.add_section()
     total = sum(site.patients for site in results.sites)
     blocks: list[OverallBlock] = [getattr(results.overall, model) for model in models]
-    table.add_row("all together", wording.count(total), *map(_terminal_cell, blocks))
-    table.add_row("mean over hospitals", "", *(wording.number(block.mean.roc_auc) for block in blocks))
+    table.add_row("all together", wording.count(total), *(_terminal_cell(block, metric) for block in blocks))
+    table.add_row("mean over hospitals", "", *(wording.number(block.mean.figure(metric)) for block in blocks))
     console.print(table)
     console.print(escape(wording.headline(results)), highlight=False)
     for sentence in wording.verdict(results):
         console.print(escape(sentence), highlight=False)
 
 
-def _terminal_cell(block: Block | None) -> str:
+def _terminal_cell(block: Block | None, metric: Metric) -> str:
     if block is None:
         return "not trained"
-    return wording.figure_text(block.roc_auc) if block.roc_auc else "withheld"
+    figure = block.figure(metric)
+    return wording.figure_text(figure) if figure else "withheld"

@@ -1,46 +1,21 @@
-"""The parts of results.json: figures, blocks of them, hospitals, curves, rounds. Values only.
+"""The parts of results.json: hospitals, curves, rounds. Values only.
 
-`fedward_simulations.results` puts them together, and offers them all.
+`fedward_simulations.results` puts them together with the blocks of figures, and offers them all.
 """
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from fedward_common.metrics import CalibrationGroup, Estimate, PrecisionRecallCurve, RocCurve, SiteFigures
+from fedward_common.metrics import CalibrationGroup, Froc, PrecisionRecallCurve, RocCurve
 from fedward_common.study import StudySpec
+from fedward_simulations.result_blocks import Block, Compared, Count, Figure, Metric, ModelName, Part, headline
 
-ModelName = Literal["local", "federated", "personal", "pooled"]
-Metric = Literal["roc_auc", "sensitivity", "specificity", "precision"]
 Side = Literal["train", "validation", "test"]
 
-MODELS: tuple[ModelName, ...] = ("local", "federated", "personal", "pooled")
-METRICS: tuple[Metric, ...] = ("roc_auc", "sensitivity", "specificity", "precision")
-
-Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Part(BaseModel):
-    """Frozen; an unknown key, a wrong type, NaN or infinity is refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Figure(Part):
-    """One number in [0, 1] with its 95 % interval; `sd` is over the seeds, None for one seed."""
-
-    value: float
-    low: float
-    high: float
-    sd: float | None = None
-
-    @classmethod
-    def of(cls, estimate: Estimate | None) -> Self | None:
-        """An estimate as a figure."""
-        return None if estimate is None else cls(value=estimate.value, low=estimate.low, high=estimate.high)
 
 
 class SiteEffect(Part):
@@ -70,102 +45,6 @@ class SiteEffectChange(Part):
 
     before: SiteEffect
     after: SiteEffect
-
-
-def f1(precision: "Estimate | Figure | None", recall: "Estimate | Figure | None") -> float | None:
-    """The harmonic mean of precision and sensitivity (van Rijsbergen 1979); None without either, 0 where both are."""
-    if precision is None or recall is None:
-        return None
-    total = precision.value + recall.value
-    return 2 * precision.value * recall.value / total if total else 0.0
-
-
-class Block(Part):
-    """How well one model does on one group of test patients.
-
-    Sensitivity, specificity and precision are at `threshold`, the operating point; None where the study has none or
-    (precision) where nobody was called positive. `withheld` says in words what the small-cell rule kept at home; over
-    several seeds it may stand beside figures that only some seeds gave. Counts are of patients, rounded means over
-    seeds.
-    """
-
-    roc_auc: Figure | None = None
-    sensitivity: Figure | None = None
-    specificity: Figure | None = None
-    precision: Figure | None = None
-    brier: float | None = None
-    f1: float | None = None  # at the threshold
-    average_precision: float | None = None  # with `calibration_error` of all hospitals together alone
-    calibration_error: float | None = None
-    threshold: float | None = None
-    patients: Count | None = None
-    positives: Count | None = None
-    negatives: Count | None = None
-    withheld: str | None = None
-
-    @model_validator(mode="after")
-    def _missing_needs_reason(self) -> Self:
-        if self.roc_auc is None and not self.withheld:
-            raise ValueError("a block without roc_auc must say in `withheld` why")
-        return self
-
-    @classmethod
-    def of(cls, figures: SiteFigures) -> Self:
-        """A hospital's figures as a block."""
-        return cls(
-            roc_auc=Figure.of(figures.roc_auc),
-            sensitivity=Figure.of(figures.sensitivity),
-            specificity=Figure.of(figures.specificity),
-            precision=Figure.of(figures.precision),
-            brier=figures.brier,
-            f1=f1(figures.precision, figures.sensitivity),
-            threshold=figures.threshold,
-            patients=figures.patients,
-            positives=figures.positives,
-            negatives=figures.negatives,
-        )
-
-    def figure(self, metric: Metric) -> Figure | None:
-        """The figure of that name."""
-        value: Figure | None = getattr(self, metric)
-        return value
-
-
-class Means(Part):
-    """Means over the `sites` hospitals that have the figure for every model compared: each hospital counts once."""
-
-    sites: Count
-    roc_auc: float | None
-    sensitivity: float | None
-    specificity: float | None
-    precision: float | None
-
-
-class OverallBlock(Block):
-    """All hospitals' test patients taken together, and the mean over hospitals."""
-
-    mean: Means
-
-
-class Compared(Part):
-    """The ways to a model on all hospitals' test patients; `pooled` is None where data cannot be pooled.
-
-    `personal` is each hospital's own model of a strategy that keeps one there, None where it does not.
-    """
-
-    local: Block
-    federated: Block
-    personal: Block | None = None
-    pooled: Block | None
-
-
-class Overall(Part):
-    """`Compared` with the means over hospitals."""
-
-    local: OverallBlock
-    federated: OverallBlock
-    personal: OverallBlock | None = None
-    pooled: OverallBlock | None
 
 
 class SiteResult(Part):
@@ -234,6 +113,29 @@ class CalibrationPoint(Part):
         return cls(predicted=group.predicted, observed=observed, patients=group.patients)
 
 
+class FrocCurve(Part):
+    """A free-response ROC curve: sensitivity over false positives an image, both rising from 0."""
+
+    false_positives: Annotated[tuple[float, ...], Field(min_length=1)]
+    sensitivity: Annotated[tuple[float, ...], Field(min_length=1)]
+
+    @classmethod
+    def of(cls, froc: Froc) -> Self:
+        """The hub's curve without its thresholds."""
+        curve = froc.curve()
+        return cls(false_positives=tuple(curve.false_positives.tolist()), sensitivity=tuple(curve.sensitivity.tolist()))
+
+
+class Spread(Part):
+    """How a figure is spread over patients: its percentiles 5, 25, 50, 75 and 95."""
+
+    low: float
+    first: float
+    median: float
+    third: float
+    high: float
+
+
 class RoundPoint(Part):
     """One round: the loss in training, then the model that came of it on validation patients."""
 
@@ -242,10 +144,11 @@ class RoundPoint(Part):
     train_loss: float | None = None
     layer: Count | None = None  # that learned alone in this round, without labels: its loss stands below, no other
     layer_loss: float | None = None
+    fold: Count | None = None  # from 0, in a study with folds; None in the rounds that train on all patients
     validation_loss: float | None = None
     primary: float | None = None
     sites: tuple[str, ...] = ()  # who took part
-    missing: dict[str, str] = {}  # who did not, and why
+    missing: dict[str, str] = Field(default_factory=dict)  # who did not, and why
 
 
 class Traffic(Part):
@@ -271,6 +174,8 @@ class SeedRun(Part):
     roc: dict[ModelName, Curve]
     precision_recall: dict[ModelName, PrecisionRecall] = Field(default_factory=dict)
     calibration: dict[ModelName, tuple[CalibrationPoint, ...]]
+    froc: dict[ModelName, dict[str, FrocCurve]] = Field(default_factory=dict, exclude_if=lambda held: not held)
+    dice: dict[ModelName, dict[str, Spread]] = Field(default_factory=dict, exclude_if=lambda held: not held)
 
 
 class SiteReport(Part):
@@ -305,6 +210,11 @@ class StudyInfo(Part):
     model: str
     operating_point: str
     spec: StudySpec
+
+    @property
+    def headline(self) -> Metric:
+        """The figure that the report is about."""
+        return headline(self.spec)
 
     @classmethod
     def of(cls, spec: StudySpec) -> Self:

@@ -2,7 +2,9 @@
 
 Scripts may rely on study, seeds, engine, sites (name, patients, local, federated, personal, pooled with roc_auc,
 sensitivity, specificity, precision, each with value, low, high), rounds, seconds_per_round, bytes_per_site_per_round
-(up, down), model_sha256 and wall_s; every other key stands beside them. Nothing here is about one patient.
+(up, down), model_sha256 and wall_s; every other key stands beside them. Where the task is not classification, a model's
+figures are in `figures`: dice, surface_mm, hausdorff_mm; dice_before, folding_percent; c_index; froc, sensitivity_at_1.
+Nothing here is about one patient.
 
 `combine` makes the file of one seed or of several: a figure is then the mean over the seeds, its interval the mean of
 the seeds' 95 % intervals, and `sd` says how much the value differs between seeds.
@@ -21,15 +23,13 @@ from pydantic import AwareDatetime, Field, ValidationError
 
 from fedward_common import __version__
 from fedward_common.errors import RunError, UsageError
-from fedward_simulations.result_parts import (
+from fedward_simulations.result_blocks import (
     METRICS,
     MODELS,
+    OTHER_METRICS,
     Block,
-    CalibrationPoint,
     Compared,
     Count,
-    Curve,
-    Digest,
     Figure,
     Means,
     Metric,
@@ -37,6 +37,13 @@ from fedward_simulations.result_parts import (
     Overall,
     OverallBlock,
     Part,
+    f1,
+)
+from fedward_simulations.result_parts import (
+    CalibrationPoint,
+    Curve,
+    Digest,
+    FrocCurve,
     Participation,
     PrecisionRecall,
     RoundPoint,
@@ -48,14 +55,15 @@ from fedward_simulations.result_parts import (
     SiteEffectChange,
     SiteReport,
     SiteResult,
+    Spread,
     StudyInfo,
     Traffic,
-    f1,
 )
 
 __all__ = [
     "METRICS",
     "MODELS",
+    "OTHER_METRICS",
     "Block",
     "CalibrationPoint",
     "Compared",
@@ -64,6 +72,7 @@ __all__ = [
     "Digest",
     "Engine",
     "Figure",
+    "FrocCurve",
     "Means",
     "Metric",
     "ModelName",
@@ -81,6 +90,7 @@ __all__ = [
     "SiteEffectChange",
     "SiteReport",
     "SiteResult",
+    "Spread",
     "StudyInfo",
     "Traffic",
     "combine",
@@ -193,7 +203,7 @@ def combine(
         ),
         model_sha256=runs[0].model_sha256,
         wall_s=wall_s,
-        overall=_overall([run.overall for run in runs], sites),
+        overall=_overall([run.overall for run in runs], sites, study.headline),
         training_share=_mean([run.training_share for run in runs]),
         planted=planted,
         data_notes=tuple(data_notes),
@@ -244,7 +254,17 @@ def mean_block(blocks: Sequence[Block]) -> Block:
         positives=_mean_count([block.positives for block in blocks]),
         negatives=_mean_count([block.negatives for block in blocks]),
         withheld=_withheld(blocks),
+        figures=_mean_figures([block.figures for block in blocks]),
+        labels={
+            label: _mean_figures([block.labels.get(label, {}) for block in blocks])
+            for label in dict.fromkeys(label for block in blocks for label in block.labels)
+        },
     )
+
+
+def _mean_figures(given: Sequence[Mapping[Metric, Figure]]) -> dict[Metric, Figure]:
+    means = {metric: _mean_figure([figures.get(metric) for figures in given]) for metric in OTHER_METRICS}
+    return {metric: mean for metric, mean in means.items() if mean is not None}
 
 
 def _withheld(blocks: Sequence[Block]) -> str | None:
@@ -278,10 +298,10 @@ def _mean_count(values: Sequence[int | None]) -> int | None:
     return None if mean is None else round(mean)
 
 
-def _overall(seeds: Sequence[Compared], sites: Sequence[SiteResult]) -> Overall:
+def _overall(seeds: Sequence[Compared], sites: Sequence[SiteResult], headline: Metric) -> Overall:
     pooled = [seed.pooled for seed in seeds if seed.pooled is not None]
     personal = [seed.personal for seed in seeds if seed.personal is not None]
-    means = _means(sites)
+    means = _means(sites, headline)
 
     def block(blocks: Sequence[Block], model: ModelName) -> OverallBlock:
         return OverallBlock(**{**dict(mean_block(blocks)), "mean": means(model)})
@@ -294,7 +314,7 @@ def _overall(seeds: Sequence[Compared], sites: Sequence[SiteResult]) -> Overall:
     )
 
 
-def _means(sites: Sequence[SiteResult]) -> Callable[[ModelName], Means]:
+def _means(sites: Sequence[SiteResult], headline: Metric) -> Callable[[ModelName], Means]:
     """Means over the hospitals that have the figure for every model, so that the models face the same patients."""
     models: list[ModelName] = [model for model in MODELS if any(site.block(model) for site in sites)]
 
@@ -302,8 +322,11 @@ def _means(sites: Sequence[SiteResult]) -> Callable[[ModelName], Means]:
         return [site for site in sites if all(_value(site, model, metric) is not None for model in models)]
 
     def means(model: ModelName) -> Means:
-        values = {metric: _mean([_value(site, model, metric) for site in complete(metric)]) for metric in METRICS}
-        return Means(sites=len(complete("roc_auc")), **values)
+        def mean(metric: Metric) -> float | None:
+            return _mean([_value(site, model, metric) for site in complete(metric)])
+
+        others = {metric: value for metric in OTHER_METRICS if (value := mean(metric)) is not None}
+        return Means(sites=len(complete(headline)), figures=others, **{metric: mean(metric) for metric in METRICS})
 
     return means
 

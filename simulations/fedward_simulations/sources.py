@@ -1,12 +1,13 @@
 """What a worker process opens: one hospital's folder, or several at once for the pooled baseline."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fedward_client.cache import SiteData
+from fedward_client.cache import SiteData, Targets
 from fedward_client.handlers import SiteSource, Source
 from fedward_client.measuring import Surveyed
 from fedward_client.site_state import RunState
@@ -78,11 +79,19 @@ class PooledSource:
         parts = [member.load(study, run, listener, scale) for member in self._taking_part(study)]
         sizes = [int(part.patients.max(initial=-1)) + 1 for part in parts]
         offsets = np.cumsum([0, *sizes[:-1]])
+        folds = [part.folds for part in parts if part.folds is not None]
         return SiteData(
             images=np.concatenate([part.images for part in parts]),
+            targets=_joined([part.targets for part in parts]),
             labels=np.concatenate([part.labels for part in parts]),
             patients=np.concatenate([part.patients + offset for part, offset in zip(parts, offsets, strict=True)]),
             sides=np.concatenate([part.sides for part in parts]),
+            folds=np.concatenate(folds) if folds else None,
             cohort_digest=hashlib.sha256("".join(part.cohort_digest for part in parts).encode()).hexdigest(),
             unreadable=sum(part.unreadable for part in parts),
         )
+
+
+def _joined(parts: Sequence[Targets | None]) -> Targets | None:
+    given = [part for part in parts if part is not None]
+    return np.concatenate(given) if given else None

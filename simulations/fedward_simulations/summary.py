@@ -23,6 +23,7 @@ from fedward_simulations.results import (
     f1,
     mean_block,
 )
+from fedward_simulations.task_blocks import dice_spreads, froc_curves, task_block
 
 NOT_SCORED = "the model was not scored here; the run's log says why"
 TOO_CLOSE = "the scores lie too close together for histograms to tell them apart"
@@ -30,6 +31,8 @@ MOST_TIES = 0.02  # half of it, 0.01, is what ties can hide of the area under th
 MIXED = "each hospital has a model of its own, whose scores cannot be ranked against another's"
 
 ONE_EACH: tuple[ModelName, ...] = ("local", "personal")  # not one model but one for each hospital
+
+RANKED = ("classification", "detection")  # tasks whose overall figures rank the scores of all hospitals' patients
 
 Evaluations = Mapping[str, Evaluation]  # by hospital, on its test patients
 
@@ -50,7 +53,9 @@ def summarize(comparison: Comparison, *, workers: int) -> SeedRun:
     merged = {model: _merged(found, run.study) for model, found in tests.items()}
     single = {model: found for model, found in merged.items() if found is not None and model not in ONE_EACH}
     overall = {model: _overall(found, merged[model], run.study) for model, found in tests.items()}
-    overall |= {model: _without_ranking(overall[model]) for model in ONE_EACH if model in overall}
+    if run.study.study.task in RANKED:
+        overall |= {model: _without_ranking(overall[model]) for model in ONE_EACH if model in overall}
+    one_model = {model: found for model, found in tests.items() if model not in ONE_EACH}
     return SeedRun(
         seed=comparison.seed,
         model_sha256=run.model_sha256,
@@ -74,6 +79,8 @@ def summarize(comparison: Comparison, *, workers: int) -> SeedRun:
             model: PrecisionRecall.of(histogram.precision_recall()) for model, histogram in single.items()
         },
         calibration={model: _calibration(histogram) for model, histogram in single.items()},
+        froc={model: curves for model, found in one_model.items() if (curves := froc_curves(found.values()))},
+        dice={model: spreads for model, found in tests.items() if (spreads := dice_spreads(found.values()))},
     )
 
 
@@ -125,6 +132,8 @@ def _visited(name: str, comparison: Comparison) -> Block:
 def _block(evaluation: Evaluation | None, study: StudySpec) -> Block:
     if evaluation is None:
         return Block(withheld=NOT_SCORED)
+    if study.study.task != "classification":
+        return task_block([evaluation], study)
     labels = _labels(study)
     figures = [evaluation.figures[label] for label in labels if label in evaluation.figures]
     # a mean over some labels cannot stand beside one over all; of several labels an image, each hospital knows its own
@@ -165,7 +174,7 @@ def _mean_figure(given: list[Estimate | None]) -> Figure | None:
 
 def _merged(evaluations: Evaluations, study: StudySpec) -> MergedHistogram | None:
     """All hospitals' sketches of the positive label; None where there is no positive label or nothing left home."""
-    if study.cohort.positive is None:
+    if study.cohort.positive is None or study.study.task != "classification":
         return None
     return pooled([evaluations[name] for name in sorted(evaluations)], study.cohort.positive)
 
@@ -173,11 +182,13 @@ def _merged(evaluations: Evaluations, study: StudySpec) -> MergedHistogram | Non
 def _without_ranking(block: Block) -> Block:
     """The block of several models together: their calls can be counted, their scores not ranked."""
     unranked = dict.fromkeys(("roc_auc", "brier", "average_precision", "calibration_error"))
-    return block.model_copy(update={**unranked, "withheld": block.withheld or MIXED})
+    return block.model_copy(update={**unranked, "figures": {}, "labels": {}, "withheld": block.withheld or MIXED})
 
 
 def _overall(evaluations: Evaluations, merged: MergedHistogram | None, study: StudySpec) -> Block:
-    """All hospitals' test patients together: the area from merged sketches, the rest from their exact figures."""
+    """All hospitals' test patients together: of classes, the area from merged sketches, the rest exact."""
+    if study.study.task != "classification":
+        return task_block([evaluations[name] for name in sorted(evaluations)], study)
     positive = study.cohort.positive
     if merged is None or positive is None:
         why = "the study has no positive label" if positive is None else "too few patients for any hospital to show"
@@ -229,6 +240,7 @@ def _point(row: RoundHistory, study: StudySpec) -> RoundPoint:
         train_loss=row.train_loss if layer is None else None,
         layer=layer,
         layer_loss=None if layer is None else row.train_loss,
+        fold=study.fold(row.round),
         validation_loss=row.validation_loss,
         primary=row.primary,
         sites=tuple(sorted(row.sites)),

@@ -8,14 +8,15 @@ from fedward_common.study_text import HEADINGS, before_scaling, input_words
 from fedward_simulations.results import (
     METRICS,
     MODELS,
+    OTHER_METRICS,
     Figure,
     Metric,
     ModelName,
     Results,
     SiteEffectChange,
     SiteReport,
-    SiteResult,
 )
+from fedward_simulations.task_wording import WORDS, TaskWords
 
 MODEL_TITLES: dict[ModelName, str] = {
     "local": "Local only",
@@ -35,6 +36,14 @@ METRIC_TITLES: dict[Metric, str] = {
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
     "precision": "Precision",
+    "dice": "Dice",
+    "dice_before": "Dice before registration",
+    "surface_mm": "Mean surface distance, mm",
+    "hausdorff_mm": "95 % Hausdorff distance, mm",
+    "folding_percent": "Folded voxels, %",
+    "c_index": "C-index",
+    "froc": "FROC score",
+    "sensitivity_at_1": "Sensitivity at 1 false positive an image",
 }
 RESEARCH_USE = trained.RESEARCH_USE
 UNKNOWN = "not reported"
@@ -101,44 +110,49 @@ def shown(results: Results) -> list[ModelName]:
 
 def headline(results: Results) -> str:
     """The result in one sentence."""
-    local, federated = results.overall.local.mean.roc_auc, results.overall.federated.mean.roc_auc
+    metric = results.study.headline
+    local, federated = results.overall.local.mean.figure(metric), results.overall.federated.mean.figure(metric)
     if local is None or federated is None:
         return "No hospital has enough test patients to compare the models: the small-cell rule withholds every figure."
     others = [f"local-only {number(local)}"]
     if results.overall.pooled is not None:
-        others.append(f"pooled data {number(results.overall.pooled.mean.roc_auc)}")
-    reached = f"the federated model reached a mean ROC-AUC of {number(federated)}"
+        others.append(f"pooled data {number(results.overall.pooled.mean.figure(metric))}")
+    reached = f"the federated model reached a mean {METRIC_TITLES[metric]} of {number(federated)}"
     return f"On the hospitals’ own test patients {reached} ({', '.join(others)})."
 
 
 def verdict(results: Results) -> list[str]:
     """What the headline does and does not mean, in sentences computed from the numbers."""
-    local, federated = results.overall.local.mean.roc_auc, results.overall.federated.mean.roc_auc
+    metric = results.study.headline
+    local, federated = results.overall.local.mean.figure(metric), results.overall.federated.mean.figure(metric)
     if local is None or federated is None:
         return []
-    sites = [site for site in results.sites if site.local.roc_auc and site.federated.roc_auc]
-    sentences = [_gain(round(federated, 2) - round(local, 2), sites), _overlap(sites), _excluded(results)]
+    found = ((site.local.figure(metric), site.federated.figure(metric)) for site in results.sites)
+    pairs = [(alone, together) for alone, together in found if alone and together]
+    gain = round(federated, 2) - round(local, 2)
+    sentences = [_gain(gain, pairs, METRIC_TITLES[metric]), _overlap(pairs), _excluded(results)]
     return [sentence for sentence in sentences if sentence]
 
 
-def _gain(gain: float, sites: list[SiteResult]) -> str:
+Pair = tuple[Figure, Figure]
+"""One hospital's figures of its own model and of the federated one."""
+
+
+def _gain(gain: float, pairs: list[Pair], title: str) -> str:
     alone = "the models that each hospital trained alone"
     if abs(gain) < 0.005:
-        return f"To two decimals that is no different from {alone}: on these data federation did not raise the ROC-AUC."
+        return f"To two decimals that is no different from {alone}: on these data federation did not raise the {title}."
     if gain < 0:
         return f"That is {-gain:.2f} lower than {alone}: on these data federation did not help."
-    better = sum(_of(site, "federated").value > _of(site, "local").value for site in sites)
-    return f"That is {gain:.2f} higher than {alone}; the gain shows at {better} of {plural(len(sites), 'hospital')}."
+    better = sum(federated.value > local.value for local, federated in pairs)
+    return f"That is {gain:.2f} higher than {alone}; the gain shows at {better} of {plural(len(pairs), 'hospital')}."
 
 
-def _overlap(sites: list[SiteResult]) -> str:
-    overlapping = sum(
-        _of(site, "federated").low <= _of(site, "local").high and _of(site, "local").low <= _of(site, "federated").high
-        for site in sites
-    )
+def _overlap(pairs: list[Pair]) -> str:
+    overlapping = sum(federated.low <= local.high and local.low <= federated.high for local, federated in pairs)
     if not overlapping:
         return "At no hospital do the 95 % intervals of the two models overlap."
-    where = f"At {overlapping} of {plural(len(sites), 'hospital')}"
+    where = f"At {overlapping} of {plural(len(pairs), 'hospital')}"
     return (
         f"{where} the 95 % intervals of the two overlap: these test patients alone do not settle the difference there."
     )
@@ -150,13 +164,6 @@ def _excluded(results: Results) -> str:
         return ""
     verb, has = ("is", "it lacks") if left == 1 else ("are", "they lack")
     return f"{plural(left, 'hospital')} {verb} not in these means: {has} figures for some of the models."
-
-
-def _of(site: SiteResult, model: ModelName) -> Figure:
-    block = site.block(model)
-    if block is None or block.roc_auc is None:
-        raise ValueError(f"{site.name} has no ROC-AUC of the {model} model")
-    return block.roc_auc
 
 
 def labels_text(report: SiteReport) -> str:
@@ -173,13 +180,30 @@ def metrics_shown(results: Results) -> list[Metric]:
     """The metrics that these results hold for at least one block."""
     blocks = [site.block(model) for site in results.sites for model in MODELS]
     blocks += [getattr(results.overall, model) for model in MODELS]
-    return [metric for metric in METRICS if any(block is not None and block.figure(metric) for block in blocks)]
+    return [
+        metric
+        for metric in (*METRICS, *OTHER_METRICS)
+        if any(block is not None and block.figure(metric) for block in blocks)
+    ]
+
+
+def words(results: Results) -> TaskWords:
+    """What is said of the study's task."""
+    return WORDS[results.study.task]
 
 
 def score(results: Results) -> str:
-    """What the model's score is a probability of."""
-    positive = results.study.positive
-    return f"The probability of “{positive}”" if positive else "The probability of each label"
+    """What the model gives."""
+    positive, labels = results.study.positive, results.study.labels
+    each = "each label" if results.study.task == "classification" else ", ".join(labels) or "nothing"
+    return words(results).output.format(labels=f"“{positive}”" if positive else each)
+
+
+def score_text(results: Results) -> str:
+    """What the model gives, and how a patient's figure comes of it."""
+    one, several = EXAMPLES[results.study.spec.input.kind]
+    of_patient = words(results).of_patient.format(several=several, labels=", ".join(results.study.labels) or "nothing")
+    return f"{score(results)} for each {one}; {of_patient}."
 
 
 # what a hospital has
@@ -198,7 +222,6 @@ EXAMPLES = {
 def method(results: Results) -> list[tuple[str, str]]:
     """The method in words: (topic, text)."""
     spec = results.study.spec
-    one, several = EXAMPLES[spec.input.kind]
     return [
         ("Model", _model_text(results)),
         ("Training", _training_text(results)),
@@ -210,8 +233,8 @@ def method(results: Results) -> list[tuple[str, str]]:
             if results.site_effect is None
             else [("Scanners", site_effect_text(results.site_effect, spec.input.kind))]
         ),
-        ("Score", f"{score(results)} for each {one}; a patient’s score is the mean over that patient’s {several}."),
-        ("Operating point", operating_point_text(results)),
+        ("Score" if results.study.task == "classification" else "Output", score_text(results)),
+        *([("Operating point", operating_point_text(results))] if results.study.task == "classification" else []),
         ("Intervals", intervals_text(results)),
         ("Small cells", small_cells_text(results)),
         ("Privacy", privacy_text(spec.privacy.secure_aggregation, dp=spec.privacy.dp is not None)),
@@ -236,7 +259,7 @@ def _training_text(results: Results) -> str:
     phases = [plural(phase.rounds, "round") for phase in results.study.spec.phases]
     parts = [
         *([f"layers alone, without labels, for {', '.join(phases)}, one after the other, then"] if phases else []),
-        f"{plural(training.rounds, 'round')} of {rule}, {local} at each hospital per round",
+        f"{plural(training.rounds, 'round')} of {rule}{_repeated(results)}, {local} at each hospital per round",
         f"batches of {training.batch_size}, {training.optimizer.name} with learning rate {training.optimizer.lr:g}",
     ]
     if training.augmentation:
@@ -244,6 +267,11 @@ def _training_text(results: Results) -> str:
     if training.class_weights:
         parts.append("loss weighted by inverse class frequency")
     return f"{'; '.join(parts)}. A hospital’s update counts by its number of training patients."
+
+
+def _repeated(results: Results) -> str:
+    folds = results.study.spec.split.folds
+    return "" if folds is None else f" for each of {folds} folds, and as many for the model of all patients"
 
 
 def _comparison_text(results: Results) -> str:
@@ -270,7 +298,15 @@ def split_text(results: Results) -> str:
         return f"Split by patient, as the column “{split.column}” of each hospital’s label table says. {always}"
     if split.kind == "leave-site-out":
         return f"{split.site or 'One hospital'} is only tested; the others train and validate. {always}"
-    return f"One patient at a time is tested (fold {split.fold}); the others train and validate. {always}"
+    if split.kind == "folds":
+        dealt = f"Patients of each hospital were dealt into {split.folds} folds by keyed hash"
+    else:
+        dealt = f"Each patient of a hospital was tested alone, in up to {split.folds} folds"
+    return (
+        f"{dealt}. Each fold was tested once, by a model that the others trained and the next fold’s patients "
+        "validated; the figures are of all folds’ scores together. No model was tested on a patient that it was "
+        "trained on."
+    )
 
 
 def input_text(results: Results) -> str:
@@ -318,6 +354,12 @@ def operating_point_text(results: Results) -> str:
         if isinstance(point, str)
         else f"a sensitivity of at least {point['sensitivity']:g}"
     )
+    if results.study.spec.split.folds is not None:
+        return (
+            f"Chosen for {rule} on the scores of every patient as a validation patient, by another fold’s model than "
+            "the one that tests them. No test score played a part in it; the truth of each test patient did, as one of "
+            "all."
+        )
     return f"Chosen on validation patients for {rule}; test patients played no part in it."
 
 
@@ -327,11 +369,7 @@ def intervals_text(results: Results) -> str:
     seeds = (
         f" Figures are means over {len(results.seeds)} seeds, bounds likewise; ± is the standard deviation over seeds."
     )
-    text = (
-        "All intervals are 95 %. At a hospital: DeLong’s method for the ROC-AUC, Wilson’s score interval for "
-        "sensitivity, specificity and precision. Over all hospitals: bootstrap on the merged score histograms, "
-        "stratified by class, for the ROC-AUC; Wilson’s interval on the summed counts for the rest."
-    )
+    text = f"All intervals are 95 %. {words(results).intervals}"
     return text + (seeds if several else "")
 
 
@@ -339,11 +377,7 @@ def small_cells_text(results: Results) -> str:
     """The small-cell rule."""
     least = sorted({report.min_cell for report in results.site_reports})
     k = "the hospital’s own minimum" if not least else " or ".join(map(str, least))
-    return (
-        f"No count of fewer than {k} patients leaves a hospital. Scores leave as histograms, one a "
-        "class, whose every bin holds at least that many patients, with the class’s mean and spread. Overall curves "
-        "are drawn from these and are in part modelled; each hospital’s own figures are exact."
-    )
+    return f"No count of fewer than {k} patients leaves a hospital. {words(results).leaves}"
 
 
 def privacy_text(secure_aggregation: bool, *, dp: bool) -> str:
@@ -381,6 +415,11 @@ def limits(results: Results) -> list[str]:
     if tested is not None:
         found.append(
             f"The figures rest on {plural(tested, 'test patient')} in all; the intervals show how little that settles."
+        )
+    if results.study.spec.split.folds is not None:
+        found.append(
+            "The model itself was trained on all patients after the folds and was tested on none: the figures are of "
+            "the folds’ models, which were trained alike on fewer patients."
         )
     if len(results.seeds) == 1:
         found.append(

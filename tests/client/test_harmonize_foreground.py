@@ -12,12 +12,17 @@ from hypothesis import strategies as st
 
 from fedward_client.harmonize import Recipe, recipe
 from fedward_client.harmonize.bias import corrected
-from fedward_client.harmonize.foreground import cropped, foreground
+from fedward_client.harmonize.foreground import box_of, foreground
 from fedward_client.harmonize.intensity import scale
 from fedward_client.volume import Pixels, Volume
 from fedward_common.errors import DataError, UnfitImage
 from fedward_common.landmarks import merged, site_sums, standard_scale
 from fedward_common.study import Input
+
+
+def cropped(image: Pixels) -> Pixels:
+    """An image within the box around its foreground."""
+    return image[(slice(None), *box_of(image))]
 
 
 def head(side: int = 48, *, seed: int = 0, air: float = 2.0) -> Pixels:

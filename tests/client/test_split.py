@@ -1,13 +1,15 @@
 """Which side of the split a patient is on."""
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedward_client.split import SIDES, PatientInfo, Shares, Side, assign, side_of
+from fedward_client.split import SIDES, PatientInfo, Shares, Side, assign, folds_of, side_of, sides_in
 from fedward_common.errors import DataError
 from fedward_common.study import Split
 
@@ -97,27 +99,59 @@ def test_column_refuses_a_table_without_it() -> None:
         sides(crowd(3), Split(kind="column", column="fold_1"))
 
 
-def test_leave_one_patient_out_tests_each_patient_once() -> None:
-    patients = crowd(7)
-    tested = []
-    for fold in range(7):
-        found = sides(patients, Split(kind="leave-one-patient-out", fold=fold))
-        tested += [patient for patient, side in found.items() if side == "test"]
-    assert sorted(tested) == sorted(patients)
-    assert tested != list(patients)
-    again = sides(patients, Split(kind="leave-one-patient-out", fold=7))
-    assert again[tested[0]] == "test"
+# Folds ---------------------------------------------------------------------------------------------------------------
 
 
-def test_leave_one_patient_out_shares_the_others_between_train_and_validation() -> None:
-    found = sides(crowd(4000), Split(kind="leave-one-patient-out", shares=(0.6, 0.2, 0.2)))
-    counts = {side: list(found.values()).count(side) for side in SIDES}
-    assert counts["test"] == 1
-    assert counts["validation"] == pytest.approx(1000, abs=110)
+def folds(patients: Iterable[str], split: Split, groups: Mapping[str, str] = NOBODY, seed: int = 42) -> dict[str, int]:
+    return folds_of(patients, groups=groups, split=split, seed=seed, key=KEY, site_name="north")
 
 
-def test_leave_one_patient_out_of_nobody_is_nobody() -> None:
-    assert sides({}, Split(kind="leave-one-patient-out")) == {}
+@given(st.dictionaries(pseudonyms, st.integers(0, 9), max_size=40), st.integers(3, 8), seeds)
+def test_folds_are_of_nearly_as_many_and_linked_patients_share_one(
+    numbers: dict[str, int], count: int, seed: int
+) -> None:
+    """Those of a number below 3 are linked."""
+    groups = {one: min(o for o in numbers if numbers[o] == n) for one, n in numbers.items() if n < 3}
+    split = Split(kind="folds", folds=count)
+    found = folds(numbers, split, groups, seed)
+    assert found.keys() == numbers.keys()
+    firsts = {groups.get(one, one) for one in numbers}
+    assert all(found[one] == found[groups[one]] for one in groups)
+    sizes = [sum(found[first] == fold for first in firsts) for fold in range(count)]
+    assert max(sizes) - min(sizes) <= 1
+    assert set(sides({one: PatientInfo() for one in numbers}, split, groups=groups).values()) <= {"train"}
+
+
+def test_seed_and_key_deal_anew_and_the_order_of_patients_does_not() -> None:
+    patients, split = list(crowd(50)), Split(kind="folds", folds=5)
+    dealt = folds(patients, split)
+    assert dealt == folds(reversed(patients), split)
+    assert dealt != folds(patients, split, seed=43)
+    assert dealt != folds_of(patients, groups=NOBODY, split=split, seed=42, key=KEY[::-1], site_name="north")
+
+
+@pytest.mark.parametrize("count", [3, 5, 9])
+def test_everybody_is_tested_once_and_validates_once_and_trains_in_the_other_folds(count: int) -> None:
+    tested = np.arange(20, dtype=np.int16) % count
+    found = np.stack([sides_in(fold, count, tested) for fold in range(count)])
+    times = {side: (found == index).sum(axis=0).tolist() for index, side in enumerate(SIDES)}
+    assert times == {"train": [count - 2] * 20, "validation": [1] * 20, "test": [1] * 20}
+
+
+def test_one_patient_at_a_time_is_tested_alone_with_those_who_are_linked() -> None:
+    patients = list(crowd(9))
+    first, second, third, *_ = sorted(patients)
+    split = Split(kind="leave-one-patient-out", folds=7)
+    found = folds(patients, split, dict.fromkeys((first, second, third), first))
+    assert sorted(Counter(found.values()).values()) == [1] * 6 + [3]
+    assert folds([], split) == {}
+    assert set(folds(patients[:4], split).values()) == {0, 1, 2, 3}, "then nobody is tested in the last folds"
+
+
+def test_one_patient_at_a_time_needs_a_fold_for_each() -> None:
+    with pytest.raises(DataError, match=r"north has more patients than the study's 7 folds.*more folds, or kind"):
+        folds(crowd(8), Split(kind="leave-one-patient-out", folds=7))
+    assert len(folds(crowd(8), Split(kind="folds", folds=7))) == 8
 
 
 def test_leave_site_out_tests_the_whole_site_and_trains_elsewhere() -> None:
@@ -134,7 +168,7 @@ def test_leave_site_out_tests_the_whole_site_and_trains_elsewhere() -> None:
 @given(
     st.dictionaries(pseudonyms, st.integers(0, 5), max_size=30),
     shares,
-    st.sampled_from(["hash", "column", "leave-one-patient-out", "leave-site-out"]),
+    st.sampled_from(["hash", "column", "leave-site-out"]),
 )
 def test_linked_patients_are_on_one_side_and_nobody_else_moves(
     numbers: dict[str, int], parts: Shares, kind: str
@@ -147,19 +181,6 @@ def test_linked_patients_are_on_one_side_and_nobody_else_moves(
     together, alone = sides(patients, split, groups=groups), sides(patients, split)
     for group in members.values():
         assert len({together[one] for one in group}) <= 1
-    if kind != "leave-one-patient-out":  # there another fold is tested
-        assert all(together[one] == alone[one] for one in numbers if one not in groups)
-        for one, side in together.items():
-            assert SIDES.index(side) <= SIDES.index(alone[one]), "nobody who was trained on is tested later"
-
-
-def test_linked_patients_are_tested_together_and_each_group_once() -> None:
-    patients = crowd(9)
-    first, second, third, *_ = sorted(patients)
-    tested = []
-    for fold in range(7):
-        split = Split(kind="leave-one-patient-out", fold=fold)
-        found = sides(patients, split, groups=dict.fromkeys((first, second, third), first))
-        tested.append({one for one, side in found.items() if side == "test"})
-    assert sorted(map(len, tested)) == [1] * 6 + [3]
-    assert set.union(*tested) == patients.keys()
+    assert all(together[one] == alone[one] for one in numbers if one not in groups)
+    for one, side in together.items():
+        assert SIDES.index(side) <= SIDES.index(alone[one]), "nobody who was trained on is tested later"

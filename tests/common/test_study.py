@@ -168,7 +168,7 @@ FAULTS: list[tuple[dict[str, str], str]] = [
     ({"training": "local_epochs = 1\nlocal_steps = 1"}, "line 12: [training] local_steps = 1: cannot stand beside"),
     ({"training": "seed = 9007199254740992"}, "must be a whole number at least 0 and below 9007199254740992"),
     ({"study": 'id = "S"\ntask = "classification"'}, '[study] id = "S": must be 1 to 63 lower-case letters'),
-    ({"study": 'id = "s"\ntask = "segmentation"'}, '"segmentation": must be "classification", the one task of this'),
+    ({"study": 'id = "s"\ntask = "diagnosis"'}, '[study] task = "diagnosis": must be '),
     ({"study": GOOD["study"] + '\nends = "soon"'}, '[study] ends = "soon": must be a date such as 2027-12-31'),
     ({"study": 'task = "classification"'}, "line 2: [study] id: missing; it must be 1 to 63 lower-case"),
     (
@@ -176,7 +176,10 @@ FAULTS: list[tuple[dict[str, str], str]] = [
         "[cohort] positive: missing; with two labels, say which of them is looked for: a or b",
     ),
     ({"cohort": 'labels = ["a", "b"]\npositive = "c"'}, '[cohort] positive = "c": must be one of the labels: a, b'),
-    ({"cohort": 'labels = ["a"]'}, '[cohort] labels = ["a"]: must be a list of at least 2 values, each text in quotes'),
+    (
+        {"cohort": 'labels = ["a"]'},
+        '[cohort] labels = ["a"]: must be the words for what a patient may have, two or more',
+    ),
     ({"cohort": 'labels = ["a", "a", "b"]'}, 'holds "a" 2 times'),
     ({"cohort": 'labels = ["a", "b ", "c"]'}, '[cohort] labels item 2 = "b ": must be printable text without spaces'),
     ({"cohort": 'labels = ["a", "", "c"]'}, '[cohort] labels item 2 = ""'),
@@ -188,7 +191,11 @@ FAULTS: list[tuple[dict[str, str], str]] = [
     ({"split": "shares = [0, 0.5, 0.5]"}, "[split] shares item 1 = 0: must be above 0"),
     ({"split": 'kind = "leave-site-out"'}, '[split] site: missing; kind = "leave-site-out" needs the name'),
     ({"split": 'site = "a"'}, '[split] site = "a": has no effect without kind = "leave-site-out"'),
-    ({"split": "fold = 1"}, 'has no effect without kind = "leave-one-patient-out"'),
+    ({"split": "folds = 5"}, '[split] folds = 5: has no effect without kind = "folds" or "leave-one-patient-out"'),
+    ({"split": 'kind = "folds"'}, '[split] folds: missing; kind = "folds" needs the number of folds: 5 or 10, for'),
+    ({"split": 'kind = "leave-one-patient-out"'}, "needs the number of folds: as many as the hospital with most"),
+    ({"split": 'kind = "folds"\nfolds = 2'}, "[split] folds = 2: must be a whole number at least 3 and at most 1000"),
+    ({"split": 'kind = "folds"\nfolds = 3\nshares = [0.8, 0.1, 0.1]'}, "shares = [0.8, 0.1, 0.1]: has no effect with"),
     ({"split": 'column = "fold"'}, 'has no effect without kind = "column"'),
     (
         {"input": "size = [128]"},

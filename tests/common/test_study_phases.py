@@ -36,6 +36,7 @@ def test_rounds_are_numbered_through_all_phases() -> None:
     spec = loads(text(PHASE + PHASE))
     assert spec.rounds == 10
     assert [spec.layer(number) for number in range(1, 11)] == [0] * 3 + [1] * 3 + [None] * 4
+    assert [spec.round_of_strategy(number) for number in range(1, 11)] == [1, 2, 3, 1, 2, 3, 1, 2, 3, 4]
     assert spec.work(3) is spec.phases[0]
     assert spec.work(7) is spec.training
     assert StudySpec.from_json(spec.canonical_json()) == spec

@@ -327,7 +327,7 @@ def test_each_hospitals_own_model_is_scored_at_every_other_site_where_all_lend_i
     diagonal = next(row for row in rows if (row["trained_at"], row["tested_at"]) == ("a", "a"))
     alone = result.sites["a"].alone
     assert alone is not None
-    assert diagonal["area"]["value"] == alone.figures["malignant"].roc_auc.value
+    assert diagonal["figure"]["value"] == alone.figures["malignant"].roc_auc.value
 
 
 def test_one_site_that_keeps_its_model_home_and_nobody_is_asked_for_theirs(tmp_path: Path) -> None:

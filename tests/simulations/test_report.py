@@ -411,7 +411,10 @@ def with_spec(results: Results, **sections: object) -> Results:
     [
         ({"split": Split(kind="column", column="fold")}, "Patients", "column “fold” of each hospital’s label table"),
         ({"split": Split(kind="leave-site-out", site="harbour-clinic")}, "Patients", "harbour-clinic is only tested"),
-        ({"split": Split(kind="leave-one-patient-out", fold=3)}, "Patients", "fold 3"),
+        ({"split": Split(kind="leave-one-patient-out", folds=9)}, "Patients", "tested alone, in up to 9 folds. Each"),
+        ({"split": Split(kind="folds", folds=5)}, "Patients", "No model was tested on a patient that it was trained"),
+        ({"split": Split(kind="folds", folds=5)}, "Operating point", "No test score played a part in it"),
+        ({"split": Split(kind="folds", folds=5)}, "Training", "for each of 5 folds, and as many for the model of all"),
         ({"input": Input(size=(16, 64, 64), intensity="zscore")}, "Images", "16 × 64 × 64 pixels"),
         ({"input": Input(intensity="window", window=(40.0, 400.0))}, "Images", "window with centre 40 and width 400"),
         ({"input": Input(spacing=(1.0, 0.5))}, "Images", "1 x 0.5 mm; images more than 4 times as coarse are left out"),

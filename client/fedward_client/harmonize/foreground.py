@@ -39,19 +39,19 @@ def _otsu(grey: npt.NDArray[np.float64], low: float, high: float) -> float:
     return float(edges[1 + int(np.argmax(np.nan_to_num(between)))])
 
 
-def cropped(image: Pixels) -> Pixels:
-    """`image` [channels, depth, rows, columns] within the box around its foreground and a margin of 5 %.
+Box = tuple[slice, slice, slice]  # of frames, rows and columns
+
+
+def box_of(image: Pixels) -> Box:
+    """The box around the foreground of `image` [channels, depth, rows, columns], and a margin of 5 %.
 
     A frame, row or column belongs to the box when it holds 2 % as much foreground as the fullest of its axis, or lies
     between two that do. That does not depend on how much air a scanner takes along.
     """
     mask = foreground(image)
-    box = [slice(None)]
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        held = mask.sum(axis=others)
-        box.append(_span(held >= LEAST_SHARE * held.max()))
-    return image[tuple(box)]
+    held = [mask.sum(axis=tuple(other for other in range(3) if other != axis)) for axis in range(3)]
+    frames, rows, columns = (_span(each >= LEAST_SHARE * each.max()) for each in held)
+    return frames, rows, columns
 
 
 def _span(inside: npt.NDArray[np.bool_]) -> slice:

@@ -66,13 +66,21 @@ def _turn(affine: Affine, letters: str) -> tuple[tuple[int, ...], tuple[bool, ..
     return best, tuple(bool(flip) for flip in flips)
 
 
-def respaced(image: Pixels, own: Spacing, *, spacing: Spacing, size: tuple[int, ...], max_upsampling: float) -> Pixels:
+def respaced(
+    image: Pixels,
+    own: Spacing,
+    *,
+    spacing: Spacing,
+    size: tuple[int, ...],
+    max_upsampling: float,
+    outside: float | None = None,
+) -> Pixels:
     """`image` [channels, depth, rows, columns] at `spacing`, cropped or padded around its centre to `size`.
 
     `own`: its spacing now, of its last axes as many as `size` has; all in mm. Linear between pixels. An axis that
     becomes coarser is smoothed first, with the Gaussian that makes a pixel of the old spacing one of the new (Cardoso
     et al. 2015, "Scale factor point spread function matching", MICCAI): without, detail beyond the new grid
-    would come back as a false pattern. Outside the image stands its least value.
+    would come back as a false pattern. Outside the image stands `outside`, or else its least value.
 
     Raises UnfitImage where an axis would have to become finer by more than `max_upsampling`.
     """
@@ -82,11 +90,11 @@ def respaced(image: Pixels, own: Spacing, *, spacing: Spacing, size: tuple[int, 
             f"it is coarser than the study's spacing by a factor of {factor:.3g}, and [input] max_upsampling is "
             f"{max_upsampling:g}"
         )
-    bands = [_respaced(band.reshape(band.shape[-len(size) :]), own, spacing, size) for band in image]
+    bands = [_respaced(band.reshape(band.shape[-len(size) :]), own, spacing, size, outside) for band in image]
     return np.stack(bands)
 
 
-def _respaced(band: Pixels, own: Spacing, spacing: Spacing, size: tuple[int, ...]) -> Pixels:
+def _respaced(band: Pixels, own: Spacing, spacing: Spacing, size: tuple[int, ...], outside: float | None) -> Pixels:
     """One channel. ITK counts columns first, so everything about an axis is turned round."""
     sitk = itk()
     image = sitk.GetImageFromArray(band)
@@ -94,19 +102,19 @@ def _respaced(band: Pixels, own: Spacing, spacing: Spacing, size: tuple[int, ...
     variances = [max(then**2 - now**2, 0.0) / FWHM**2 for now, then in zip(own, spacing, strict=True)][::-1]
     if any(variances):
         image = sitk.DiscreteGaussian(image, variances, KERNEL, KERNEL_ERROR, True)
-    origin = [_first(*axis) for axis in zip(band.shape, own, spacing, size, strict=True)][::-1]
+    origin = [first(*axis) for axis in zip(band.shape, own, spacing, size, strict=True)][::-1]
     grid = sitk.ResampleImageFilter()
     grid.SetSize(size[::-1])
     grid.SetOutputSpacing(spacing[::-1])
     grid.SetOutputOrigin(origin)
     grid.SetOutputDirection(image.GetDirection())
     grid.SetInterpolator(sitk.sitkLinear)
-    grid.SetDefaultPixelValue(float(band.min()))
+    grid.SetDefaultPixelValue(float(band.min()) if outside is None else outside)
     found: Pixels = sitk.GetArrayFromImage(grid.Execute(image))
     return found
 
 
-def _first(length: int, own: float, spacing: float, size: int) -> float:
+def first(length: int, own: float, spacing: float, size: int) -> float:
     """Where the first new pixel of an axis is, in mm from the first old one.
 
     The whole image in new pixels is centred on the old one, then cut or padded by whole pixels: a spacing that is right

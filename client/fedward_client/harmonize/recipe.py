@@ -21,20 +21,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import rfc8785
 
 from fedward_client.harmonize import bias, channels, intensity
-from fedward_client.harmonize.foreground import cropped
-from fedward_client.harmonize.grid import Spacing, oriented, respaced, spacing_of
+from fedward_client.harmonize.foreground import Box, box_of
+from fedward_client.harmonize.grid import Spacing, first, oriented, respaced, spacing_of
 from fedward_client.harmonize.intensity import Image
 from fedward_client.harmonize.resample import resample
-from fedward_client.volume import Volume
+from fedward_client.volume import Affine, Volume
 from fedward_common.errors import UnfitImage, UnreadableFile
 from fedward_common.landmarks import own_landmarks, relative
 from fedward_common.metrics.base import Floats
 from fedward_common.study import Input
 
 VERSION = 1
+HALF = 0.5 - 1e-6  # of a pixel, less what linear interpolation in float32 loses
+
+Masks = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,26 +77,75 @@ class Recipe:
         Raises UnreadableFile for pixels of another shape, and UnfitImage where the study asks for what the image does
         not have: a place in the patient, a fine enough spacing, a bias field.
         """
-        image, spacing = self._prepared(volume)
-        image = intensity.scale(image, self.input)
-        if self.input.spacing is None:
-            image = resample(image, self.input.size)
+        return self.masked(volume, np.zeros((0, *volume.pixels[:, 0].shape), np.uint8))[0]
+
+    def masked(self, volume: Volume, masks: Masks) -> tuple[Image, Masks]:
+        """`apply`, and the `masks` of `volume`, 0 or 1 [structures, frames, rows, columns], brought to the same place.
+
+        These are [structures, *size]: a pixel is a structure's where that takes half of it or more. Raises what `apply`
+        raises.
+        """
+        image, spacing, box = self._prepared(volume)
+        image = self._sized(intensity.scale(image, self.input), spacing)
+        if not len(masks):
+            placed = np.zeros((0, *self.input.size), np.uint8)
         else:
-            image = respaced(
-                image,
-                spacing,
-                spacing=self.input.spacing,
-                size=self.input.size,
-                max_upsampling=self.input.max_upsampling,
-            )
-        return np.ascontiguousarray(np.broadcast_to(image, self.shape), dtype=np.float32)
+            shown = Volume(masks.transpose(1, 0, 2, 3).astype(np.float32), volume.affine)
+            bands = self._frames(self._oriented(shown).pixels)[(slice(None), *box)]
+            placed = (self._sized(bands, spacing, outside=0.0) >= HALF).astype(np.uint8)
+        return np.ascontiguousarray(np.broadcast_to(image, self.shape), dtype=np.float32), placed
+
+    def gridded(self, volume: Volume) -> tuple[Image, Affine]:
+        """`apply`, and where its pixels come from. Raises what `apply` raises.
+
+        That is [4, 4], from (depth, row, column, 1) of it, of a 2-D size the depth is 0, to (frame, row, column, 1) of
+        `volume`; the middles of pixels are whole numbers.
+        """
+        image, spacing, box = self._prepared(volume)
+        lengths, flat = image.shape[1:], 3 - len(self.input.size)
+        scale, shift = np.ones(3), np.array([each.start or 0 for each in box], np.float64)
+        shift[0] += 0 if self.is_3d else len(self._oriented(volume).pixels) // 2
+        for axis, size in enumerate(self.input.size, start=flat):
+            if self.input.spacing is None:
+                scale[axis] = lengths[axis] / size
+                shift[axis] += scale[axis] / 2 - 0.5
+            else:
+                own, asked = spacing[axis], self.input.spacing[axis - flat]
+                scale[axis] = asked / own
+                shift[axis] += first(lengths[axis], own, asked, size) / own
+        inner = np.diag([*scale, 1.0])
+        inner[:3, 3] = shift
+        placed = self._sized(intensity.scale(image, self.input), spacing)
+        placed = np.ascontiguousarray(np.broadcast_to(placed, self.shape), dtype=np.float32)
+        return placed, self._turned_back(volume) @ inner
+
+    def _turned_back(self, volume: Volume) -> Affine:
+        """[4, 4]: (frame, row, column, 1) of the volume with its axes turned to those of `volume` itself."""
+        turned = self._oriented(volume)
+        if volume.affine is None or turned.affine is None:
+            return np.eye(4)
+        order = [2, 1, 0, 3]  # an affine counts columns first
+        found: Affine = np.linalg.solve(volume.affine, turned.affine)[np.ix_(order, order)]
+        return found
+
+    def _sized(self, image: Image, spacing: Spacing, outside: float | None = None) -> Image:
+        if self.input.spacing is None:
+            return resample(image, self.input.size)
+        return respaced(
+            image,
+            spacing,
+            spacing=self.input.spacing,
+            size=self.input.size,
+            max_upsampling=self.input.max_upsampling,
+            outside=outside,
+        )
 
     def measure(self, volume: Volume) -> Floats:
         """The nine relative landmarks of an image as it is before its intensity is scaled, for `landmarks.site_sums`.
 
         Raises what `apply` raises, and UnfitImage for an image that has one value only.
         """
-        image, _ = self._prepared(volume)
+        image, _, _ = self._prepared(volume)
         found = relative(own_landmarks(intensity.measured(image, self.input)))
         if found is None:
             raise UnfitImage("it has one value nearly everywhere, so it has no landmarks")
@@ -102,27 +155,31 @@ class Recipe:
         """An image [channels, depth, rows, columns] before its intensity is scaled. Raises what `apply` raises."""
         return self._prepared(volume)[0]
 
-    def _prepared(self, volume: Volume) -> tuple[Image, Spacing]:
-        """Steps 1 to 6: an image [channels, depth, rows, columns], and its spacing where the study asks for one."""
+    def _prepared(self, volume: Volume) -> tuple[Image, Spacing, Box]:
+        """Steps 1 to 6: an image [channels, depth, rows, columns]; its spacing where the study asks for one.
+
+        And the box of it that is left, of what was turned.
+        """
         pixels = volume.pixels
         if pixels.ndim != 4 or not pixels.size or pixels.shape[1] not in (1, 3):
             raise UnreadableFile(f"an image of shape {pixels.shape} is none of frames of 1 or 3 channels")
-        if self.input.orientation is not None:
-            volume = oriented(volume, self.input.orientation)
+        volume = self._oriented(volume)
         spacing = spacing_of(volume) if self.input.spacing is not None else ()
-        image = self._frames(volume.pixels).transpose(1, 0, 2, 3)
-        image = intensity.finite(image)
+        image = intensity.finite(self._frames(volume.pixels))
         if self.input.channels == 1:
             image = channels.to_grey(image)
         if self.input.bias_field == "n4":
             image = bias.corrected(image)
-        return (cropped(image) if self.input.crop == "foreground" else image), spacing
+        box = box_of(image) if self.input.crop == "foreground" else (slice(None),) * 3
+        return image[(slice(None), *box)], spacing, box
+
+    def _oriented(self, volume: Volume) -> Volume:
+        return volume if self.input.orientation is None else oriented(volume, self.input.orientation)
 
     def _frames(self, pixels: Image) -> Image:
-        if len(self.input.size) == 3:
-            return pixels
+        """Of an image or of masks: [channels, depth, rows, columns]."""
         middle = len(pixels) // 2
-        return pixels[middle : middle + 1]
+        return (pixels if self.is_3d else pixels[middle : middle + 1]).transpose(1, 0, 2, 3)
 
 
 def recipe(section: Input) -> Recipe:

@@ -129,7 +129,7 @@ def turn(dataset: Dataset) -> str:
 def spacing(dataset: Dataset) -> tuple[float, float] | tuple[None, None]:
     """Millimetres from row to row and from column to column, of frames that do not say where they lie."""
     shared = elements.items(dataset, "SharedFunctionalGroupsSequence")[:1]
-    found = elements.numbers(_macro(shared, "PixelMeasuresSequence"), "PixelSpacing") or elements.numbers(
+    found = elements.numbers(macro(shared, "PixelMeasuresSequence"), "PixelSpacing") or elements.numbers(
         dataset, "PixelSpacing"
     )
     return (found[0], found[1]) if len(found) == 2 and min(found) > 0 else (None, None)
@@ -140,21 +140,28 @@ def planes(dataset: Dataset, frames: int) -> list[Plane | None]:
 
     Enhanced objects say it in functional groups (PS3.3 C.7.6.16.2), others once, which is true of a single frame only.
     """
+    groups = functional_groups(dataset, frames)
+    if not any(groups):
+        return [_plane(dataset, dataset, dataset) if frames == 1 else None] * frames
+    return [_framed(each) for each in groups]
+
+
+def functional_groups(dataset: Dataset, frames: int) -> list[list[Dataset]]:
+    """The functional groups of each frame, its own first; none where the object is not enhanced."""
     shared = elements.items(dataset, "SharedFunctionalGroupsSequence")[:1]
     own = elements.items(dataset, "PerFrameFunctionalGroupsSequence")
-    if not shared and not own:
-        return [_plane(dataset, dataset, dataset) if frames == 1 else None] * frames
-    return [_framed([*own[index : index + 1], *shared]) for index in range(frames)]
+    return [[*own[index : index + 1], *shared] for index in range(frames)]
 
 
 def _framed(groups: list[Dataset]) -> Plane | None:
     where = [
-        _macro(groups, name) for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+        macro(groups, name) for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
     ]
     return _plane(*where)
 
 
-def _macro(groups: list[Dataset], name: str) -> Dataset:
+def macro(groups: list[Dataset], name: str) -> Dataset:
+    """A functional group by the name of its sequence; an empty one where the frame has none."""
     return next((found[0] for group in groups if (found := elements.items(group, name))), Dataset())
 
 

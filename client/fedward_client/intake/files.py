@@ -40,6 +40,14 @@ def read_header(site: Site, path: Path) -> tuple[Header | NotAnImage, str]:
         return header, content_of(file) if isinstance(header, Header) else ""
 
 
+def mask_of(site: Site, path: Path) -> Path | None:
+    """The image that a file masks, as site.toml says by its path, whether or not it is there; None where it is none."""
+    if site.masks is None:
+        return None
+    image = site.masks.image_of(path.relative_to(site.data).as_posix())
+    return None if image is None else site.data / image
+
+
 def digest(path: Path) -> str:
     """BLAKE2b-256 of a file's bytes (hex), read in pieces. Raises UnreadableFile where the file system refuses it."""
     with opened(path) as file:

@@ -38,7 +38,7 @@ from sqlalchemy.pool import NullPool
 from fedward_client.site import Site
 from fedward_common.errors import DataError
 
-VERSION = 7
+VERSION = 8
 FILE = "catalog.sqlite"
 NIFTI_FORMAT = "NIfTI"  # in the column transfer_syntax
 DATA = ("image", "recording", "row")  # the kinds of what a study can take; a row is one of a table
@@ -51,9 +51,11 @@ files: Final = Table(
     "files",
     _metadata,
     Column("key", String, primary_key=True),
-    Column("kind", String, nullable=False),  # one of DATA | table | quarantine | what NotAnImage says | link
+    Column("kind", String, nullable=False),  # one of DATA | mask | table | quarantine | what NotAnImage says | link
     Column("parent", String),  # of a row: the file that it is in
-    Column("detail", String),  # of a recording and of a row: `recordings.facts`, `RowFacts.facts`
+    # of a recording and of a row: `recordings.facts`, `RowFacts.facts`; of a mask the key of its image,
+    # where its `series` does not say
+    Column("detail", String),
     Column("folder", String, nullable=False),  # pseudonym
     Column("size", Integer, nullable=False),  # with mtime_ns: unchanged files are not read again; -1: read it again
     Column("mtime_ns", Integer, nullable=False),
@@ -192,7 +194,9 @@ def put(connection: Connection, name: str, value: str) -> None:
 def _maker(site: Site) -> str:
     """What a catalog depends on beside the files: its version, the key, and what the site says of files."""
     maps = [None if each is None else each.digest for each in (site.series, site.table)]
-    return site.pseudonym("catalog", json.dumps([VERSION, site.patient_pattern, site.modality, site.bids, *maps]))
+    masks = None if site.masks is None or site.masks.files is None else [site.masks.files.pattern, site.masks.image]
+    said = [VERSION, site.patient_pattern, site.modality, site.bids, masks, *maps]
+    return site.pseudonym("catalog", json.dumps(said))
 
 
 def _fits(site: Site, connection: Connection) -> bool:

@@ -1,8 +1,8 @@
 """Reads files on as many processors as the site gives: one row a file, whatever is in it.
 
-For the catalog a row is an image, something that is no image, or a file in quarantine with its reason; that takes
-headers and digests, no pixels. Others have other rows made of files (`Judge`). The processes end with this one, which
-reads for itself what one that dies had at hand.
+For the catalog a row is an image, a mask of one, something that is no image, or a file in quarantine with its reason;
+that takes headers and digests, no pixels. Others have other rows made of files (`Judge`). The processes end with this
+one, which reads for itself what one that dies had at hand.
 """
 
 import gc
@@ -22,13 +22,13 @@ from pkgutil import resolve_name
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from fedward_client.intake import index, recordings, tables
+from fedward_client.intake import index, recordings, segmentation, tables
 from fedward_client.intake.dicom import Header
-from fedward_client.intake.files import digest, read_header
+from fedward_client.intake.files import digest, mask_of, read_header
 from fedward_client.intake.quiet import quiet
 from fedward_client.intake.recordings import is_recording
 from fedward_client.intake.tables import is_table
-from fedward_client.intake.walk import Entry
+from fedward_client.intake.walk import Entry, file_key
 from fedward_client.site import Site
 from fedward_common.errors import UnreadableFile
 
@@ -200,9 +200,14 @@ def row(site: Site, key: str, found: Found) -> dict[str, Any]:
 def _read(site: Site, entry: Entry) -> dict[str, Any]:
     if entry.refused:
         raise UnreadableFile(entry.refused)
+    if (image := mask_of(site, entry.path)) is not None:
+        return {"kind": "mask", "detail": file_key(site, image), "content": digest(entry.path)}
     if is_recording(site, entry.path):
         return _recording(site, entry)
     header, content = read_header(site, entry.path)
+    if header == "segmentation":
+        series = segmentation.referenced_series(entry.path)
+        return {"kind": "mask", "series": site.pseudonym("series", series), "content": digest(entry.path)}
     if not isinstance(header, Header):
         return {"kind": header}
     values: dict[str, Any] = dict(zip(_OF_HEADERS, _of_header(header), strict=True))

@@ -110,7 +110,7 @@ def _patients(
         return Line(f"At least {needed} {who}{what}", f"{found} {who}", found >= needed)
 
     yield enough(", without a label" if unlabelled else "", lambda _: True)
-    if not only_evaluates and not unlabelled and study.cohort.needs_every_label:
+    if not only_evaluates and not unlabelled and study.needs_every_label:
         for label, count in cohort.label_counts("train").items():
             yield Line(f"At least 1 training patient labelled {label}", f"{count} training patients", count > 0)
     if not isinstance(section := study.input, Input):

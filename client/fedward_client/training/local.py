@@ -60,7 +60,8 @@ class Outcome:
 
 def needs_state(study: StudySpec) -> bool:
     """Whether a site must keep arrays between the rounds of a study."""
-    return study.strategy.name in _STRATEGIES or study.training.batch_norm == "local"
+    layers, folds = study.training.batch_norm == "local", study.split.folds is not None
+    return study.strategy.name in _STRATEGIES or layers or folds
 
 
 def train(at: Round) -> Outcome:

@@ -6,9 +6,7 @@ changes in the loop is a `Rule`.
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +18,11 @@ from fedward_client.training.augment import Augmentation
 from fedward_client.training.device import Device
 from fedward_client.training.epochs import EpochJournal, Progress
 from fedward_client.training.freezing import freeze
-from fedward_client.training.loss import criterion
+from fedward_client.training.objective import objective
 from fedward_client.training.rules import Rule
 from fedward_common.errors import DataError
 from fedward_common.events import Event, Listener
 from fedward_common.models import rate_factor
-from fedward_common.models.layerwise import Layered
 from fedward_common.records import MAX_LOSS
 from fedward_common.streams import stream
 from fedward_common.study import Optimizer, StudySpec, Work
@@ -87,7 +84,8 @@ def train(
     freeze(model, study, layer)
     rule.begin(model)
     optimizer = make_optimizer(model, study, work.optimizer)
-    loss_of = _objective(model, study, data.labels[indices], layer, device)
+    loss_of = objective(model, study, data.labels[indices], layer, device.torch)
+    truth = np.empty((len(data.images), 0)) if data.targets is None else data.targets
     augment = Augmentation(study.training.augmentation, study.input.size)
     total = _steps(work, len(indices))
     device.seed(int(stream(study.training.seed, "dropout", site, round_number).integers(2**63)))
@@ -96,11 +94,13 @@ def train(
     )
     while at.step < total:
         for batch, seeds in _batches(indices, study, site, round_number, at.epoch)[: total - at.step]:
-            images = augment(torch.from_numpy(np.ascontiguousarray(data.images[batch])), seeds)
+            images = torch.from_numpy(np.ascontiguousarray(data.images[batch]))
+            targets = torch.from_numpy(np.ascontiguousarray(truth[batch]))
+            images, targets = _augmented(augment, study, images, targets, seeds)
             images = images.to(device.torch, memory_format=device.layout(dims))
-            targets = torch.from_numpy(data.labels[batch]).to(device.torch)
+            labels, targets = torch.from_numpy(data.labels[batch]).to(device.torch), targets.to(device.torch)
             with torch.autocast(device.torch.type, dtype=torch.bfloat16, enabled=device.amp):
-                loss = loss_of(images, targets)
+                loss = loss_of(images, labels, targets)
             if (penalty := rule.penalty(model)) is not None:
                 loss = loss + penalty
             optimizer.zero_grad(set_to_none=True)
@@ -124,15 +124,17 @@ def train(
     return TrainResult(loss=mean_loss, steps=total, seconds=time.perf_counter() - started)
 
 
-def _objective(
-    model: nn.Module, study: StudySpec, labels: npt.NDArray[np.int64], layer: int | None, device: Device
-) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The loss of images and their labels, a mean over a batch: of the whole network, or of a layer, without labels."""
-    if layer is not None:
-        assert isinstance(model, Layered)  # the study was refused otherwise
-        return lambda images, _labels: model.loss(layer, images)
-    loss_of = criterion(study, labels).to(device.torch)
-    return lambda images, targets: cast("torch.Tensor", loss_of(model(images), targets))
+def _augmented(
+    augment: Augmentation, study: StudySpec, images: torch.Tensor, targets: torch.Tensor, seeds: list[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch varied, and its truth with it."""
+    match study.study.task:
+        case "segmentation":
+            return augment.with_masks(images, targets, seeds)
+        case "detection":
+            return augment.with_boxes(images, targets, seeds)
+        case _:
+            return augment(images, seeds), targets
 
 
 def _batches_per_epoch(work: Work, images: int) -> int:

@@ -11,14 +11,17 @@ from pydantic import Field, model_validator
 from fedward_common.errors import DataError, ModelError, RunError, SettingsError
 from fedward_common.metrics.base import Count, Floats, Ints, Record, as_probabilities
 from fedward_common.metrics.figures import SiteFigures, patient_scores, proportions, site_figures
+from fedward_common.metrics.froc import Detections, merged_froc
 from fedward_common.metrics.histogram import MergedHistogram, merge
 from fedward_common.metrics.intervals import Estimate
+from fedward_common.metrics.overlap import Moments, Overlap, pooled_moments
 from fedward_common.metrics.sketch import ScoreSketch
+from fedward_common.metrics.survival import Concordance, pooled_concordance
 from fedward_common.study import StudySpec
 
 SUM_TOLERANCE = 0.02  # of a patient's class probabilities, so that half precision passes and logits do not
 LEAST_PROBABILITY = float(np.finfo(np.float32).eps)  # so that one certain mistake does not make the loss infinite
-MAX_LOSS = 16.0  # -log of it, rounded up
+MAX_LOSS = 1e9  # of any task's: that of classes stays below 16
 
 Label = Annotated[str, Field(max_length=256)]
 
@@ -28,15 +31,23 @@ class Evaluation(Record):
 
     `sketches` and `figures` are by label, one against the rest: the positive label of a study that has one, else each.
     A patient counts once with a label and once without it where images differ, and not at all where it is not known.
-    `loss` is the mean over patients of the negative log-likelihood (nats). `withheld` says in words what stayed home
-    and why; when there were too few patients altogether, `patients` is 0 and nothing else is there.
+    Tasks other than classification fill the fields below instead. `loss` is the mean over patients, of the negative
+    log-likelihood (nats) in classification. `withheld` says in words what stayed home and why; when there were too few
+    patients altogether, `patients` is 0 and nothing else is there.
     """
 
     patients: Count
     loss: Annotated[float, Field(ge=0.0, le=MAX_LOSS)] | None
-    sketches: dict[Label, ScoreSketch]
-    figures: dict[Label, SiteFigures]
+    sketches: dict[Label, ScoreSketch] = Field(default_factory=dict)
+    figures: dict[Label, SiteFigures] = Field(default_factory=dict)
     withheld: Annotated[str, Field(max_length=2000)] | None
+    overlaps: dict[Label, Overlap] = Field(
+        default_factory=dict
+    )  # segmentation, registration: of the model's or the warped masks
+    unregistered: dict[Label, Overlap] = Field(default_factory=dict)  # registration: of the masks as they were
+    folding: Moments | None = None  # registration: of a patient's share of voxels whose Jacobian is not positive
+    concordance: Concordance | None = None  # survival
+    detections: dict[Label, Detections] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -51,6 +62,10 @@ class Evaluation(Record):
             agrees = sketched is None or (sketched.total_positives, sketched.total_negatives) == counts
             if max(counts) > self.patients or not agrees:
                 raise ValueError(f"the figures of {label!r} are of other patients than the rest")
+        others = [overlap.dice.patients for overlap in (*self.overlaps.values(), *self.unregistered.values())]
+        others += [each.patients for each in (self.concordance, self.folding) if each is not None]
+        if max(others, default=0) > self.patients or (self.detections and not self.patients):
+            raise ValueError(f"figures of more than the {self.patients} patients")
         return self
 
 
@@ -73,13 +88,10 @@ def evaluate_scores(
     `ModelError` for a wrong number of classes, `DataError` for a label that is none of the study's, `RecordError` for a
     threshold outside [0, 1].
     """
-    if min_cell < 1:
-        raise SettingsError(f"[privacy] min_cell is {min_cell}; it must be at least 1")
     images = _checked(probabilities, labels, patients, study=study)
     people = np.unique(images.patients).size
-    if people < min_cell:
-        why = f"fewer than {min_cell} patients on this side of the split, so nothing leaves"
-        return Evaluation(patients=0, loss=None, sketches={}, figures={}, withheld=why)
+    if too_few(people, min_cell):
+        return nothing(min_cell)
     asked = _asked(study)
     cases = {index: images.cases(index) for index in asked}
     shown = [index for index in asked if min(cases[index].with_it, cases[index].without) >= min_cell]
@@ -100,6 +112,19 @@ def evaluate_scores(
         figures=figures,
         withheld=_withheld(hidden, min_cell) if hidden else None,
     )
+
+
+def too_few(people: int, min_cell: int) -> bool:
+    """Whether nothing may be told of so many patients. Raises `SettingsError` for a `min_cell` that is none."""
+    if min_cell < 1:
+        raise SettingsError(f"[privacy] min_cell is {min_cell}; it must be at least 1")
+    return people < min_cell
+
+
+def nothing(min_cell: int) -> Evaluation:
+    """The evaluation of too few patients."""
+    why = f"fewer than {min_cell} patients on this side of the split, so nothing leaves"
+    return Evaluation(patients=0, loss=None, withheld=why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +238,21 @@ def pooled_at(evaluations: Iterable[Evaluation], label: str) -> dict[str, Estima
     return found if precision is None else {**found, "precision": precision}
 
 
+def main_figure(evaluation: Evaluation, label: str) -> Estimate | None:
+    """A site's own figure of its task for a label, with its interval; None where it stays home.
+
+    The exact area under the ROC curve, Dice of a structure, the FROC score of a kind of finding, or C of an event.
+    """
+    if label in evaluation.figures:
+        return evaluation.figures[label].roc_auc
+    if label in evaluation.overlaps:
+        return evaluation.overlaps[label].dice.fraction_interval()
+    if label in evaluation.detections:
+        froc = merged_froc([evaluation.detections[label]])
+        return None if froc is None else froc.interval(seed=0)
+    return None if evaluation.concordance is None else evaluation.concordance.interval()
+
+
 def macro_auc(evaluations: Iterable[Evaluation], labels: Iterable[str]) -> float | None:
     """The mean over `labels` of the merged area under the ROC curve.
 
@@ -223,14 +263,57 @@ def macro_auc(evaluations: Iterable[Evaluation], labels: Iterable[str]) -> float
     return float(np.mean([histogram.roc_auc() for histogram in merged])) if merged else None
 
 
-def primary_value(evaluations: Iterable[Evaluation], study: StudySpec) -> float | None:
-    """The study's primary metric over all sites: the merged area under the ROC curve, or the mean loss of a patient.
+def mean_dice(evaluations: Iterable[Evaluation]) -> float | None:
+    """The mean over structures of the mean Dice of all sites' patients; None where no site may show one."""
+    held = list(evaluations)
+    structures = sorted({structure for e in held for structure in e.overlaps})
+    parts = [pooled_moments(e.overlaps[each].dice for e in held if each in e.overlaps) for each in structures]
+    return _mean(part.mean for part in parts if part is not None)
 
-    The area is the positive label's, or the mean over all labels in a study without one (`macro_auc`).
-    None where the small-cell rule kept everything home.
+
+def mean_froc(evaluations: Iterable[Evaluation]) -> float | None:
+    """The mean over kinds of finding of the score of the merged FROC curve; None where no site may show one."""
+    held = list(evaluations)
+    kinds = sorted({kind for e in held for kind in e.detections})
+    curves = [merged_froc(e.detections[kind] for e in held if kind in e.detections) for kind in kinds]
+    return _mean(curve.score() for curve in curves if curve is not None)
+
+
+def mean_loss(evaluations: Iterable[Evaluation]) -> float | None:
+    """The mean loss of a patient over all sites; None where none sent any."""
+    losses = [(e.loss, e.patients) for e in evaluations if e.loss is not None]
+    return sum(loss * n for loss, n in losses) / sum(n for _, n in losses) if losses else None
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    given = list(values)
+    return float(np.mean(given)) if given else None
+
+
+def primary_value(evaluations: Iterable[Evaluation], study: StudySpec) -> float | None:
+    """The study's primary metric over all sites; None where the small-cell rule kept everything home.
+
+    "roc_auc" is the merged area under the ROC curve of the positive label, or the mean over all labels in a study
+    without one (`macro_auc`); "dice" is `mean_dice`, "c_index" the C of all sites' pairs, "froc" `mean_froc`, "loss"
+    the mean loss of a patient.
     """
     held = list(evaluations)
+    match study.evaluation.primary:
+        case "roc_auc":
+            return macro_auc(held, [study.cohort.labels[index] for index in _asked(study)])
+        case "dice":
+            return mean_dice(held)
+        case "c_index":
+            pairs = pooled_concordance(e.concordance for e in held if e.concordance is not None)
+            return None if pairs is None else pairs.value
+        case "froc":
+            return mean_froc(held)
+        case "loss":
+            return mean_loss(held)
+
+
+def site_primary(evaluation: Evaluation, study: StudySpec) -> float | None:
+    """The study's primary metric of one site; the areas under the ROC curve are the exact ones, not a sketch's."""
     if study.evaluation.primary == "roc_auc":
-        return macro_auc(held, [study.cohort.labels[index] for index in _asked(study)])
-    losses = [(e.loss, e.patients) for e in held if e.loss is not None]
-    return sum(loss * n for loss, n in losses) / sum(n for _, n in losses) if losses else None
+        return _mean(figures.roc_auc.value for figures in evaluation.figures.values())
+    return primary_value([evaluation], study)

@@ -16,7 +16,7 @@ from fedward_common.metrics.intervals import (
     fraction_estimate,
     wilson_interval,
 )
-from fedward_common.metrics.sketch import BINS, SCORE_EDGES, ClassSketch, ScoreSketch
+from fedward_common.metrics.sketch import BINS, MIDDLES, SCORE_EDGES, ClassSketch, ScoreSketch
 from fedward_common.metrics.spread import spread
 from fedward_common.streams import stream
 
@@ -24,7 +24,6 @@ OperatingRule = Literal["youden"] | Mapping[Literal["sensitivity"], float]
 """How an operating point is chosen: Youden's J, or the least sensitivity that is wanted."""
 
 TOLERANCE = 1e-12  # shares of one histogram that differ by less differ by rounding
-MIDDLES: Floats = (SCORE_EDGES[:-1] + SCORE_EDGES[1:]) / 2
 
 
 class RocCurve(NamedTuple):

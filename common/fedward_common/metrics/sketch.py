@@ -1,5 +1,6 @@
 """A histogram of scores that may leave a site: each class in bins of its own that hold at least k of its patients."""
 
+from collections.abc import Sequence
 from operator import ge
 from typing import Annotated, Self
 
@@ -23,6 +24,9 @@ def _edges() -> Floats:
 SCORE_EDGES: Floats = _edges()
 """The base grid [1025] over [0, 1], even in the logit, the same at every site. Bin i is [edge i, edge i + 1)."""
 
+
+MIDDLES: Floats = (SCORE_EDGES[:-1] + SCORE_EDGES[1:]) / 2
+"""The score [1024] at the middle of each base bin."""
 
 LOGITS: Floats = np.clip(
     (np.arange(BINS) - (BINS - 1) / 2) * (2 * LOGIT_RANGE / (BINS - 2)),
@@ -90,7 +94,10 @@ class ClassSketch(Record):
         k = max(k, 1)
         if self.total < k:
             return None
-        cuts = self._cuts(k)
+        return self.merged_at(self._cuts(k))
+
+    def merged_at(self, cuts: Sequence[int]) -> Self:
+        """Of the exact histogram: its bins joined, but for those that start at the rising `cuts`."""
         return type(self)(
             edges=(0, *(self._gap_middle(cut) for cut in cuts), BINS),
             counts=tuple(np.add.reduceat(self.counts, [0, *cuts]).tolist()),

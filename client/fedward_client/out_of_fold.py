@@ -1,0 +1,83 @@
+"""Scores of a cross-validation: each fold's stay at the site, and are evaluated together when every fold is scored.
+
+The figures of one fold would be of few patients, those of some folds would tell of the others by the difference: so
+nothing of them leaves before the last. What is kept of a fold is the scores of the images whose patients it tests, and
+of those whose patients validate in it; the rows of the frozen cohort's tensors name the images.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fedward_client.cache import SiteData
+from fedward_client.site_state import RunState
+from fedward_client.split import Side
+from fedward_common.errors import DataError
+from fedward_common.metrics import Evaluation, evaluate_scores
+from fedward_common.study import StudySpec
+
+WITHHELD = "the scores of a fold stay at the hospital until all folds are scored"
+
+Scores = npt.NDArray[np.float64]
+_ROWS, _SCORES, _IMAGES = "rows", "scores", "images"
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfFold:
+    """The scores that a run's folds gave at one site. `part` names whose models they are of in the run's state."""
+
+    state: RunState
+    site: str
+    data: SiteData
+    part: str = "fold"
+
+    def keep(self, fold: int, scores: Mapping[Side, Scores]) -> None:
+        """Keep the scores [rows, labels] of a fold's rows of each side, on the disk when this returns."""
+        arrays: dict[str, npt.NDArray[np.float64] | npt.NDArray[np.int64]] = {_IMAGES: np.array(len(self.data.labels))}
+        for side, own in scores.items():
+            rows = self.data.indices(side)
+            arrays |= {f"{side} {_ROWS}": rows, f"{side} {_SCORES}": own.reshape(len(rows), -1)}
+        self.state.save(f"{self.part}-{fold}", fold + 1, arrays)
+
+    def evaluation(
+        self, study: StudySpec, side: Side, *, thresholds: Mapping[str, float] | None, min_cell: int
+    ) -> Evaluation:
+        """What leaves of all folds' scores together: of every patient, each once. Raises what `scores` raises."""
+        rows, scores = self.scores(study, side)
+        return evaluate_scores(
+            scores,
+            self.data.labels[rows],
+            self.data.patients[rows],
+            study=study,
+            thresholds=thresholds,
+            min_cell=min_cell,
+        )
+
+    def scores(self, study: StudySpec, side: Side) -> tuple[npt.NDArray[np.int64], Scores]:
+        """Rows [n], ascending, and their scores [n, labels], by the fold that has each on a side: for the site alone.
+
+        Raises DataError where a fold was not scored here, or where images went or came since one was.
+        """
+        found = [self._kept(study, fold, side) for fold in range(study.split.folds or 0)]
+        rows = np.concatenate([rows for rows, _ in found])
+        scores = np.concatenate([own for rows, own in found if len(rows)] or [np.empty((0, 0))])
+        order = np.argsort(rows)
+        return rows[order], scores[order]
+
+    def _kept(self, study: StudySpec, fold: int, side: Side) -> tuple[npt.NDArray[np.int64], Scores]:
+        held = self.state.load(f"{self.part}-{fold}")
+        if not held:
+            raise DataError(
+                f"{self.site} was not there when fold {fold + 1} of {study.split.folds} was scored, and nothing leaves "
+                "of the others alone: start a new run"
+            )
+        if int(held[_IMAGES]) != len(self.data.labels):
+            raise DataError(f"{self.site}: images went or came between two folds; start a new run")
+        return held[f"{side} {_ROWS}"], held[f"{side} {_SCORES}"]
+
+
+def nothing_yet() -> Evaluation:
+    """What leaves when one fold is scored."""
+    return Evaluation(patients=0, loss=None, sketches={}, figures={}, withheld=WITHHELD)

@@ -1,0 +1,45 @@
+"""What training minimises of a batch, by a study's task."""
+
+from typing import Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from fedward_client.training.loss import criterion
+from fedward_client.training.registration_loss import registration_loss
+from fedward_client.training.segmentation_loss import segmentation_loss
+from fedward_common.models.layerwise import Layered
+from fedward_common.study import StudySpec
+
+
+class Objective(Protocol):
+    """The loss of a batch, a mean over its examples."""
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """`images` [n, channels, *size]; `labels` and `targets` as a site's data have them (`cache.SiteData`)."""
+
+
+def objective(
+    model: nn.Module, study: StudySpec, labels: npt.NDArray[np.int64], layer: int | None, device: torch.device
+) -> Objective:
+    """Of the whole network, by the study's task; or of a layer, without labels. `labels` are those of all examples."""
+    if layer is not None:
+        assert isinstance(model, Layered)  # the study was refused otherwise
+        return lambda images, _labels, _targets: model.loss(layer, images)
+    match study.study.task:
+        case "segmentation":
+            return lambda images, labels, targets: segmentation_loss(model(images), targets, labels)
+        case "registration":
+            return lambda images, _labels, _targets: _registered(model, images, study.training.smoothness)
+        case _:
+            loss_of = criterion(study, labels).to(device)
+            return lambda images, labels, _targets: cast("torch.Tensor", loss_of(model(images), labels))
+
+
+def _registered(model: nn.Module, images: torch.Tensor, smoothness: float) -> torch.Tensor:
+    """Each image of a batch is brought onto the next one, the last onto the first."""
+    fixed = images.roll(-1, dims=0)
+    displacement = model(torch.cat([images, fixed], dim=1))
+    return registration_loss(images, fixed, displacement, smoothness=smoothness)

@@ -1,0 +1,117 @@
+"""How every figure is drawn: colours, line styles, the canvas, and the SVG that a page takes.
+
+Colours come from the palette of Okabe and Ito (2008), which colour-blind readers can tell apart; line styles and
+markers differ as well, so a greyscale print reads the same.
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import matplotlib as mpl
+from markupsafe import escape
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure as Canvas
+
+from fedward_simulations.results import ModelName
+
+INK, MUTED, RULE = "#1f2933", "#5b6770", "#d5dae0"
+
+
+class Look(NamedTuple):
+    """How a model is drawn everywhere."""
+
+    colour: str
+    line: str
+    marker: str
+    face: str
+    width: float
+
+
+LOOKS: dict[ModelName, Look] = {
+    "local": Look("#c05a00", "--", "o", "white", 1.4),
+    "federated": Look("#005b94", "-", "o", "#005b94", 2.0),
+    "personal": Look("#7a3b8f", "-.", "s", "white", 1.4),
+    "pooled": Look("#4d5761", ":", "D", "white", 1.6),
+}
+STYLE: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": MUTED,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9.5,
+    "axes.linewidth": 0.7,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.unicode_minus": True,
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "grid.color": "#e8ebee",
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "legend.handlelength": 2.6,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fedward",
+    "text.color": INK,
+    "text.parse_math": False,  # a name with a dollar sign is a name
+    "xtick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "xtick.labelsize": 9,
+    "xtick.major.size": 3,
+    "xtick.major.width": 0.7,
+    "ytick.color": MUTED,
+    "ytick.labelcolor": INK,
+    "ytick.labelsize": 9,
+    "ytick.major.size": 3,
+    "ytick.major.width": 0.7,
+}
+SERIES = (*LOOKS.values(), Look("#8f6a00", "-", "^", "#8f6a00", 1.4))  # of a figure whose lines are no models
+
+
+def line_style(model: ModelName, *, marked: bool = False) -> dict[str, Any]:
+    """What matplotlib needs to draw a model's line, with its marker where it is `marked`."""
+    look = LOOKS[model]
+    stroke: dict[str, Any] = {"color": look.colour, "linestyle": look.line, "linewidth": look.width}
+    if marked:
+        stroke |= {"marker": look.marker, "markersize": 5.5, "markerfacecolor": look.face}
+    return stroke
+
+
+def add_legend(axes: Axes, *, loc: Literal["best", "lower left", "lower right", "upper left"]) -> None:
+    """A legend that lets lines shine through, where there is anything to name."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc=loc, facecolor="white", framealpha=0.85, frameon=True, edgecolor="none")
+
+
+@contextmanager
+def new_canvas(inches: tuple[float, float]) -> Iterator[Canvas]:
+    """A figure in our style, whatever the caller's matplotlib is set to."""
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)  # type: ignore[arg-type]  # names its own keys
+        # a hospital's name may be in any script: the reader's fonts draw it, ours only measure it
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        canvas = Canvas(figsize=inches, layout="constrained")
+        FigureCanvasSVG(canvas)
+        yield canvas
+
+
+def svg_text(canvas: Canvas, name: str, alt: str, *, transparent: bool = True) -> str:
+    """The figure as an <svg> element for a page: ids are unique to it, no prolog, no metadata, no address anywhere."""
+    buffer = io.StringIO()
+    canvas.savefig(buffer, format="svg", transparent=transparent, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    head, body = text.split(">", 1)
+    view = re.search(r'viewBox="[^"]*"', head)
+    if view is None:
+        raise ValueError("matplotlib wrote an SVG without a viewBox")
+    body = re.sub(r'(?<=\sid=")(?=[^"]*")', f"{name}-", body)
+    body = body.replace('xlink:href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
+    return f'<svg {view[0]} role="img" aria-label="{escape(alt)}">{body}'

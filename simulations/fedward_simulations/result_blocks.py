@@ -1,0 +1,185 @@
+"""The figures of results.json: one model on one group of patients, in blocks that are put side by side. Values only."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fedward_common.metrics import Estimate, SiteFigures
+from fedward_common.study import StudySpec
+
+ModelName = Literal["local", "federated", "personal", "pooled"]
+Metric = Literal[
+    "roc_auc",
+    "sensitivity",
+    "specificity",
+    "precision",
+    "dice",
+    "dice_before",
+    "surface_mm",
+    "hausdorff_mm",
+    "folding_percent",
+    "c_index",
+    "froc",
+    "sensitivity_at_1",
+]
+
+MODELS: tuple[ModelName, ...] = ("local", "federated", "personal", "pooled")
+METRICS: tuple[Metric, ...] = ("roc_auc", "sensitivity", "specificity", "precision")
+"""Of classification, each a field of a block; those of other tasks are in its `figures`."""
+
+OTHER_METRICS: tuple[Metric, ...] = (
+    "dice",
+    "dice_before",
+    "surface_mm",
+    "hausdorff_mm",
+    "folding_percent",
+    "c_index",
+    "froc",
+    "sensitivity_at_1",
+)
+HEADLINES: Mapping[str, Metric] = {
+    "classification": "roc_auc",
+    "segmentation": "dice",
+    "registration": "dice",
+    "detection": "froc",
+    "survival": "c_index",
+}
+"""By task, the figure that a report is about: between 0 and 1, the higher the better."""
+
+Count = Annotated[int, Field(ge=0)]
+
+
+def headline(study: StudySpec) -> Metric:
+    """The figure that the report of a study is about."""
+    return HEADLINES[study.study.task]
+
+
+def _empty(values: Mapping[str, object]) -> bool:
+    """Whether a key stays out of the file: what another task has not is not there."""
+    return not values
+
+
+class Part(BaseModel):
+    """Frozen; an unknown key, a wrong type, NaN or infinity is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Figure(Part):
+    """One number with its 95 % interval, in [0, 1] unless its metric is in mm or percent; `sd` is over the seeds."""
+
+    value: float
+    low: float
+    high: float
+    sd: float | None = None
+
+    @classmethod
+    def of(cls, estimate: Estimate | None) -> Self | None:
+        """An estimate as a figure."""
+        return None if estimate is None else cls(value=estimate.value, low=estimate.low, high=estimate.high)
+
+
+def f1(precision: "Estimate | Figure | None", recall: "Estimate | Figure | None") -> float | None:
+    """The harmonic mean of precision and sensitivity (van Rijsbergen 1979); None without either, 0 where both are."""
+    if precision is None or recall is None:
+        return None
+    total = precision.value + recall.value
+    return 2 * precision.value * recall.value / total if total else 0.0
+
+
+class Block(Part):
+    """How well one model does on one group of test patients.
+
+    Sensitivity, specificity and precision are at `threshold`, the operating point; None where the study has none or
+    (precision) where nobody was called positive. Tasks other than classification have `figures` by metric instead, the
+    means over structures or kinds of finding, and where there are several, each one's in `labels`. `withheld` says in
+    words what the small-cell rule kept at home; over several seeds it may stand beside figures that only some seeds
+    gave. Counts are of patients, rounded means over seeds.
+    """
+
+    roc_auc: Figure | None = None
+    sensitivity: Figure | None = None
+    specificity: Figure | None = None
+    precision: Figure | None = None
+    brier: float | None = None
+    f1: float | None = None  # at the threshold
+    average_precision: float | None = None  # with `calibration_error` of all hospitals together alone
+    calibration_error: float | None = None
+    threshold: float | None = None
+    patients: Count | None = None
+    positives: Count | None = None
+    negatives: Count | None = None
+    withheld: str | None = None
+    figures: dict[Metric, Figure] = Field(default_factory=dict, exclude_if=_empty)
+    labels: dict[str, dict[Metric, Figure]] = Field(default_factory=dict, exclude_if=_empty)
+
+    @model_validator(mode="after")
+    def _missing_needs_reason(self) -> Self:
+        if self.roc_auc is None and not self.figures and not self.withheld:
+            raise ValueError("a block without roc_auc or other figures must say in `withheld` why")
+        return self
+
+    @classmethod
+    def of(cls, figures: SiteFigures) -> Self:
+        """A hospital's figures as a block."""
+        return cls(
+            roc_auc=Figure.of(figures.roc_auc),
+            sensitivity=Figure.of(figures.sensitivity),
+            specificity=Figure.of(figures.specificity),
+            precision=Figure.of(figures.precision),
+            brier=figures.brier,
+            f1=f1(figures.precision, figures.sensitivity),
+            threshold=figures.threshold,
+            patients=figures.patients,
+            positives=figures.positives,
+            negatives=figures.negatives,
+        )
+
+    def figure(self, metric: Metric) -> Figure | None:
+        """The figure of that name."""
+        value: Figure | None = getattr(self, metric) if metric in METRICS else self.figures.get(metric)
+        return value
+
+
+class Means(Part):
+    """Means over the `sites` hospitals that have the figure for every model compared: each hospital counts once."""
+
+    sites: Count
+    roc_auc: float | None
+    sensitivity: float | None
+    specificity: float | None
+    precision: float | None
+    figures: dict[Metric, float] = Field(default_factory=dict, exclude_if=_empty)
+
+    def figure(self, metric: Metric) -> float | None:
+        """The mean of that name."""
+        value: float | None = getattr(self, metric) if metric in METRICS else self.figures.get(metric)
+        return value
+
+
+class OverallBlock(Block):
+    """All hospitals' test patients taken together, and the mean over hospitals."""
+
+    mean: Means
+
+
+class Compared(Part):
+    """The ways to a model on all hospitals' test patients; `pooled` is None where data cannot be pooled.
+
+    `personal` is each hospital's own model of a strategy that keeps one there, None where it does not.
+    """
+
+    local: Block
+    federated: Block
+    personal: Block | None = None
+    pooled: Block | None
+
+
+class Overall(Part):
+    """`Compared` with the means over hospitals."""
+
+    local: OverallBlock
+    federated: OverallBlock
+    personal: OverallBlock | None = None
+    pooled: OverallBlock | None

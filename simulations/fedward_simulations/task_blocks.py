@@ -1,0 +1,143 @@
+"""Blocks and curves from evaluations of segmentation, registration, detection and survival, for `summary`."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
+
+from fedward_common.metrics import (
+    Detections,
+    Estimate,
+    Evaluation,
+    Moments,
+    Overlap,
+    dice_percentiles,
+    merged_froc,
+    pooled_concordance,
+    pooled_moments,
+    wilson_interval,
+)
+from fedward_common.metrics.froc import RATES
+from fedward_common.streams import stream_seed
+from fedward_common.study import StudySpec
+from fedward_simulations.results import OTHER_METRICS, Block, Figure, FrocCurve, Metric, Spread
+
+NO_FIGURE = "too few patients for any hospital to show"
+NO_STRUCTURES = "the study names no structures whose overlap could be measured"
+
+Figures = dict[Metric, Figure]
+
+
+def task_block(evaluations: Iterable[Evaluation], study: StudySpec) -> Block:
+    """One model on the patients of one site or of several: exact pooled means, C over all sites' pairs, merged FROC."""
+    held = list(evaluations)
+    reasons = [e.withheld for e in held if e.withheld]
+    labels, whole = _BY_TASK[study.study.task](held, study)
+    figures = {**_mean(list(labels.values())), **whole}
+    why = reasons[0] if len(held) == 1 and reasons else None
+    if not figures:
+        why = why or (NO_FIGURE if study.cohort.labels else NO_STRUCTURES)
+    return Block(
+        figures=figures,
+        labels=labels if len(labels) > 1 else {},
+        patients=sum(e.patients for e in held) or None,
+        withheld=why,
+    )
+
+
+def _mean(given: Sequence[Figures]) -> Figures:
+    """The mean over labels of each figure, of those that have it; likewise of the ends of its interval."""
+    found: Figures = {}
+    for metric in OTHER_METRICS:
+        held = [figures[metric] for figures in given if metric in figures]
+        if held:
+            found[metric] = Figure(
+                value=fmean(each.value for each in held),
+                low=fmean(each.low for each in held),
+                high=fmean(each.high for each in held),
+            )
+    return found
+
+
+def _figures(estimates: Mapping[Metric, Estimate | None]) -> Figures:
+    return {metric: figure for metric, one in estimates.items() if (figure := Figure.of(one)) is not None}
+
+
+def _dice(overlaps: Iterable[Overlap]) -> Estimate | None:
+    moments = pooled_moments(one.dice for one in overlaps)
+    return None if moments is None else moments.fraction_interval()
+
+
+def _mm(parts: Iterable[Moments | None]) -> Estimate | None:
+    moments = pooled_moments(part for part in parts if part is not None)
+    return None if moments is None else moments.interval()
+
+
+def _masks(held: Sequence[Evaluation], study: StudySpec) -> tuple[dict[str, Figures], Figures]:
+    labels = {}
+    for structure in study.cohort.labels:
+        own = [e.overlaps[structure] for e in held if structure in e.overlaps]
+        before = [e.unregistered[structure] for e in held if structure in e.unregistered]
+        figures = _figures(
+            {
+                "dice": _dice(own),
+                "dice_before": _dice(before),
+                "surface_mm": _mm(one.surface_mm for one in own),
+                "hausdorff_mm": _mm(one.hausdorff_mm for one in own),
+            }
+        )
+        if own:
+            labels[structure] = figures
+    folding = _mm(e.folding for e in held)
+    if folding is None:
+        return labels, {}
+    share = {"value": folding.value, "low": folding.low, "high": folding.high}
+    return labels, {"folding_percent": Figure(**{end: 100 * value for end, value in share.items()})}
+
+
+def _survival(held: Sequence[Evaluation], _study: StudySpec) -> tuple[dict[str, Figures], Figures]:
+    pairs = pooled_concordance(e.concordance for e in held if e.concordance is not None)
+    return {}, {} if pairs is None else _figures({"c_index": pairs.interval()})
+
+
+def _detections(held: Sequence[Evaluation], study: StudySpec) -> tuple[dict[str, Figures], Figures]:
+    labels = {}
+    for kind in study.cohort.labels:
+        froc = merged_froc(_of_kind(held, kind))
+        if froc is not None:
+            at_one = float(froc.sensitivities()[RATES.index(1.0)])
+            labels[kind] = _figures(
+                {
+                    "froc": froc.interval(stream_seed(study.training.seed, "overall")),
+                    "sensitivity_at_1": wilson_interval(at_one * froc.findings, froc.findings),
+                }
+            )
+    return labels, {}
+
+
+def _of_kind(held: Iterable[Evaluation], kind: str) -> list[Detections]:
+    return [e.detections[kind] for e in held if kind in e.detections]
+
+
+_BY_TASK: Mapping[str, Callable[[Sequence[Evaluation], StudySpec], tuple[dict[str, Figures], Figures]]] = {
+    "segmentation": _masks,
+    "registration": _masks,
+    "survival": _survival,
+    "detection": _detections,
+}
+
+
+def froc_curves(evaluations: Iterable[Evaluation]) -> dict[str, FrocCurve]:
+    """The merged FROC curve of each kind of finding of which a site tells."""
+    held = list(evaluations)
+    kinds = sorted({kind for e in held for kind in e.detections})
+    return {kind: FrocCurve.of(froc) for kind in kinds if (froc := merged_froc(_of_kind(held, kind))) is not None}
+
+
+def dice_spreads(evaluations: Iterable[Evaluation]) -> dict[str, Spread]:
+    """How each structure's Dice is spread over all sites' patients."""
+    held = list(evaluations)
+    structures = sorted({structure for e in held for structure in e.overlaps})
+    return {
+        structure: Spread(**dict(zip(Spread.model_fields, found.tolist(), strict=True)))
+        for structure in structures
+        for found in [dice_percentiles([e.overlaps[structure] for e in held if structure in e.overlaps])]
+    }
