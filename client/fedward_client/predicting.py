@@ -17,7 +17,7 @@ from torch import nn
 from fedward_client.catalog import Catalog, TableRow, paths, scan
 from fedward_client.choosing import Unit
 from fedward_client.cohort import CohortItem, Offered, offered, units_of
-from fedward_client.evaluation import BATCH, probabilities
+from fedward_client.evaluation import BATCH, outputs
 from fedward_client.intake.bids_root import is_bids
 from fedward_client.labelling import UNKNOWN
 from fedward_client.opening import Opener, Tensor, opener, recipe_of
@@ -137,7 +137,7 @@ class _Scorer:
         tensors = self._tensors(rows, left_out, refused)
         scores = [np.empty((0, len(self.study.cohort.labels)))]
         while batch := list(islice(tensors, BATCH)):
-            scores.append(probabilities(self.model, np.stack(batch), study=self.study, device=self.device))
+            scores.append(outputs(self.model, np.stack(batch), study=self.study, device=self.device))
         scored = np.concatenate(scores)
         note = "; ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()) if count)
         if len(scored):
