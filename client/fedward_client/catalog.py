@@ -5,7 +5,7 @@ and hashing (`paths`). The catalog is derived data: it can be deleted at any tim
 """
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -76,7 +76,7 @@ class ImageRow:
     orientation: str
     place_mm: float | None
     turn: str
-    masks: tuple[Mask, ...] = ()  # sorted
+    masks: tuple[Mask, ...] = ()
 
     @property
     def names(self) -> tuple[str, str, str, str]:
@@ -205,16 +205,15 @@ class Catalog:
             query = query.where(index.files.c.modality == modality)
         masks = self._masks()
         rows = self._connection.execute(query).mappings()
-        return [ImageRow(**row, masks=masks.get(row["key"], ())) for row in rows]
+        return [ImageRow(**row, masks=(*masks[row["key"]], *masks[row["series"]])) for row in rows]
 
-    def _masks(self) -> dict[str, tuple[Mask, ...]]:
-        """By the key of an image."""
-        columns = [index.files.c[name] for name in ("detail", "key", "content")]
-        found: dict[str, tuple[Mask, ...]] = {}
-        for image, key, content in self._connection.execute(
-            select(*columns).where(index.files.c.kind == "mask").order_by(index.files.c.key)
-        ):
-            found[image] = (*found.get(image, ()), Mask(key, content))
+    def _masks(self) -> defaultdict[str, list[Mask]]:
+        """By the key of an image, or of a series."""
+        columns = [index.files.c[name] for name in ("detail", "series", "key", "content")]
+        found = defaultdict[str, list[Mask]](list)
+        query = select(*columns).where(index.files.c.kind == "mask").order_by(index.files.c.key)
+        for image, series, key, content in self._connection.execute(query):
+            found[image or series].append(Mask(key, content))
         return found
 
     def recordings(self) -> list[RecordingRow]:

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     from fedward_common.models.trained import Trained
 
 
+class Format(StrEnum):
+    """How predictions are written."""
+
+    CSV = "csv"
+    SR = "sr"
+
+
 def predict(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", exists=True, dir_okay=False, help="A trained model's safetensors file.")
@@ -22,38 +30,82 @@ def predict(
     source: Annotated[
         Path, typer.Argument(metavar="INPUT", exists=True, help="A hospital's folder, or any folder or file like it.")
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The CSV file that is written: a row for each patient.")],
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="What is written: a CSV file, or a new folder of DICOM reports.")
+    ],
+    form: Annotated[
+        Format,
+        typer.Option("--format", help="csv: a row for each patient. sr: a DICOM structured report for each patient."),
+    ] = Format.CSV,
 ) -> None:
     """Say what a trained model gives for images, recordings or a table, read as in training. For research use only.
 
-    Exit code 1 where something could not be read or taken; its row says why.
+    Exit code 1 where something could not be read or taken; its row in the CSV file says why.
 
     Example: fedward model predict result/model.safetensors /srv/hospital --out predictions.csv
     """
     from fedward_client import predicting
-    from fedward_common.disk import write_durably
     from fedward_common.errors import UsageError
     from fedward_common.models import trained
 
     if out.resolve() == model.resolve() or out.resolve().is_relative_to(source.resolve()):
         raise UsageError(f"{out} is the model, or in the input: choose another --out")
+    if form is Format.SR and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is not an empty folder: choose another --out for the reports")
     about, network = trained.read(model)
     with progress("Reading") as listener:
         found = predicting.predict(source, about, network, listener)
-    try:
-        write_durably(out, _csv(found, about).encode("utf-8", "surrogateescape"))
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written ({error.strerror}): choose another --out") from None
+    if form is Format.SR:
+        _write({out / name: report for name, report in _reports(found, about)}, out)
+    else:
+        _write({out: _csv(found, about).encode("utf-8", "surrogateescape")}, out)
     without = sum(not each.probabilities for each in found)
     print(f"{out}: {len(found) - without} with probabilities, {without} without. {trained.RESEARCH_USE}")
     if without:
         raise typer.Exit(1)
 
 
+def _write(files: dict[Path, bytes], out: Path) -> None:
+    from fedward_common.disk import write_durably
+    from fedward_common.errors import UsageError
+
+    try:
+        for path, content in files.items():
+            write_durably(path, content)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written ({error.strerror}): choose another --out") from None
+
+
+def _reports(found: "Sequence[Prediction]", about: "Trained") -> Iterator[tuple[str, bytes]]:
+    """The structured reports, each with its file's name, which is its own UID and nobody's."""
+    from fedward_client.dicom_results import derived
+    from fedward_client.dicom_results.report import report
+    from fedward_client.intake import source
+    from fedward_client.predicting import preface
+    from fedward_common.errors import UnreadableFile, UsageError
+
+    for each in found:
+        if not each.probabilities:
+            continue
+        comments = [*preface(about), *([f"Left out: {each.note}"] if each.note else [])]
+        scores = dict(zip(about.study.cohort.labels, each.probabilities, strict=True))
+        try:
+            made = report(scores, [source.read(path) for path in each.files], about, comments)
+            content = derived.encoded(made)
+        except UnreadableFile as error:
+            raise UsageError(
+                f"a DICOM report is of DICOM images only, and one of the input cannot have one ({error}): "
+                "use --format csv"
+            ) from None
+        yield f"{made.SOPInstanceUID}.dcm", content
+
+
 def _csv(found: "Sequence[Prediction]", about: "Trained") -> str:
     """Lines that begin with "#" say what the model is and is not; then the table."""
+    from fedward_client.predicting import preface
+
     text = io.StringIO()
-    text.writelines(f"# {' '.join(line.split())}\n" for line in _preface(about))
+    text.writelines(f"# {' '.join(line.split())}\n" for line in preface(about))
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     labels = about.study.cohort.labels
     writer.writerow(
@@ -78,15 +130,3 @@ def _called(score: float | None, threshold: float) -> str:
     if score is None:
         return ""
     return "yes" if score >= threshold else "no"
-
-
-def _preface(about: "Trained") -> Iterator[str]:
-    from fedward_common import __version__
-    from fedward_common.models.trained import RESEARCH_USE
-
-    yield RESEARCH_USE
-    yield f"Model {about.model_sha256} of the study {about.study.study.id}, digest {about.study.digest}"
-    yield f"Written by Fedward {__version__}"
-    for label, threshold in about.thresholds.items():
-        yield f"{label} is called from a probability of {threshold!r} on, chosen on validation patients"
-    yield from about.limits or ("The model came without a card: ask who trained it for its limits.",)

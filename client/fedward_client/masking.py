@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from fedward_client.harmonize.recipe import Masks
 from fedward_client.intake import nifti
-from fedward_client.intake.files import NIFTI, read_volume
+from fedward_client.intake.files import NIFTI, PICTURES, read_volume
+from fedward_client.intake.segmentation import read_masks
 from fedward_client.mask_settings import Shown
 from fedward_client.volume import Affine, Volume
 from fedward_common.errors import UnfitImage, UnreadableFile
@@ -24,15 +25,18 @@ def masks_digest(contents: Sequence[str], shown: Sequence[Shown | None]) -> str:
     return hashlib.blake2b(said, digest_size=32).hexdigest() if contents else ""
 
 
-def masks_of(volume: Volume, paths: Sequence[Path], shown: Sequence[Shown | None]) -> Masks:
-    """Where each structure is in an image, 0 or 1 [structures, frames, rows, columns]: wherever a mask of it does.
+def masks_of(volume: Volume, image: Sequence[Path], paths: Sequence[Path], shown: Sequence[Shown | None]) -> Masks:
+    """Where each structure is in an image, 0 or 1 [structures, frames, rows, columns]: where a mask shows it.
 
-    A structure that is None is nowhere. Raises UnfitImage, in words, for a mask that cannot be read or lies on another
-    grid than its image.
+    `image` are the files that `volume` was read from. A structure that is None is nowhere. Raises UnfitImage, in words,
+    for a mask that cannot be read or lies on another grid than its image.
     """
     found = np.zeros((len(shown), *volume.pixels[:, 0].shape), np.uint8)
     for path in paths:
         try:
+            if not path.name.casefold().endswith((*NIFTI, *PICTURES)):
+                found |= _of_segments(read_masks(path, image), shown, found.shape[1:])
+                continue
             values, affine = _values(path)
         except UnreadableFile as error:
             raise UnfitImage(f"its mask cannot be read: {error}") from None
@@ -51,15 +55,27 @@ def _values(path: Path) -> tuple[npt.NDArray[np.int64], Affine | None]:
     return np.rint(picture.pixels.max(axis=1)).astype(np.int64), picture.affine
 
 
+def _of_segments(segments: Mapping[str, Masks], shown: Sequence[Shown | None], shape: tuple[int, ...]) -> Masks:
+    """Structures by the labels of a DICOM segmentation's segments, but for case. Raises UnreadableFile."""
+    nothing = np.zeros(shape, np.uint8)
+    if any(mask.shape != shape for mask in segments.values()):
+        raise UnreadableFile("it has another size than the image")
+    return np.stack(
+        [
+            np.maximum.reduce([nothing, *(mask for label, mask in segments.items() if _names(wanted, label))])
+            for wanted in shown
+        ]
+    )
+
+
+def _names(wanted: Shown | None, label: str) -> bool:
+    return wanted is True or (isinstance(wanted, str) and wanted.casefold() == label.strip().casefold())
+
+
 def _shows(values: npt.NDArray[np.int64], wanted: Shown | None) -> npt.NDArray[np.bool_]:
-    match wanted:
-        case True:
-            found = values != 0
-        case int() | tuple():
-            found = np.isin(values, wanted)
-        case None | str():
-            found = np.zeros(values.shape, np.bool_)
-    return found
+    if wanted is True:
+        return values != 0
+    return np.isin(values, wanted if isinstance(wanted, int | tuple) else ())
 
 
 def _apart(one: Affine | None, other: Affine | None, shape: tuple[int, ...]) -> float:

@@ -80,8 +80,9 @@ class Images:
     def volume(self, item: CohortItem) -> Volume | None:
         """An image as its device made it, as `tensor` gives it otherwise."""
         paths = _unchanged(item, self.where)
-        if not paths:
-            return None
+        return self._read(paths) if paths else None
+
+    def _read(self, paths: Sequence[Path]) -> Volume:
         if len(paths) > 1:
             return read_slices(paths)
         return read_volume(paths[0], voi=self.recipe.voi, stack=self.recipe.is_3d)
@@ -96,15 +97,14 @@ class Images:
 
         Raises UnfitImage also for a mask that changed since it was frozen, or does not fit its image.
         """
-        volume = self.volume(item)
-        if volume is None:
+        files = _unchanged(item, self.where)
+        if not files:
             return None
-        paths = [self.where[key] for key in item.masks if key in self.where]
-        if len(paths) < len(item.masks) or (
-            paths and masks_digest([digest(path) for path in paths], shown) != item.shown
-        ):
+        masks = [self.where[key] for key in item.masks if key in self.where]
+        if len(masks) < len(item.masks) or masks_digest([digest(path) for path in masks], shown) != item.shown:
             raise UnfitImage("its mask went or changed since the run began")
-        return self.recipe.masked(volume, masks_of(volume, paths, shown))
+        volume = self._read(files)
+        return self.recipe.masked(volume, masks_of(volume, files, masks, shown))
 
     def is_there(self, item: CohortItem) -> bool:
         """As `Opener` says."""

@@ -44,22 +44,27 @@ class OutOfFold:
     def evaluation(
         self, study: StudySpec, side: Side, *, thresholds: Mapping[str, float] | None, min_cell: int
     ) -> Evaluation:
-        """What leaves of all folds' scores together: of every patient, each once.
+        """What leaves of all folds' scores together: of every patient, each once. Raises what `scores` raises."""
+        rows, scores = self.scores(study, side)
+        return evaluate_scores(
+            scores,
+            self.data.labels[rows],
+            self.data.patients[rows],
+            study=study,
+            thresholds=thresholds,
+            min_cell=min_cell,
+        )
+
+    def scores(self, study: StudySpec, side: Side) -> tuple[npt.NDArray[np.int64], Scores]:
+        """Rows [n], ascending, and their scores [n, labels], by the fold that has each on a side: for the site alone.
 
         Raises DataError where a fold was not scored here, or where images went or came since one was.
         """
         found = [self._kept(study, fold, side) for fold in range(study.split.folds or 0)]
         rows = np.concatenate([rows for rows, _ in found])
-        order = np.argsort(rows)
         scores = np.concatenate([own for rows, own in found if len(rows)] or [np.empty((0, 0))])
-        return evaluate_scores(
-            scores[order],
-            self.data.labels[rows[order]],
-            self.data.patients[rows[order]],
-            study=study,
-            thresholds=thresholds,
-            min_cell=min_cell,
-        )
+        order = np.argsort(rows)
+        return rows[order], scores[order]
 
     def _kept(self, study: StudySpec, fold: int, side: Side) -> tuple[npt.NDArray[np.int64], Scores]:
         held = self.state.load(f"{self.part}-{fold}")

@@ -23,9 +23,10 @@ from fedward_client.labelling import UNKNOWN
 from fedward_client.opening import Opener, Tensor, opener, recipe_of
 from fedward_client.site import KEY, KEY_BYTES, SETTINGS, STATE, Site
 from fedward_client.training.device import Device, pick_device
+from fedward_common import __version__
 from fedward_common.errors import DataError, UnreadableFile, UsageError
 from fedward_common.events import Event, Listener, ignore
-from fedward_common.models.trained import Trained
+from fedward_common.models.trained import RESEARCH_USE, Trained
 from fedward_common.study import Input, SeriesInput, StudySpec
 
 EACH_FILE = "(.+)"  # a file that does not say whose it is, in a folder without settings, is a patient's of its own
@@ -42,6 +43,7 @@ class Prediction:
     examples: int = 0  # images, windows or rows
     probabilities: tuple[float, ...] = ()  # by label, the mean over the examples; () where there is none
     note: str = ""  # what was left out, and why
+    files: tuple[Path, ...] = ()  # that the probabilities are of
 
 
 def predict(source: Path, about: Trained, model: nn.Module, listener: Listener = ignore) -> list[Prediction]:
@@ -67,13 +69,25 @@ def predict(source: Path, about: Trained, model: nn.Module, listener: Listener =
                 f'nothing in the input is what the study takes, which is [input] kind = "{study.input.kind}", or its '
                 "patients are on the opt-out list"
             )
-        scorer = _Scorer(site, study, model, device, where, opener(site, recipe_of(study.input, site.name), files))
+        theirs = dict.fromkeys(files, source.resolve()) if source.is_file() else files  # a single file is a copy
+        opened = opener(site, recipe_of(study.input, site.name), files)
+        scorer = _Scorer(site, study, model, device, where, theirs, opened)
         found = [Prediction(place=place, note=reason) for place, reason in refused.items()]
         patients = _by_patient(there)
         for done, rows in enumerate(patients):
             listener(Event(site=site.name, stage="evaluate", done=done, total=len(patients)))
             found += scorer.patient(rows)
     return sorted(found, key=lambda each: each.place)
+
+
+def preface(about: Trained) -> Iterator[str]:
+    """What must be said with every prediction: sentences, and which model it is."""
+    yield RESEARCH_USE
+    yield f"Model {about.model_sha256} of the study {about.study.study.id}, digest {about.study.digest}"
+    yield f"Written by Fedward {__version__}"
+    for label, threshold in about.thresholds.items():
+        yield f"{label} is called from a probability of {threshold!r} on, chosen on validation patients"
+    yield from about.limits or ("The model came without a card: ask who trained it for its limits.",)
 
 
 def _site(source: Path, scratch: Path, modality: str) -> Site:
@@ -128,13 +142,15 @@ class _Scorer:
     model: nn.Module
     device: Device
     where: dict[str, str]
+    files: dict[str, Path]
     opener: Opener
 
     def patient(self, rows: list[Offered]) -> Iterator[Prediction]:
         """What the model says of a patient, and what could not be read."""
         left_out: Counter[str] = Counter()
         refused: dict[Place, str] = {}
-        tensors = self._tensors(rows, left_out, refused)
+        read: dict[Path, None] = {}
+        tensors = self._tensors(rows, left_out, refused, read)
         scores = [np.empty((0, len(self.study.cohort.labels)))]
         while batch := list(islice(tensors, BATCH)):
             scores.append(outputs(self.model, np.stack(batch), study=self.study, device=self.device))
@@ -142,7 +158,13 @@ class _Scorer:
         note = "; ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()) if count)
         if len(scored):
             mean = tuple(scored.mean(axis=0).tolist())
-            yield Prediction(place=_place(rows[0], self.where), examples=len(scored), probabilities=mean, note=note)
+            yield Prediction(
+                place=_place(rows[0], self.where),
+                examples=len(scored),
+                probabilities=mean,
+                note=note,
+                files=tuple(read),
+            )
         elif not refused:
             yield Prediction(place=_place(rows[0], self.where), note=f"left out: {note}")
         for place, reason in refused.items():
@@ -151,7 +173,9 @@ class _Scorer:
     def _row(self, unit: Unit) -> int:
         return 0 if isinstance(self.study.input, Input | SeriesInput) else unit.at
 
-    def _tensors(self, rows: list[Offered], left_out: Counter[str], refused: dict[Place, str]) -> Iterator[Tensor]:
+    def _tensors(
+        self, rows: list[Offered], left_out: Counter[str], refused: dict[Place, str], read: dict[Path, None]
+    ) -> Iterator[Tensor]:
         for unit in units_of(rows, self.study, self.site, left_out):
             item = CohortItem(
                 image=unit.key,
@@ -170,4 +194,5 @@ class _Scorer:
             if tensor is None:
                 refused[self.where[unit.files[0]], self._row(unit)] = GONE
             else:
+                read.update(dict.fromkeys(self.files[key] for key in unit.files))
                 yield tensor

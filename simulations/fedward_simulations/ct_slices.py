@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
 from fedward_common.metrics.base import Floats
 from fedward_common.streams import stream_seed
@@ -39,11 +39,13 @@ class CtGrid:
 
     def places(self) -> tuple[Floats, Floats, Floats]:
         """How far voxels are to the left, the back and the head of the centre, in mm; they broadcast to `shape`."""
-        z, y, x = (
-            (np.arange(count) - (count - 1) / 2) * step
-            for count, step in zip(self.shape, (self.slice_mm, self.pixel_mm, self.pixel_mm), strict=True)
-        )
+        slices, rows, columns = self.shape
+        x, y, z = _along(columns, self.pixel_mm), _along(rows, self.pixel_mm), _along(slices, self.slice_mm)
         return x[None, None, :], y[None, :, None], z[:, None, None]
+
+
+def _along(count: int, step: float) -> Floats:
+    return (np.arange(count, dtype=np.float64) - (count - 1) / 2) * step
 
 
 def grid_of(scanner: CtScanner, shape: tuple[int, int, int], random: np.random.Generator) -> CtGrid:

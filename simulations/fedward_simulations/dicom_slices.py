@@ -13,7 +13,8 @@ def slice_of(
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID, dataset.SOPInstanceUID = kind, f"{uid}.{index + 1}"
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = kind
+    name(dataset, f"{uid}.{index + 1}")
     dataset.StudyInstanceUID = dataset.SeriesInstanceUID = uid
     for keyword in ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"):
         setattr(dataset, keyword, "20190302")
@@ -30,6 +31,9 @@ def slice_of(
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
     dataset.PixelData = pixels.tobytes()
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     return dataset
+
+
+def name(dataset: Dataset, uid: str) -> None:
+    """Give an object its UID, and its file."""
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID(uid)

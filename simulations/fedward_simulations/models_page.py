@@ -1,7 +1,8 @@
 """`python -m fedward_simulations.models_page`: what each network weighs and how fast it trains, as docs/models.md.
 
 Each is built and trained for a few steps in a process of its own, on one thread of a processor, so that its memory is
-its own; sizes of examples are the same for all networks of as many axes.
+its own; sizes of examples are the same for all networks of as many axes. One that does several tasks is trained for the
+first of them.
 """
 
 import json
@@ -17,7 +18,11 @@ from fedward_simulations.markdown import render
 from fedward_simulations.peak_memory import peak_mib
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor, nn
+
+    from fedward_common.study_task import Task
 
 BATCH = 8
 SIZES = {0: (), 1: (256,), 2: (128, 128), 3: (32, 64, 64)}
@@ -42,10 +47,14 @@ def measure(name: str, dims: int) -> Measured:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    _train(torch.nn.Linear(1, 2), torch.rand(BATCH, 1), 1, 0.0)  # what torch imports for it is no network's
+    task = models.describe(name).tasks[0]
+    other = torch.nn.Linear(1, 2)  # what torch imports for it is no network's
+    _train(other, lambda: _loss(other, "classification", torch.rand(BATCH, 1)), 1, 0.0)
     before = peak_mib()
-    network = models.build(name, options={}, size=SIZES[dims], channels=CHANNELS[dims], classes=2)
-    seconds = _train(network, torch.rand(BATCH, CHANNELS[dims], *SIZES[dims]), _STEPS, _SECONDS)
+    classes = models.outputs(task, 2)
+    network = models.build(name, options={}, size=SIZES[dims], channels=CHANNELS[dims], classes=classes, task=task)
+    examples = torch.rand(BATCH, CHANNELS[dims], *SIZES[dims])
+    seconds = _train(network, lambda: _loss(network, task, examples), _STEPS, _SECONDS)
     return Measured(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         step_mib=peak_mib() - before,
@@ -53,19 +62,41 @@ def measure(name: str, dims: int) -> Measured:
     )
 
 
-def _train(network: "nn.Module", examples: "Tensor", steps: int, seconds: float) -> float:
+def _train(network: "nn.Module", loss: "Callable[[], Tensor]", steps: int, seconds: float) -> float:
     """Seconds of the fastest step, of so many at least that take so long together."""
     import torch
 
-    optimizer, labels = torch.optim.AdamW(network.parameters()), torch.arange(len(examples)) % 2
+    optimizer = torch.optim.AdamW(network.parameters())
     times: list[float] = []
     while len(times) < steps or sum(times) < seconds:
         started = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        torch.nn.functional.cross_entropy(network(examples), labels).backward()  # type: ignore[no-untyped-call]
+        loss().backward()  # type: ignore[no-untyped-call]  # of torch
         optimizer.step()
         times.append(time.perf_counter() - started)
     return min(times)
+
+
+def _loss(network: "nn.Module", task: "Task", examples: "Tensor") -> "Tensor":
+    """Of a task, with any truth."""
+    import torch
+
+    if task == "segmentation":
+        from fedward_client.training.segmentation_loss import segmentation_loss
+
+        logits = network(examples)
+        return segmentation_loss(logits, torch.ones(logits.shape, dtype=torch.uint8), torch.ones(logits.shape[:2]))
+    if task == "registration":
+        from fedward_client.training.registration_loss import registration_loss
+
+        fixed = examples.flip(0)
+        return registration_loss(examples, fixed, network(torch.cat([examples, fixed], dim=1)), smoothness=1.0)
+    if task == "survival":
+        from fedward_client.training.survival_loss import cox_loss
+
+        order = torch.arange(len(examples))
+        return cox_loss(network(examples).squeeze(1), order, order % 2)
+    return torch.nn.functional.cross_entropy(network(examples), torch.arange(len(examples)) % 2)
 
 
 def page() -> str:
@@ -74,7 +105,7 @@ def page() -> str:
 
     cards = [models.describe(name) for name in models.names()]
     kinds = {
-        kind: [(card.name, _apart(card.name, dims), card.paper) for card in cards if dims in card.dims]
+        kind: [(card, _apart(card.name, dims)) for card in cards if dims in card.dims]
         for dims, kind in sorted(_KINDS.items(), reverse=True)
     }
     return render("models.md", batch=BATCH, kinds=kinds)

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import CTImageStorage, DigitalXRayImageStorageForPresentation, JPEG2000Lossless, RLELossless
+from pydicom.uid import UID, CTImageStorage, DigitalXRayImageStorageForPresentation, JPEG2000Lossless, RLELossless
 
 from fedward_client.dicom_results import derived
 from fedward_client.dicom_results.segmentation import CODES, segmentation
@@ -161,7 +161,7 @@ def test_a_label_map_says_the_segment_in_each_voxel(image: list[Path], tmp_path:
     where = np.random.default_rng(1).integers(0, 3, SHAPE, np.uint8)
 
     def label_map(dataset: Dataset) -> None:
-        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.66.7"
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.66.7")
         dataset.SegmentationType = "LABELMAP"
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
         dataset.PixelData = where.tobytes()

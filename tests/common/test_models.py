@@ -13,10 +13,13 @@ from fedward_common import models
 from fedward_common.errors import ModelError
 from fedward_common.models import ModelCard, Option
 from fedward_common.study import StudySpec
+from fedward_common.study_task import Task
 
 ALL = {
     "alexnet",
     "cnn-1d",
+    "cnn-3d",
+    "cox",
     "dbn",
     "densenet121",
     "densenet169",
@@ -31,6 +34,8 @@ ALL = {
     "resnet50",
     "small-cnn",
     "sparse-autoencoder",
+    "unet",
+    "voxelmorph",
 }
 
 
@@ -51,11 +56,12 @@ def refusal(
     size: tuple[int, ...] = (64, 64),
     channels: int = 1,
     classes: int = 2,
+    task: Task = "classification",
 ) -> str:
     with pytest.raises(ModelError) as caught:
-        models.check(name, options or {}, size, channels, classes)
+        models.check(name, options or {}, size, channels, classes, task=task)
     with pytest.raises(ModelError, match=r".") as built:
-        models.build(name, options=options or {}, size=size, channels=channels, classes=classes)
+        models.build(name, options=options or {}, size=size, channels=channels, classes=classes, task=task)
     assert str(built.value) == str(caught.value)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -67,7 +73,8 @@ import sys
 from fedward_common import models
 for name in models.names():
     card = models.describe(name)
-    models.check(name, card.options, (64,) * card.dims[0], 1, 2)
+    for task in card.tasks:
+        models.check(name, card.options, (64,) * card.dims[0], 1, models.outputs(task, 2), task=task)
 heavy = {"torch", "monai", "pandas", "scipy"} & set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else 0)
 """
@@ -87,12 +94,13 @@ def test_a_card_agrees_with_itself(name: str) -> None:
     assert card.paper
     assert set(card.limits) <= set(card.options)
     for dims in card.dims:
-        models.check(name, card.options, (card.min_size,) * dims, 1, 2)
+        for task in card.tasks:
+            models.check(name, card.options, (card.min_size,) * dims, 1, models.outputs(task, 2), task=task)
 
 
 def test_cards_tell_which_networks_can_have_batch_normalisation() -> None:
     assert {name for name in models.names() if models.describe(name).batch_norm} == {
-        name for name in ALL if name.startswith(("resnet", "densenet"))
+        name for name in ALL if name.startswith(("resnet", "densenet", "unet"))
     }
 
 
@@ -160,6 +168,33 @@ def test_sizes_are_refused_in_words(name: str, size: tuple[int, ...], words: str
 def test_channels_and_classes_are_refused_in_words() -> None:
     assert refusal("small-cnn", channels=0) == "an example has at least 1 channel, not 0"
     assert refusal("small-cnn", classes=1) == "a model tells at least 2 classes apart, not 1"
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "size", "words"),
+    [
+        (
+            "small-cnn",
+            "segmentation",
+            (64, 64),
+            'model "small-cnn" is for classification, and the task is segmentation: choose one of unet',
+        ),
+        ("mlp", "registration", (), "the task is registration: no model does that with rows of a table"),
+        ("mlp", "segmentation", (), 'model "mlp" is for classification or survival, and the task is segmentation'),
+        ("unet", "survival", (), "the task is survival: choose one of cox, mlp"),
+    ],
+)
+def test_a_network_that_does_not_do_the_task_is_refused_with_those_that_do(
+    name: str, task: Task, size: tuple[int, ...], words: str
+) -> None:
+    assert words in refusal(name, size=size, task=task)
+
+
+def test_what_a_task_has_no_outputs_for_is_refused_in_words() -> None:
+    assert refusal("unet", classes=0, task="segmentation") == "segmentation is of at least 1 structure, not 0"
+    assert refusal("cox", size=(), task="survival") == "survival has 1 output, the log-risk, not 2"
+    for structures in (0, 3):
+        models.check("voxelmorph", {}, (64, 64), 1, models.outputs("registration", structures), task="registration")
 
 
 # Plug-ins: a package as pip would have installed it, on sys.path.

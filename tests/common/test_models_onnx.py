@@ -23,6 +23,7 @@ QUICK = {("small-cnn", 2), ("cnn-1d", 1), ("mlp", 0), ("logistic-regression", 0)
 CASES = [
     pytest.param(name, dims, id=f"{name}-{dims}d", marks=[] if (name, dims) in QUICK else [pytest.mark.long])
     for name in models.names()
+    if "classification" in models.describe(name).tasks
     for dims in models.describe(name).dims
 ]
 

@@ -19,4 +19,4 @@ def test_the_page_has_every_network_once_for_each_kind_of_example(monkeypatch: p
     page = models_page.page()
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     assert len(rows) == sum(len(models.describe(name).dims) for name in models.names())
-    assert "| `mlp` | 262,144 | 1.0 | 12 | 1.23e+03 | Rumelhart" in page
+    assert "| `mlp` | classification, survival | 262,144 | 1.0 | 12 | 1.23e+03 | Rumelhart" in page

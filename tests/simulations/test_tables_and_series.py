@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import math
 import shutil
 import subprocess
 import sys
@@ -156,59 +155,3 @@ def test_without_combat_it_stays_hidden(tables: Callable[[str], Path]) -> None:
     report = (root / "out" / "report.html").read_text()
     assert "for each row; a patient’s score is the mean over that patient’s rows" in report
     assert "150 rows of tables" in report
-
-
-# Recordings ----------------------------------------------------------------------------------------------------------
-
-SERIES = """
-[study]
-id = "tiny-series"
-task = "classification"
-[cohort]
-labels = ["no freeze", "freeze"]
-positive = "freeze"
-min_patients = 5
-[split]
-shares = [0.5, 0.2, 0.3]
-[input]
-kind = "series"
-signals = ["ankle vertical", "trunk lateral"]
-unit = "mg"
-rate_hz = 32
-window_s = 4
-step_s = 2
-scale = 1000
-[model]
-name = "cnn-1d"
-options = { width = 16 }
-[training]
-rounds = 5
-batch_size = 16
-optimizer = { name = "adamw", lr = 3e-3 }
-[strategy]
-min_sites = 3
-"""
-
-
-def daphnet(subject: int) -> str:
-    """Walking swings the ankle at 1 Hz, freezing trembles it at 5 Hz with half the amplitude; 64 Hz, in mg."""
-    random = np.random.default_rng(subject)
-    rows = []
-    for i in range(64 * 40):
-        note = 1 if i < 64 * 24 else 2
-        swing = 800 * math.sin(2 * math.pi * i / 64) if note == 1 else 400 * math.sin(2 * math.pi * 5 * i / 64)
-        values = (random.normal(0, 100, 9) + swing * (np.arange(9) == 1)).astype(int)
-        rows.append(f"{(i + 1) * 1000 // 64} {' '.join(map(str, values))} {note}\n")
-    return "".join(rows)
-
-
-def test_freezing_is_found_in_recordings_as_daphnet_publishes_them(tmp_path: Path) -> None:
-    for index, hospital in enumerate(HOSPITALS):
-        folder = hospital_folder(tmp_path, hospital)
-        for subject in range(24):
-            (folder / f"S{subject:02d}R01.txt").write_text(daphnet(100 * index + subject))
-    results = simulated(tmp_path, SERIES)
-    assert results["overall"]["federated"]["roc_auc"]["value"] > 0.95
-    card = (tmp_path / "out" / "model-card.md").read_text()
-    assert "24 recordings of 24 patients" in card
-    assert "for each window" in card

@@ -102,7 +102,7 @@ def _respaced(band: Pixels, own: Spacing, spacing: Spacing, size: tuple[int, ...
     variances = [max(then**2 - now**2, 0.0) / FWHM**2 for now, then in zip(own, spacing, strict=True)][::-1]
     if any(variances):
         image = sitk.DiscreteGaussian(image, variances, KERNEL, KERNEL_ERROR, True)
-    origin = [_first(*axis) for axis in zip(band.shape, own, spacing, size, strict=True)][::-1]
+    origin = [first(*axis) for axis in zip(band.shape, own, spacing, size, strict=True)][::-1]
     grid = sitk.ResampleImageFilter()
     grid.SetSize(size[::-1])
     grid.SetOutputSpacing(spacing[::-1])
@@ -114,7 +114,7 @@ def _respaced(band: Pixels, own: Spacing, spacing: Spacing, size: tuple[int, ...
     return found
 
 
-def _first(length: int, own: float, spacing: float, size: int) -> float:
+def first(length: int, own: float, spacing: float, size: int) -> float:
     """Where the first new pixel of an axis is, in mm from the first old one.
 
     The whole image in new pixels is centred on the old one, then cut or padded by whole pixels: a spacing that is right

@@ -26,10 +26,10 @@ import rfc8785
 
 from fedward_client.harmonize import bias, channels, intensity
 from fedward_client.harmonize.foreground import Box, box_of
-from fedward_client.harmonize.grid import Spacing, oriented, respaced, spacing_of
+from fedward_client.harmonize.grid import Spacing, first, oriented, respaced, spacing_of
 from fedward_client.harmonize.intensity import Image
 from fedward_client.harmonize.resample import resample
-from fedward_client.volume import Volume
+from fedward_client.volume import Affine, Volume
 from fedward_common.errors import UnfitImage, UnreadableFile
 from fedward_common.landmarks import own_landmarks, relative
 from fedward_common.metrics.base import Floats
@@ -94,6 +94,39 @@ class Recipe:
             bands = self._frames(self._oriented(shown).pixels)[(slice(None), *box)]
             placed = (self._sized(bands, spacing, outside=0.0) >= HALF).astype(np.uint8)
         return np.ascontiguousarray(np.broadcast_to(image, self.shape), dtype=np.float32), placed
+
+    def gridded(self, volume: Volume) -> tuple[Image, Affine]:
+        """`apply`, and where its pixels come from. Raises what `apply` raises.
+
+        That is [4, 4], from (depth, row, column, 1) of it, of a 2-D size the depth is 0, to (frame, row, column, 1) of
+        `volume`; the middles of pixels are whole numbers.
+        """
+        image, spacing, box = self._prepared(volume)
+        lengths, flat = image.shape[1:], 3 - len(self.input.size)
+        scale, shift = np.ones(3), np.array([each.start or 0 for each in box], np.float64)
+        shift[0] += 0 if self.is_3d else len(self._oriented(volume).pixels) // 2
+        for axis, size in enumerate(self.input.size, start=flat):
+            if self.input.spacing is None:
+                scale[axis] = lengths[axis] / size
+                shift[axis] += scale[axis] / 2 - 0.5
+            else:
+                own, asked = spacing[axis], self.input.spacing[axis - flat]
+                scale[axis] = asked / own
+                shift[axis] += first(lengths[axis], own, asked, size) / own
+        inner = np.diag([*scale, 1.0])
+        inner[:3, 3] = shift
+        placed = self._sized(intensity.scale(image, self.input), spacing)
+        placed = np.ascontiguousarray(np.broadcast_to(placed, self.shape), dtype=np.float32)
+        return placed, self._turned_back(volume) @ inner
+
+    def _turned_back(self, volume: Volume) -> Affine:
+        """[4, 4]: (frame, row, column, 1) of the volume with its axes turned to those of `volume` itself."""
+        turned = self._oriented(volume)
+        if volume.affine is None or turned.affine is None:
+            return np.eye(4)
+        order = [2, 1, 0, 3]  # an affine counts columns first
+        found: Affine = np.linalg.solve(volume.affine, turned.affine)[np.ix_(order, order)]
+        return found
 
     def _sized(self, image: Image, spacing: Spacing, outside: float | None = None) -> Image:
         if self.input.spacing is None:

@@ -21,6 +21,7 @@ from pydicom.uid import (
     JPEGLSTransferSyntaxes,
     JPEGTransferSyntaxes,
     MediaStorageDirectoryStorage,
+    SegmentationStorage,
 )
 
 from fedward_client.intake import describe, elements, geometry, jpeg12, mosaic, part10, render, siblings, worker
@@ -30,9 +31,11 @@ from fedward_client.intake.quiet import DICOM_ERRORS, quiet
 from fedward_client.volume import Pixels, Volume
 from fedward_common.errors import UnreadableFile
 
-NotAnImage = Literal["not DICOM", "DICOMDIR", "no pixels"]
+NotAnImage = Literal["not DICOM", "DICOMDIR", "no pixels", "segmentation"]
 
 
+# PS3.4 B.5; the second, of label maps, is not pydicom's yet
+SEGMENTATIONS = (SegmentationStorage, UID("1.2.840.10008.5.1.4.1.1.66.7"))
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 _PALETTE = "PALETTE COLOR"
 _COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -128,6 +131,8 @@ def _remember(key: siblings.Key, header: Header, dataset: Dataset) -> None:
 def _judged(dataset: Dataset, stored: part10.Stored | None) -> Header | NotAnImage:
     if _is_directory(dataset):
         return "DICOMDIR"
+    if elements.text(dataset, "SOPClassUID") in SEGMENTATIONS:
+        return "segmentation"
     if stored is None:
         return _without_pixels(dataset)
     header = _header(dataset, stored)

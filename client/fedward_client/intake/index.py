@@ -53,7 +53,8 @@ files: Final = Table(
     Column("key", String, primary_key=True),
     Column("kind", String, nullable=False),  # one of DATA | mask | table | quarantine | what NotAnImage says | link
     Column("parent", String),  # of a row: the file that it is in
-    # of a recording and of a row: `recordings.facts`, `RowFacts.facts`; of a mask the key of its image
+    # of a recording and of a row: `recordings.facts`, `RowFacts.facts`; of a mask the key of its image,
+    # where its `series` does not say
     Column("detail", String),
     Column("folder", String, nullable=False),  # pseudonym
     Column("size", Integer, nullable=False),  # with mtime_ns: unchanged files are not read again; -1: read it again

@@ -22,7 +22,7 @@ from pkgutil import resolve_name
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from fedward_client.intake import index, recordings, tables
+from fedward_client.intake import index, recordings, segmentation, tables
 from fedward_client.intake.dicom import Header
 from fedward_client.intake.files import digest, mask_of, read_header
 from fedward_client.intake.quiet import quiet
@@ -205,6 +205,9 @@ def _read(site: Site, entry: Entry) -> dict[str, Any]:
     if is_recording(site, entry.path):
         return _recording(site, entry)
     header, content = read_header(site, entry.path)
+    if header == "segmentation":
+        series = segmentation.referenced_series(entry.path)
+        return {"kind": "mask", "series": site.pseudonym("series", series), "content": digest(entry.path)}
     if not isinstance(header, Header):
         return {"kind": header}
     values: dict[str, Any] = dict(zip(_OF_HEADERS, _of_header(header), strict=True))

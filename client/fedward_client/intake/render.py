@@ -17,7 +17,7 @@ from fedward_common.errors import UnreadableFile
 
 Array = npt.NDArray[Any]
 
-_EXACT = range(-(2**23), 2**23)  # 16-bit numbers and one of these add up to one that float32 has
+_EXACT = 2**23  # 16-bit numbers and a whole number below this add up to one that float32 has
 
 
 def frames(dataset: Dataset, stored: Array, out: npt.NDArray[np.float32], *, voi: bool) -> None:
@@ -111,7 +111,8 @@ def _modality(source: Dataset, stored: Array, dataset: Dataset, out: npt.NDArray
     slope, intercept = elements.number(source, "RescaleSlope"), elements.number(source, "RescaleIntercept")
     if slope is None or intercept is None:
         return stored
-    if slope == 1 and stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2 and intercept in _EXACT:
+    exact = intercept.is_integer() and abs(intercept) < _EXACT
+    if slope == 1 and stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2 and exact:
         return np.add(stored, np.float32(intercept), out=out, dtype=np.float32)
     values = np.multiply(stored, np.float64(slope), dtype=np.float64)
     values += np.float64(intercept)

@@ -12,24 +12,22 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
-    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     RLELossless,
-    SegmentationStorage,
 )
 
 from fedward_client.intake import describe, elements, geometry, part10, source
 from fedward_client.intake.bounds import MAX_VALUES, opened
+from fedward_client.intake.dicom import SEGMENTATIONS
 from fedward_client.intake.quiet import DICOM_ERRORS, quiet
 from fedward_common.errors import UnreadableFile
 
 Masks = npt.NDArray[np.uint8]
 
 NEAR = 0.1  # of a pixel's shorter side: how far headers, written with few digits, may be apart
-_KINDS = (SegmentationStorage, UID("1.2.840.10008.5.1.4.1.1.66.7"))  # the second, for label maps, is not pydicom's yet
 _SAFE = frozenset(
     {
         *(ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian),
@@ -42,7 +40,7 @@ def referenced_series(path: Path) -> str:
     """The SeriesInstanceUID of the image that a segmentation was drawn on, "" for what is none or does not say."""
     with quiet():
         dataset = source.read(path)
-        if elements.text(dataset, "SOPClassUID") not in _KINDS:
+        if elements.text(dataset, "SOPClassUID") not in SEGMENTATIONS:
             return ""
         return next(iter(_series(dataset)), "")
 
@@ -77,7 +75,7 @@ def _opened(path: Path) -> Dataset:
         if not part10.is_dicom(file):
             raise UnreadableFile("it is not DICOM")
         dataset = part10.parse(file, pixels=True)
-    if elements.text(dataset, "SOPClassUID") not in _KINDS:
+    if elements.text(dataset, "SOPClassUID") not in SEGMENTATIONS:
         raise UnreadableFile("it is no DICOM segmentation")
     return dataset
 

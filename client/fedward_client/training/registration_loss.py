@@ -47,5 +47,6 @@ def roughness(displacement: torch.Tensor) -> torch.Tensor:
 def _uncorrelated(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
     from monai.losses.image_dissimilarity import LocalNormalizedCrossCorrelationLoss  # MONAI takes seconds to import
 
-    negative = LocalNormalizedCrossCorrelationLoss(fixed.dim() - 2, kernel_size=WINDOW, smooth_dr=_LEAST_VARIANCE)
-    return (1 + negative(warped, fixed)).clamp(min=0)  # by rounding the same image may correlate with more than 1
+    loss = LocalNormalizedCrossCorrelationLoss(fixed.dim() - 2, kernel_size=WINDOW, smooth_dr=_LEAST_VARIANCE)
+    negative: torch.Tensor = loss(warped, fixed)
+    return (1 + negative).clamp(min=0)  # by rounding the same image may correlate with more than 1

@@ -1,9 +1,10 @@
 """VoxCNN: a plain network for volumes (Korolev, Safiullin, Belyaev, Dodonova 2017, arXiv:1701.06643).
 
 As in the paper: ten 3 x 3 x 3 convolutions of 8, 16, 32 and 64 channels with pooling by 2 after each width, hidden
-layers of 128 and 64 units, dropout 0.7 between them. Group normalisation (arXiv:1803.08494) follows every convolution
-and stands in the place of the paper's one batch normalisation, whose statistics would be a hospital's. The hidden
-layers know where in the volume something is, so volumes of other sizes make another network.
+layers of 128 and 64 units, dropout 0.7 between them. Convolutions are padded, so that small volumes work. Group
+normalisation (arXiv:1803.08494) follows every convolution and stands in the place of the paper's one batch
+normalisation, whose statistics would be a hospital's. The hidden layers know where in the volume something is, so
+volumes of another size need another network.
 """
 
 from torch import nn

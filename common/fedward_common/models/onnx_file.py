@@ -32,8 +32,9 @@ _INPUT = "input"
 
 
 def export(model: Path, out: Path) -> float:
-    """Write `out`; the largest absolute difference between what it gives and what torch gives on random examples.
+    """Write `out`; the largest difference between what it gives and what torch gives on random examples.
 
+    It is absolute, or of values that go beyond 1, as displacements and log-risks do, a share of the largest of them.
     Raises ModelError as `trained.read`, `ending` and `write` do, and UsageError where `out` cannot be written.
     """
     from torch import nn
@@ -156,5 +157,6 @@ def _difference(
         with torch.inference_mode():
             expected = model(torch.from_numpy(examples)).numpy()
         [found] = session.run([output], {_INPUT: examples})
-        worst = float(np.maximum(worst, np.abs(found - expected).max()))  # NaN stays
+        difference = np.abs(found - expected).max() / max(1.0, np.abs(expected).max())
+        worst = float(np.maximum(worst, difference))  # NaN stays
     return worst

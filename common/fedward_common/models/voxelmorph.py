@@ -8,6 +8,9 @@ half resolution to save memory; here it is whole.
 The last layer begins near zero, as in the authors' code, so that training starts from images as they are.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -27,21 +30,21 @@ class VoxelMorph(nn.Module):
     def forward(self, pairs: torch.Tensor) -> torch.Tensor:
         """The displacement with which `warp` brings the moving image onto the fixed one; of any size."""
         found = crop(self.network(pad_to_multiple(pairs, self.multiple)), pairs.shape[2:]).float()
-        return integrate(found, self.integration) if self.integration else found
+        return integrate(found, self.integration, follow=_sparing if self.training else warp)
 
 
-def integrate(velocity: torch.Tensor, steps: int) -> torch.Tensor:
+_sparing = partial(checkpoint, warp, use_reentrant=False, preserve_rng_state=False)  # keeps no corner for the gradient
+
+
+def integrate(velocity: torch.Tensor, steps: int, *, follow: Callable[..., torch.Tensor] = warp) -> torch.Tensor:
     """The displacement after one unit of time of a velocity that is constant over time, both [n, dims, *size], voxels.
 
     Scaling and squaring: 2^-steps of the velocity is nearly its own displacement, and that after twice the time is it
-    followed by itself.
+    followed by itself. With 0 steps it is the displacement.
     """
-    found = velocity / 2**steps
+    found: torch.Tensor = velocity / 2**steps
     for _ in range(steps):
-        if torch.is_grad_enabled() and found.requires_grad:  # a step's corners are many times what goes into it
-            found = found + checkpoint(warp, found, found, use_reentrant=False, preserve_rng_state=False)
-        else:
-            found = found + warp(found, found)
+        found = found + follow(found, found)
     return found
 
 

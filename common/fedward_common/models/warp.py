@@ -27,13 +27,13 @@ def warp(
         """Between the corners along `axis` and those after it; `index` says where along the axes before it."""
         if axis == len(size):
             places = index.flatten(1).unsqueeze(1).expand(-1, values.shape[1], -1)
-            return values.gather(2, places).unflatten(2, size)
+            return values.gather(2, places).reshape(*values.shape[:2], *size)
         if mode == "nearest":
             return read(axis + 1, index + strides[axis] * points[axis].round().long())
         low = points[axis].detach().floor()
         high = (low + 1).clamp(max=size[axis] - 1)
-        corners = [read(axis + 1, index + strides[axis] * place.long()) for place in (low, high)]
-        return torch.lerp(*corners, (points[axis] - low).unsqueeze(1).expand_as(corners[0]))
+        before, after = (read(axis + 1, index + strides[axis] * place.long()) for place in (low, high))
+        return torch.lerp(before, after, (points[axis] - low).unsqueeze(1).expand_as(before))
 
     return read(0, torch.zeros_like(points[0], dtype=torch.int64))
 
@@ -57,7 +57,8 @@ def jacobian_determinant(displacement: torch.Tensor) -> torch.Tensor:
     rows = [slope + unit for slope, unit in zip(slopes, _units(displacement), strict=True)]
     if dims == 2:
         return rows[0][:, 0] * rows[1][:, 1] - rows[0][:, 1] * rows[1][:, 0]
-    return (rows[0] * torch.linalg.cross(rows[1], rows[2], dim=1)).sum(dim=1)
+    across: torch.Tensor = torch.linalg.cross(rows[1], rows[2], dim=1)
+    return (rows[0] * across).sum(dim=1)
 
 
 def _units(displacement: torch.Tensor) -> list[torch.Tensor]:

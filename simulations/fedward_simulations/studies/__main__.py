@@ -23,7 +23,7 @@ def main(
     """Run Fedward's studies on real data, three seeds each, and write the page of their results once all have run.
 
     Then the same for the four limits of the field: their page, limits.md, stands beside that of the results. What has
-    its results in --out is not run again.
+    its results in --out is not run again; a study whose collection is not in --data is left out.
 
     Example: python -m fedward_simulations.studies --data ../data --only heart-disease
     """
@@ -34,7 +34,7 @@ def main(
             raise UsageError(f"no study is called '{name}'{near(name, names)}; studies: {', '.join(names)}")
     wanted = set(only) if only else None
     run_all(data, out, wanted, console)
-    if missing := [trial.name for trial in trials() if not is_done(trial, out)]:
+    if missing := [trial.name for trial in trials() if (data / trial.source).is_dir() and not is_done(trial, out)]:
         console.print(f"{results} is written once all have run; still to run: {', '.join(missing)}", highlight=False)
     else:
         results.write_text(page(out), encoding="utf-8")

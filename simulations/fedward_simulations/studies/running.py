@@ -25,6 +25,7 @@ from fedward_simulations.studies import (
     alzheimer_mri,
     breast_pathology,
     compound_activity,
+    freezing_of_gait,
     heart_disease,
     hippocampus,
     lung_malignancy,
@@ -34,7 +35,7 @@ from fedward_simulations.studies import (
 from fedward_simulations.studies.accuracy import accuracies
 from fedward_simulations.wording import METRIC_TITLES
 
-_RESULTS, _ACCURACIES = "results.json", "accuracies.json"
+_RESULTS, _ACCURACIES, _WINDOWS = "results.json", "accuracies.json", "windows.json"
 
 
 def trials() -> tuple[Trial, ...]:
@@ -43,6 +44,7 @@ def trials() -> tuple[Trial, ...]:
         *heart_disease.TRIALS,
         *heart_disease.FLAMBY.values(),
         *parkinson_gait.TRIALS,
+        *freezing_of_gait.TRIALS,
         *alzheimer_mri.TRIALS,
         *lung_malignancy.TRIALS,
         *breast_pathology.TRIALS,
@@ -53,15 +55,23 @@ def trials() -> tuple[Trial, ...]:
 
 
 def run_all(data: Path, out: Path, only: Collection[str] | None, console: Console) -> None:
-    """Run the trials whose results do not stand in `out` yet. Raises UsageError where the data of one are missing."""
+    """Run the trials whose results do not stand in `out` yet, and tell of those whose collection is not there.
+
+    Raises UsageError where one of these was asked for by name.
+    """
     for trial in trials():
-        if (only is None or trial.name in only) and not is_done(trial, out):
-            run(trial, data, out, console)
+        if is_done(trial, out) or (only is not None and trial.name not in only):
+            continue
+        if only is None and not (data / trial.source).is_dir():
+            console.print(f"{trial.name} is left out: {trial.source} is not in {data}", highlight=False)
+            continue
+        run(trial, data, out, console)
 
 
 def is_done(trial: Trial, out: Path) -> bool:
     """Whether the results of a trial stand in `out`."""
-    return (out / trial.name / (_ACCURACIES if trial.accuracies else _RESULTS)).exists()
+    last = _WINDOWS if trial.windows else _ACCURACIES if trial.accuracies else _RESULTS
+    return (out / trial.name / last).exists()
 
 
 def run(trial: Trial, data: Path, out: Path, console: Console) -> None:
@@ -92,6 +102,8 @@ def run(trial: Trial, data: Path, out: Path, console: Console) -> None:
         )(bars)
     if trial.accuracies:
         (folder / _ACCURACIES).write_text(json.dumps(accuracies(folder, hospitals)))
+    if trial.windows:
+        (folder / _WINDOWS).write_text(json.dumps(freezing_of_gait.by_window(folder, hospitals)))
 
 
 # The page ------------------------------------------------------------------------------------------------------------
@@ -107,6 +119,7 @@ def page(out: Path) -> str:
         rows=[_row(trial, Results.read(out / trial.name / _RESULTS)) for trial in ready],
         sources={trial.name: f"{trial.data}.{trial.caveat and ' '}{trial.caveat}" for trial in ready},
         compared=list(_compared(out)),
+        windows=list(_by_window(out)),
         flamby=list(_flamby(out)),
         published=heart_disease.PUBLISHED,
     )
@@ -141,6 +154,7 @@ def budget(study: StudySpec) -> str:
             if training.local_steps is not None
             else f"{training.local_epochs} epoch{'s' * (training.local_epochs != 1)}"
         )
+        + (f" for each of {study.split.folds} folds" if study.split.folds is not None else "")
     )
 
 
@@ -163,6 +177,16 @@ def _compared(out: Path) -> Iterator[tuple[str, ...]]:
         path = out / trial.name / _ACCURACIES
         if trial not in heart_disease.FLAMBY.values() and path.exists():
             yield trial.name, *map(mean, json.loads(path.read_text()).values())
+
+
+def _by_window(out: Path) -> Iterator[tuple[str, ...]]:
+    """Model; accuracy, sensitivity and specificity by window, over seeds; last what was published."""
+    for trial in trials():
+        path = out / trial.name / _WINDOWS
+        if trial.windows and path.exists():
+            for name, found in json.loads(path.read_text()).items():
+                yield name, *map(mean, found.values())
+            yield "published", *(f"{value:.3f}" for value in freezing_of_gait.PUBLISHED.values())
 
 
 def mean(values: list[float]) -> str:

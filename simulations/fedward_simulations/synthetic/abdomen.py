@@ -15,6 +15,7 @@ from fedward_client.dicom_results.segmentation import segmentation
 from fedward_common.metrics.base import Floats
 from fedward_common.streams import stream
 from fedward_simulations.ct_slices import CtGrid, CtScanner, grid_of, series_of
+from fedward_simulations.dicom_slices import name
 from fedward_simulations.synthetic import ct
 
 STRUCTURES = ("liver", "tumour")  # a tumour is a part of its liver: the masks overlap
@@ -50,9 +51,8 @@ def write(
     slices = series_of(body, grid, scanner, patient=number, part="ABDOMEN", random=random)
     ct.save(slices, folder / f"P{number:04d}")
     drawn = segmentation(masks, slices, STRUCTURES, Device(title="Synthetic abdomen", model="phantom", serial="1"))
-    uid = f"{slices[0].SeriesInstanceUID}.{len(slices) + 1}"  # the same bits every time
-    drawn.SOPInstanceUID = drawn.file_meta.MediaStorageSOPInstanceUID = uid
-    drawn.SeriesInstanceUID = f"{uid}.1"
+    drawn.SeriesInstanceUID = f"{slices[0].SeriesInstanceUID}.0.1"
+    name(drawn, f"{drawn.SeriesInstanceUID}.1")  # the same every time
     drawn.save_as(folder / f"P{number:04d}" / "segmentation.dcm", enforce_file_format=True)
 
 
@@ -71,10 +71,10 @@ def _abdomen(grid: CtGrid, strength: float, random: np.random.Generator) -> tupl
     least = max(6.0, 1.5 * grid.slice_mm, 1.5 * grid.pixel_mm)  # mm: a smaller tumour has hardly a voxel of its own
     for _ in range(random.integers(1, 4)):
         radius = random.uniform(least, 3 * least)
-        centre = ct.inside_point(liver, grid, 0.7 * radius, random)
-        if centre is None:
+        middle = ct.inside_point(liver, grid, 0.7 * radius, random)
+        if middle is None:
             continue
-        tumour = ct.outside(grid, centre, _place(radius * random.uniform(0.85, 1.15, 3)))
+        tumour = ct.outside(grid, middle, _place(radius * random.uniform(0.85, 1.15, 3)))
         tumour = np.maximum(tumour, liver)  # a tumour ends where its liver does
         ct.paint(body, tumour, hounsfield - strength * DARKER)
         masks[1] |= tumour < 0

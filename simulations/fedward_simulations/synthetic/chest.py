@@ -30,7 +30,7 @@ SCANNERS: Mapping[str, CtScanner] = {  # by hospital
 }  # fmt: skip
 _LUNG_MIDDLE, _LUNG_HALF = (72.0, 0.0, 0.0), (58.0, 82.0, 130.0)  # mm; on both sides
 _HEART: tuple[ct.Place, ct.Place] = ((22, -30, -35), (52, 45, 55))
-_LEAST_MM, _MOST_MM = 4.0, 20.0
+LEAST_MM, _MOST_MM = 4.0, 20.0
 _BRANCHES, _THINNEST_MM = 7, 1.5  # vessels that enter a lung; the radius from which on none forks
 
 
@@ -146,7 +146,7 @@ def _nodules(
 
     None is thinner than two voxels: what lies between voxels is nowhere to be seen.
     """
-    least = max(_LEAST_MM, 2 * grid.pixel_mm, 2 * grid.slice_mm)
+    least = max(LEAST_MM, 2 * grid.pixel_mm, 2 * grid.slice_mm)
     most = max(_MOST_MM, least)
     free, drawn = lungs.copy(), []
     for _ in range(count):
