@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from math import prod
@@ -63,7 +63,8 @@ class SiteData:
     sides: npt.NDArray[np.int8]  # [n], index into SIDES
     folds: npt.NDArray[np.int16] | None = None  # [n], the fold that tests each, in a study with folds
     cohort_digest: str
-    # [n, …], by task: masks uint8 [n, labels, *size] of 0 and 1; boxes float32 as `training.boxes` has them
+    # [n, …], by task: masks uint8 [n, labels, *size] of 0 and 1; boxes float32 as `training.boxes` has them; times of
+    # follow-up float64 [n]
     targets: Targets | None = None
     unreadable: int = 0  # images of the cohort whose file could not be decoded
     gone: int = 0  # images of the cohort whose file went or changed since the run began
@@ -186,7 +187,7 @@ def _site_data(job: _Job, left: Cohort, index: Index, arrays: Arrays) -> SiteDat
     _, patients = np.unique([item.patient for item in items], return_inverse=True)
     return SiteData(
         images=arrays[IMAGES],
-        targets=arrays.get(TARGETS),
+        targets=_times(items) if job.study.study.task == "survival" else arrays.get(TARGETS),
         labels=np.array([item.label for item in items], dtype=np.int64),
         patients=patients.astype(np.int64),
         sides=np.array([SIDES.index(item.side) for item in items], dtype=np.int8),
@@ -195,6 +196,11 @@ def _site_data(job: _Job, left: Cohort, index: Index, arrays: Arrays) -> SiteDat
         unreadable=len(index.unreadable),
         gone=len(index.gone),
     )
+
+
+def _times(items: Sequence[CohortItem]) -> Targets:
+    """Times of follow-up float64 [n]."""
+    return np.array([item.time for item in items], dtype=np.float64)
 
 
 @contextmanager

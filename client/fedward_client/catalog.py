@@ -120,6 +120,7 @@ class TableRow:
     number: int
     target: str
     missing: tuple[str, ...]
+    time: float | None = None  # of follow-up
 
     @property
     def names(self) -> tuple[str, str, str, str]:
@@ -256,6 +257,7 @@ class Catalog:
                 number=said["number"],
                 target=said["target"],
                 missing=tuple(said["missing"]),
+                time=said.get("time"),
             )
 
     def labels(self) -> dict[str, dict[str, str]]:

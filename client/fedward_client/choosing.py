@@ -34,6 +34,7 @@ class Unit:
     names: tuple[tuple[str, ...], ...]
     at: int = 0  # a sample, or the number of a row
     word: str = ""
+    time: float | None = None  # of follow-up, of a row of a table
     masks: tuple[Mask, ...] = ()  # of an image: where structures are in it, sorted
     boxes: tuple[Box, ...] = ()  # of an image: findings, sorted
 

@@ -10,6 +10,7 @@ from torch import nn
 from fedward_client.training.loss import criterion
 from fedward_client.training.registration_loss import registration_loss
 from fedward_client.training.segmentation_loss import segmentation_loss
+from fedward_client.training.survival_loss import cox_loss
 from fedward_common.models.layerwise import Layered
 from fedward_common.study import StudySpec
 
@@ -38,6 +39,8 @@ def objective(
             return _detector(model)
         case "registration":
             return lambda images, _labels, _targets: _registered(model, images, study.training.smoothness)
+        case "survival":
+            return lambda images, labels, times: cox_loss(model(images)[:, 0], times, labels)
         case _:
             loss_of = criterion(study, labels).to(device)
             return lambda images, labels, _targets: cast("torch.Tensor", loss_of(model(images), labels))
