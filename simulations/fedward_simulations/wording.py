@@ -112,6 +112,8 @@ def headline(results: Results) -> str:
     """The result in one sentence."""
     metric = results.study.headline
     local, federated = results.overall.local.mean.figure(metric), results.overall.federated.mean.figure(metric)
+    if not results.study.labels:
+        return "The study names no structures, so that no figure says how well images match."
     if local is None or federated is None:
         return "No hospital has enough test patients to compare the models: the small-cell rule withholds every figure."
     others = [f"local-only {number(local)}"]
