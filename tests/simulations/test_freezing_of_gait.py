@@ -29,7 +29,7 @@ PATIENTS = 5  # of a hospital
 
 
 def tone(hertz: float, amplitude: float, rate_hz: float) -> np.ndarray:
-    return amplitude * np.sin(2 * np.pi * hertz * np.arange(round(4 * rate_hz)) / rate_hz)
+    return np.asarray(amplitude * np.sin(2 * np.pi * hertz * np.arange(round(4 * rate_hz)) / rate_hz))
 
 
 @pytest.mark.parametrize("rate_hz", [32.0, 64.0])
