@@ -17,7 +17,7 @@ from torch import nn
 
 from fedward_client.catalog import Catalog, TableRow, paths, scan
 from fedward_client.cohort import CohortItem, Offered, offered, units_of
-from fedward_client.evaluation import BATCH, probabilities
+from fedward_client.evaluation import BATCH, outputs
 from fedward_client.evaluation_of_masks import LIKELY
 from fedward_client.harmonize.grid import restored
 from fedward_client.harmonize.recipe import Masks
@@ -180,7 +180,7 @@ class _Model:
         tensors = (tensor for _, tensor in self._read(rows, self.opener.tensor, reading))
         scores = [np.empty((0, len(self.study.cohort.labels)))]
         while batch := list(islice(tensors, BATCH)):
-            scores.append(probabilities(self.model, np.stack(batch), study=self.study, device=self.device))
+            scores.append(outputs(self.model, np.stack(batch), study=self.study, device=self.device))
         scored = np.concatenate(scores)
         if len(scored):
             mean = tuple(scored.mean(axis=0).tolist())
