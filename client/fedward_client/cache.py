@@ -1,8 +1,8 @@
 """A run's frozen cohort as tensors: decoded once, kept as one memory-mapped array, found again by the next round.
 
 state/cache/<recipe digest>-<cohort content digest>/ holds images.npy (float32 [images, channels, *size], in the order
-of the cohort's items), targets.npy where truth is in masks (uint8 [images, structures, *size]) and index.json (which
-row is which image, and a digest over that). The folder appears whole under its name or not at all; one that is torn or
+of the cohort's items), targets.npy where truth is in masks or boxes and index.json (which row is which image, and
+a digest over that). The folder appears whole under its name or not at all; one that is torn or
 does not fit is built again. Labels and sides come from the cohort, so a change of split decodes nothing. No name and no
 file in it holds an identifier. What makes room: `cache_room`.
 """
@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from math import prod
@@ -26,6 +26,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from fedward_client import cache_room
+from fedward_client.boxing import MOST
 from fedward_client.cache_index import FILE, Index, locked, purge
 from fedward_client.cache_room import IMAGES, TARGETS
 from fedward_client.catalog import paths, quarantine
@@ -62,7 +63,9 @@ class SiteData:
     sides: npt.NDArray[np.int8]  # [n], index into SIDES
     folds: npt.NDArray[np.int16] | None = None  # [n], the fold that tests each, in a study with folds
     cohort_digest: str
-    targets: Targets | None = None  # [n, …], by task: masks uint8 [n, labels, *size] of 0 and 1
+    # [n, …], by task: masks uint8 [n, labels, *size] of 0 and 1; boxes float32 as `training.boxes` has them; times of
+    # follow-up float64 [n]
+    targets: Targets | None = None
     unreadable: int = 0  # images of the cohort whose file could not be decoded
     gone: int = 0  # images of the cohort whose file went or changed since the run began
 
@@ -140,6 +143,8 @@ def _arrays(study: StudySpec) -> dict[str, _Row]:
     found = {IMAGES: _Row(np.dtype("<f4"), recipe_of(study.input, "").shape)}
     if study.study.task in MASKED and study.cohort.labels:
         found[TARGETS] = _Row(np.dtype("u1"), (len(study.cohort.labels), *study.input.size))
+    if study.study.task == "detection":
+        found[TARGETS] = _Row(np.dtype("<f4"), (MOST, 2 * len(study.input.size) + 1))
     return found
 
 
@@ -182,7 +187,7 @@ def _site_data(job: _Job, left: Cohort, index: Index, arrays: Arrays) -> SiteDat
     _, patients = np.unique([item.patient for item in items], return_inverse=True)
     return SiteData(
         images=arrays[IMAGES],
-        targets=arrays.get(TARGETS),
+        targets=_times(items) if job.study.study.task == "survival" else arrays.get(TARGETS),
         labels=np.array([item.label for item in items], dtype=np.int64),
         patients=patients.astype(np.int64),
         sides=np.array([SIDES.index(item.side) for item in items], dtype=np.int8),
@@ -191,6 +196,11 @@ def _site_data(job: _Job, left: Cohort, index: Index, arrays: Arrays) -> SiteDat
         unreadable=len(index.unreadable),
         gone=len(index.gone),
     )
+
+
+def _times(items: Sequence[CohortItem]) -> Targets:
+    """Times of follow-up float64 [n]."""
+    return np.array([item.time for item in items], dtype=np.float64)
 
 
 @contextmanager
@@ -329,15 +339,17 @@ class _Examples:
 
     def __init__(self, job: _Job) -> None:
         self._opener = opener(job.site, job.recipe, paths(job.site))
-        self._shown = shown_of(job.study.cohort.labels, job.site) if TARGETS in job.arrays else None
+        self._task = job.study.study.task if TARGETS in job.arrays else None
+        self._shown = shown_of(job.study.cohort.labels, job.site)
 
     def of(self, item: CohortItem) -> list[npt.NDArray[Any]] | None:
         """An item harmonised; None where its file went or changed. Raises UnreadableFile, UnfitImage."""
-        if self._shown is None:
+        if self._task is None:
             tensor = self._opener.tensor(item)
             return None if tensor is None else [tensor.astype("<f4", copy=False)]
         assert isinstance(self._opener, ImageOpener)
-        found = self._opener.masked(item, self._shown)
+        boxes = self._task == "detection"
+        found = self._opener.boxed(item) if boxes else self._opener.masked(item, self._shown)
         return None if found is None else [found[0].astype("<f4", copy=False), found[1]]
 
 

@@ -3,8 +3,8 @@
 Pure: the catalog's rows in, units of training out. Whatever is left out is counted, by reason.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from textwrap import shorten
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from fedward_client.choosing import Unit
 from fedward_client.intake.columns import TableMap
 from fedward_client.intake.recording import places
 from fedward_client.intake.series_map import Channel
+from fedward_client.labelling import Label
 from fedward_common.errors import DataError
 from fedward_common.study import CompoundInput, SequenceInput, SeriesInput, TableInput
 
@@ -20,6 +21,8 @@ OTHER_SIGNALS = "recordings without all of the study's signals"
 OTHER_UNIT = "recordings in units of another kind"
 SHORT = "recordings without a whole window"
 INCOMPLETE = "rows with a missing value"
+NO_TIME = "rows without a time of follow-up"
+TWO_TIMES = "patients whose rows differ in the time of follow-up or in how it ended"
 
 
 class _Unit(NamedTuple):
@@ -129,6 +132,29 @@ def rows(
                     names=(row.names,),
                     at=row.number,
                     word=row.target,
+                    time=row.time,
                 )
             )
     return units
+
+
+def followed(
+    units: Sequence[Unit], labels: Mapping[str, Label], columns: TableMap | None, left_out: Counter[str], site: str
+) -> list[Unit]:
+    """Of rows with a label, by key in `labels`, those that say how long their patient was followed until then.
+
+    A patient whose rows differ has no one time to an event and is left out. Raises DataError where the site's map of
+    columns names no column of times.
+    """
+    if columns is None or columns.time is None:
+        raise DataError(
+            f"{site}: the study looks at the time until an event, and the map of the table's columns names none: "
+            'add time = "…", the column of follow-up, and run `fedward site scan` again'
+        )
+    timed = [unit for unit in units if unit.time is not None]
+    left_out[NO_TIME] += len(units) - len(timed)
+    ends: dict[str, set[tuple[float | None, Label]]] = defaultdict(set)
+    for unit in timed:
+        ends[unit.patient].add((unit.time, labels[unit.key]))
+    left_out[TWO_TIMES] += sum(len(found) > 1 for found in ends.values())
+    return [unit for unit in timed if len(ends[unit.patient]) == 1]

@@ -22,13 +22,25 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedward_client import choosing_rows
+from fedward_client.boxing import Corners
 from fedward_client.cache_index import purge
 from fedward_client.catalog import Catalog, ImageRow, RecordingRow, TableRow, is_scanned, scan
 from fedward_client.choosing import Unit, chosen, units
 from fedward_client.intake.fingerprints import Fingerprints, fingerprints
-from fedward_client.intake.labels import SPLIT, read_labels
+from fedward_client.intake.labels import SPLIT, Row, read_labels
 from fedward_client.intake.optout import opted_out
-from fedward_client.labelling import MASKED, UNKNOWN, Label, labels_of, rows_of, shown_of, splits_of, structures_of
+from fedward_client.labelling import (
+    MASKED,
+    UNKNOWN,
+    Label,
+    findings_of,
+    index_of,
+    labels_of,
+    rows_of,
+    shown_of,
+    splits_of,
+    structures_of,
+)
 from fedward_client.masking import masks_digest
 from fedward_client.near_duplicates import counted, distinct, link
 from fedward_client.site import Site
@@ -57,8 +69,10 @@ class CohortItem(_Value):
     files: tuple[str, ...]  # the slices of a volume in order, or the one file
     at: int = 0  # where in its file it begins: the sample of a window, the number of a row
     masks: tuple[str, ...] = ()  # the files that show where structures are in it
+    boxes: tuple[Corners, ...] = ()  # findings in it, as the hospital says where they are
     patient: str
     label: Label
+    time: float | None = None  # of follow-up, in a study of the time to an event
     side: Side
     fold: int | None = None  # that tests the patient, in a study with folds: their side is then that of the last rounds
     content: str
@@ -96,8 +110,8 @@ class Cohort(_Value):
 
     @cached_property
     def content_digest(self) -> str:
-        """SHA-256 (hex) naming the images and masks alone: cohorts that differ in labels or sides share it."""
-        return _sha256([[item.image, item.content, item.shown] for item in self.items])
+        """SHA-256 (hex) naming the images, masks and boxes alone: cohorts that differ in labels or sides share it."""
+        return _sha256([[item.image, item.content, item.shown, item.boxes] for item in self.items])
 
     @cached_property
     def people(self) -> tuple[str, ...]:
@@ -287,11 +301,11 @@ def choose(there: Sequence[Offered], table: Mapping[str, Mapping[str, str]], stu
     left_out: Counter[str] = Counter()
     found = units_of(there, study, site, left_out)
     rows = rows_of(found, [row.names for row in there], table, site, left_out)
-    if study.study.task in MASKED:
-        labels = structures_of(found, study, site, left_out)
-    else:
-        labels = labels_of(found, rows, study, site, left_out)
+    labels = _truth_of(found, rows, study, site, left_out)
     taken = [unit for unit in found if unit.key in labels]
+    if study.study.task == "survival":
+        columns = None if site.table is None else site.table.columns
+        taken = choosing_rows.followed(taken, labels, columns, left_out, site.name)
     words: Mapping[str, str | None] = dict.fromkeys(unit.patient for unit in taken)
     if study.split.kind == "column":
         words = splits_of(taken, rows, study.split.column, left_out)
@@ -301,6 +315,26 @@ def choose(there: Sequence[Offered], table: Mapping[str, Mapping[str, str]], stu
         infos={patient: PatientInfo(word) for patient, word in words.items()},
         left_out=left_out,
     )
+
+
+def _truth_of(
+    found: Sequence[Unit], rows: Mapping[str, Sequence[Row]], study: StudySpec, site: Site, left_out: Counter[str]
+) -> dict[str, Label]:
+    match study.study.task:
+        case "segmentation" | "registration":
+            return structures_of(found, study, site, left_out)
+        case "detection":
+            return findings_of(found, study, site, left_out)
+        case "classification" | "survival":
+            return labels_of(found, rows, study, site, left_out)
+
+
+def _corners(unit: Unit, study: StudySpec) -> tuple[Corners, ...]:
+    """The findings in an image that the study looks for."""
+    if study.study.task != "detection":
+        return ()
+    kinds = [(index_of(box.kind, study.cohort.labels), box) for box in unit.boxes]
+    return tuple((float(kind), *box.lower, *box.upper) for kind, box in kinds if kind is not None)
 
 
 def units_of(there: Sequence[Offered], study: StudySpec, site: Site, left_out: Counter[str]) -> list[Unit]:
@@ -343,10 +377,12 @@ def resolve(choice: Choice, prints: Fingerprints, study: StudySpec, site: Site) 
             at=unit.at,
             patient=unit.patient,
             label=choice.labels[unit.key],
+            time=unit.time if study.study.task == "survival" else None,
             side=together[unit.patient],
             fold=folds.get(unit.patient),
             content=unit.content,
             masks=tuple(mask.key for mask in unit.masks) if masked else (),
+            boxes=_corners(unit, study),
             shown=masks_digest([mask.content for mask in unit.masks], shown) if masked else "",
         )
         for unit in taken
@@ -386,8 +422,8 @@ def _learning(items: list[CohortItem], study: StudySpec, site: Site, left_out: C
 def _too_few(labelled: Sequence[CohortItem], study: StudySpec, site: Site) -> bool:
     """Whether patients with a label are too few to train on."""
     train = [item for item in labelled if item.side == "train"]
-    missing = set(range(len(study.cohort.labels))) - {label for item in train for label in item.labels}
-    return len({item.patient for item in train}) < _needed(study, site) or bool(missing and study.needs_every_label)
+    there = {study.cohort.labels[label] for item in train for label in item.labels}
+    return len({item.patient for item in train}) < _needed(study, site) or not there.issuperset(study.needed_labels)
 
 
 def _needed(study: StudySpec, site: Site) -> int:
@@ -416,7 +452,7 @@ def require(cohort: Cohort, study: StudySpec, site: Site) -> None:
         counts = cohort.label_counts(side)
         missing = [label for label, count in counts.items() if not count]
         if missing and any(counts.values()):
-            _log.warning("%s: no %s patient is labelled %s; the ROC needs both", site.name, side, ", ".join(missing))
+            _log.warning("%s: no %s patient is labelled %s; figures may need one", site.name, side, ", ".join(missing))
 
 
 def _require_training(cohort: Cohort, study: StudySpec, site: Site) -> None:
@@ -431,11 +467,11 @@ def _require_training(cohort: Cohort, study: StudySpec, site: Site) -> None:
             f"{site.name} has {_few(patients, site)} training patients, {who} asks for at least {needed}"
             f"{_told(cohort, site)}"
         )
-    missing = [label for label, count in cohort.label_counts("train").items() if not count]
-    if missing and study.needs_every_label:
+    counts = cohort.label_counts("train")
+    if missing := [label for label in study.needed_labels if not counts[label]]:
         words = ", ".join(f"'{label}'" for label in missing)
         raise DataError(
-            f"{site.name} has no training patient labelled {words}; every label needs one ([cohort] every_label)"
+            f"{site.name} has no training patient labelled {words}, and the study needs one ([cohort] every_label)"
         )
     if study.split.folds is not None:
         _require_in_folds(cohort, study, site, study.split.folds)
@@ -443,12 +479,15 @@ def _require_training(cohort: Cohort, study: StudySpec, site: Site) -> None:
 
 def _require_in_folds(cohort: Cohort, study: StudySpec, site: Site, folds: int) -> None:
     """Raise DataError where what one fold leaves to train on is too little."""
-    known = {(item.fold, item.patient, label) for item in cohort.items for label in item.labels}
-    every = set(range(len(study.cohort.labels))) if study.cohort.needs_every_label else set()
+    names = study.cohort.labels
+    known = {(item.fold, item.patient, names[label]) for item in cohort.items for label in item.labels}
     for fold in range(folds):
         sides = sides_in(fold, folds, np.arange(folds, dtype=np.int16))
         train = [one for one in known if one[0] is not None and sides[one[0]] == SIDES.index("train")]
-        if len({patient for _, patient, _ in train}) < _needed(study, site) or every - {label for *_, label in train}:
+        there = {label for *_, label in train}
+        if len({patient for _, patient, _ in train}) < _needed(study, site) or not there.issuperset(
+            study.needed_labels
+        ):
             raise DataError(
                 f"{site.name} has too few training patients in fold {fold + 1} of {folds}, or none of a label: give "
                 "[split] more folds, or [cohort] a lower min_patients"

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedward_client.cache import SiteData, bytes_of_cache, check_room
+from fedward_client.cache import SiteData, Targets, bytes_of_cache, check_room
 from fedward_client.catalog import Catalog, is_scanned
 from fedward_client.cohort import Cohort, from_catalog, require
 from fedward_client.intake.labels import words_in
-from fedward_client.labelling import index_of
+from fedward_client.labelling import MASKED, index_of
 from fedward_client.site import Site
 from fedward_client.split import SIDES, Side
 from fedward_common.errors import DataError
@@ -93,17 +93,9 @@ def _round_s(study: StudySpec, images: int) -> float:
     from fedward_client.training.loop import train
     from fedward_common import models
 
-    batch, classes = study.training.batch_size, len(study.cohort.labels)
-    count = min(images, TIMED_BATCHES * batch)
-    labels = np.arange(count, dtype=np.int64)
-    data = SiteData(
-        images=np.random.default_rng(0).random((count, study.input.channels, *study.input.size), np.float32),
-        labels=labels[:, None] % np.full(classes, 2) if study.cohort.multi_label else labels % classes,
-        patients=np.arange(count, dtype=np.int64),
-        sides=np.zeros(count, np.int8),
-        cohort_digest="",
-    )
     spec = study.training
+    batch = spec.batch_size
+    data = _noise(study, min(images, TIMED_BATCHES * batch))
     one = study.model_copy(
         update={"training": spec.model_copy(update={"local_epochs": 1, "local_steps": None}), "phases": ()}
     )
@@ -114,3 +106,22 @@ def _round_s(study: StudySpec, images: int) -> float:
     ]
     steps = spec.local_steps or (spec.local_epochs or 1) * math.ceil(images / batch)
     return results[-1].seconds / results[-1].steps * steps
+
+
+def _noise(study: StudySpec, count: int) -> SiteData:
+    """So many images of a study that show nothing, with labels and masks or times as its task has them."""
+    random, numbers = np.random.default_rng(0), np.arange(count, dtype=np.int64)
+    classes = max(len(study.cohort.labels), 1)
+    targets: Targets | None = None
+    if study.study.task in MASKED:
+        targets = random.integers(2, size=(count, classes, *study.input.size), dtype=np.uint8)
+    elif study.study.task == "survival":
+        targets = random.random(count)
+    return SiteData(
+        images=random.random((count, study.input.channels, *study.input.size), np.float32),
+        labels=numbers[:, None] % np.full(classes, 2) if study.several else numbers % classes,
+        patients=numbers,
+        sides=np.zeros(count, np.int8),
+        cohort_digest="",
+        targets=targets,
+    )

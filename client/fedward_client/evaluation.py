@@ -11,7 +11,7 @@ from fedward_client.scored import Indices, Scored, inference, on_device, scoring
 from fedward_client.split import Side
 from fedward_client.training.device import Device
 from fedward_common.events import Listener
-from fedward_common.metrics import Evaluation, evaluate_scores
+from fedward_common.metrics import Evaluation, evaluate_scores, evaluate_survival
 from fedward_common.study import StudySpec
 
 BATCH = 64
@@ -35,8 +35,21 @@ def evaluate(
     match study.study.task:
         case "segmentation":
             return evaluate_segmentation(scored, indices, study, min_cell)
+        case "detection":
+            from fedward_client.evaluation_of_boxes import evaluate_detection  # MONAI takes seconds to import
+
+            return evaluate_detection(scored, indices, study, min_cell)
         case "registration":
             return evaluate_registration(scored, indices, study, min_cell)
+        case "survival":
+            assert data.targets is not None
+            return evaluate_survival(
+                predict(scored, indices, study)[:, 0],
+                data.targets[indices],
+                data.labels[indices],
+                data.patients[indices],
+                min_cell=min_cell,
+            )
         case _:
             return evaluate_scores(
                 predict(scored, indices, study),
@@ -49,22 +62,25 @@ def evaluate(
 
 
 def predict(scored: Scored, indices: Indices, study: StudySpec) -> npt.NDArray[np.float64]:
-    """Probabilities [len(indices), labels] of the images at `indices`, in that order.
-
-    They add up to 1 over the labels, but where an image may have several: then each label has its own.
-    """
+    """`outputs` of the images at `indices`, in that order."""
     parts = [
-        probabilities(scored.model, scored.data.images[batch], study=study, device=scored.device)
+        outputs(scored.model, scored.data.images[batch], study=study, device=scored.device)
         for batch in scored.batches(indices, BATCH)
     ]
-    return np.concatenate(parts) if parts else np.empty((0, 0))
+    return np.concatenate(parts) if parts else np.empty((0, 1))
 
 
-def probabilities(
+def outputs(
     model: nn.Module, images: npt.NDArray[np.float32], *, study: StudySpec, device: Device
 ) -> npt.NDArray[np.float64]:
-    """Probabilities [n, labels] of `images` [n, channels, *size], of a model in evaluation that is on the device."""
+    """What a model in evaluation that is on the device says of `images` [n, channels, *size].
+
+    Probabilities [n, labels], which add up to 1 over the labels, but where an image may have several: then each label
+    has its own. Of survival log-risks [n, 1].
+    """
     with inference(device):
-        logits = model(on_device(images, device)).double()
-        found = torch.sigmoid(logits) if study.several else torch.softmax(logits, dim=1)
-    return found.cpu().numpy()
+        found = model(on_device(images, device)).double()
+        if study.study.task != "survival":
+            found = torch.sigmoid(found) if study.several else torch.softmax(found, dim=1)
+    given: npt.NDArray[np.float64] = found.cpu().numpy()
+    return given

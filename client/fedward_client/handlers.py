@@ -21,7 +21,8 @@ from fedward_client.cohort import check_opted_out
 from fedward_client.evaluation import evaluate, predict
 from fedward_client.ledger import Ledger
 from fedward_client.measuring import Surveyed
-from fedward_client.out_of_fold import OutOfFold, Scores, nothing_yet
+from fedward_client.out_of_fold import OutOfFold, nothing_yet
+from fedward_client.scored import scoring
 from fedward_client.site import Site
 from fedward_client.site_state import FOLDER, RunState
 from fedward_client.split import SIDES, Side
@@ -377,20 +378,11 @@ class Hospital:
         """Score the patients whom a fold tests, and those who validate in it; the scores stay here."""
         study = question.study
         within = data.in_fold(fold, study.split.folds)
-
-        def scored(side: Side) -> Scores:
-            return predict(
-                model,
-                within,
-                within.indices(side),
-                study=study,
-                site=self.source.name,
-                device=pick_device(),
-                listener=self.listener,
-            )
-
+        sides: tuple[Side, ...] = ("validation", "test")
         with self._measured(model, within, study, own_layers=True):
-            self._out_of_fold(question, within).keep(fold, {side: scored(side) for side in ("validation", "test")})
+            scored = scoring(model, within, site=self.source.name, device=pick_device(), listener=self.listener)
+            scores = {side: predict(scored, within.indices(side), study) for side in sides}
+        self._out_of_fold(question, within).keep(fold, scores)
 
     def _out_of_fold(self, question: Question, data: SiteData) -> OutOfFold:
         state = self._state(question)

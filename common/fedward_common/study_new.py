@@ -13,6 +13,7 @@ import typer
 from fedward_common.errors import FedwardError, StudyError, UsageError
 from fedward_common.study import load, loads
 from fedward_common.study_faults import value_at
+from fedward_common.study_task import Task
 from fedward_common.study_templates import template_path
 from fedward_common.toml_lines import KeyPath, locate
 
@@ -24,6 +25,12 @@ _KEYS: Mapping[str, KeyPath] = {
     "modality": ("cohort", "modality"),
     "min_sites": ("strategy", "min_sites"),
     "rounds": ("training", "rounds"),
+}
+_CALLED: Mapping[Task, str] = {
+    "classification": "Labels as the hospitals write them, commas between",
+    "segmentation": "Structures to be found, as the hospitals call them, commas between",
+    "registration": "Structures whose overlap is measured, commas between",
+    "detection": "Kinds of finding as the hospitals call them, commas between",
 }
 _LEFT_OUT = {"positive": "each", "modality": "any"}  # the answers that leave a key out
 
@@ -103,11 +110,14 @@ def ask(*, overwrite: bool = False) -> tuple[str, dict[str, Any]]:
 
     put("Short name: lower-case letters, digits and hyphens", given.study.id, lambda text: {"id": text})
     put("Title, which people read above the results", given.study.title, lambda text: {"title": text})
-    put("Labels as the hospitals write them, commas between", ", ".join(given.cohort.labels), _labels)
-    several = len(answers["labels"]) > 2  # two labels need one that is looked for
-    kept = given.cohort.positive if given.cohort.positive in answers["labels"] else None
-    question = "Which of them is looked for" + "; or each, against the others" * several
-    put(question, kept or ("each" if several else None), lambda text: {"positive": text})
+    task = given.study.task
+    if task != "survival":  # whose labels say how a follow-up ended
+        put(_CALLED[task], ", ".join(given.cohort.labels), lambda text: _labels(text, task))
+    if task == "classification":
+        several = len(answers["labels"]) > 2  # two labels need one that is looked for
+        kept = given.cohort.positive if given.cohort.positive in answers["labels"] else None
+        question = "Which of them is looked for" + "; or each, against the others" * several
+        put(question, kept or ("each" if several else None), lambda text: {"positive": text})
     if given.input.kind == "image":
         modality = given.cohort.modality or "any"
         put("Modality in DICOM's letters: US, CT, MR, MG, …; or any", modality, lambda text: {"modality": text})
@@ -131,9 +141,11 @@ def _template(text: str) -> str:
     return text
 
 
-def _labels(text: str) -> dict[str, Any]:
-    labels = [label.strip() for label in text.split(",")]
-    return {"labels": labels, "positive": labels[0]}  # which one is looked for is the next question
+def _labels(text: str, task: Task) -> dict[str, Any]:
+    labels = [label.strip() for label in text.split(",")] if text else []
+    if task != "classification":
+        return {"labels": labels}
+    return {"labels": labels, "positive": labels[0] if labels else None}  # which one is looked for is the next question
 
 
 def _number(text: str) -> int | str:

@@ -358,10 +358,15 @@ def _decided_by_validation(evaluation: Evaluation, split: Split) -> Iterator[Fau
         yield Fault(("evaluation", "early_stopping"), "needs validation patients: give [split] shares a second number")
 
 
-def _folds(split: Split, phases: tuple[Phase, ...], evaluation: Evaluation) -> Iterator[Fault]:
+def _folds(about: About, split: Split, phases: tuple[Phase, ...], evaluation: Evaluation) -> Iterator[Fault]:
     """Of single folds nothing is told, so nothing can go by it."""
     if split.folds is None:
         return
+    if about.task != "classification":
+        yield Fault(
+            ("split", "kind"),
+            f'keeps probabilities of labels over folds, which [study] task = "{about.task}" has not; split by "hash"',
+        )
     if phases:
         yield Fault(("phases",), f'cannot stand beside [split] kind = "{split.kind}"; remove them, or split by "hash"')
     untold = f'goes by figures of each round, and [split] kind = "{split.kind}" tells none before its last fold'
@@ -435,7 +440,7 @@ class StudySpec(Section):
         Rule(("strategy", "split", "sites"), _quorum),
         Rule(("split", "sites"), _left_out_site),
         Rule(("evaluation", "split"), _decided_by_validation),
-        Rule(("split", "phases", "evaluation"), _folds),
+        Rule(("study", "split", "phases", "evaluation"), _folds),
         Rule(("split", "strategy", "training", "input"), _anew),
     )
 
@@ -511,9 +516,11 @@ class StudySpec(Section):
         return self.cohort.multi_label or TASKS[self.study.task].masks
 
     @property
-    def needs_every_label(self) -> bool:
-        """Whether a site trains only with a patient of every label; of several an example, it may know some."""
-        return self.cohort.every_label and not self.several
+    def needed_labels(self) -> tuple[str, ...]:
+        """The labels of which a site needs a training patient each: all; none of several an example; or the event."""
+        if not self.cohort.every_label or self.several:
+            return ()
+        return self.asked_labels if self.study.task == "survival" else self.cohort.labels
 
     @property
     def asked_labels(self) -> tuple[str, ...]:

@@ -161,7 +161,7 @@ def _truth(spec: StudySpec) -> str:
         case "detection":
             return f"a list of where {labels} is seen, an empty one too"
         case "survival":
-            return f"a time of follow-up that ended with {labels}"
+            return f"a time of follow-up and how it ended: {labels}"
         case "classification":
             known = "a word, yes or no, on at least one of the labels" if spec.several else "one of the labels"
             return f"{known} {labels}"
@@ -188,7 +188,9 @@ def _looked_for(spec: StudySpec) -> str:
 def _nor(spec: StudySpec) -> str:
     if spec.several:
         return ""
-    return ", nor does one that lacks a label" if spec.needs_every_label else "; it may lack a label"
+    if spec.study.task == "survival" and spec.needed_labels:
+        return f", nor does one where none of them is labelled {_listed(spec.needed_labels, 'or')}"
+    return ", nor does one that lacks a label" if spec.needed_labels else "; it may lack a label"
 
 
 def _split(split: Split, kind: str, who: str) -> str:
@@ -386,6 +388,8 @@ def _optimizer(work: Phase | Training) -> str:
 def _weights(spec: StudySpec, examples: str) -> str:
     if spec.study.task == "registration":
         return f"A smooth displacement weighs {spec.training.smoothness:g} times as much as similar images"
+    if spec.study.task == "survival":
+        return "A patient is compared with those of the batch"
     if spec.study.task != "classification":
         return ""
     return "Rare labels weigh more" if spec.training.class_weights else f"All {examples} weigh the same"

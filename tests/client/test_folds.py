@@ -13,12 +13,13 @@ from fedward_client.cohort import from_catalog, require
 from fedward_client.evaluation import predict
 from fedward_client.handlers import Hospital, SiteSource, network
 from fedward_client.out_of_fold import WITHHELD
+from fedward_client.scored import scoring
 from fedward_client.training.device import pick_device
 from fedward_client.training.local import load_state
 from fedward_common import models
 from fedward_common.errors import DataError
 from fedward_common.events import ignore
-from fedward_common.metrics import evaluate_scores, pooled
+from fedward_common.metrics import Evaluation, evaluate_scores, pooled
 from fedward_common.records import Arrays, Question, model_sha256
 from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
@@ -86,10 +87,7 @@ def test_a_fold_trains_on_nobody_whom_it_tests_or_who_validates(tmp_path: Path) 
 def scored(at: Hospital, updates: list[Arrays]) -> None:
     for fold, update in enumerate(updates):
         kept = at.evaluate(question("evaluate", side="test", fold=fold), update)
-        assert kept.evaluation.model_dump(exclude={"withheld"}) == {
-            "patients": 0, "loss": None, "sketches": {}, "figures": {},
-        }  # fmt: skip
-        assert kept.evaluation.withheld == WITHHELD
+        assert kept.evaluation == Evaluation(patients=0, loss=None, withheld=WITHHELD)
 
 
 def by_hand(updates: list[Arrays], side: str) -> np.ndarray:
@@ -101,7 +99,7 @@ def by_hand(updates: list[Arrays], side: str) -> np.ndarray:
         model = network(STUDY.canonical_json())
         load_state(model, update)
         rows = np.flatnonzero(data.folds == (fold if side == "test" else (fold + 1) % FOLDS))
-        found[rows] = predict(model, data, rows, study=STUDY, site="", device=pick_device(), listener=ignore)
+        found[rows] = predict(scoring(model, data, site="", device=pick_device(), listener=ignore), rows, STUDY)
     return found
 
 

@@ -17,7 +17,7 @@ from fedward_client import predicting
 from fedward_client.cache import load
 from fedward_client.catalog import paths
 from fedward_client.cohort import freeze
-from fedward_client.evaluation import probabilities
+from fedward_client.evaluation import outputs
 from fedward_client.site import Site
 from fedward_client.training.device import pick_device
 from fedward_common import cli, models
@@ -81,7 +81,7 @@ def test_a_hospital_s_folder_gives_what_evaluation_sees(
     (folder / "labels.csv").unlink()
     file = model(study)
     about, network = trained.read(file)
-    expected = probabilities(network, np.array(data.images), study=study, device=pick_device())
+    expected = outputs(network, np.array(data.images), study=study, device=pick_device())
     where = {key: path.relative_to(folder).as_posix() for key, path in paths(site).items()}
     scores: dict[str, list[float]] = {}
     for item, score in zip(items, expected, strict=True):

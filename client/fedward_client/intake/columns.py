@@ -214,6 +214,9 @@ class TableMap:
 
     features: tuple[Feature, ...]
     target: Target | None = None
+    time: str | None = (
+        None  # the column of follow-up: how long a patient was observed, until the target happened or not
+    )
     patient: str | None = None
     columns: tuple[str, ...] | None = None
     missing: tuple[str, ...] = ("", "NA")
@@ -244,7 +247,7 @@ class TableMap:
     def wanted(self) -> tuple[str, ...]:
         """The columns that a table must have."""
         target = None if self.target is None else self.target.column
-        return tuple(dict.fromkeys([*self.feature_columns, *filter(None, (self.patient, target))]))
+        return tuple(dict.fromkeys([*self.feature_columns, *filter(None, (self.patient, target, self.time))]))
 
     def values(self, row: Mapping[str, str]) -> tuple[list[float], list[str]]:
         """A row's features, NaN where they are missing, and the columns where they are. Raises BadRow."""
@@ -278,6 +281,15 @@ class TableMap:
         if self._is_missing(row[self.target.column], self.target.missing):
             return ("",)
         return (self.target.value(row[self.target.column], self.text),)
+
+    def time_of(self, row: Mapping[str, str]) -> float:
+        """How long a row's patient was followed, NaN where neither the map nor the row says. Raises BadRow."""
+        if self.time is None or self._is_missing(row[self.time], None):
+            return nan
+        (found,) = Numeric(column=self.time).values(row[self.time], self.text)
+        if found < 0:
+            raise BadRow(f"column '{self.time}' holds a negative time of follow-up")
+        return found
 
     def patient_of(self, row: Mapping[str, str], number: int) -> str:
         """Whose row it is. Raises BadRow where that is missing."""

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +22,23 @@ Values = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowFacts:
-    """One usable row: its number in the file, whose it is, its target ("" without one), the columns it lacks."""
+    """One usable row: its number in the file, whose it is, its target ("" without one), the columns it lacks.
+
+    `time` is that of follow-up, None without one.
+    """
 
     number: int
     patient: str = field(repr=False)  # "" where the table does not say
     target: str = field(repr=False)
+    time: float | None = field(repr=False)
     missing: tuple[str, ...]
-    content: str  # hex BLAKE2b of its features and target
+    content: str  # hex BLAKE2b of its features, target and time
 
     @property
     def facts(self) -> str:
         """What the catalog keeps of it, as JSON."""
-        return json.dumps({"number": self.number, "target": self.target, "missing": self.missing})
+        said = {"number": self.number, "target": self.target, "missing": self.missing}
+        return json.dumps(said if self.time is None else {**said, "time": self.time})
 
 
 def is_table(site: Site, path: Path) -> bool:
@@ -56,6 +62,7 @@ def rows(table: Table, columns: TableMap) -> Iterator[RowFacts]:
             number=number,
             patient=table.patients[place] if columns.patient is not None else "",
             target=table.targets[place] if table.targets else "",
+            time=None if isnan(time := float(table.times[place])) else time,
             missing=columns.missing_in(table.features[place]),
             content=content_of(table, place),
         )
@@ -66,4 +73,6 @@ def content_of(table: Table, place: int) -> str:
     digest = hashlib.blake2b("\0".join(table.names).encode(), digest_size=32)
     digest.update(table.features[place].astype("<f4").tobytes())
     digest.update((table.targets[place] if table.targets else "").encode())
+    if not isnan(table.times[place]):
+        digest.update(b"\0" + table.times[place].astype("<f8").tobytes())
     return digest.hexdigest()

@@ -27,7 +27,8 @@ class Table:
 
     `features` [rows, names] are NaN where a value is missing; `patients` is the patient of each row, or "row 7" where
     the table has no such column; `targets` is the class of each row, or a number as text, "" where it is missing, ()
-    without a target. `missing` counts missing values by column; `left_out` has row number and reason.
+    without a target; `times` [rows] are those of follow-up, NaN where they are missing or the map names no column of
+    them. `missing` counts missing values by column; `left_out` has row number and reason.
     """
 
     features: npt.NDArray[np.float32] = field(repr=False)
@@ -35,6 +36,7 @@ class Table:
     numbers: tuple[int, ...]  # of each row in the file
     patients: tuple[str, ...] = field(repr=False)
     targets: tuple[str, ...] = field(repr=False)
+    times: npt.NDArray[np.float64] = field(repr=False)
     missing: dict[str, int]
     left_out: tuple[tuple[int, str], ...]
 
@@ -44,7 +46,7 @@ def read_table(path: Path, columns: TableMap) -> Table:
 
     Raises DataError for a map that does not fit the table, UnreadableFile for a file that cannot be read.
     """
-    features, missing = array("f"), Counter(dict.fromkeys(columns.feature_columns, 0))
+    features, times, missing = array("f"), array("d"), Counter(dict.fromkeys(columns.feature_columns, 0))
     numbers: list[int] = []
     patients: list[str] = []
     targets: list[str] = []
@@ -56,6 +58,7 @@ def read_table(path: Path, columns: TableMap) -> Table:
         try:
             values, absent = columns.values(row)
             target, patient = columns.target_of(row), columns.patient_of(row, number)
+            time = columns.time_of(row)
         except BadRow as error:
             left_out.append((number, str(error)))
             continue
@@ -64,12 +67,14 @@ def read_table(path: Path, columns: TableMap) -> Table:
         missing.update(absent)
         patients.append(patient)
         targets.extend(target)
+        times.append(time)
     return Table(
         features=np.array(features, np.float32).reshape(len(patients), len(columns.names)),
         names=columns.names,
         numbers=tuple(numbers),
         patients=tuple(patients),
         targets=tuple(targets),
+        times=np.array(times, np.float64),
         missing=dict(missing),
         left_out=tuple(left_out),
     )

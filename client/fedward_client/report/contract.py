@@ -110,9 +110,11 @@ def _patients(
         return Line(f"At least {needed} {who}{what}", f"{found} {who}", found >= needed)
 
     yield enough(", without a label" if unlabelled else "", lambda _: True)
-    if not only_evaluates and not unlabelled and study.needs_every_label:
-        for label, count in cohort.label_counts("train").items():
-            yield Line(f"At least 1 training patient labelled {label}", f"{count} training patients", count > 0)
+    if not only_evaluates and not unlabelled:
+        counts = cohort.label_counts("train")
+        for label in study.needed_labels:
+            found = counts[label]
+            yield Line(f"At least 1 training patient labelled {label}", f"{found} training patients", found > 0)
     if not isinstance(section := study.input, Input):
         return
     yield enough(

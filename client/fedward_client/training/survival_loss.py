@@ -3,13 +3,15 @@
 Cox 1972 (J. R. Stat. Soc. B 34), Breslow 1974 (Biometrics 30). Patients are compared with those of their batch alone,
 so with those of their site alone: federated, this is the stratified Cox model, in which each site has a baseline hazard
 of its own and the effects of features are common (Kalbfleisch and Prentice 2002, section 4.4). No time leaves a site.
+A mean over patients, and not over events, is what makes it so: sites weigh by their patients, which gives the sum of
+their partial likelihoods, whatever their shares of events are.
 """
 
 import torch
 
 
 def cox_loss(log_risk: torch.Tensor, times: torch.Tensor, events: torch.Tensor) -> torch.Tensor:
-    """The mean over a batch's events of log(sum of the risks of those under observation then) - log-risk; all are [n].
+    """The sum over events of log(sum of the risks of those under observation then) - log-risk, by n; all are [n].
 
     `times` are those of the event or of the last observation, in any unit; `events` is 1 for an event and 0 for a
     patient who was lost to follow-up. Those under observation are all whose time is as late or later. Gives 0, with a
@@ -21,5 +23,5 @@ def cox_loss(log_risk: torch.Tensor, times: torch.Tensor, events: torch.Tensor) 
     risks, times, events = risks[order], times[order], events[order]
     last = torch.searchsorted(-times, -times, right=True) - 1  # of those with the same time
     under_observation = torch.logcumsumexp(risks, dim=0)[last]
-    loss = (events * (under_observation - risks)).sum() / events.sum().clamp(min=1)
+    loss = (events * (under_observation - risks)).mean()
     return loss.to(log_risk.device, torch.float32)
