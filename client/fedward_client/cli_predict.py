@@ -53,14 +53,18 @@ def predict(
     if form is Format.SR and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not an empty folder: choose another --out for the reports")
     about, network = trained.read(model)
+    survival = about.study.study.task == "survival"
+    if form is Format.SR and survival:
+        raise UsageError("a DICOM report is of probabilities, and this model gives log-risks: use --format csv")
     with progress("Reading") as listener:
         found = predicting.predict(source, about, network, listener)
     if form is Format.SR:
         _write({out / name: report for name, report in _reports(found, about)}, out)
     else:
         _write({out: _csv(found, about).encode("utf-8", "surrogateescape")}, out)
-    without = sum(not each.probabilities for each in found)
-    print(f"{out}: {len(found) - without} with probabilities, {without} without. {trained.RESEARCH_USE}")
+    without = sum(not each.scores for each in found)
+    what = "a log-risk" if survival else "probabilities"
+    print(f"{out}: {len(found) - without} with {what}, {without} without. {trained.RESEARCH_USE}")
     if without:
         raise typer.Exit(1)
 
@@ -85,10 +89,10 @@ def _reports(found: "Sequence[Prediction]", about: "Trained") -> Iterator[tuple[
     from fedward_common.errors import UnreadableFile, UsageError
 
     for each in found:
-        if not each.probabilities:
+        if not each.scores:
             continue
         comments = [*preface(about), *([f"Left out: {each.note}"] if each.note else [])]
-        scores = dict(zip(about.study.cohort.labels, each.probabilities, strict=True))
+        scores = dict(zip(about.study.cohort.labels, each.scores, strict=True))
         try:
             made = report(scores, [source.read(path) for path in each.files], about, comments)
             content = derived.encoded(made)
@@ -107,18 +111,19 @@ def _csv(found: "Sequence[Prediction]", about: "Trained") -> str:
     text = io.StringIO()
     text.writelines(f"# {' '.join(line.split())}\n" for line in preface(about))
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    labels = about.study.cohort.labels
+    survival = about.study.study.task == "survival"
+    labels = ("log_risk",) if survival else about.study.cohort.labels
     writer.writerow(
         (
             *("file", "row", "examples"),
-            *(f"probability {label}" for label in labels),
+            *(labels if survival else (f"probability {label}" for label in labels)),
             *(f"called {label}" for label in about.thresholds),
             "note",
         )
     )
     for each in found:
         file, row = each.place
-        scores = dict(zip(labels, each.probabilities, strict=False))
+        scores = dict(zip(labels, each.scores, strict=False))
         called = (_called(scores.get(label), threshold) for label, threshold in about.thresholds.items())
         writer.writerow(
             (file, row or "", each.examples, *(scores.get(label, "") for label in labels), *called, each.note)

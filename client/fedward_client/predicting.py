@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from fedward_client.catalog import Catalog, TableRow, paths, scan
@@ -31,6 +32,7 @@ from fedward_common.study import Input, SeriesInput, StudySpec
 
 EACH_FILE = "(.+)"  # a file that does not say whose it is, in a folder without settings, is a patient's of its own
 GONE = "it changed while it was read"
+PREDICTED = ("classification", "survival")  # tasks whose models give numbers
 
 Place = tuple[str, int]  # a file below the input, and the number of a row in it; 0 for the whole file
 
@@ -41,18 +43,23 @@ class Prediction:
 
     place: Place
     examples: int = 0  # images, windows or rows
-    probabilities: tuple[float, ...] = ()  # by label, the mean over the examples; () where there is none
+    scores: tuple[float, ...] = ()  # `outputs`, the mean over the examples; () where there is none
     note: str = ""  # what was left out, and why
-    files: tuple[Path, ...] = ()  # that the probabilities are of
+    files: tuple[Path, ...] = ()  # that the scores are of
 
 
 def predict(source: Path, about: Trained, model: nn.Module, listener: Listener = ignore) -> list[Prediction]:
     """What `model` says of each patient in a folder or a file, in the order of the files.
 
-    Who is on the opt-out list is left out. Raises SettingsError for a folder's settings, UsageError for a part of one,
-    DataError where nothing in it
-    is what the study takes, or its features cannot be brought to the study's scale.
+    Who is on the opt-out list is left out. Raises SettingsError for a folder's settings, UsageError for a part of one
+    and for a model that gives images, DataError where nothing in the folder is what the study takes, or its features
+    cannot be brought to the study's scale.
     """
+    if about.study.study.task not in PREDICTED:
+        raise UsageError(
+            f'the model is of [study] task = "{about.study.study.task}", and `fedward model predict` knows '
+            f"{' and '.join(PREDICTED)} only: use it as ONNX, from `fedward model export`"
+        )
     study, device = about.study.model_copy(update={"input": about.input}), pick_device()
     device.place(model, len(study.input.size))
     with TemporaryDirectory(prefix="fedward-") as scratch:
@@ -87,6 +94,11 @@ def preface(about: Trained) -> Iterator[str]:
     yield f"Written by Fedward {__version__}"
     for label, threshold in about.thresholds.items():
         yield f"{label} is called from a probability of {threshold!r} on, chosen on validation patients"
+    if about.study.study.task == "survival":
+        yield (
+            "log_risk is the logarithm of the hazard, relative to other patients: the higher, the sooner is "
+            f"{about.study.cohort.positive} to be expected. It is no probability and no time"
+        )
     yield from about.limits or ("The model came without a card: ask who trained it for its limits.",)
 
 
@@ -151,17 +163,16 @@ class _Scorer:
         refused: dict[Place, str] = {}
         read: dict[Path, None] = {}
         tensors = self._tensors(rows, left_out, refused, read)
-        scores = [np.empty((0, len(self.study.cohort.labels)))]
+        scores = list[npt.NDArray[np.float64]]()
         while batch := list(islice(tensors, BATCH)):
             scores.append(outputs(self.model, np.stack(batch), study=self.study, device=self.device))
-        scored = np.concatenate(scores)
         note = "; ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()) if count)
-        if len(scored):
-            mean = tuple(scored.mean(axis=0).tolist())
+        if scores:
+            scored = np.concatenate(scores)
             yield Prediction(
                 place=_place(rows[0], self.where),
                 examples=len(scored),
-                probabilities=mean,
+                scores=tuple(scored.mean(axis=0).tolist()),
                 note=note,
                 files=tuple(read),
             )
