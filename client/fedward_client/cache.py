@@ -1,8 +1,8 @@
 """A run's frozen cohort as tensors: decoded once, kept as one memory-mapped array, found again by the next round.
 
 state/cache/<recipe digest>-<cohort content digest>/ holds images.npy (float32 [images, channels, *size], in the order
-of the cohort's items), targets.npy where truth is in masks (uint8 [images, structures, *size]) and index.json (which
-row is which image, and a digest over that). The folder appears whole under its name or not at all; one that is torn or
+of the cohort's items), targets.npy where truth is in masks or boxes and index.json (which row is which image, and
+a digest over that). The folder appears whole under its name or not at all; one that is torn or
 does not fit is built again. Labels and sides come from the cohort, so a change of split decodes nothing. No name and no
 file in it holds an identifier. What makes room: `cache_room`.
 """
@@ -26,6 +26,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from fedward_client import cache_room
+from fedward_client.boxing import MOST
 from fedward_client.cache_index import FILE, Index, locked, purge
 from fedward_client.cache_room import IMAGES, TARGETS
 from fedward_client.catalog import paths, quarantine
@@ -62,7 +63,8 @@ class SiteData:
     sides: npt.NDArray[np.int8]  # [n], index into SIDES
     folds: npt.NDArray[np.int16] | None = None  # [n], the fold that tests each, in a study with folds
     cohort_digest: str
-    # [n, …], by task: masks uint8 [n, labels, *size] of 0 and 1; times of follow-up float64 [n]
+    # [n, …], by task: masks uint8 [n, labels, *size] of 0 and 1; boxes float32 as `training.boxes` has them; times of
+    # follow-up float64 [n]
     targets: Targets | None = None
     unreadable: int = 0  # images of the cohort whose file could not be decoded
     gone: int = 0  # images of the cohort whose file went or changed since the run began
@@ -141,6 +143,8 @@ def _arrays(study: StudySpec) -> dict[str, _Row]:
     found = {IMAGES: _Row(np.dtype("<f4"), recipe_of(study.input, "").shape)}
     if study.study.task in MASKED and study.cohort.labels:
         found[TARGETS] = _Row(np.dtype("u1"), (len(study.cohort.labels), *study.input.size))
+    if study.study.task == "detection":
+        found[TARGETS] = _Row(np.dtype("<f4"), (MOST, 2 * len(study.input.size) + 1))
     return found
 
 
@@ -335,15 +339,17 @@ class _Examples:
 
     def __init__(self, job: _Job) -> None:
         self._opener = opener(job.site, job.recipe, paths(job.site))
-        self._shown = shown_of(job.study.cohort.labels, job.site) if TARGETS in job.arrays else None
+        self._task = job.study.study.task if TARGETS in job.arrays else None
+        self._shown = shown_of(job.study.cohort.labels, job.site)
 
     def of(self, item: CohortItem) -> list[npt.NDArray[Any]] | None:
         """An item harmonised; None where its file went or changed. Raises UnreadableFile, UnfitImage."""
-        if self._shown is None:
+        if self._task is None:
             tensor = self._opener.tensor(item)
             return None if tensor is None else [tensor.astype("<f4", copy=False)]
         assert isinstance(self._opener, ImageOpener)
-        found = self._opener.masked(item, self._shown)
+        boxes = self._task == "detection"
+        found = self._opener.boxed(item) if boxes else self._opener.masked(item, self._shown)
         return None if found is None else [found[0].astype("<f4", copy=False), found[1]]
 
 

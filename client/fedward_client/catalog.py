@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Connection, and_, func, select, update
 
 from fedward_client import cache_index
 from fedward_client.intake import index, scanning
+from fedward_client.intake.box_table import Box
 from fedward_client.intake.labels import Row, labels_in, not_known_in, said_of
 from fedward_client.intake.optout import opted_out
 from fedward_client.intake.recording import Recording
@@ -77,6 +78,7 @@ class ImageRow:
     place_mm: float | None
     turn: str
     masks: tuple[Mask, ...] = ()
+    boxes: tuple[Box, ...] = ()  # findings, where the site says where they are
 
     @property
     def names(self) -> tuple[str, str, str, str]:
@@ -199,13 +201,27 @@ class Catalog:
 
     def images(self, modality: str | None = None) -> list[ImageRow]:
         """Every image (of one modality), duplicates left out, sorted by key."""
-        columns = [index.files.c[one.name] for one in fields(ImageRow) if one.name != "masks"]
+        columns = [index.files.c[one.name] for one in fields(ImageRow) if one.name not in {"masks", "boxes"}]
         query = select(*columns).where(_IS_IMAGE).order_by(index.files.c.key)
         if modality is not None:
             query = query.where(index.files.c.modality == modality)
-        masks = self._masks()
-        rows = self._connection.execute(query).mappings()
-        return [ImageRow(**row, masks=(*masks[row["key"]], *masks[row["series"]])) for row in rows]
+        masks, boxes = self._masks(), self._boxes()
+        return [
+            ImageRow(
+                **row,
+                masks=(*masks[row["key"]], *masks[row["series"]]),
+                boxes=boxes.get(row["series"]) or boxes.get(row["key"]) or (),
+            )
+            for row in self._connection.execute(query).mappings()
+        ]
+
+    def _boxes(self) -> dict[str, tuple[Box, ...]]:
+        """By the key of an image, or of a series."""
+        rows = self._connection.execute(select(index.boxes.c.key, index.boxes.c.boxes))
+        return {
+            key: tuple(Box(kind, tuple(lower), tuple(upper)) for kind, lower, upper in json.loads(boxes))
+            for key, boxes in rows
+        }
 
     def _masks(self) -> defaultdict[str, list[Mask]]:
         """By the key of an image, or of a series."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from fedward_client.catalog import ImageRow, Mask
 from fedward_client.intake import describe
+from fedward_client.intake.box_table import Box
 from fedward_client.intake.geometry import Slice, stacks
 from fedward_common.study import Cohort, Input
 
@@ -35,6 +36,7 @@ class Unit:
     word: str = ""
     time: float | None = None  # of follow-up, of a row of a table
     masks: tuple[Mask, ...] = ()  # of an image: where structures are in it, sorted
+    boxes: tuple[Box, ...] = ()  # of an image: findings, sorted
 
     @property
     def middle(self) -> str:
@@ -101,7 +103,13 @@ def units(images: Sequence[ImageRow], section: Input, wanted: Cohort, left_out: 
 
 def _alone(row: ImageRow) -> Unit:
     return Unit(
-        key=row.key, patient=row.patient, files=(row.key,), content=row.content, names=(row.names,), masks=row.masks
+        key=row.key,
+        patient=row.patient,
+        files=(row.key,),
+        content=row.content,
+        names=(row.names,),
+        masks=row.masks,
+        boxes=row.boxes,
     )
 
 
@@ -130,6 +138,7 @@ def _volumes(rows: Sequence[ImageRow], left_out: Counter[str]) -> list[Unit]:
             content=content_of([by_key[key].content for key in keys]),
             names=tuple(by_key[key].names for key in keys),
             masks=tuple(sorted({mask for key in keys for mask in by_key[key].masks})),
+            boxes=by_key[keys[0]].boxes,
         )
         for keys in found.volumes
     ]

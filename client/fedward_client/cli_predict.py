@@ -2,6 +2,8 @@
 
 import csv
 import io
+import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +14,8 @@ import typer
 from fedward_client.cli_common import progress
 
 if TYPE_CHECKING:
-    from fedward_client.predicting import Prediction
+    from fedward_client.harmonize.recipe import Masks
+    from fedward_client.predicting import Keep, Prediction
     from fedward_common.models.trained import Trained
 
 
@@ -21,6 +24,15 @@ class Format(StrEnum):
 
     CSV = "csv"
     SR = "sr"
+    SEG = "seg"
+
+
+_OF_TASK = {
+    "classification": (Format.CSV, Format.SR),
+    "segmentation": (Format.SEG,),
+    "survival": (Format.CSV,),
+}
+_SAID = {"classification": "with probabilities", "segmentation": "segmented", "survival": "with a log-risk"}
 
 
 def predict(
@@ -31,16 +43,20 @@ def predict(
         Path, typer.Argument(metavar="INPUT", exists=True, help="A hospital's folder, or any folder or file like it.")
     ],
     out: Annotated[
-        Path, typer.Option(metavar="PATH", help="What is written: a CSV file, or a new folder of DICOM reports.")
+        Path, typer.Option(metavar="PATH", help="What is written: a CSV file, or a new folder of DICOM files.")
     ],
     form: Annotated[
         Format,
-        typer.Option("--format", help="csv: a row for each patient. sr: a DICOM structured report for each patient."),
+        typer.Option(
+            "--format",
+            help="csv: a row for each patient. sr: a DICOM structured report for each patient. seg: a DICOM "
+            "segmentation for each image, of a model that finds structures.",
+        ),
     ] = Format.CSV,
 ) -> None:
     """Say what a trained model gives for images, recordings or a table, read as in training. For research use only.
 
-    Exit code 1 where something could not be read or taken; its row in the CSV file says why.
+    Exit code 1 where something could not be read or taken; the reasons are told, in the CSV file row by row.
 
     Example: fedward model predict result/model.safetensors /srv/hospital --out predictions.csv
     """
@@ -50,23 +66,54 @@ def predict(
 
     if out.resolve() == model.resolve() or out.resolve().is_relative_to(source.resolve()):
         raise UsageError(f"{out} is the model, or in the input: choose another --out")
-    if form is Format.SR and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is not an empty folder: choose another --out for the reports")
+    if form is not Format.CSV and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is not an empty folder: choose another --out")
     about, network = trained.read(model)
-    survival = about.study.study.task == "survival"
-    if form is Format.SR and survival:
-        raise UsageError("a DICOM report is of probabilities, and this model gives log-risks: use --format csv")
+    _check(form, about)
     with progress("Reading") as listener:
-        found = predicting.predict(source, about, network, listener)
+        keep = _segmentations(out, about) if form is Format.SEG else None
+        found = predicting.predict(source, about, network, listener, keep=keep)
     if form is Format.SR:
         _write({out / name: report for name, report in _reports(found, about)}, out)
-    else:
+    elif form is Format.CSV:
         _write({out: _csv(found, about).encode("utf-8", "surrogateescape")}, out)
-    without = sum(not each.scores for each in found)
-    what = "a log-risk" if survival else "probabilities"
-    print(f"{out}: {len(found) - without} with {what}, {without} without. {trained.RESEARCH_USE}")
+    without = Counter(each.note for each in found if not each.examples)
+    said = _SAID[about.study.study.task]
+    print(f"{out}: {len(found) - without.total()} {said}, {without.total()} without. {trained.RESEARCH_USE}")
+    for reason, count in sorted(without.items()):
+        print(f"{count} without: {reason}", file=sys.stderr)
     if without:
         raise typer.Exit(1)
+
+
+def _check(form: Format, about: "Trained") -> None:
+    from fedward_common.errors import UsageError
+
+    task = about.study.study.task
+    if task not in _OF_TASK:
+        raise UsageError(f"the model is of a study of {task}: predict takes those of {', '.join(_OF_TASK)}")
+    if form not in _OF_TASK[task]:
+        taken = " or ".join(f"--format {each}" for each in _OF_TASK[task])
+        raise UsageError(f"the model is of a study of {task}: take {taken}")
+
+
+def _segmentations(out: Path, about: "Trained") -> "Keep":
+    """What writes a segmentation of each image, into a file that has its UID for a name."""
+    from fedward_client.dicom_results.derived import Device, encoded
+    from fedward_client.dicom_results.segmentation import segmentation
+    from fedward_client.intake import source
+    from fedward_common.errors import UnreadableFile
+
+    def keep(masks: "Masks", files: tuple[Path, ...]) -> None:
+        try:
+            images = [source.read(path) for path in files]
+            made = segmentation(masks, images, about.study.cohort.labels, Device.of(about))
+            content = encoded(made)
+        except UnreadableFile as error:
+            raise UnreadableFile(f"no DICOM segmentation can be made of it: {error}") from None
+        _write({out / f"{made.SOPInstanceUID}.dcm": content}, out)
+
+    return keep
 
 
 def _write(files: dict[Path, bytes], out: Path) -> None:
@@ -111,23 +158,15 @@ def _csv(found: "Sequence[Prediction]", about: "Trained") -> str:
     text = io.StringIO()
     text.writelines(f"# {' '.join(line.split())}\n" for line in preface(about))
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    survival = about.study.study.task == "survival"
-    labels = ("log_risk",) if survival else about.study.cohort.labels
-    writer.writerow(
-        (
-            *("file", "row", "examples"),
-            *(labels if survival else (f"probability {label}" for label in labels)),
-            *(f"called {label}" for label in about.thresholds),
-            "note",
-        )
-    )
+    labels = about.study.cohort.labels
+    columns = ("log_risk",) if about.study.study.task == "survival" else [f"probability {label}" for label in labels]
+    writer.writerow(("file", "row", "examples", *columns, *(f"called {label}" for label in about.thresholds), "note"))
     for each in found:
         file, row = each.place
-        scores = dict(zip(labels, each.scores, strict=False))
-        called = (_called(scores.get(label), threshold) for label, threshold in about.thresholds.items())
-        writer.writerow(
-            (file, row or "", each.examples, *(scores.get(label, "") for label in labels), *called, each.note)
-        )
+        scores = each.scores or ("",) * len(columns)
+        by_label = dict(zip(labels, each.scores, strict=False))
+        called = (_called(by_label.get(label), threshold) for label, threshold in about.thresholds.items())
+        writer.writerow((file, row or "", each.examples, *scores, *called, each.note))
     return text.getvalue()
 
 

@@ -22,13 +22,25 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedward_client import choosing_rows
+from fedward_client.boxing import Corners
 from fedward_client.cache_index import purge
 from fedward_client.catalog import Catalog, ImageRow, RecordingRow, TableRow, is_scanned, scan
 from fedward_client.choosing import Unit, chosen, units
 from fedward_client.intake.fingerprints import Fingerprints, fingerprints
-from fedward_client.intake.labels import SPLIT, read_labels
+from fedward_client.intake.labels import SPLIT, Row, read_labels
 from fedward_client.intake.optout import opted_out
-from fedward_client.labelling import MASKED, UNKNOWN, Label, labels_of, rows_of, shown_of, splits_of, structures_of
+from fedward_client.labelling import (
+    MASKED,
+    UNKNOWN,
+    Label,
+    findings_of,
+    index_of,
+    labels_of,
+    rows_of,
+    shown_of,
+    splits_of,
+    structures_of,
+)
 from fedward_client.masking import masks_digest
 from fedward_client.near_duplicates import counted, distinct, link
 from fedward_client.site import Site
@@ -57,6 +69,7 @@ class CohortItem(_Value):
     files: tuple[str, ...]  # the slices of a volume in order, or the one file
     at: int = 0  # where in its file it begins: the sample of a window, the number of a row
     masks: tuple[str, ...] = ()  # the files that show where structures are in it
+    boxes: tuple[Corners, ...] = ()  # findings in it, as the hospital says where they are
     patient: str
     label: Label
     time: float | None = None  # of follow-up, in a study of the time to an event
@@ -97,8 +110,8 @@ class Cohort(_Value):
 
     @cached_property
     def content_digest(self) -> str:
-        """SHA-256 (hex) naming the images and masks alone: cohorts that differ in labels or sides share it."""
-        return _sha256([[item.image, item.content, item.shown] for item in self.items])
+        """SHA-256 (hex) naming the images, masks and boxes alone: cohorts that differ in labels or sides share it."""
+        return _sha256([[item.image, item.content, item.shown, item.boxes] for item in self.items])
 
     @cached_property
     def people(self) -> tuple[str, ...]:
@@ -288,10 +301,7 @@ def choose(there: Sequence[Offered], table: Mapping[str, Mapping[str, str]], stu
     left_out: Counter[str] = Counter()
     found = units_of(there, study, site, left_out)
     rows = rows_of(found, [row.names for row in there], table, site, left_out)
-    if study.study.task in MASKED:
-        labels = structures_of(found, study, site, left_out)
-    else:
-        labels = labels_of(found, rows, study, site, left_out)
+    labels = _truth_of(found, rows, study, site, left_out)
     taken = [unit for unit in found if unit.key in labels]
     if study.study.task == "survival":
         columns = None if site.table is None else site.table.columns
@@ -305,6 +315,26 @@ def choose(there: Sequence[Offered], table: Mapping[str, Mapping[str, str]], stu
         infos={patient: PatientInfo(word) for patient, word in words.items()},
         left_out=left_out,
     )
+
+
+def _truth_of(
+    found: Sequence[Unit], rows: Mapping[str, Sequence[Row]], study: StudySpec, site: Site, left_out: Counter[str]
+) -> dict[str, Label]:
+    match study.study.task:
+        case "segmentation" | "registration":
+            return structures_of(found, study, site, left_out)
+        case "detection":
+            return findings_of(found, study, site, left_out)
+        case "classification" | "survival":
+            return labels_of(found, rows, study, site, left_out)
+
+
+def _corners(unit: Unit, study: StudySpec) -> tuple[Corners, ...]:
+    """The findings in an image that the study looks for."""
+    if study.study.task != "detection":
+        return ()
+    kinds = [(index_of(box.kind, study.cohort.labels), box) for box in unit.boxes]
+    return tuple((float(kind), *box.lower, *box.upper) for kind, box in kinds if kind is not None)
 
 
 def units_of(there: Sequence[Offered], study: StudySpec, site: Site, left_out: Counter[str]) -> list[Unit]:
@@ -352,6 +382,7 @@ def resolve(choice: Choice, prints: Fingerprints, study: StudySpec, site: Site) 
             fold=folds.get(unit.patient),
             content=unit.content,
             masks=tuple(mask.key for mask in unit.masks) if masked else (),
+            boxes=_corners(unit, study),
             shown=masks_digest([mask.content for mask in unit.masks], shown) if masked else "",
         )
         for unit in taken

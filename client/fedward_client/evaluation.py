@@ -35,6 +35,10 @@ def evaluate(
     match study.study.task:
         case "segmentation":
             return evaluate_segmentation(scored, indices, study, min_cell)
+        case "detection":
+            from fedward_client.evaluation_of_boxes import evaluate_detection  # MONAI takes seconds to import
+
+            return evaluate_detection(scored, indices, study, min_cell)
         case "registration":
             return evaluate_registration(scored, indices, study, min_cell)
         case "survival":
@@ -78,4 +82,5 @@ def outputs(
         found = model(on_device(images, device)).double()
         if study.study.task != "survival":
             found = torch.sigmoid(found) if study.several else torch.softmax(found, dim=1)
-    return found.cpu().numpy()
+    given: npt.NDArray[np.float64] = found.cpu().numpy()
+    return given

@@ -79,6 +79,23 @@ def structures_of(units: Sequence[Unit], study: StudySpec, site: Site, left_out:
     return _joined(units, {unit.key: (known if unit.masks else None, False) for unit in units}, study, left_out)
 
 
+def findings_of(units: Sequence[Unit], study: StudySpec, site: Site, left_out: Counter[str]) -> dict[str, Label]:
+    """Of each unit, whether it has a finding of each of the study's kinds: every image was read.
+
+    Raises DataError where the site has no table of findings.
+    """
+    if site.boxes is None:
+        raise DataError(
+            f"{site.name}: the study looks for {', '.join(study.cohort.labels)}, and where they are is not known here: "
+            "name the table of findings under [boxes] in site.toml, then run `fedward site scan`"
+        )
+    said: dict[str, tuple[Label | None, bool]] = {}
+    for unit in units:
+        kinds = {index_of(box.kind, study.cohort.labels) for box in unit.boxes}
+        said[unit.key] = tuple(int(index in kinds) for index in range(len(study.cohort.labels))), False
+    return _joined(units, said, study, left_out)
+
+
 def shown_of(labels: Sequence[str], site: Site) -> tuple[Shown | None, ...]:
     """How the site's masks show each of a study's structures; None where they do not."""
     structures = {} if site.masks is None else dict(site.masks.structures)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedward_client import choosing_rows
+from fedward_client.boxing import Boxes, boxes_of
 from fedward_client.choosing import content_of
 from fedward_client.cohort import CohortItem
 from fedward_client.harmonize.column import ColumnRecipe
@@ -105,6 +106,14 @@ class Images:
             raise UnfitImage("its mask went or changed since the run began")
         volume = self._read(files)
         return self.recipe.masked(volume, masks_of(volume, files, masks, shown))
+
+    def boxed(self, item: CohortItem) -> tuple[Tensor, Boxes] | None:
+        """`tensor`, and the findings in it (`boxing.boxes_of`)."""
+        volume = self.volume(item)
+        if volume is None:
+            return None
+        tensor, grid = self.recipe.gridded(volume)
+        return tensor, boxes_of(volume, grid, item.boxes, self.recipe.input.size)
 
     def is_there(self, item: CohortItem) -> bool:
         """As `Opener` says."""

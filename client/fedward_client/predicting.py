@@ -5,25 +5,30 @@ Nothing stays behind and nothing is learned: the catalog is made in a folder tha
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from torch import nn
 
 from fedward_client.catalog import Catalog, TableRow, paths, scan
-from fedward_client.choosing import Unit
 from fedward_client.cohort import CohortItem, Offered, offered, units_of
 from fedward_client.evaluation import BATCH, outputs
+from fedward_client.evaluation_of_masks import LIKELY
+from fedward_client.harmonize.grid import restored
+from fedward_client.harmonize.recipe import Masks
 from fedward_client.intake.bids_root import is_bids
 from fedward_client.labelling import UNKNOWN
-from fedward_client.opening import Opener, Tensor, opener, recipe_of
+from fedward_client.opening import Images, Opener, Tensor, opener, recipe_of
+from fedward_client.scored import inference, on_device
 from fedward_client.site import KEY, KEY_BYTES, SETTINGS, STATE, Site
 from fedward_client.training.device import Device, pick_device
+from fedward_client.volume import Affine, Volume
 from fedward_common import __version__
 from fedward_common.errors import DataError, UnreadableFile, UsageError
 from fedward_common.events import Event, Listener, ignore
@@ -32,9 +37,10 @@ from fedward_common.study import Input, SeriesInput, StudySpec
 
 EACH_FILE = "(.+)"  # a file that does not say whose it is, in a folder without settings, is a patient's of its own
 GONE = "it changed while it was read"
-PREDICTED = ("classification", "survival")  # tasks whose models give numbers
 
 Place = tuple[str, int]  # a file below the input, and the number of a row in it; 0 for the whole file
+Keep = Callable[[Masks, tuple[Path, ...]], None]  # masks [structures, frames, rows, columns], and their image's files
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,23 +49,20 @@ class Prediction:
 
     place: Place
     examples: int = 0  # images, windows or rows
-    scores: tuple[float, ...] = ()  # `outputs`, the mean over the examples; () where there is none
+    scores: tuple[float, ...] = ()  # `outputs`, the mean over the examples; () where there is none, as of masks
     note: str = ""  # what was left out, and why
-    files: tuple[Path, ...] = ()  # that the scores are of
+    files: tuple[Path, ...] = ()  # that it is of
 
 
-def predict(source: Path, about: Trained, model: nn.Module, listener: Listener = ignore) -> list[Prediction]:
+def predict(
+    source: Path, about: Trained, model: nn.Module, listener: Listener = ignore, *, keep: Keep | None = None
+) -> list[Prediction]:
     """What `model` says of each patient in a folder or a file, in the order of the files.
 
-    Who is on the opt-out list is left out. Raises SettingsError for a folder's settings, UsageError for a part of one
-    and for a model that gives images, DataError where nothing in the folder is what the study takes, or its features
-    cannot be brought to the study's scale.
+    A model that finds structures says it to `keep`, image by image. Who is on the opt-out list is left out. Raises
+    SettingsError for a folder's settings, UsageError for a part of one, DataError where nothing in it is what the study
+    takes, or its features cannot be brought to the study's scale.
     """
-    if about.study.study.task not in PREDICTED:
-        raise UsageError(
-            f'the model is of [study] task = "{about.study.study.task}", and `fedward model predict` knows '
-            f"{' and '.join(PREDICTED)} only: use it as ONNX, from `fedward model export`"
-        )
     study, device = about.study.model_copy(update={"input": about.input}), pick_device()
     device.place(model, len(study.input.size))
     with TemporaryDirectory(prefix="fedward-") as scratch:
@@ -78,12 +81,12 @@ def predict(source: Path, about: Trained, model: nn.Module, listener: Listener =
             )
         theirs = dict.fromkeys(files, source.resolve()) if source.is_file() else files  # a single file is a copy
         opened = opener(site, recipe_of(study.input, site.name), files)
-        scorer = _Scorer(site, study, model, device, where, theirs, opened)
+        model_here = _Model(site, study, model, device, where, theirs, opened)
         found = [Prediction(place=place, note=reason) for place, reason in refused.items()]
         patients = _by_patient(there)
         for done, rows in enumerate(patients):
             listener(Event(site=site.name, stage="evaluate", done=done, total=len(patients)))
-            found += scorer.patient(rows)
+            found += model_here.scored(rows) if keep is None else model_here.segmented(rows, keep)
     return sorted(found, key=lambda each: each.place)
 
 
@@ -96,8 +99,8 @@ def preface(about: Trained) -> Iterator[str]:
         yield f"{label} is called from a probability of {threshold!r} on, chosen on validation patients"
     if about.study.study.task == "survival":
         yield (
-            "log_risk is the logarithm of the hazard, relative to other patients: the higher, the sooner is "
-            f"{about.study.cohort.positive} to be expected. It is no probability and no time"
+            "log_risk is the logarithm of the hazard relative to other patients, the higher the sooner is "
+            f"{about.study.cohort.positive} to be expected: it is no probability and no time"
         )
     yield from about.limits or ("The model came without a card: ask who trained it for its limits.",)
 
@@ -146,8 +149,28 @@ def _by_patient(there: list[Offered]) -> list[list[Offered]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scorer:
-    """Scores patients one after the other."""
+class _Reading:
+    """What of a patient was read, and what was not, with the reason."""
+
+    read: dict[Path, None] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+    refused: dict[Place, str] = field(default_factory=dict)
+
+    @property
+    def note(self) -> str:
+        return "; ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()) if count)
+
+    def rest(self, place: Place, *, something: bool) -> Iterator[Prediction]:
+        """Those without anything: the patient at `place` of whom nothing was taken, what could not be read."""
+        if not something and not self.refused:
+            yield Prediction(place=place, note=f"left out: {self.note}")
+        for where, reason in self.refused.items():
+            yield Prediction(place=where, note=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A model before a folder's patients, one after the other."""
 
     site: Site
     study: StudySpec
@@ -157,37 +180,52 @@ class _Scorer:
     files: dict[str, Path]
     opener: Opener
 
-    def patient(self, rows: list[Offered]) -> Iterator[Prediction]:
-        """What the model says of a patient, and what could not be read."""
-        left_out: Counter[str] = Counter()
-        refused: dict[Place, str] = {}
-        read: dict[Path, None] = {}
-        tensors = self._tensors(rows, left_out, refused, read)
+    def scored(self, rows: list[Offered]) -> Iterator[Prediction]:
+        """The scores of a patient, and what could not be read."""
+        reading, place = _Reading(), _place(rows[0], self.where)
+        tensors = (tensor for _, tensor in self._read(rows, self.opener.tensor, reading))
         scores = list[npt.NDArray[np.float64]]()
         while batch := list(islice(tensors, BATCH)):
             scores.append(outputs(self.model, np.stack(batch), study=self.study, device=self.device))
-        note = "; ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()) if count)
         if scores:
             scored = np.concatenate(scores)
-            yield Prediction(
-                place=_place(rows[0], self.where),
-                examples=len(scored),
-                scores=tuple(scored.mean(axis=0).tolist()),
-                note=note,
-                files=tuple(read),
-            )
-        elif not refused:
-            yield Prediction(place=_place(rows[0], self.where), note=f"left out: {note}")
-        for place, reason in refused.items():
-            yield Prediction(place=place, note=reason)
+            mean = tuple(scored.mean(axis=0).tolist())
+            files = tuple(reading.read)
+            yield Prediction(place=place, examples=len(scored), scores=mean, note=reading.note, files=files)
+        yield from reading.rest(place, something=bool(scores))
 
-    def _row(self, unit: Unit) -> int:
-        return 0 if isinstance(self.study.input, Input | SeriesInput) else unit.at
+    def segmented(self, rows: list[Offered], keep: Keep) -> Iterator[Prediction]:
+        """Each image of a patient, whose masks go to `keep`, and what could not be read."""
+        assert isinstance(self.opener, Images)
+        images, reading, count = self.opener, _Reading(), 0
 
-    def _tensors(
-        self, rows: list[Offered], left_out: Counter[str], refused: dict[Place, str], read: dict[Path, None]
-    ) -> Iterator[Tensor]:
-        for unit in units_of(rows, self.study, self.site, left_out):
+        def opened(item: CohortItem) -> tuple[Tensor, Affine, Volume] | None:
+            volume = images.volume(item)
+            return None if volume is None else (*images.recipe.gridded(volume), volume)
+
+        for files, (tensor, back, volume) in self._read(rows, opened, reading):
+            with inference(self.device):
+                found = self.model(on_device(np.stack([tensor]), self.device)).float().sigmoid()[0]
+            masks = restored(found.cpu().numpy(), back, volume.pixels[:, 0].shape) >= LIKELY
+            place, paths = self._place_of(files[0]), tuple(self.files[key] for key in files)
+            try:
+                keep(masks.astype(np.uint8), paths)
+            except UnreadableFile as error:
+                reading.refused[place] = str(error)
+                continue
+            count += 1
+            yield Prediction(place=place, examples=1, files=paths)
+        yield from reading.rest(_place(rows[0], self.where), something=count > 0)
+
+    def _place_of(self, file: str, row: int = 0) -> Place:
+        return self.where[file], row
+
+    def _read(
+        self, rows: list[Offered], opened: Callable[[CohortItem], Read | None], reading: _Reading
+    ) -> Iterator[tuple[tuple[str, ...], Read]]:
+        """What of a patient can be opened, with its files."""
+        for unit in units_of(rows, self.study, self.site, reading.left_out):
+            place = self._place_of(unit.files[0], 0 if isinstance(self.study.input, Input | SeriesInput) else unit.at)
             item = CohortItem(
                 image=unit.key,
                 files=unit.files,
@@ -198,12 +236,12 @@ class _Scorer:
                 content=unit.content,
             )
             try:
-                tensor = self.opener.tensor(item)
+                found = opened(item)
             except UnreadableFile as error:
-                refused[self.where[unit.files[0]], self._row(unit)] = str(error)
+                reading.refused[place] = str(error)
                 continue
-            if tensor is None:
-                refused[self.where[unit.files[0]], self._row(unit)] = GONE
+            if found is None:
+                reading.refused[place] = GONE
             else:
-                read.update(dict.fromkeys(self.files[key] for key in unit.files))
-                yield tensor
+                reading.read.update(dict.fromkeys(self.files[key] for key in unit.files))
+                yield unit.files, found

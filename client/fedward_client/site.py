@@ -9,6 +9,7 @@ An optional `site.toml` in it changes the defaults:
     [series]   files, map           recordings of the site's own devices (`column_settings`)
     [table]    files, map           tables of patients, a row each or several (`column_settings`)
     [masks]    files, image, structures    where structures are in images (`mask_settings`)
+    [boxes]    file, image, …     the table of where findings are in images (`box_settings`)
     [privacy]  min_cell, opt_out    counts below this never leave; the list of patients who take no part
     [policy]   outputs, max_update_norm     what may leave at all; with nothing named, nothing does
     [limits]   threads, spool_mib, …        processor threads for training; the sizes of spool and caches
@@ -32,7 +33,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedward_client import column_settings, label_settings, mask_settings
+from fedward_client import box_settings, column_settings, label_settings, mask_settings
+from fedward_client.box_settings import BoxesSection, BoxSettings
 from fedward_client.column_settings import ColumnSettings, ColumnsSection
 from fedward_client.intake import bids_root
 from fedward_client.intake.bids_names import PARTICIPANTS
@@ -99,6 +101,7 @@ class _Settings(_Section):
     series: ColumnsSection = ColumnsSection()
     table: ColumnsSection = ColumnsSection()
     masks: MasksSection = MasksSection()
+    boxes: BoxesSection = BoxesSection()
     privacy: _PrivacySection = _PrivacySection()
     policy: _PolicySection = _PolicySection()
     limits: _LimitsSection = _LimitsSection()
@@ -118,6 +121,7 @@ class Site:
     series: ColumnSettings[SeriesMap] | None = None  # recordings of the site's own devices
     table: ColumnSettings[TableMap] | None = None  # tables of patients
     masks: MaskSettings | None = None  # where structures are in images
+    boxes: BoxSettings | None = None  # where findings are in images
     bids: bool = False  # whether `data` is a folder in the Brain Imaging Data Structure
     state: Path
     min_cell: int = 5
@@ -151,6 +155,7 @@ class Site:
             series=column_settings.series(settings.series, folder, SETTINGS),
             table=column_settings.table(settings.table, folder, SETTINGS),
             masks=mask_settings.checked(settings.masks, SETTINGS),
+            boxes=box_settings.checked(settings.boxes, folder, SETTINGS),
             state=(state if state is not None else folder / (settings.site.state or STATE)).absolute(),
             min_cell=settings.privacy.min_cell,
             opt_out=opt_out,

@@ -91,6 +91,14 @@ def _loss(network: "nn.Module", task: "Task", examples: "Tensor") -> "Tensor":
 
         fixed = examples.flip(0)
         return registration_loss(examples, fixed, network(torch.cat([examples, fixed], dim=1)), smoothness=1.0)
+    if task == "detection":
+        from fedward_client.training.detection import detection_loss
+        from fedward_common.models.retinanet import RetinaNet
+
+        assert isinstance(network, RetinaNet)
+        dims = examples.dim() - 2
+        boxes = torch.tensor([8.0] * dims + [20.0] * dims + [0.0]).expand(len(examples), 1, -1)
+        return detection_loss(network(examples), boxes, network.anchors, network.levels)
     if task == "survival":
         from fedward_client.training.survival_loss import cox_loss
 

@@ -199,6 +199,7 @@ def _overall(evaluations: Evaluations, merged: MergedHistogram | None, study: St
     close = merged.tied() > MOST_TIES
     interval = None if close else merged.roc_auc_interval(stream_seed(study.training.seed, "overall"))
     calls = pooled_at(evaluations.values(), positive)
+    scores = _of_scores(merged)
     points = {e.figures[positive].threshold for e in evaluations.values() if positive in e.figures}
     return Block(
         roc_auc=Figure.of(interval),
@@ -207,7 +208,8 @@ def _overall(evaluations: Evaluations, merged: MergedHistogram | None, study: St
         precision=Figure.of(calls.get("precision")),
         brier=merged.brier(),
         f1=f1(calls.get("precision"), calls.get("sensitivity")),
-        **_of_scores(merged),
+        average_precision=scores["average_precision"],
+        calibration_error=scores["calibration_error"],
         withheld=TOO_CLOSE if close else None,
         threshold=points.pop() if len(points) == 1 else None,
         patients=merged.total_positives + merged.total_negatives,

@@ -11,6 +11,7 @@ class TaskWords:
     output: str  # of the model, for "{one}" example, of "{labels}"
     of_patient: str  # how a patient's figure comes of those of "{several}" examples
     measures: str  # for people who know them
+    threshold: str  # the operating point, where the study chooses none
     drawn: str  # figures of the report
     intervals: str
     leaves: str  # what leaves a hospital to the place of single patients' figures
@@ -22,6 +23,7 @@ _CLASSES = TaskWords(
     measures=(
         "ROC-AUC, sensitivity, specificity, precision, F1, average precision, Brier score, calibration curve and error"
     ),
+    threshold="None: the study compares models over all thresholds only.",
     drawn="ROC curves, learning curves and calibration",
     intervals=(
         "At a hospital: DeLong’s method for the ROC-AUC, Wilson’s score interval for sensitivity, specificity and "
@@ -50,6 +52,7 @@ _MASKS = TaskWords(
         "nor in the true one takes no part in it, one that is in one of them only counts as Dice 0, without a distance"
     ),
     measures="Dice, mean symmetric surface distance, 95 % Hausdorff distance",
+    threshold="None is chosen: a voxel is part of a structure from a probability of 0.5 on.",
     drawn="Learning curves and the spread of Dice",
     intervals=_STUDENT,
     leaves=_MOMENTS,
@@ -61,6 +64,7 @@ _WARPED = TaskWords(
         "Dice before and after registration, mean symmetric surface distance, 95 % Hausdorff distance, share of voxels "
         "whose Jacobian determinant is not positive (folding)"
     ),
+    threshold="None is chosen: a warped mask has a voxel of which it covers a half or more.",
     drawn="Learning curves and the spread of Dice",
     intervals=_STUDENT,
     leaves=_MOMENTS,
@@ -72,6 +76,7 @@ _BOXES = TaskWords(
         "is the rule of LUNA16; a box that hits none is a false positive"
     ),
     measures="FROC curve, mean sensitivity at 1/8 to 8 false positives an image (LUNA16), sensitivity at 1",
+    threshold="None: findings are told over all thresholds.",
     drawn="FROC curves and learning curves",
     intervals=(
         "Bootstrap on the score histograms of findings and false positives for the FROC score; Wilson’s interval for "
@@ -87,6 +92,7 @@ _RISKS = TaskWords(
     output="The logarithm of the risk of {labels}, relative to other patients",
     of_patient="a patient’s risk is the mean over that patient’s {several}",
     measures="Harrell’s C-index over pairs of patients of one hospital",
+    threshold="None: risks are compared, not cut.",
     drawn="Learning curves",
     intervals=(
         "Infinitesimal jackknife over patients, on the logit scale. Over all hospitals, C is of the pairs within each, "

@@ -347,7 +347,7 @@ def site_effect_text(change: SiteEffectChange, kind: str) -> str:
 def operating_point_text(results: Results) -> str:
     """How the threshold was chosen."""
     if not has_threshold(results):
-        return "None: the study compares models over all thresholds only."
+        return words(results).threshold
     point = results.study.spec.evaluation.operating_point
     rule = (
         "the largest sum of sensitivity and specificity (Youden’s index)"

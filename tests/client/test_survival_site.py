@@ -258,12 +258,12 @@ def test_predictions_are_log_risks_also_of_who_is_followed_still(
     assert done.exit_code == 0, done.output
     assert "2 with a log-risk, 0 without" in done.stdout
     lines = (tmp_path / out).read_text().splitlines()
-    assert any("It is no probability and no time" in line for line in lines if line.startswith("# "))
+    assert any("it is no probability and no time" in line for line in lines if line.startswith("# "))
     one, two = csv.DictReader(line for line in lines if not line.startswith("# "))
     assert list(one) == ["file", "row", "examples", "log_risk", "note"]
     assert (float(one["log_risk"]), float(two["log_risk"]), two["examples"]) == (2.5, 1.0, "2")
     refused = fedward("predict", model, site.folder, "--out", tmp_path / "sr", "--format", "sr")
-    assert "this model gives log-risks: use --format csv" in " ".join(refused.output.split())
+    assert "the model is of a study of survival: take --format csv" in " ".join(refused.output.split())
 
 
 def test_a_model_that_gives_images_is_refused_in_a_sentence(hospital: Callable[..., Site], tmp_path: Path) -> None:
@@ -278,4 +278,6 @@ def test_a_model_that_gives_images_is_refused_in_a_sentence(hospital: Callable[.
     save_file(arrays, tmp_path / "model.safetensors", metadata=about.header)
     done = fedward("predict", tmp_path / "model.safetensors", hospital().folder, "--out", tmp_path / "o.csv")
     assert done.exit_code == 2
-    assert 'the model is of [study] task = "registration"' in " ".join(done.output.split())
+    assert "the model is of a study of registration: predict takes those of classification" in " ".join(
+        done.output.split()
+    )

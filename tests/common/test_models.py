@@ -32,6 +32,7 @@ ALL = {
     "resnet18",
     "resnet34",
     "resnet50",
+    "retinanet",
     "small-cnn",
     "sparse-autoencoder",
     "unet",
@@ -182,6 +183,7 @@ def test_channels_and_classes_are_refused_in_words() -> None:
         ("mlp", "registration", (), "the task is registration: no model does that with rows of a table"),
         ("mlp", "segmentation", (), 'model "mlp" is for classification or survival, and the task is segmentation'),
         ("unet", "survival", (), "the task is survival: choose one of cox, mlp"),
+        ("unet", "detection", (64, 64), "the task is detection: choose one of retinanet"),
     ],
 )
 def test_a_network_that_does_not_do_the_task_is_refused_with_those_that_do(
@@ -192,6 +194,7 @@ def test_a_network_that_does_not_do_the_task_is_refused_with_those_that_do(
 
 def test_what_a_task_has_no_outputs_for_is_refused_in_words() -> None:
     assert refusal("unet", classes=0, task="segmentation") == "segmentation is of at least 1 structure, not 0"
+    assert refusal("retinanet", classes=0, task="detection") == "detection is of at least 1 kind of finding, not 0"
     assert refusal("cox", size=(), task="survival") == "survival has 1 output, the log-risk, not 2"
     for structures in (0, 3):
         models.check("voxelmorph", {}, (64, 64), 1, models.outputs("registration", structures), task="registration")

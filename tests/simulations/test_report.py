@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from fedward_common.study import Evaluation, Input, Model, Split, Strategy, StudySpec, Training
-from fedward_simulations import plots, wording
+from fedward_simulations import drawing, plots, wording
 from fedward_simulations.model_card import plain, render_model_card
 from fedward_simulations.report import print_table, render_report, write_report
 from fedward_simulations.results import METRICS, Block, Results, SiteEffect, SiteEffectChange, combine
@@ -247,8 +247,8 @@ def test_text_in_figures_is_text_and_large_enough(results: Results) -> None:
 
 
 def test_models_differ_in_more_than_colour() -> None:
-    assert len({look.line for look in plots.LOOKS.values()}) == len(plots.LOOKS)
-    assert len({(look.marker, look.face) for look in plots.LOOKS.values()}) == len(plots.LOOKS)
+    assert len({look.line for look in drawing.LOOKS.values()}) == len(drawing.LOOKS)
+    assert len({(look.marker, look.face) for look in drawing.LOOKS.values()}) == len(drawing.LOOKS)
 
 
 def changed(results: Results, local: float, federated: float) -> Results:

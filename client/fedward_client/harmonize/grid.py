@@ -114,6 +114,22 @@ def _respaced(band: Pixels, own: Spacing, spacing: Spacing, size: tuple[int, ...
     return found
 
 
+def restored(found: Pixels, back: Affine, shape: tuple[int, int, int]) -> Pixels:
+    """What was found in a harmonised image, [structures, *size], on its own voxels: [structures, *shape].
+
+    `back` as `Recipe.gridded` gives it. Linear between pixels; 0 where harmonising cut the image off, as on all frames
+    but the middle one of a 2-D size.
+    """
+    sitk = itk()
+    inverse = np.linalg.inv(back)[np.ix_([2, 1, 0, 3], [2, 1, 0, 3])]  # ITK counts columns first
+    grid = sitk.ResampleImageFilter()
+    grid.SetSize(shape[::-1])
+    grid.SetTransform(sitk.AffineTransform(inverse[:3, :3].ravel().tolist(), inverse[:3, 3].tolist()))
+    grid.SetInterpolator(sitk.sitkLinear)
+    bands = found if found.ndim == 4 else found[:, None]
+    return np.stack([sitk.GetArrayFromImage(grid.Execute(sitk.GetImageFromArray(band))) for band in bands])
+
+
 def first(length: int, own: float, spacing: float, size: int) -> float:
     """Where the first new pixel of an axis is, in mm from the first old one.
 

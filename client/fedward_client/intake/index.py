@@ -91,6 +91,13 @@ labels: Final = Table(
     Column("row", String, nullable=False),  # JSON
 )
 
+boxes: Final = Table(
+    "boxes",
+    _metadata,
+    Column("key", String, primary_key=True),  # pseudonym of a series or a file
+    Column("boxes", String, nullable=False),  # JSON of its `box_table.Box`es
+)
+
 # what a site's report found in pixels, by a digest of the file, so that nothing is decoded for a second report
 quality: Final = Table(
     "quality",

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, sele
 
 from fedward_client.intake import bids_facts, index
 from fedward_client.intake.bids import read_folder
+from fedward_client.intake.box_table import BoxTable, read_boxes
 from fedward_client.intake.labels import LabelTable, read_labels
 from fedward_client.intake.optout import opted_out
 from fedward_client.intake.reading import ROWS, Found, Readers, Row
@@ -47,8 +48,11 @@ class Done:
 def scan(site: Site, listener: Listener) -> Done:
     """Scan the data folder; see `fedward_client.catalog.scan`."""
     started = time.perf_counter()
-    table, out = read_labels(site), opted_out(site)  # first: a wrong table is found before an hour of reading
+    # first: a wrong table is found before an hour of reading
+    table, boxes, out = read_labels(site), read_boxes(site), opted_out(site)
     with _alone(site), index.connected(site) as catalog:
+        with index.transaction(catalog):
+            _put_boxes(catalog, boxes)
         done = _scanned(site, catalog, table, out, listener)
     return replace(done, seconds=time.perf_counter() - started)
 
@@ -213,6 +217,14 @@ def _finish(
         index.put(connection, "labels left out", json.dumps(left_out))
         index.complete(connection)
     return removed
+
+
+def _put_boxes(connection: Connection, table: BoxTable) -> None:
+    connection.execute(delete(index.boxes))
+    rows = [{"key": key, "boxes": json.dumps(found)} for key, found in table.boxes.items()]
+    if rows:
+        connection.execute(insert(index.boxes), rows)
+    index.put(connection, "boxes left out", str(table.left_out))
 
 
 def _mark_duplicates(connection: Connection) -> None:

@@ -74,7 +74,8 @@ def _skipped(site: Site) -> Skipped:
     if not site.data.is_dir():
         raise DataError(f"the data folder of site '{site.name}' is not there; is it a share that is not mounted?")
     skipped = {site.state.resolve(), site.data / SETTINGS}
-    skipped |= {file.resolve() for file in (site.labels.file, site.opt_out) if file is not None}
+    boxes = None if site.boxes is None else site.boxes.file
+    skipped |= {file.resolve() for file in (site.labels.file, site.opt_out, boxes) if file is not None}
     if site.bids:
         skipped |= {site.data / name for name in PASSED_BY}
         skipped.discard(site.data / PARTICIPANTS)  # a change of it changes what is known of images

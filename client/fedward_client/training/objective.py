@@ -1,6 +1,6 @@
 """What training minimises of a batch, by a study's task."""
 
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from fedward_client.training.segmentation_loss import segmentation_loss
 from fedward_client.training.survival_loss import cox_loss
 from fedward_common.models.layerwise import Layered
 from fedward_common.study import StudySpec
+
+if TYPE_CHECKING:
+    from fedward_common.models.retinanet import RetinaNet
 
 
 class Objective(Protocol):
@@ -32,6 +35,8 @@ def objective(
     match study.study.task:
         case "segmentation":
             return lambda images, labels, targets: segmentation_loss(model(images), targets, labels)
+        case "detection":
+            return _detector(model)
         case "registration":
             return lambda images, _labels, _targets: _registered(model, images, study.training.smoothness)
         case "survival":
@@ -46,3 +51,11 @@ def _registered(model: nn.Module, images: torch.Tensor, smoothness: float) -> to
     fixed = images.roll(-1, dims=0)
     displacement = model(torch.cat([images, fixed], dim=1))
     return registration_loss(images, fixed, displacement, smoothness=smoothness)
+
+
+def _detector(model: nn.Module) -> Objective:
+    from fedward_client.training.detection import detection_loss  # MONAI takes seconds to import
+
+    detector = cast("RetinaNet", model)  # the study was refused otherwise
+    anchors, levels = detector.anchors, detector.levels
+    return lambda images, _labels, targets: detection_loss(model(images), targets, anchors, levels)

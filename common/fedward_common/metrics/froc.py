@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import or_
 from typing import Annotated, NamedTuple, Self
 
 import numpy as np
@@ -113,7 +114,7 @@ def _cuts(bins: Ints, owners: Ints, k: int) -> list[int]:
     held: list[set[int]] = [set() for _ in range(BINS)]
     for number, owner in zip(bins.tolist(), owners.tolist(), strict=True):
         held[number].add(owner)
-    left = [len(above) for above in accumulate(reversed(held), set.union)][::-1]
+    left = [len(above) for above in accumulate(reversed(held), or_)][::-1]
     cuts, inside = [], set[int]()
     for end in range(1, BINS):
         inside |= held[end - 1]
@@ -151,13 +152,14 @@ class Froc:
     def sensitivities(self) -> Floats:
         """Sensitivity at `RATES` false positives an image, [7]; between two points of the curve on a line."""
         found = self.curve()
-        return np.interp(RATES, found.false_positives, found.sensitivity)
+        at_rates: Floats = np.interp(RATES, found.false_positives, found.sensitivity)
+        return at_rates
 
     def score(self) -> float:
         """The mean of `sensitivities`: LUNA16's score, the competition performance metric."""
         return float(np.clip(self.sensitivities().mean(), 0.0, 1.0))
 
-    def interval(self, seed: int, replicates: int = 1000, level: float = LEVEL) -> Estimate:
+    def interval(self, seed: int, replicates: int = 500, level: float = LEVEL) -> Estimate:
         """The score with its percentile bootstrap interval, findings and false positives drawn off the histogram.
 
         The draws come from the stream ("bootstrap", "froc") of `seed`. Where all replicates agree the interval is
@@ -194,7 +196,7 @@ def merged_froc(parts: Iterable[Detections]) -> Froc | None:
         return None
 
     def total(sketches: Iterable[ClassSketch | None]) -> Floats:
-        return np.sum([np.zeros(BINS), *(spread(one) for one in sketches if one is not None)], axis=0)
+        return sum((spread(one) for one in sketches if one is not None), np.zeros(BINS))
 
     return Froc(
         images=sum(part.images for part in held),

@@ -82,6 +82,8 @@ class Architecture:
 
     classification   logits [n, classes]
     segmentation     logits [n, classes, *size], of each structure by itself
+    detection        logits and box differences [n, anchors, classes + 2 * dims] beside properties `anchors`
+                     [anchors, 2 * dims] and `levels`: see `models.retinanet`
     registration     displacements [n, dims, *size] in voxels, of [n, 2 * channels, *size]: moving, then fixed images
     survival         log-risks [n, 1]; `classes` is 1
 

@@ -22,6 +22,7 @@ from fedward_common.streams import stream
 from fedward_common.study_task import Task
 
 if TYPE_CHECKING:
+    import torch
     from onnxruntime import InferenceSession  # type: ignore[import-untyped]  # it has no types
     from torch import nn
     from torch.onnx import ONNXProgram
@@ -43,7 +44,8 @@ def export(model: Path, out: Path) -> float:
         raise UsageError(f"{out} is the model itself: choose another --out")
     about, network = trained.read(model)
     study = about.study
-    last, output = ending(study.study.task, multi_label=study.cohort.multi_label)
+    anchors = getattr(network, "anchors", None)
+    last, output = ending(study.study.task, multi_label=study.cohort.multi_label, anchors=anchors)
     return write(
         nn.Sequential(network, last),
         out,
@@ -54,11 +56,13 @@ def export(model: Path, out: Path) -> float:
     )
 
 
-def ending(task: Task, *, multi_label: bool) -> tuple["nn.Module", str]:
+def ending(task: Task, *, multi_label: bool, anchors: "torch.Tensor | None" = None) -> tuple["nn.Module", str]:
     """What follows a network in the file, and the name of what this gives.
 
     probabilities [batch, labels], of structures [batch, structures, *size]; displacements [batch, dims, *size] in
-    voxels; log_risks [batch, 1]. Raises ModelError for detection, whose boxes are more than a network gives.
+    voxels; log_risks [batch, 1]; findings [batch, anchors, labels + 2 * dims], the probability of each label and then
+    the lower and upper corner of a box in voxels, of which those that overlap are still to be dropped. Raises
+    ModelError for detection without the network's `anchors`.
     """
     from torch import nn
 
@@ -72,7 +76,11 @@ def ending(task: Task, *, multi_label: bool) -> tuple["nn.Module", str]:
         case "survival":
             return nn.Identity(), "log_risks"
         case "detection":
-            raise ModelError("a model that detects is not written as ONNX: use it with `fedward model predict`")
+            if anchors is None:
+                raise ModelError("this network has no anchors to tell boxes by: use it with `fedward model predict`")
+            from fedward_common.models.retinanet import Findings
+
+            return Findings(anchors), "findings"
 
 
 def example_shape(task: Task, channels: int, size: tuple[int, ...]) -> tuple[int, ...]:

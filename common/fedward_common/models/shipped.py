@@ -226,6 +226,19 @@ SHIPPED = (
         ),
         builder="fedward_common.models.lista:build",
     ),
+    Architecture(
+        card=ModelCard(
+            name="retinanet",
+            title="RetinaNet: a feature pyramid, one anchor a place",
+            paper="Lin et al.: Focal loss for dense object detection. ICCV 2017, arXiv:1708.02002",
+            tasks=("detection",),
+            dims=(2, 3),
+            min_size=16,
+            options={"width": 16, "levels": 3, "anchor": 8},
+            limits={"width": Range(2, 128), "levels": Range(1, 5), "anchor": Range(4, 128)},
+        ),
+        builder="fedward_common.models.retinanet:RetinaNet",
+    ),
     *map(_resnet, (10, 18, 34, 50)),
     *map(_densenet, (121, 169)),
 )

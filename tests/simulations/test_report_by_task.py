@@ -1,0 +1,276 @@
+"""Reports of segmentation, registration, detection and survival: from evaluations to the page, over two seeds."""
+
+import html
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from fedward_common.metrics import (
+    Evaluation,
+    MaskScores,
+    evaluate_detections,
+    evaluate_overlap,
+    evaluate_survival,
+    pooled_moments,
+)
+from fedward_common.records import Prepared
+from fedward_common.study import StudySpec
+from fedward_common.testing import tiny_study
+from fedward_server.result import RoundHistory, RunResult, SiteResult, SiteRound
+from fedward_server.watch import gains
+from fedward_simulations import task_plots, wording
+from fedward_simulations.compare import Comparison
+from fedward_simulations.model_card import render_model_card
+from fedward_simulations.report import print_table, render_report
+from fedward_simulations.results import Results, StudyInfo, combine
+from fedward_simulations.summary import MIXED, summarize
+
+PATIENTS = {"north": 40, "south": 24, "west": 3}  # on the test side; the last is too few for any figure
+
+Scored = Callable[[int, float, int], Evaluation]
+"""The evaluation of so many patients by a model of a quality in [0, 1], under a seed."""
+
+
+def text_of(page: str) -> str:
+    """What a reader sees of a page."""
+    return " ".join(html.unescape(re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL)).split())
+
+
+def study_of(task: str, labels: tuple[str, ...], network: str, primary: str, **sections: dict[str, Any]) -> StudySpec:
+    """A study of the task. No model is trained here, but a study is of a network that could be."""
+    return tiny_study(
+        study={"task": task, "title": f"A study of {task}"},
+        cohort={"labels": labels, "positive": None, **sections.pop("cohort", {})},
+        model={"name": network},
+        evaluation={"primary": primary},
+        **{"input": {"size": [32, 32]}, **sections},
+    )
+
+
+SEGMENTATION = study_of("segmentation", ("liver", "tumour"), "unet", "dice")
+REGISTRATION = study_of("registration", ("hippocampus",), "voxelmorph", "dice")
+DETECTION = study_of("detection", ("nodule",), "retinanet", "froc")
+SURVIVAL = study_of(
+    "survival",
+    ("censored", "death"),
+    "cox",
+    "c_index",
+    cohort={"positive": "death"},
+    input={"kind": "table", "features": ["age", "grade"]},
+)
+
+
+def masks(n: int, quality: float, seed: int) -> Evaluation:
+    rng = np.random.default_rng(seed)
+    dice = np.clip(rng.normal([quality, quality - 0.2], 0.05, (n, 2)), 0, 1)
+    scores = [MaskScores(row, 5 * (1 - row), 20 * (1 - row)) for row in dice]
+    return evaluate_overlap(scores, np.ones((n, 2)), 1 - dice[:, 0], np.arange(n), study=SEGMENTATION, min_cell=5)
+
+
+def pairs(n: int, quality: float, seed: int) -> Evaluation:
+    rng = np.random.default_rng(seed)
+    after, before = (np.clip(rng.normal(mean, 0.05, (n, 1)), 0, 1) for mean in (quality, 0.35))
+    scores, unmoved = ([MaskScores(row, 5 * (1 - row), 20 * (1 - row)) for row in each] for each in (after, before))
+    return evaluate_overlap(
+        scores,
+        np.ones((n, 1)),
+        1 - after[:, 0],
+        np.arange(n),
+        study=REGISTRATION,
+        min_cell=5,
+        before=unmoved,
+        folding=rng.uniform(0, 0.004, n),
+    )
+
+
+def boxes(n: int, quality: float, seed: int) -> Evaluation:
+    rng = np.random.default_rng(seed)
+    truth, found = [], []
+    for _ in range(n):
+        centres = rng.uniform(10, 90, (2, 2))
+        real = np.concatenate([centres - 5, centres + 5, np.zeros((2, 1))], axis=1)
+        hits = centres[rng.random(2) < quality]
+        away = np.full((3, 2), 200.0)
+        middles = np.concatenate([hits, away])
+        scores = np.concatenate([rng.beta(5, 2, len(hits)), rng.beta(2, 4, 3)])
+        found.append(
+            (np.concatenate([middles - 4, middles + 4], axis=1), scores, np.zeros(len(middles), dtype=np.int64))
+        )
+        truth.append(real)
+    return evaluate_detections(found, truth, np.ones(n), np.arange(n), study=DETECTION, min_cell=5)
+
+
+def risks(n: int, quality: float, seed: int) -> Evaluation:
+    rng = np.random.default_rng(seed)
+    risk = rng.normal(size=n)
+    times = rng.exponential(np.exp(-3 * quality * risk))
+    return evaluate_survival(risk, times, np.arange(n) % 3 > 0, np.arange(n), min_cell=5)
+
+
+def run_result(study: StudySpec, scored: Scored, quality: float, seed: int) -> RunResult:
+    def site(name: str, place: int) -> SiteResult:
+        prepared = Prepared(
+            site=name,
+            cohort="ab" * 32,
+            total=5 * PATIENTS[name],
+            patients={"train": None},
+            labels={},
+            seconds=0.1,
+            fedward="0.1.0",
+        )
+        return SiteResult(prepared=prepared, test=scored(PATIENTS[name], quality, 10 * seed + place))
+
+    part = SiteRound(train_loss=0.5, patients=9, train_seconds=0.5, seconds=0.6, bytes_up=1000, bytes_down=1000)
+    history = tuple(
+        RoundHistory(
+            round=index,
+            seconds=1.0,
+            train_loss=1 / index,
+            sites=dict.fromkeys(PATIENTS, part),
+            validation_loss=1.2 / index,
+            primary=quality - 0.2 / index,
+        )
+        for index in (1, 2, 3)
+    )
+    return RunResult(
+        run=f"seed-{seed}",
+        engine="embedded",
+        study=study,
+        sites={name: site(name, place) for place, name in enumerate(PATIENTS)},
+        history=history,
+        kept_round=3,
+        left_out=(),
+        thresholds={},
+        model_sha256="cd" * 32,
+        wall_s=3.0,
+    )
+
+
+def results_of(study: StudySpec, scored: Scored, example: Results) -> Results:
+    """Two seeds, in which the federated model does better than each hospital's own."""
+
+    def comparison(seed: int) -> Comparison:
+        federated, alone, pooled = (run_result(study, scored, quality, seed) for quality in (0.85, 0.7, 0.88))
+        local = dict.fromkeys(PATIENTS, alone)
+        return Comparison(
+            seed=seed, folder=Path(), wall_s=4.0, federated=federated, local=local, pooled=pooled, failed={}
+        )
+
+    seeds = [summarize(comparison(seed), workers=2) for seed in (1, 2)]
+    return combine(
+        seeds, study=StudyInfo.of(study), engine="embedded", created=example.created, wall_s=9.0, site_reports=[]
+    )
+
+
+CASES = {
+    "segmentation": (SEGMENTATION, masks, "Dice"),
+    "registration": (REGISTRATION, pairs, "Dice"),
+    "detection": (DETECTION, boxes, "FROC score"),
+    "survival": (SURVIVAL, risks, "C-index"),
+}
+
+
+@pytest.mark.parametrize("task", CASES)
+def test_the_report_speaks_the_task(task: str, one_seed: Results) -> None:
+    study, scored, title = CASES[task]
+    results = results_of(study, scored, one_seed)
+    page, card = render_report(results), render_model_card(results)
+    seen = text_of(page)
+    metric = results.study.headline
+    for site in results.sites[:2]:
+        figure = site.federated.figure(metric)
+        assert figure is not None
+        assert f"{figure.value:.2f} ({figure.low:.2f}–{figure.high:.2f}) ± {figure.sd:.2f}" in seen
+        assert wording.figure_text(figure) in card
+    assert f"reached a mean {title} of" in wording.headline(results)
+    assert "the gain shows at 2 of 2 hospitals" in " ".join(wording.verdict(results))
+    assert "withheld: fewer than 5 patients on this side" in seen
+    for text in (seen, card):
+        assert "ROC" not in text.replace("FROC", "")
+        assert "Sensitivity and specificity" not in text
+    assert "None" not in seen
+    assert wording.words(results).measures in card
+    assert wording.words(results).threshold in card
+    assert f"{title} at each hospital" in page
+    console = Console(width=140, color_system=None)
+    with console.capture() as captured:
+        print_table(results, console)
+    assert f"{title} (95 %)" in captured.get()
+    assert render_report(results) == page
+
+
+def test_segmentation_shows_each_structure_and_its_distances(one_seed: Results) -> None:
+    results = results_of(SEGMENTATION, masks, one_seed)
+    run = results.runs[0]
+    north, south = masks(40, 0.85, 10), masks(24, 0.85, 11)
+    together = pooled_moments([north.overlaps["liver"].dice, south.overlaps["liver"].dice])
+    assert together is not None
+    assert run.overall.federated.labels["liver"]["dice"].value == together.mean
+    assert run.sites[0].federated.labels["tumour"]["surface_mm"].value == pytest.approx(5 * 0.35, abs=0.1)
+    assert run.overall.local.figures["dice"].value < run.overall.federated.figures["dice"].value
+    assert run.overall.federated.patients == 64
+    spread = run.dice["federated"]["liver"]
+    assert spread.low < spread.first < spread.median < spread.third < spread.high
+    assert spread.median == pytest.approx(together.mean, abs=0.03)
+    seen = text_of(render_report(results))
+    wanted = ["Dice: liver", "Mean surface distance, mm: tumour", "95 % Hausdorff distance, mm", "Spread of Dice"]
+    assert [text for text in wanted if text not in seen] == []
+    found = json.loads(results.model_dump_json())["sites"][0]["federated"]
+    assert found["figures"]["dice"]["low"] < found["figures"]["dice"]["value"]
+    assert "median" in task_plots.dice_alt(results)
+
+
+def test_registration_shows_dice_before_and_folding(one_seed: Results) -> None:
+    results = results_of(REGISTRATION, pairs, one_seed)
+    figures = results.overall.federated.figures
+    assert figures["dice_before"].value == pytest.approx(0.35, abs=0.03)
+    assert figures["dice"].value == pytest.approx(0.85, abs=0.03)
+    assert figures["folding_percent"].value == pytest.approx(0.2, abs=0.05)
+    seen = text_of(render_report(results))
+    assert "Dice before registration" in seen
+    assert "Folded voxels, %" in seen
+
+
+def test_detection_shows_the_curve_of_one_model_and_ranks_no_two(one_seed: Results) -> None:
+    results = results_of(DETECTION, boxes, one_seed)
+    overall = results.overall
+    assert overall.local.withheld == MIXED
+    assert overall.local.figures == {}
+    assert results.runs[0].froc.keys() == {"federated", "pooled"}
+    curve = results.runs[0].froc["federated"]["nodule"]
+    assert curve.false_positives[0] == curve.sensitivity[0] == 0
+    assert max(curve.sensitivity) <= 0.95
+    assert overall.federated.figures["froc"].value > 0.5
+    assert "FROC curves" in text_of(render_report(results))
+    assert "Federated" in task_plots.froc_alt(results)
+
+
+def test_survival_ranks_patients_within_hospitals_also_over_all_of_them(one_seed: Results) -> None:
+    overall = results_of(SURVIVAL, risks, one_seed).overall
+    assert overall.local.figures["c_index"].value > 0.7
+    assert overall.federated.figures["c_index"].low > 0.5
+    assert overall.local.labels == {}
+
+
+def test_who_gains_is_told_in_the_tasks_measure() -> None:
+    for task, (study, scored, title) in CASES.items():
+        result = run_result(study, scored, 0.85, 1)
+        rows = gains(result)
+        assert {row["measure"] for row in rows} == {title}, task
+        shown = [row["together"] for row in rows if row["site"] != "west"]
+        assert all(figure["low"] <= figure["value"] <= figure["high"] for figure in shown)
+        assert all(row["together"] is None for row in rows if row["site"] == "west")
+
+
+def test_classification_has_no_keys_of_other_tasks(one_seed: Results) -> None:
+    found = json.loads(one_seed.model_dump_json())
+    assert "figures" not in found["sites"][0]["federated"]
+    assert "figures" not in found["overall"]["federated"]["mean"]
+    assert not {"froc", "dice"} & found["runs"][0].keys()
+    assert Results.model_validate_json(one_seed.model_dump_json()) == one_seed
