@@ -74,10 +74,7 @@ def _names(wanted: Shown | None, label: str) -> bool:
 
 def _shows(values: npt.NDArray[np.int64], wanted: Shown | None) -> npt.NDArray[np.bool_]:
     found: npt.NDArray[np.bool_]
-    if wanted is True:
-        found = values != 0
-    else:
-        found = np.isin(values, wanted if isinstance(wanted, int | tuple) else ())
+    found = values != 0 if wanted is True else np.isin(values, wanted if isinstance(wanted, int | tuple) else ())
     return found
 
 

@@ -1,7 +1,7 @@
 """What a network finds in a harmonised image, back on the voxels of the image that the device made."""
 
 from itertools import permutations, product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
