@@ -82,4 +82,5 @@ def outputs(
         found = model(on_device(images, device)).double()
         if study.study.task != "survival":
             found = torch.sigmoid(found) if study.several else torch.softmax(found, dim=1)
-    return found.cpu().numpy()
+    given: npt.NDArray[np.float64] = found.cpu().numpy()
+    return given

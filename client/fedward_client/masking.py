@@ -73,9 +73,9 @@ def _names(wanted: Shown | None, label: str) -> bool:
 
 
 def _shows(values: npt.NDArray[np.int64], wanted: Shown | None) -> npt.NDArray[np.bool_]:
-    if wanted is True:
-        return values != 0
-    return np.isin(values, wanted if isinstance(wanted, int | tuple) else ())
+    found: npt.NDArray[np.bool_]
+    found = values != 0 if wanted is True else np.isin(values, wanted if isinstance(wanted, int | tuple) else ())
+    return found
 
 
 def _apart(one: Affine | None, other: Affine | None, shape: tuple[int, ...]) -> float:

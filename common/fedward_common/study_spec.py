@@ -517,7 +517,7 @@ class StudySpec(Section):
 
     @property
     def needed_labels(self) -> tuple[str, ...]:
-        """The labels of each of which a site needs a training patient: all; none of several an example; or the event."""
+        """The labels of which a site needs a training patient each: all; none of several an example; or the event."""
         if not self.cohort.every_label or self.several:
             return ()
         return self.asked_labels if self.study.task == "survival" else self.cohort.labels

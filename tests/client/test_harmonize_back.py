@@ -1,7 +1,7 @@
 """What a network finds in a harmonised image, back on the voxels of the image that the device made."""
 
 from itertools import permutations, product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,7 @@ def test_a_turn_is_undone(letters: str) -> None:
 
 @pytest.mark.parametrize("spacing", [None, (2.0, 1.0, 1.2)])
 @pytest.mark.parametrize("crop", [None, "foreground"])
-def test_a_ball_is_where_it_was(spacing: tuple[float, float, float] | None, crop: str | None) -> None:
+def test_a_ball_is_where_it_was(spacing: tuple[float, float, float] | None, crop: Literal["foreground"] | None) -> None:
     shape = (24, 40, 36)
     z, y, x = np.mgrid[:24, :40, :36]
     ball = ((z - 14) * 2.0) ** 2 + (y - 25) ** 2 + ((x - 15) * 1.2) ** 2 < 9**2

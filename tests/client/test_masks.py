@@ -38,17 +38,15 @@ structures = { liver = [1, 2], tumour = 2 }
 
 
 def study(**sections: Mapping[str, Any]) -> StudySpec:
-    return tiny_study(
-        **{
-            "study": {"task": "segmentation"},
-            "cohort": {"modality": "MR", "labels": ["liver", "tumour"], "positive": None, "min_patients": 1},
-            "split": {"shares": [1.0, 0.0, 0.0]},
-            "input": {"size": [8, 8, 8], "spacing": [4.0, 3.0, 2.0]},
-            "model": {"name": "unet", "options": {"width": 4, "depth": 1}},
-            "evaluation": {"primary": "dice"},
-            **sections,
-        }
-    )
+    own: dict[str, Mapping[str, Any]] = {
+        "study": {"task": "segmentation"},
+        "cohort": {"modality": "MR", "labels": ["liver", "tumour"], "positive": None, "min_patients": 1},
+        "split": {"shares": [1.0, 0.0, 0.0]},
+        "input": {"size": [8, 8, 8], "spacing": [4.0, 3.0, 2.0]},
+        "model": {"name": "unet", "options": {"width": 4, "depth": 1}},
+        "evaluation": {"primary": "dice"},
+    }
+    return tiny_study(**own | sections)
 
 
 def nifti(path: Path, values: npt.NDArray[Any], affine: npt.NDArray[np.float64] = AFFINE) -> None:
@@ -79,7 +77,8 @@ def test_a_mask_is_no_image_and_lies_where_its_image_does(tmp_path: Path) -> Non
     assert (counts.images, counts.masks, counts.files) == (4, 4, 8)
     data = loaded(site, study())
     assert data.targets is not None
-    assert (data.targets.shape, data.targets.dtype) == ((4, 2, 8, 8, 8), np.uint8)
+    assert data.targets.shape == (4, 2, 8, 8, 8)
+    assert data.targets.dtype == np.uint8
     assert (data.labels == 1).all()
     inside = data.images[:, 0][data.targets[:, 0] == 1].mean()
     assert inside > data.images[:, 0][data.targets[:, 0] == 0].mean() + 0.5

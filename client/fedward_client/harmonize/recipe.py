@@ -125,8 +125,7 @@ class Recipe:
         if volume.affine is None or turned.affine is None:
             return np.eye(4)
         order = [2, 1, 0, 3]  # an affine counts columns first
-        found: Affine = np.linalg.solve(volume.affine, turned.affine)[np.ix_(order, order)]
-        return found
+        return np.asarray(np.linalg.solve(volume.affine, turned.affine)[np.ix_(order, order)], dtype=np.float64)
 
     def _sized(self, image: Image, spacing: Spacing, outside: float | None = None) -> Image:
         if self.input.spacing is None:
