@@ -24,7 +24,7 @@ from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
 from fedward_server.result import RoundHistory, RunResult, SiteResult, SiteRound
 from fedward_server.watch import gains
-from fedward_simulations import task_plots, wording
+from fedward_simulations import method_wording, task_plots, wording
 from fedward_simulations.compare import Comparison
 from fedward_simulations.model_card import render_model_card
 from fedward_simulations.report import print_table, render_report
@@ -196,8 +196,8 @@ def test_the_report_speaks_the_task(task: str, one_seed: Results) -> None:
         assert "ROC" not in text.replace("FROC", "")
         assert "Sensitivity and specificity" not in text
     assert "None" not in seen
-    assert wording.words(results).measures in card
-    assert wording.words(results).threshold in card
+    assert method_wording.words(results).measures in card
+    assert method_wording.words(results).threshold in card
     assert f"{title} at each hospital" in page
     console = Console(width=140, color_system=None)
     with console.capture() as captured:
