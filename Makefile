@@ -55,7 +55,7 @@ test: $(DEV_STAMP) $(SYSTEM_STAMP)  ## The tests (at most 12 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not long'
 
 test-all: $(DEV_STAMP) $(SYSTEM_STAMP)  ## The long ones too
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile thorough
 
 check: $(DEV_STAMP)  ## Style, types, import rules
 	$(BIN)/ruff format --check .

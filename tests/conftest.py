@@ -17,9 +17,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from hypothesis import settings
 
-# these machines are shared, so no example of a property has a time limit of its own
-settings.register_profile("shared machines", deadline=None)
-settings.load_profile("shared machines")
+# these machines are shared, so no example of a property has a time limit of its own; `make test-all` tries many more
+settings.register_profile("quick", deadline=None, max_examples=40)
+settings.register_profile("thorough", deadline=None, max_examples=200)
+settings.load_profile("quick")
 
 # a shell starts what it puts into the background with Ctrl-C ignored, and so would everything be that a test starts
 signal.signal(signal.SIGINT, signal.default_int_handler)
