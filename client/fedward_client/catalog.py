@@ -277,7 +277,7 @@ class Catalog:
         recordings = self.recordings()
         said = json.loads(index.fact(self._connection, "labels left out") or "{}")
         named = chain(  # one by one: there may be millions
-            ((tuple(row), ()) for row in self._connection.execute(select(*_NAMES).where(_IS_IMAGE))),
+            self._named_images(),
             ((each.names, each.words) for each in recordings),
             ((each.names, each.words) for each in self._each_table_row()),
         )
@@ -315,6 +315,20 @@ class Catalog:
             transfer_syntaxes=self._by(index.files.c.transfer_syntax, _IS_IMAGE),
             sizes=self._sizes(),
         )
+
+    def _named_images(self) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """The `_NAMES` of each image, and what its masks show or is found in it; once more for the label table."""
+        masks, boxes = self._masks(), self._boxes()
+        shown = () if self.site.masks is None else tuple(self.site.masks.structures)
+        query = select(*_NAMES, index.files.c.series).where(_IS_IMAGE)
+        for *names, series in self._connection.execute(query):
+            found = boxes.get(series) or boxes.get(names[0]) or ()
+            drawn = shown if names[0] in masks or series in masks else ()
+            own = (*drawn, *sorted({box.kind for box in found if box.kind}))
+            if own:
+                yield tuple(names), own
+            if not own or self.site.labels.file is not None:
+                yield tuple(names), ()
 
     def _count(self, which: ColumnElement[bool]) -> int:
         return self._connection.execute(select(func.count()).select_from(index.files).where(which)).scalar_one()

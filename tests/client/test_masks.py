@@ -75,6 +75,7 @@ def test_a_mask_is_no_image_and_lies_where_its_image_does(tmp_path: Path) -> Non
     site = hospital(tmp_path)
     counts = catalog.scan(site).counts
     assert (counts.images, counts.masks, counts.files) == (4, 4, 8)
+    assert (counts.labels, counts.patients_without_label) == ({"liver": 4, "tumour": 4}, 0)
     data = loaded(site, study())
     assert data.targets is not None
     assert data.targets.shape == (4, 2, 8, 8, 8)
