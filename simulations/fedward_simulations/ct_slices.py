@@ -32,28 +32,35 @@ class CtScanner:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CtGrid:
-    """Where voxels are: `shape` slices, rows and columns around `centre` (mm, DICOM's axes: left, back, head)."""
+    """Where the voxels of `shape` slices, rows and columns are, in mm on DICOM's axes: left, back, head.
+
+    `centre` is the body's middle in the patient's coordinates; the scan's own middle is `shift` away from it.
+    """
 
     shape: tuple[int, int, int]
     slice_mm: float
     pixel_mm: float
     centre: tuple[float, float, float]
+    shift: tuple[float, float, float]
 
     def places(self) -> tuple[Floats, Floats, Floats]:
-        """How far voxels are to the left, the back and the head of the centre, in mm; they broadcast to `shape`."""
-        slices, rows, columns = self.shape
-        x, y, z = _along(columns, self.pixel_mm), _along(rows, self.pixel_mm), _along(slices, self.slice_mm)
+        """How far voxels are to the left, the back and the head of the centre; they broadcast to `shape`."""
+        steps = (self.pixel_mm, self.pixel_mm, self.slice_mm)
+        x, y, z = (_along(*each) for each in zip(reversed(self.shape), steps, self.shift, strict=True))
         return x[None, None, :], y[None, :, None], z[:, None, None]
 
 
-def _along(count: int, step: float) -> Floats:
-    return (np.arange(count, dtype=np.float64) - (count - 1) / 2) * step
+def _along(count: int, step: float, shift: float) -> Floats:
+    return (np.arange(count, dtype=np.float64) - (count - 1) / 2) * step + shift
 
 
 def grid_of(scanner: CtScanner, shape: tuple[int, int, int], random: np.random.Generator) -> CtGrid:
     """A scan of slices of `shape` pixels each; the patient lies where the table happens to be."""
     centre = tuple(random.uniform((-20, -160, -700), (20, -120, -100)).round(1).tolist())
-    return CtGrid(shape=shape, slice_mm=scanner.slice_mm, pixel_mm=scanner.field_mm / shape[2], centre=centre)
+    shift = tuple(random.uniform((-12, -12, -25), (12, 12, 25)).round(1).tolist())
+    return CtGrid(
+        shape=shape, slice_mm=scanner.slice_mm, pixel_mm=scanner.field_mm / shape[2], centre=centre, shift=shift
+    )
 
 
 def series_of(

@@ -142,7 +142,7 @@ def _paint_vessel(body: Floats, lungs: Floats, grid: CtGrid, vessel: Vessel) -> 
 def _nodules(
     body: Floats, lungs: Floats, grid: CtGrid, *, count: int, strength: float, random: np.random.Generator
 ) -> list[tuple[ct.Place, float]]:
-    """Paint nodules, apart from each other; their middles (mm from the scan's) and diameters.
+    """Paint nodules, apart from each other; their middles (mm from the body's) and diameters.
 
     None is thinner than two voxels: what lies between voxels is nowhere to be seen.
     """

@@ -1,4 +1,4 @@
-"""Bodies for CT: ellipsoids with soft edges, in mm to the left, the back and the head of the scan's centre."""
+"""Bodies for CT: ellipsoids with soft edges, in mm to the left, the back and the head of the body's middle."""
 
 import numpy as np
 
@@ -39,7 +39,10 @@ def inside_point(distance: Floats, grid: CtGrid, deep_mm: float, random: np.rand
     voxels = np.argwhere(distance < -deep_mm)
     if not len(voxels):
         return None
-    at = voxels[random.integers(len(voxels))] + random.uniform(-0.5, 0.5, 3)
-    steps = (grid.slice_mm, grid.pixel_mm, grid.pixel_mm)
-    z, y, x = ((index - (count - 1) / 2) * step for index, count, step in zip(at, grid.shape, steps, strict=True))
-    return float(x), float(y), float(z)
+    index, jitter = voxels[random.integers(len(voxels))][::-1], random.uniform(-0.5, 0.5, 3)
+    steps = (grid.pixel_mm, grid.pixel_mm, grid.slice_mm)
+    x, y, z = (
+        float(place.ravel()[at] + off * step)
+        for place, at, off, step in zip(grid.places(), index, jitter, steps, strict=True)
+    )
+    return x, y, z
