@@ -68,7 +68,7 @@ def test_a_longer_round_takes_longer(site_folder: Folder) -> None:
     [
         ("segmentation", "unet", {"width": 4, "depth": 1}),
         ("registration", "voxelmorph", {"width": 4, "depth": 1}),
-        pytest.param("detection", "retinanet", {"width": 4, "levels": 1}, marks=pytest.mark.long),
+        ("detection", "retinanet", {"width": 4, "levels": 1}),
     ],
 )
 def test_a_round_on_masks_or_boxes_is_timed_too(
@@ -90,7 +90,7 @@ def test_a_round_on_masks_or_boxes_is_timed_too(
         study={"task": task},
         cohort={"modality": "MR", "labels": ["one"], "positive": None, "min_patients": 1},
         split={"shares": [1.0, 0.0, 0.0]},
-        input={"size": [8, 8, 8]},
+        input={"size": [16, 16, 16]},
         model={"name": network, "options": options},
         evaluation={"primary": "loss"},
     )
