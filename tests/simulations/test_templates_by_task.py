@@ -73,33 +73,35 @@ def brains(root: Path, patients: int, strength: float = 1.0) -> None:
 
 
 def test_segmentation_on_tiny_sizes(tmp_path: Path) -> None:
-    """In 2-D, at three hospitals of which one knows one structure only."""
-    for name in ("harbour", "north", "valley"):
+    """In 2-D, at two hospitals of which one knows one structure only."""
+    for name in ("north", "valley"):
         settings = MSD.replace("anterior = 1", "anterior = [1, 2]")
         if name == "valley":
             settings = settings.replace("anterior = [1, 2], ", "")
         folder, random = hospital_folder(tmp_path / "hospitals", name, settings), stream(0, "tiny", name)
         for number in range(12):
-            y, x = np.mgrid[:24, :24] - random.integers(8, 16, 2)[:, None, None]
+            y, x = np.mgrid[:16, :16] - random.integers(6, 11, 2)[:, None, None]
             mask = np.where(np.hypot(y, x) < 3, 2, np.where(np.hypot(y, x) < 6, 1, 0)).astype(np.uint8)
-            image = 60 + 60.0 * mask + random.normal(0, 12, mask.shape)
+            image = 60 + 60.0 * mask + random.normal(0, 6, mask.shape)
             hippocampus.save(folder, number, image[..., None].astype(np.float32), mask[..., None])
     study = changed(
         "hippocampus-segmentation",
-        size="[24, 24]",
+        size="[16, 16]",
         spacing="[1.0, 1.0]",
-        options="{ width = 4, depth = 2 }",
+        options="{ width = 8, depth = 1 }",
+        augmentation="[]",
         rounds="6",
-        local_epochs="4",
+        local_epochs="6",
+        optimizer='{ name = "adamw", lr = 1e-2 }',
     )
     run = simulated(study, tmp_path)
     found = {name: site.test for name, site in run.sites.items() if site.test is not None}
-    assert len(found) == 3
-    assert min(dice_at(found["north"]).values()) > 0.6
+    assert len(found) == 2
+    assert min(dice_at(found["north"]).values()) > 0.7
     assert dice_at(found["valley"]).keys() == {"posterior"}, "what a hospital does not draw cannot be scored there"
     surface = found["north"].overlaps["anterior"].surface_mm
     assert surface is not None
-    assert surface.mean < 4
+    assert surface.mean < 3
 
 
 @pytest.mark.long
