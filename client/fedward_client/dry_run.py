@@ -15,7 +15,7 @@ from fedward_client.cache import SiteData, Targets, bytes_of_cache, check_room
 from fedward_client.catalog import Catalog, is_scanned
 from fedward_client.cohort import Cohort, from_catalog, require
 from fedward_client.intake.labels import words_in
-from fedward_client.labelling import MASKED, index_of
+from fedward_client.labelling import index_of
 from fedward_client.site import Site
 from fedward_client.split import SIDES, Side
 from fedward_common.errors import DataError
@@ -109,14 +109,18 @@ def _round_s(study: StudySpec, images: int) -> float:
 
 
 def _noise(study: StudySpec, count: int) -> SiteData:
-    """So many images of a study that show nothing, with labels and masks or times as its task has them."""
+    """So many images of a study that show nothing, with labels and masks, boxes or times as its task has them."""
     random, numbers = np.random.default_rng(0), np.arange(count, dtype=np.int64)
     classes = max(len(study.cohort.labels), 1)
     targets: Targets | None = None
-    if study.study.task in MASKED:
-        targets = random.integers(2, size=(count, classes, *study.input.size), dtype=np.uint8)
-    elif study.study.task == "survival":
-        targets = random.random(count)
+    match study.study.task:
+        case "segmentation" | "registration":
+            targets = random.integers(2, size=(count, classes, *study.input.size), dtype=np.uint8)
+        case "detection":
+            size = np.array(study.input.size)
+            targets = np.tile(np.array([[*(size / 4), *(3 * size / 4), 0.0]], np.float32), (count, 1, 1))
+        case "survival":
+            targets = random.random(count)
     return SiteData(
         images=random.random((count, study.input.channels, *study.input.size), np.float32),
         labels=numbers[:, None] % np.full(classes, 2) if study.several else numbers % classes,

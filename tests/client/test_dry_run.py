@@ -63,8 +63,17 @@ def test_a_longer_round_takes_longer(site_folder: Folder) -> None:
     assert seconds(10_000) > 10 * seconds(10)
 
 
-@pytest.mark.parametrize("task", ["segmentation", "registration"])
-def test_a_round_on_masks_is_timed_too(tmp_path: Path, task: str) -> None:
+@pytest.mark.parametrize(
+    ("task", "network", "options"),
+    [
+        ("segmentation", "unet", {"width": 4, "depth": 1}),
+        ("registration", "voxelmorph", {"width": 4, "depth": 1}),
+        ("detection", "retinanet", {"width": 4, "levels": 1}),
+    ],
+)
+def test_a_round_on_masks_or_boxes_is_timed_too(
+    tmp_path: Path, task: str, network: str, options: dict[str, int]
+) -> None:
     for patient in range(4):
         for folder in ("images", "labels"):
             path = tmp_path / folder / f"P{patient}.nii.gz"
@@ -73,16 +82,17 @@ def test_a_round_on_masks_is_timed_too(tmp_path: Path, task: str) -> None:
             nibabel.save(nibabel.Nifti1Image(values.astype(np.int16), np.eye(4)), path)
     (tmp_path / "site.toml").write_text(
         '[data]\npatient = "(P[0-9]+)"\nmodality = "MR"\n[privacy]\nmin_cell = 1\n[masks]\n'
-        "files = 'labels/(.+)'\nimage = 'images/\\1'\nstructures = { one = 1 }\n"
+        "files = 'labels/(.+)'\nimage = 'images/\\1'\nstructures = { one = 1 }\n[boxes]\nfile = 'found.csv'\n"
+        "image = 'file'\nby = 'file'\nlabel = 'one'\ncentre = ['x', 'y', 'z']\ndiameter = 'mm'\n"
     )
-    network = {"segmentation": "unet", "registration": "voxelmorph"}[task]
+    (tmp_path / "found.csv").write_text("file,x,y,z,mm\nimages/P0.nii.gz,-4,-4,4,3\n")
     study = tiny_study(
         study={"task": task},
         cohort={"modality": "MR", "labels": ["one"], "positive": None, "min_patients": 1},
         split={"shares": [1.0, 0.0, 0.0]},
-        input={"size": [8, 8, 8]},
-        model={"name": network, "options": {"width": 4, "depth": 1}},
-        evaluation={"primary": "dice"},
+        input={"size": [16, 16, 16]},
+        model={"name": network, "options": options},
+        evaluation={"primary": "loss"},
     )
     found = dry_run(Site.open(tmp_path), study)
     assert found.refusal == ""
