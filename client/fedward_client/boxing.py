@@ -28,7 +28,7 @@ def boxes_of(volume: Volume, grid: Affine, found: Sequence[Corners], size: tuple
     """
     rows = [row for one in found if (row := _row(volume, grid, one, size)) is not None]
     if len(rows) > MOST:
-        raise UnfitImage(f"it has {len(rows)} findings, more than the {MOST} that an image can have")
+        raise UnfitImage(f"it has more than the {MOST} findings that an image can have")
     empty = [(0.0,) * (2 * len(size)) + (NONE,)] * (MOST - len(rows))
     return np.array([*rows, *empty], dtype=np.float32)
 

@@ -102,7 +102,7 @@ class _Job:
 
     @property
     def folder(self) -> Path:
-        return _folder(self.site, self.cohort, self.recipe)
+        return _folder(self.site, self.study, self.cohort, self.recipe)
 
     @property
     def bytes_needed(self) -> int:
@@ -117,13 +117,14 @@ class _Job:
         self.listener(Event(site=self.site.name, stage="cache", done=done, total=total, note=note))
 
 
-def _folder(site: Site, cohort: Cohort, by: AnyRecipe) -> Path:
-    return cache_room.root_of(site) / f"{by.digest}-{cohort.content_digest}"
+def _folder(site: Site, study: StudySpec, cohort: Cohort, by: AnyRecipe) -> Path:
+    truth = f"-{study.study.task}" if TARGETS in _arrays(study) else ""
+    return cache_room.root_of(site) / f"{by.digest}-{cohort.content_digest}{truth}"
 
 
 def check_room(site: Site, study: StudySpec, cohort: Cohort) -> None:
     """Raise DataError where a cohort's tensors are not there and have no room; nothing is removed for them yet."""
-    if not _folder(site, cohort, recipe_of(study.input, site.name)).exists():
+    if not _folder(site, study, cohort, recipe_of(study.input, site.name)).exists():
         cache_room.plan(site, bytes_of_cache(len(cohort.items), study))
 
 

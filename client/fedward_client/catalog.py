@@ -218,8 +218,9 @@ class Catalog:
     def _boxes(self) -> dict[str, tuple[Box, ...]]:
         """By the key of an image, or of a series."""
         rows = self._connection.execute(select(index.boxes.c.key, index.boxes.c.boxes))
+        twins = self._twins()
         return {
-            key: tuple(Box(kind, tuple(lower), tuple(upper)) for kind, lower, upper in json.loads(boxes))
+            twins.get(key, key): tuple(Box(kind, tuple(low), tuple(high)) for kind, low, high in json.loads(boxes))
             for key, boxes in rows
         }
 
@@ -228,9 +229,18 @@ class Catalog:
         columns = [index.files.c[name] for name in ("detail", "series", "key", "content")]
         found = defaultdict[str, list[Mask]](list)
         query = select(*columns).where(index.files.c.kind == "mask").order_by(index.files.c.key)
+        twins = self._twins()
         for image, series, key, content in self._connection.execute(query):
-            found[image or series].append(Mask(key, content))
+            found[twins.get(image, image) if image else series].append(Mask(key, content))
         return found
+
+    def _twins(self) -> dict[str, str]:
+        """By the key of a further file of an image, the key of the file that is the image."""
+        further, kept = index.files.alias(), index.files
+        query = select(further.c.key, kept.c.key).where(
+            further.c.duplicate, ~kept.c.duplicate, further.c.instance == kept.c.instance, kept.c.kind == "image"
+        )
+        return {row[0]: row[1] for row in self._connection.execute(query)}
 
     def recordings(self) -> list[RecordingRow]:
         """Every recording, duplicates left out, sorted by key."""

@@ -138,7 +138,7 @@ def _volumes(rows: Sequence[ImageRow], left_out: Counter[str]) -> list[Unit]:
             content=content_of([by_key[key].content for key in keys]),
             names=tuple(by_key[key].names for key in keys),
             masks=tuple(sorted({mask for key in keys for mask in by_key[key].masks})),
-            boxes=by_key[keys[0]].boxes,
+            boxes=tuple(sorted({box for key in keys for box in by_key[key].boxes})),
         )
         for keys in found.volumes
     ]

@@ -68,7 +68,7 @@ class CohortItem(_Value):
     image: str
     files: tuple[str, ...]  # the slices of a volume in order, or the one file
     at: int = 0  # where in its file it begins: the sample of a window, the number of a row
-    masks: tuple[str, ...] = ()  # the files that show where structures are in it
+    masks: tuple[tuple[str, str], ...] = ()  # the files that show where structures are in it, and digests of them
     boxes: tuple[Corners, ...] = ()  # findings in it, as the hospital says where they are
     patient: str
     label: Label
@@ -381,7 +381,7 @@ def resolve(choice: Choice, prints: Fingerprints, study: StudySpec, site: Site) 
             side=together[unit.patient],
             fold=folds.get(unit.patient),
             content=unit.content,
-            masks=tuple(mask.key for mask in unit.masks) if masked else (),
+            masks=tuple((mask.key, mask.content) for mask in unit.masks) if masked else (),
             boxes=_corners(unit, study),
             shown=masks_digest([mask.content for mask in unit.masks], shown) if masked else "",
         )

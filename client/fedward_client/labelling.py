@@ -92,6 +92,11 @@ def findings_of(units: Sequence[Unit], study: StudySpec, site: Site, left_out: C
             f"{site.name}: the study looks for {', '.join(study.cohort.labels)}, and where they are is not known here: "
             "name the table of findings under [boxes] in site.toml, then run `fedward site scan`"
         )
+    if units and not any(unit.boxes for unit in units):
+        raise DataError(
+            f"{site.name}: no row of the table of findings is of an image that the study takes: check that its column "
+            "of images holds what [boxes] in site.toml says, then run `fedward site scan`"
+        )
     said: dict[str, tuple[Label | None, bool]] = {}
     for unit in units:
         kinds = {index_of(box.kind, study.cohort.labels) for box in unit.boxes}

@@ -76,7 +76,7 @@ def _pattern(section: MasksSection, where: str) -> re.Pattern[str] | None:
             f"{where} files has no group: put the part of the path that an image shares with its mask in parentheses"
         )
     try:
-        re.compile(f"(?:{section.files})|").sub(section.image, "")  # matches, so that the image's groups are looked up
+        re.compile(f"{section.files}|").sub(section.image, "")  # matches, so that the image's groups are looked up
     except (re.error, IndexError) as error:
         raise SettingsError(f"{where} image is no path with groups of files: {error}") from None
     return files

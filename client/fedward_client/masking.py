@@ -35,8 +35,10 @@ def masks_of(volume: Volume, image: Sequence[Path], paths: Sequence[Path], shown
     for path in paths:
         try:
             if not path.name.casefold().endswith((*NIFTI, *PICTURES)):
+                _check_kind(shown, str, "a DICOM segmentation, whose structures have the labels of segments")
                 found |= _of_segments(read_masks(path, image), shown, found.shape[1:])
                 continue
+            _check_kind(shown, (int, tuple), "a label map, whose structures have values")
             values, affine = _values(path)
         except UnreadableFile as error:
             raise UnfitImage(f"its mask cannot be read: {error}") from None
@@ -55,9 +57,17 @@ def _values(path: Path) -> tuple[npt.NDArray[np.int64], Affine | None]:
     return np.rint(picture.pixels.max(axis=1)).astype(np.int64), picture.affine
 
 
+def _check_kind(shown: Sequence[Shown | None], kind: type | tuple[type, ...], what: str) -> None:
+    """Raise UnreadableFile where site.toml says of a structure what such a file cannot show."""
+    if any(wanted not in (None, True) and not isinstance(wanted, kind) for wanted in shown):
+        raise UnreadableFile(f"it is {what}: correct [masks] structures in site.toml")
+
+
 def _of_segments(segments: Mapping[str, Masks], shown: Sequence[Shown | None], shape: tuple[int, ...]) -> Masks:
     """Structures by the labels of a DICOM segmentation's segments, but for case. Raises UnreadableFile."""
     nothing = np.zeros(shape, np.uint8)
+    if not any(_names(wanted, label) for wanted in shown for label in segments):
+        raise UnreadableFile("it has no segment of a label that [masks] structures in site.toml names")
     if any(mask.shape != shape for mask in segments.values()):
         raise UnreadableFile("it has another size than the image")
     return np.stack(

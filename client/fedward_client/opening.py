@@ -5,6 +5,7 @@ has nothing to give. Items of one file come one after the other, so the last fil
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -26,10 +27,10 @@ from fedward_client.intake.files import digest, read_volume
 from fedward_client.intake.recording import Recording
 from fedward_client.intake.tabular import Table
 from fedward_client.mask_settings import Shown
-from fedward_client.masking import masks_digest, masks_of
+from fedward_client.masking import masks_of
 from fedward_client.site import Site
 from fedward_client.volume import Volume
-from fedward_common.errors import UnfitImage, UnreadableFile
+from fedward_common.errors import UnreadableFile
 from fedward_common.study import AnyInput, CompoundInput, Input, SequenceInput, SeriesInput
 
 Tensor = npt.NDArray[np.float32]
@@ -96,14 +97,14 @@ class Images:
     def masked(self, item: CohortItem, shown: Sequence[Shown | None]) -> tuple[Tensor, Masks] | None:
         """`tensor`, and where each structure is in it, 0 or 1 [structures, *size]; nowhere, without a mask.
 
-        Raises UnfitImage also for a mask that changed since it was frozen, or does not fit its image.
+        None also where a mask went or changed. Raises UnfitImage also for a mask that does not fit its image.
         """
         files = _unchanged(item, self.where)
         if not files:
             return None
-        masks = [self.where[key] for key in item.masks if key in self.where]
-        if len(masks) < len(item.masks) or masks_digest([digest(path) for path in masks], shown) != item.shown:
-            raise UnfitImage("its mask went or changed since the run began")
+        masks = self._masks(item)
+        if len(masks) < len(item.masks):
+            return None
         volume = self._read(files)
         return self.recipe.masked(volume, masks_of(volume, files, masks, shown))
 
@@ -117,7 +118,16 @@ class Images:
 
     def is_there(self, item: CohortItem) -> bool:
         """As `Opener` says."""
-        return bool(_unchanged(item, self.where))
+        return bool(_unchanged(item, self.where)) and len(self._masks(item)) == len(item.masks)
+
+    def _masks(self, item: CohortItem) -> list[Path]:
+        """Those of an item's masks that are there as they were."""
+        found = []
+        for key, content in item.masks:
+            with suppress(UnreadableFile):
+                if key in self.where and digest(self.where[key]) == content:
+                    found.append(self.where[key])
+        return found
 
 
 @dataclass(slots=True)

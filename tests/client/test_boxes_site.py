@@ -1,5 +1,6 @@
 """From a hospital's table of findings to boxes on the voxels that a network sees."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,14 @@ def test_a_ball_is_where_its_voxels_are_however_the_image_is_turned() -> None:
     assert boxes_of(volume, grid, [(0.0, 500, 0, 0, 510, 10, 10)], section.size)[0, -1] == -1, "it lies elsewhere"
     with pytest.raises(UnfitImage, match="does not say where it lies"):
         boxes_of(Volume(volume.pixels), grid, [(0.0, 0, 0, 0, 1, 1, 1)], section.size)
+
+
+def test_a_table_of_other_images_is_no_sign_that_these_have_no_finding(tmp_path: Path) -> None:
+    ct(tmp_path)
+    table = tmp_path / "annotations.csv"
+    table.write_text(re.sub(r"(?m)^([0-9.]+),", r"\g<1>.9,", table.read_text()))
+    with pytest.raises(DataError, match="no row of the table of findings is of an image that the study takes"):
+        from_catalog(Site.open(tmp_path), study([24, 32, 32], ["nodule"], "CT"))
 
 
 def test_a_site_without_a_table_is_told_what_to_do(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """From the files that show where structures are to masks on the grid that a network sees."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from PIL import Image
 from fedward_client import catalog
 from fedward_client.cache import SiteData, load
 from fedward_client.catalog import Catalog
-from fedward_client.cohort import from_catalog
+from fedward_client.cohort import freeze, from_catalog
 from fedward_client.harmonize import recipe
 from fedward_client.site import Site
 from fedward_client.volume import Volume
@@ -153,11 +154,33 @@ def test_a_mask_that_does_not_fit_leaves_its_image_out(
         assert not opened.quarantine(), "the image is as it was, and another study can take it"
 
 
-def test_a_mask_that_changed_since_the_run_began_leaves_its_image_out(tmp_path: Path) -> None:
-    site = hospital(tmp_path)
-    from_catalog(site, study())
-    nifti(tmp_path / "labels" / "P1.nii.gz", np.ones((8, 8, 8)))
-    assert len(loaded(site, study()).images) == 3
+def test_a_mask_that_is_away_leaves_its_image_out_until_it_is_back(tmp_path: Path) -> None:
+    site, mask = hospital(tmp_path), tmp_path / "labels" / "P1.nii.gz"
+    freeze(site, study(), "run")
+    content = mask.read_bytes()
+    nifti(mask, np.ones((8, 8, 8)))
+    assert (loaded(site, study()).gone, len(loaded(site, study()).images)) == (1, 3)
+    mask.write_bytes(content)
+    assert (loaded(site, study()).gone, len(loaded(site, study()).images)) == (0, 4)
+    with Catalog.open(site) as opened:
+        assert not opened.quarantine()
+
+
+@pytest.mark.parametrize("structures", ['liver = "Liver"', 'liver = 1, tumour = "Tumour"'])
+def test_the_label_of_a_segment_is_no_value_of_a_label_map(tmp_path: Path, structures: str) -> None:
+    site = hospital(tmp_path, text=SETTINGS.replace("liver = [1, 2], tumour = 2", structures))
+    with pytest.raises(DataError, match=r"it is a label map, whose structures have values: correct \[masks\]"):
+        loaded(site, study())
+
+
+def test_a_twin_of_an_image_has_its_mask(tmp_path: Path) -> None:
+    hospital(tmp_path)
+    for number in range(4):
+        shutil.copy(tmp_path / "images" / f"P{number}.nii.gz", tmp_path / f"P{number}.nii.gz")
+    site = Site.open(tmp_path)
+    counts = catalog.scan(site).counts
+    assert (counts.images, counts.duplicates) == (4, 4)
+    assert len(loaded(site, study()).images) == 4
 
 
 def test_pictures_may_have_several_masks(tmp_path: Path) -> None:
@@ -199,6 +222,21 @@ def test_a_dicom_segmentation_is_found_by_the_series_that_it_was_drawn_on(tmp_pa
     assert hounsfield[liver & ~tumour].mean() == pytest.approx(abdomen.LIVER, abs=15)
 
 
+@pytest.mark.parametrize(
+    ("structures", "says"),
+    [("liver = 1", "whose structures have the labels of segments"), ("liver = 'Lever'", "has no segment of a label")],
+)
+def test_a_dicom_segmentation_has_labels_of_segments(tmp_path: Path, structures: str, says: str) -> None:
+    abdomen.write(tmp_path, abdomen.SCANNERS["north"], 0, shape=(10, 32, 32))
+    (tmp_path / "site.toml").write_text(f"[privacy]\nmin_cell = 1\n[masks]\nstructures = {{ {structures} }}\n")
+    spec = study(
+        cohort={"modality": "CT", "labels": ["liver"], "positive": None, "min_patients": 1},
+        input={"size": [10, 32, 32]},
+    )
+    with pytest.raises(DataError, match=says):
+        loaded(Site.open(tmp_path), spec)
+
+
 def test_a_site_without_masks_is_told_what_to_do(tmp_path: Path) -> None:
     site = hospital(tmp_path, text=SETTINGS.partition("[masks]")[0])
     with pytest.raises(DataError, match=r"looks for liver, tumour in masks.*\[masks\] in site.toml"):
@@ -213,7 +251,10 @@ def test_a_site_without_masks_is_told_what_to_do(tmp_path: Path) -> None:
         ("image = 'images/\\1'\nstructures = { liver = 1 }", "files is missing"),
         ("files = 'labels/.+'\nimage = 'a'\nstructures = { liver = 1 }", "has no group"),
         ("files = 'labels/(.+'\nimage = 'a'\nstructures = { liver = 1 }", "is no regular expression"),
-        ("files = '(.+)'\nimage = 'images/\\2'\nstructures = { liver = 1 }", "image is no path with groups of files"),
+        (
+            "files = '(?i)(.+)'\nimage = 'images/\\2'\nstructures = { liver = 1 }",
+            "image is no path with groups of files",
+        ),
         ("structures = { liver = false }", "structures.liver is false"),
         ("structures = { liver = 0 }", "structures.liver"),
         ("structures = { liver = [] }", "structures.liver"),

@@ -17,11 +17,11 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from fedward_client.intake import elements
 from fedward_client.intake.quiet import DICOM_ERRORS, quiet
+from fedward_client.intake.segmentation import MAKER
 from fedward_common import __version__
 from fedward_common.errors import UnreadableFile
 from fedward_common.models.trained import Trained
 
-MAKER = "Fedward"
 SCHEME = "99FEDWARD"  # of codes for a study's labels, which no standard has (PS3.16 8.2: "99" is for private ones)
 _SERIES_NUMBER = 9001  # far from those of scanners
 # Of the patient and study modules (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2) what must be there, if empty, and what may be.

@@ -16,6 +16,7 @@ from fedward_client.dicom_results import derived
 from fedward_client.dicom_results.derived import Device, coded
 from fedward_client.intake import elements
 from fedward_client.intake.quiet import quiet
+from fedward_client.intake.segmentation import MAKER
 from fedward_common.models.trained import Trained
 
 CODES: Mapping[str, Code] = {
@@ -103,7 +104,7 @@ def _observer(device: Device) -> list[Dataset]:
         _code(context, CODES["observer type"], CODES["device"]),
         _uid(context, CODES["device uid"], f"2.25.{int(device.serial[:32], 16)}"),  # the same for the same model
         _text(context, CODES["device name"], device.title),
-        _text(context, CODES["device maker"], derived.MAKER),
+        _text(context, CODES["device maker"], MAKER),
         _text(context, CODES["device model"], device.model),
         _text(context, CODES["device serial"], device.serial),
     ]

@@ -27,6 +27,7 @@ from fedward_common.errors import UnreadableFile
 
 Masks = npt.NDArray[np.uint8]
 
+MAKER = "Fedward"  # of the segmentations that `dicom_results` writes
 NEAR = 0.1  # of a pixel's shorter side: how far headers, written with few digits, may be apart
 _SAFE = frozenset(
     {
@@ -37,10 +38,15 @@ _SAFE = frozenset(
 
 
 def referenced_series(path: Path) -> str:
-    """The SeriesInstanceUID of the image that a segmentation was drawn on, "" for what is none or does not say."""
+    """The SeriesInstanceUID of the image that a segmentation was drawn on; "" for what is none or does not say.
+
+    Also of what a model of Fedward found: that is no truth for the next one.
+    """
     with quiet():
         dataset = source.read(path)
         if elements.text(dataset, "SOPClassUID") not in SEGMENTATIONS:
+            return ""
+        if elements.text(dataset, "Manufacturer") == MAKER:
             return ""
         return next(iter(_series(dataset)), "")
 

@@ -36,8 +36,8 @@ class Concordance(Record):
     def _consistent(self) -> Self:
         if self.events > self.patients or self.comparable > self.patients * (self.patients - 1) // 2:
             raise ValueError(f"{self.patients} patients have no such number of events or of pairs")
-        if self.concordant > self.comparable:
-            raise ValueError("concordant pairs are among the comparable ones")
+        if self.concordant > self.comparable or not self.events:
+            raise ValueError("concordant pairs are among the comparable ones, of which each has an event")
         return self
 
     @property
