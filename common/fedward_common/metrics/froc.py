@@ -19,6 +19,8 @@ from fedward_common.streams import stream
 RATES = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
 """False positives an image at which LUNA16 asks for the sensitivity."""
 
+_DRAWN = np.arange(0, BINS, 8)  # an interval needs no finer bins than eight together
+
 MISSED = -1.0  # the score of a finding that no box hits
 
 
@@ -165,16 +167,12 @@ class Froc:
         The draws come from the stream ("bootstrap", "froc") of `seed`. Where all replicates agree the interval is
         Wilson's, of a share of the findings.
         """
-        rng = stream(seed, "bootstrap", "froc")
-        score, held = self.score(), np.flatnonzero(self.hits + self.false_positives)[::-1]
-        missed = max(self.findings - self.hits.sum(), 0.0)
-        shares = np.concatenate(([missed], self.hits[held]))
-        true = rng.multinomial(self.findings, shares / shares.sum(), size=replicates)[:, 1:]
-        false = rng.poisson(self.false_positives[held], size=(replicates, held.size))
-        drawn = [
-            float(np.interp(RATES, *_curves(*pair, self)).mean())
-            for pair in zip(true.astype(np.float64), false.astype(np.float64), strict=True)
-        ]
+        rng, score = stream(seed, "bootstrap", "froc"), self.score()
+        hits, false = (np.add.reduceat(counts[::-1], _DRAWN) for counts in (self.hits, self.false_positives))
+        shares = np.concatenate(([max(self.findings - self.hits.sum(), 0.0)], hits))
+        true = rng.multinomial(self.findings, shares / shares.sum(), size=replicates)[:, 1:].astype(np.float64)
+        wrong = rng.poisson(false, size=(replicates, false.size)).astype(np.float64)
+        drawn = [float(np.interp(RATES, *_curves(*pair, self)).mean()) for pair in zip(true, wrong, strict=True)]
         if np.ptp(drawn) == 0:
             return wilson_interval(score * self.findings, self.findings, level)
         low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
