@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime  # type: ignore[import-untyped]  # it has no types
 import pytest
 import torch
 from safetensors.numpy import save_file
@@ -282,3 +283,12 @@ def test_a_model_that_gives_images_is_refused_in_a_sentence(hospital: Callable[.
     assert "the model is of a study of registration: predict takes those of classification" in " ".join(
         done.output.split()
     )
+
+
+@pytest.mark.long
+def test_an_onnx_file_gives_log_risks(model: Path, tmp_path: Path) -> None:
+    done = fedward("export", model, "--out", tmp_path / "model.onnx")
+    assert done.exit_code == 0, done.output
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    [found] = session.run(["log_risks"], {"input": np.array([[1, 1], [0, -1], [2, 0]], np.float32)})
+    np.testing.assert_allclose(found, [[2.5], [-2.0], [1.0]], atol=1e-6)

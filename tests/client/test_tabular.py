@@ -6,6 +6,7 @@ import tomllib
 import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,21 @@ def test_a_target_that_is_a_number(tmp_path: Path) -> None:
     found = read_table(path, columns)
     assert found.targets == ("2.5",)
     assert found.left_out == ((3, "column 'y' holds no number"),)
+
+
+def test_times_of_follow_up(tmp_path: Path) -> None:
+    rows = [["x", "days"], ["1", "0"], ["1", "36,50"], ["1", "?"], ["1", "-0,5"], ["1", "JANE"], ["1", "1e39"]]
+    columns = TableMap(
+        features=(Numeric(column="x"),), time="days", missing=("", "?"), text=TextFormat(decimal=",", delimiter=";")
+    )
+    found = read_table(written(tmp_path / "a", rows, delimiter=";"), columns)
+    np.testing.assert_array_equal(found.times, [0.0, 36.5, NAN])
+    assert found.left_out == (
+        (5, "column 'days' holds a negative time of follow-up"),
+        *((row, "column 'days' holds no number") for row in (6, 7)),
+    )
+    np.testing.assert_array_equal(read_table(tmp_path / "a", replace(columns, time=None)).times, [NAN] * 6)
+    assert refusal(tmp_path / "a", replace(columns, time="months")).startswith("the table has no column 'months'")
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -293,8 +309,10 @@ def test_damage_gives_a_table_or_a_reason(
     tmp_path: Path, damaged: Callable[[tuple[bytes, ...]], st.SearchStrategy[bytes]], data: st.DataObject
 ) -> None:
     (tmp_path / "a").write_bytes(data.draw(damaged(FILES)))
-    for columns in (mapped(), mapped(columns=tuple(HEADER)), HEART_DISEASE):
+    for columns in (mapped(), mapped(columns=tuple(HEADER)), mapped(time="age"), HEART_DISEASE):
         with suppress(DataError):
             found = read_table(tmp_path / "a", columns)
+            assert found.times.shape == (len(found.patients),)
+            assert not (found.times < 0).any()
             assert found.features.shape == (len(found.patients), len(found.names))
             assert not np.isinf(found.features).any()
