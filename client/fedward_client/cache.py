@@ -310,6 +310,8 @@ def _fill(job: _Job, folder: Path) -> Index:
                 outcome["unreadable"].append(item.image)
                 reasons[item.files[0]] = str(error)
         quarantine(job.site, reasons)
+        for warning in examples.warnings():
+            _log.warning("%s: %s", job.site.name, warning)
         for reason, count in unfit.items():
             _log.warning("%s: images that this study cannot take: %d; %s", job.site.name, count, reason)
         if not outcome["images"]:
@@ -341,7 +343,8 @@ class _Examples:
     def __init__(self, job: _Job) -> None:
         self._opener = opener(job.site, job.recipe, paths(job.site))
         self._task = job.study.study.task if TARGETS in job.arrays else None
-        self._shown = shown_of(job.study.cohort.labels, job.site)
+        self._labels, self._shown = job.study.cohort.labels, shown_of(job.study.cohort.labels, job.site)
+        self._outside, self._seen = 0, np.zeros(len(self._labels), np.bool_)
 
     def of(self, item: CohortItem) -> list[npt.NDArray[Any]] | None:
         """An item harmonised; None where its file went or changed. Raises UnreadableFile, UnfitImage."""
@@ -351,7 +354,23 @@ class _Examples:
         assert isinstance(self._opener, ImageOpener)
         boxes = self._task == "detection"
         found = self._opener.boxed(item) if boxes else self._opener.masked(item, self._shown)
-        return None if found is None else [found[0].astype("<f4", copy=False), found[1]]
+        if found is None:
+            return None
+        tensor, truth = found
+        if boxes:
+            self._outside += len(item.boxes) - int(np.count_nonzero(truth[:, -1] >= 0))
+        else:
+            self._seen |= truth.reshape(len(truth), -1).any(axis=1)
+        return [tensor.astype("<f4", copy=False), truth]
+
+    def warnings(self) -> Iterator[str]:
+        """What of the truth was not found where a network looks, for the site's own people."""
+        if self._outside:
+            yield f"{self._outside} findings lie outside of what the study's network sees of an image"
+        if self._task in MASKED:
+            for label, shown, seen in zip(self._labels, self._shown, self._seen, strict=True):
+                if shown is not None and not seen:
+                    yield f"no mask shows {label}: is its value under [masks] structures right?"
 
 
 def _write_rows(files: Mapping[str, BinaryIO], rows: list[npt.NDArray[Any]] | None) -> _Outcome:

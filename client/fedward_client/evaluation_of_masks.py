@@ -38,7 +38,11 @@ def evaluate_segmentation(scored: Scored, indices: Indices, study: StudySpec, mi
 
 def evaluate_registration(scored: Scored, indices: Indices, study: StudySpec, min_cell: int) -> Evaluation:
     """Each image at `indices` brought onto one of another patient of the site, and the first one's masks with it."""
-    data, patients = scored.data, scored.data.patients[indices]
+    data = scored.data
+    if len(np.unique(data.patients[indices])) < 2:  # nobody to bring a patient onto
+        why = "no two patients on this side of the split, so that none can be brought onto another"
+        return Evaluation(patients=0, loss=None, sketches={}, figures={}, withheld=why)
+    patients = data.patients[indices]
     partner = dict(zip(indices.tolist(), indices[_partners(patients)].tolist(), strict=True))
     scores, before, losses, folding = list[MaskScores](), list[MaskScores](), list[float](), list[float]()
     for moving in scored.batches(indices, study.training.batch_size):
@@ -76,10 +80,9 @@ def _scores(found: npt.NDArray[np.bool_], true: Masks, study: StudySpec) -> list
 
 
 def _partners(patients: npt.NDArray[np.int64]) -> Indices:
-    """For each image the place of the next one of another patient, the first after the last; its own where none is."""
+    """For each image the place of the next one of another patient, the first after the last; there are two or more."""
     count, found = len(patients), np.arange(len(patients))
     for place in range(count):
         others = (np.arange(1, count) + place) % count
-        different = others[patients[others] != patients[place]]
-        found[place] = different[0] if len(different) else place
+        found[place] = others[patients[others] != patients[place]][0]
     return found

@@ -193,6 +193,10 @@ def _task(
         yield Fault(("training", "smoothness"), 'has no effect without [study] task = "registration"; remove it')
     if about.task == "registration" and training.batch_size < 2:
         yield Fault(("training", "batch_size"), "must be at least 2: images of a batch are brought onto each other")
+    if about.task == "registration" and {"flip", "affine"} & set(training.augmentation):
+        yield Fault(
+            ("training", "augmentation"), "must not move images that come onto each other: remove flip and affine"
+        )
     if about.task == "survival" and training.batch_size < 2:
         yield Fault(("training", "batch_size"), "must be at least 2: patients of a batch are compared with each other")
 

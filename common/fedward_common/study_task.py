@@ -64,6 +64,8 @@ def task_faults(
     if primary not in rules.primary:
         measures = " or ".join(f'"{each}"' for each in rules.primary)
         yield Fault(("evaluation", "primary"), f'must be {measures} for [study] task = "{task}"')
+    if task == "registration" and not labels and primary != "loss":
+        yield Fault(("evaluation", "primary"), 'must be "loss" where [cohort] labels names no structure to be scored')
     if task == "survival" and len(labels) == 2 and positive != labels[1]:
         yield Fault(("cohort", "positive"), f'must be "{labels[1]}", the event')
     elif task == "classification" and positive is None and len(labels) == 2 and not multi_label:

@@ -169,7 +169,7 @@ def _truth(spec: StudySpec) -> str:
 
 _LOOKED_FOR: dict[Task, str] = {
     "segmentation": "Each structure is found by itself; a hospital whose masks show some of them teaches those",
-    "registration": "Each image is brought onto one of another patient of the same hospital",
+    "registration": "Each image is brought onto another one of the same hospital",
     "detection": "Each finding is given a box and a score",
     "survival": "Patients are ranked by their risk; those that are compared are of one hospital",
 }

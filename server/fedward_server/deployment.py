@@ -42,7 +42,7 @@ def serve_sites(grid: Grid, config: UserConfig) -> None:
     with held(folder / LOCK), _log_to(folder / "run.log"):
         journal = Journal(folder)
         row = _row(hub, run)
-        rounds = int(row.study_json["training"]["rounds"])
+        rounds = row.rounds
         if row.status != "running":  # between its start and now
             raise RunError(f"run {run} was stopped before it began")
         journal(RunEvent(kind="began", run=run, round=0, rounds=rounds))

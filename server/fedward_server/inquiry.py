@@ -10,6 +10,7 @@ from flwr.app import ArrayRecord, Message, MessageType
 from flwr.serverapp import Grid
 
 from fedward_common.errors import RecordError
+from fedward_common.metrics import Evaluation
 from fedward_common.records import Evaluated, Question, arrays_in, from_array_record, question_record, to_array_record
 from fedward_common.study import Scale, StudySpec
 from fedward_server.events import EventKind, Listener, RunEvent
@@ -80,6 +81,8 @@ class Inquiry:
             try:
                 evaluated = read_reply(came.reply, Evaluated)
                 _check_scores(site, evaluated, None if question.model == "alone" else question.thresholds or {})
+                for evaluation in filter(None, (evaluated.evaluation, evaluated.personal)):
+                    check_labels(site.name, evaluation, self.study)
                 sent = arrays_in(came.reply.content)
                 from_array_record(sent)
             except RecordError as error:
@@ -94,6 +97,19 @@ class Inquiry:
         words = " ".join(word for word in (kind, site, note) if word)
         log.info("%s, round %d of %d: %s", self.run, number, rounds, words)
         self.listener(RunEvent(kind=kind, run=self.run, round=number, rounds=rounds, site=site, note=note))
+
+
+def check_labels(site: str, evaluation: Evaluation, study: StudySpec) -> None:
+    """Raise RecordError for figures of a label that is none of the study's: the primary metric would count them."""
+    told = (
+        evaluation.sketches,
+        evaluation.figures,
+        evaluation.overlaps,
+        evaluation.unregistered,
+        evaluation.detections,
+    )
+    if not set().union(*told) <= set(study.cohort.labels):
+        raise RecordError(f"{site} sent figures of a label that the study does not have")
 
 
 def _check_scores(site: Participant, evaluated: Evaluated, thresholds: Mapping[str, float] | None) -> None:

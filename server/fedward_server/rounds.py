@@ -39,7 +39,7 @@ from fedward_server.checks import Gate
 from fedward_server.closing import Closing, operating_points
 from fedward_server.events import Listener
 from fedward_server.exchange import Came, Connected, read_reply
-from fedward_server.inquiry import Inquiry, State
+from fedward_server.inquiry import Inquiry, State, check_labels
 from fedward_server.outliers import outliers
 from fedward_server.quarantine import Quarantine
 from fedward_server.result import RoundHistory, RunResult, SiteRound
@@ -275,6 +275,8 @@ class RoundEngine:
             raise RecordError("its cohort changed during the run: finish or stop this run, then start a new one")
         if trained.patients != site.prepared.learn_from(self.study.layer(number), self.study.fold(number)):
             raise RecordError("it says another number of training patients than when its cohort was frozen")
+        if trained.incoming is not None:
+            check_labels(site.name, trained.incoming, self.study)
         if reason := gate.check(site.name, from_array_record(record)):
             raise RecordError(reason)
         return trained, record, sent

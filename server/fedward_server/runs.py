@@ -188,7 +188,7 @@ def interrupt(hub: Hub, store: Store, row: RunRow, kind: Literal["died", "interr
 
 def tell(hub: Hub, row: RunRow, kind: EventKind, note: str = "") -> None:
     """Write into a run's events what happened to it as a whole; the event's round is the last one on disk."""
-    folder, rounds = hub.runs / row.run, int(row.study_json["training"]["rounds"])
+    folder, rounds = hub.runs / row.run, row.rounds
     Journal(folder)(RunEvent(kind=kind, run=row.run, round=newest(folder), rounds=rounds, note=note))
 
 

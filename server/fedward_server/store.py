@@ -21,6 +21,7 @@ from fedward_common import __version__
 from fedward_common.errors import RunError, SettingsError
 from fedward_common.sqlite import Database, put
 from fedward_common.sqlite import reason as drivers_words
+from fedward_common.study import StudySpec
 
 RunStatus = Literal["running", "interrupted", "finished", "failed", "stopped"]
 UNFINISHED: tuple[RunStatus, ...] = ("running", "interrupted")  # an interrupted one goes on by itself
@@ -44,6 +45,11 @@ class RunRow:
     model_sha256: str | None
     flower_run: str | None = None  # Flower's id of the process that does the run, for steering only
     reason: str | None = None  # why it failed, was stopped or was interrupted
+
+    @property
+    def rounds(self) -> int:
+        """Of the whole study, phases and folds too."""
+        return StudySpec.from_json(json.dumps(self.study_json)).rounds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -126,7 +126,7 @@ def report(hub: Hub, run: str) -> dict[str, Any]:
     return {
         **summary(hub, row),
         "round": now.round,
-        "rounds": int(row.study_json["training"]["rounds"]),
+        "rounds": row.rounds,
         "sites": [{"name": name, "last": kind, "note": note} for name, (kind, note) in sorted(now.sites.items())],
         "interruptions": [{"round": number, "reason": note} for number, note in now.interruptions],
         "gains": gains(result) if result is not None else [],

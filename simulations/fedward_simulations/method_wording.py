@@ -81,7 +81,7 @@ def _training_text(results: Results) -> str:
     ]
     if training.augmentation:
         parts.append(f"augmentation by {', '.join(training.augmentation)}")
-    if training.class_weights:
+    if training.class_weights and results.study.spec.study.task == "classification":
         parts.append("loss weighted by inverse class frequency")
     return f"{'; '.join(parts)}. A hospital’s update counts by its number of training patients."
 

@@ -177,7 +177,8 @@ def _overall(results: Results, model: ModelName) -> str:
 
 
 def _imbalance(results: Results) -> str:
-    weighted = results.study.spec.training.class_weights
+    spec = results.study.spec
+    weighted = spec.training.class_weights and spec.study.task == "classification"
     return "Loss weighted by inverse class frequency at each hospital" if weighted else "Nothing was done about it"
 
 

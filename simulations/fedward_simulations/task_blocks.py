@@ -39,7 +39,7 @@ def task_block(evaluations: Iterable[Evaluation], study: StudySpec) -> Block:
     return Block(
         figures=figures,
         labels=labels if len(labels) > 1 else {},
-        patients=sum(e.patients for e in held) or None,
+        patients=sum(e.patients for e in held if e.overlaps or e.detections or e.concordance or e.folding) or None,
         withheld=why,
     )
 

@@ -81,11 +81,11 @@ def test_two_lines_by_hand() -> None:
     assert found.hausdorff_mm.tolist() == [pytest.approx(0.5 * 1.95)]
 
 
-def test_an_empty_mask_has_no_distance_and_two_have_no_score() -> None:
+def test_an_empty_mask_has_no_distance_and_two_are_the_same() -> None:
     empty = line(0, 0)
     truth = np.concatenate([line(2, 5), empty, empty, line(2, 5)])
     found = mask_scores(np.concatenate([empty, line(2, 5), empty, line(2, 5)]), truth, (1.0,))
-    assert found.dice.tolist() == pytest.approx([0, 0, math.nan, 1], nan_ok=True)
+    assert found.dice.tolist() == [0, 0, 1, 1]
     assert found.surface_mm.tolist() == pytest.approx([math.nan, math.nan, math.nan, 0], nan_ok=True)
     assert found.hausdorff_mm.tolist() == pytest.approx([math.nan, math.nan, math.nan, 0], nan_ok=True)
     without = mask_scores(line(2, 5), line(3, 7), None)

@@ -38,8 +38,9 @@ def mask_scores(predicted: Bools, truth: Bools, spacing_mm: Sequence[float] | No
     mask's voxels that touch the outside by a face. Of the distances from each surface's voxels to the other surface,
     `surface_mm` is the mean over both surfaces, `hausdorff_mm` the larger of the two 95th percentiles (Maier-Hein et
     al. 2024, "Metrics reloaded", Nature Methods 21:195-212). `spacing_mm` [dimensions] is between voxels' centres; no
-    distance without it. Where a structure is in neither mask there is no score; in one only, Dice is 0 and there is no
-    distance. `RunError` where the shapes differ.
+    distance without it. Where a structure is in neither mask Dice is 1, as brain tumour challenges have it (Bakas 2018,
+    arXiv:1811.02629): whose Dice counts must not depend on what a model found. Where it is in one only, Dice is 0.
+    There is a distance where both have it. `RunError` where the shapes differ.
     """
     if predicted.shape != truth.shape:
         raise RunError(f"masks of shape {predicted.shape} cannot be held against a truth of shape {truth.shape}")
@@ -49,7 +50,7 @@ def mask_scores(predicted: Bools, truth: Bools, spacing_mm: Sequence[float] | No
     if spacing_mm is not None:
         for index in np.flatnonzero(predicted.any(axis=axes) & truth.any(axis=axes)):
             distances[index] = _distances(predicted[index], truth[index], spacing_mm)
-    dice = np.divide(2.0 * both, total, out=np.full(len(truth), np.nan), where=total > 0)
+    dice = np.divide(2.0 * both, total, out=np.ones(len(truth)), where=total > 0)
     return MaskScores(dice, distances[:, 0], distances[:, 1])
 
 
