@@ -115,6 +115,7 @@ def test_registration_needs_no_mask_where_no_structure_is_named(tmp_path: Path) 
         study={"task": "registration"},
         cohort={"modality": "MR", "labels": [], "positive": None, "min_patients": 1},
         model={"name": "voxelmorph", "options": {"width": 4, "depth": 1}},
+        evaluation={"primary": "loss"},
     )
     data = loaded(site, spec)
     assert (data.targets, len(data.indices("train"))) == (None, 4)

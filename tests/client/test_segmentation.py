@@ -98,6 +98,9 @@ def test_frames_lie_where_their_slices_do(image: list[Path], tmp_path: Path) -> 
     assert (shared.PixelSpacing, shared.SpacingBetweenSlices) == ([1.5, 0.7], 2.5)
     assert (written.PatientID, written.StudyInstanceUID, written.FrameOfReferenceUID) == ("P1", "1.2", "1.2.9")
     assert written.SeriesInstanceUID != "1.2.3"
+    assert referenced_series(path) == "", "what a model found is no truth"
+    written.Manufacturer = "Workstation"
+    written.save_as(path)
     assert referenced_series(path) == "1.2.3"
     assert referenced_series(image[0]) == ""
 

@@ -51,6 +51,7 @@ def write(
     slices = series_of(body, grid, scanner, patient=number, part="ABDOMEN", random=random)
     save(slices, folder / f"P{number:04d}")
     drawn = segmentation(masks, slices, STRUCTURES, Device(title="Synthetic abdomen", model="phantom", serial="1"))
+    drawn.Manufacturer = "Invented workstation"  # what Fedward itself wrote is no truth
     drawn.SeriesInstanceUID = f"{slices[0].SeriesInstanceUID}.0.1"
     name(drawn, f"{drawn.SeriesInstanceUID}.1")  # the same every time
     drawn.save_as(folder / f"P{number:04d}" / "segmentation.dcm", enforce_file_format=True)
