@@ -335,6 +335,7 @@ def test_without_pooled_data_the_column_is_gone(one_seed: Results) -> None:
 
 def test_model_card_answers_what_the_run_knows(results: Results) -> None:
     card = render_model_card(results)
+    assert "- Model: enhanced-alexnet, classification into benign, malignant\n" in card
     sections = ["Model details", "Intended use", "Out-of-scope use", "Factors", "Metrics", "Training data"]
     sections += ["Evaluation data", "Quantitative analyses", "Ethical considerations", "Caveats and recommendations"]
     assert [title for title in sections if f"\n## {title}\n" not in card] == []

@@ -64,6 +64,7 @@ def test_two_rounds_of_the_template_reach_the_report(tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
     report = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "C-index" in report
+    assert "- Model: cox, survival\n" in (tmp_path / "out" / "model-card.md").read_text("utf-8")
     assert "east-0" not in report + (tmp_path / "out" / "results.json").read_text("utf-8")
 
 
