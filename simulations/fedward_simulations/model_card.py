@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
-from fedward_simulations import wording
+from fedward_simulations import subgroup_report, wording
 from fedward_simulations.results import Block, Metric, ModelName, Results
 
 TO_FILL_IN = "*for the study team to fill in*"
@@ -62,7 +62,8 @@ def _context(results: Results) -> dict[str, Any]:
         "method": dict(wording.method(results)),
         "input": wording.input_text(results),
         "example": wording.EXAMPLES[results.study.spec.input.kind][0],
-        "limits": wording.limits(results),
+        "limits": [*wording.limits(results), *subgroup_report.limits(results)],
+        "groups": subgroup_report.factors(results),
         "research_use": wording.RESEARCH_USE,
         "score": wording.score(results),
         "words": wording.words(results),
