@@ -27,7 +27,12 @@ class Format(StrEnum):
     SEG = "seg"
 
 
-_OF_TASK = {"classification": (Format.CSV, Format.SR), "segmentation": (Format.SEG,)}
+_OF_TASK = {
+    "classification": (Format.CSV, Format.SR),
+    "segmentation": (Format.SEG,),
+    "survival": (Format.CSV,),
+}
+_SAID = {"classification": "with probabilities", "segmentation": "segmented", "survival": "with a log-risk"}
 
 
 def predict(
@@ -73,7 +78,7 @@ def predict(
     elif form is Format.CSV:
         _write({out: _csv(found, about).encode("utf-8", "surrogateescape")}, out)
     without = Counter(each.note for each in found if not each.examples)
-    said = "segmented" if form is Format.SEG else "with probabilities"
+    said = _SAID[about.study.study.task]
     print(f"{out}: {len(found) - without.total()} {said}, {without.total()} without. {trained.RESEARCH_USE}")
     for reason, count in sorted(without.items()):
         print(f"{count} without: {reason}", file=sys.stderr)
@@ -86,7 +91,7 @@ def _check(form: Format, about: "Trained") -> None:
 
     task = about.study.study.task
     if task not in _OF_TASK:
-        raise UsageError(f"the model is of a study of {task}: predict takes those of {' and '.join(_OF_TASK)}")
+        raise UsageError(f"the model is of a study of {task}: predict takes those of {', '.join(_OF_TASK)}")
     if form not in _OF_TASK[task]:
         taken = " or ".join(f"--format {each}" for each in _OF_TASK[task])
         raise UsageError(f"the model is of a study of {task}: take {taken}")
@@ -131,10 +136,10 @@ def _reports(found: "Sequence[Prediction]", about: "Trained") -> Iterator[tuple[
     from fedward_common.errors import UnreadableFile, UsageError
 
     for each in found:
-        if not each.probabilities:
+        if not each.scores:
             continue
         comments = [*preface(about), *([f"Left out: {each.note}"] if each.note else [])]
-        scores = dict(zip(about.study.cohort.labels, each.probabilities, strict=True))
+        scores = dict(zip(about.study.cohort.labels, each.scores, strict=True))
         try:
             made = report(scores, [source.read(path) for path in each.files], about, comments)
             content = derived.encoded(made)
@@ -154,21 +159,14 @@ def _csv(found: "Sequence[Prediction]", about: "Trained") -> str:
     text.writelines(f"# {' '.join(line.split())}\n" for line in preface(about))
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     labels = about.study.cohort.labels
-    writer.writerow(
-        (
-            *("file", "row", "examples"),
-            *(f"probability {label}" for label in labels),
-            *(f"called {label}" for label in about.thresholds),
-            "note",
-        )
-    )
+    columns = ("log_risk",) if about.study.study.task == "survival" else [f"probability {label}" for label in labels]
+    writer.writerow(("file", "row", "examples", *columns, *(f"called {label}" for label in about.thresholds), "note"))
     for each in found:
         file, row = each.place
-        scores = dict(zip(labels, each.probabilities, strict=False))
-        called = (_called(scores.get(label), threshold) for label, threshold in about.thresholds.items())
-        writer.writerow(
-            (file, row or "", each.examples, *(scores.get(label, "") for label in labels), *called, each.note)
-        )
+        scores = each.scores or ("",) * len(columns)
+        by_label = dict(zip(labels, each.scores, strict=False))
+        called = (_called(by_label.get(label), threshold) for label, threshold in about.thresholds.items())
+        writer.writerow((file, row or "", each.examples, *scores, *called, each.note))
     return text.getvalue()
 
 

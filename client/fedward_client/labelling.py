@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from fedward_client.choosing import Unit
+from fedward_client.intake.box_table import UNUSABLE
 from fedward_client.intake.labels import NOT_THERE, THERE, Row, said_of
 from fedward_client.label_settings import PLURALS
 from fedward_client.mask_settings import Shown
@@ -82,6 +83,8 @@ def structures_of(units: Sequence[Unit], study: StudySpec, site: Site, left_out:
 def findings_of(units: Sequence[Unit], study: StudySpec, site: Site, left_out: Counter[str]) -> dict[str, Label]:
     """Of each unit, whether it has a finding of each of the study's kinds: every image was read.
 
+    One with a row that cannot be used has no label: where nothing is marked, nothing may be found.
+
     Raises DataError where the site has no table of findings.
     """
     if site.boxes is None:
@@ -92,7 +95,8 @@ def findings_of(units: Sequence[Unit], study: StudySpec, site: Site, left_out: C
     said: dict[str, tuple[Label | None, bool]] = {}
     for unit in units:
         kinds = {index_of(box.kind, study.cohort.labels) for box in unit.boxes}
-        said[unit.key] = tuple(int(index in kinds) for index in range(len(study.cohort.labels))), False
+        label = tuple(int(index in kinds) for index in range(len(study.cohort.labels)))
+        said[unit.key] = None if UNUSABLE in unit.boxes else label, False
     return _joined(units, said, study, left_out)
 
 

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from fedward_client.catalog import Catalog, TableRow, paths, scan
@@ -48,7 +49,7 @@ class Prediction:
 
     place: Place
     examples: int = 0  # images, windows or rows
-    probabilities: tuple[float, ...] = ()  # by label, the mean over the examples; () where there is none, as of masks
+    scores: tuple[float, ...] = ()  # `outputs`, the mean over the examples; () where there is none, as of masks
     note: str = ""  # what was left out, and why
     files: tuple[Path, ...] = ()  # that it is of
 
@@ -96,6 +97,11 @@ def preface(about: Trained) -> Iterator[str]:
     yield f"Written by Fedward {__version__}"
     for label, threshold in about.thresholds.items():
         yield f"{label} is called from a probability of {threshold!r} on, chosen on validation patients"
+    if about.study.study.task == "survival":
+        yield (
+            "log_risk is the logarithm of the hazard relative to other patients, the higher the sooner is "
+            f"{about.study.cohort.positive} to be expected: it is no probability and no time"
+        )
     yield from about.limits or ("The model came without a card: ask who trained it for its limits.",)
 
 
@@ -175,18 +181,18 @@ class _Model:
     opener: Opener
 
     def scored(self, rows: list[Offered]) -> Iterator[Prediction]:
-        """The probabilities of a patient, and what could not be read."""
+        """The scores of a patient, and what could not be read."""
         reading, place = _Reading(), _place(rows[0], self.where)
         tensors = (tensor for _, tensor in self._read(rows, self.opener.tensor, reading))
-        scores = [np.empty((0, len(self.study.cohort.labels)))]
+        scores = list[npt.NDArray[np.float64]]()
         while batch := list(islice(tensors, BATCH)):
             scores.append(outputs(self.model, np.stack(batch), study=self.study, device=self.device))
-        scored = np.concatenate(scores)
-        if len(scored):
+        if scores:
+            scored = np.concatenate(scores)
             mean = tuple(scored.mean(axis=0).tolist())
             files = tuple(reading.read)
-            yield Prediction(place=place, examples=len(scored), probabilities=mean, note=reading.note, files=files)
-        yield from reading.rest(place, something=len(scored) > 0)
+            yield Prediction(place=place, examples=len(scored), scores=mean, note=reading.note, files=files)
+        yield from reading.rest(place, something=bool(scores))
 
     def segmented(self, rows: list[Offered], keep: Keep) -> Iterator[Prediction]:
         """Each image of a patient, whose masks go to `keep`, and what could not be read."""

@@ -93,6 +93,8 @@ class Question(_Record):
     def _has_its_fold(self) -> Self:
         if self.fold is not None and (self.kind != "evaluate" or self.fold >= (self.study.split.folds or 0)):
             raise ValueError("the fold is none of the study's, or nothing is to be scored")
+        if self.score_incoming and self.study.split.folds is not None:
+            raise ValueError("the study has folds, and nothing of one is told before all are scored")
         return self
 
     @model_validator(mode="after")

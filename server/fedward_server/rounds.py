@@ -147,7 +147,9 @@ class RoundEngine:
         fold = self.study.fold(last)
         assert fold is not None
         closing = Closing(inquiry=self._ask, sites=self._sites, folder=self.folder, after=last)
+        lets_go, self._ask.lets_go = self._ask.lets_go, False  # a site that misses this has no figures
         closing.keep_fold(self._steering.state, fold)
+        self._ask.lets_go = lets_go
         self._steering.state = models.initial_model(self.study, self.folder)[0]
 
     def _round(self, number: int) -> None:

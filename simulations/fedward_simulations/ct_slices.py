@@ -1,6 +1,8 @@
 """CT series of invented patients as three makers' scanners write them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -80,6 +82,13 @@ def series_of(
         dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = _INTERCEPT, 1, "HU"
         found.append(dataset)
     return found
+
+
+def save(slices: Iterable[Dataset], folder: Path) -> None:
+    """A file a slice, by its instance number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for dataset in slices:
+        dataset.save_as(folder / f"{dataset.InstanceNumber:04d}.dcm", enforce_file_format=True)
 
 
 def _text(value: float) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
-from fedward_simulations import subgroup_report, wording
+from fedward_simulations import method_wording, subgroup_report, wording
 from fedward_simulations.results import Block, Metric, ModelName, Results
 
 TO_FILL_IN = "*for the study team to fill in*"
@@ -59,16 +59,16 @@ def _context(results: Results) -> dict[str, Any]:
         "spec": results.study.spec,
         "headline": wording.headline(results),
         "verdict": wording.verdict(results),
-        "method": dict(wording.method(results)),
-        "input": wording.input_text(results),
-        "example": wording.EXAMPLES[results.study.spec.input.kind][0],
-        "limits": [*wording.limits(results), *subgroup_report.limits(results)],
+        "method": dict(method_wording.method(results)),
+        "input": method_wording.input_text(results),
+        "example": method_wording.EXAMPLES[results.study.spec.input.kind][0],
+        "limits": [*method_wording.limits(results), *subgroup_report.limits(results)],
         "groups": subgroup_report.factors(results),
         "research_use": wording.RESEARCH_USE,
-        "score": wording.score(results),
-        "words": wording.words(results),
+        "score": method_wording.score(results),
+        "words": method_wording.words(results),
         "one_threshold": results.study.task == "classification",
-        "tested_where": wording.tested_where(results),
+        "tested_where": method_wording.tested_where(results),
         "table": Markdown(_table(results)),
         "hospitals": [(report.name, _hospital(results, report.name)) for report in results.site_reports],
         "checklists": [
@@ -183,7 +183,7 @@ def _imbalance(results: Results) -> str:
 
 
 def _topic(name: str) -> Answer:
-    return lambda results: dict(wording.method(results))[name]
+    return lambda results: dict(method_wording.method(results))[name]
 
 
 ANSWERS: dict[str, Answer] = {
@@ -194,10 +194,10 @@ ANSWERS: dict[str, Answer] = {
     "sources": _sources,
     "eligible": _eligible,
     "missing": _missing,
-    "images": wording.input_text,
+    "images": method_wording.input_text,
     "scanners": _scanners,
     "deidentified": _deidentified,
-    "split": wording.split_text,
+    "split": method_wording.split_text,
     "size": _size,
     "model": _topic("Model"),
     "software": lambda results: ", ".join(f"{name} {text}" for name, text in sorted(results.versions.items())),
@@ -205,9 +205,9 @@ ANSWERS: dict[str, Answer] = {
     "training": _topic("Training"),
     "selection": lambda results: f"The model after round {results.rounds}; no round was picked by its result",
     "none": lambda _: "None",
-    "metrics": lambda results: wording.words(results).measures,
-    "intervals": wording.intervals_text,
-    "tested": wording.tested_where,
+    "metrics": lambda results: method_wording.words(results).measures,
+    "intervals": method_wording.intervals_text,
+    "tested": method_wording.tested_where,
     "heterogeneity": lambda _: (
         "Every figure is given for each hospital and overall; no effect of a hospital was modelled"
     ),
@@ -218,7 +218,7 @@ ANSWERS: dict[str, Answer] = {
     "protocol": lambda results: f"Study file, digest {results.study.digest}",
     "artefacts": lambda results: f"model.safetensors (SHA-256 {results.model_sha256}), results.json, report.html",
     "imbalance": _imbalance,
-    "output": wording.score_text,
-    "operating_point": wording.operating_point_text,
+    "output": method_wording.score_text,
+    "operating_point": method_wording.operating_point_text,
     "poor_input": lambda _: "An image that cannot be read is quarantined and not scored",
 }

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedward_common import pages
-from fedward_simulations import wording
+from fedward_simulations import method_wording, wording
 from fedward_simulations.results import (
     Block,
     Figure,
@@ -127,8 +127,8 @@ def _context(results: Results) -> dict[str, Any]:
             _hospital(report, wording.SOURCES[results.study.spec.input.kind]) for report in results.site_reports
         ],
         "participation": _participation(results),
-        "method": wording.method(results),
-        "limits": [*wording.limits(results), *subgroup_report.limits(results)],
+        "method": method_wording.method(results),
+        "limits": [*method_wording.limits(results), *subgroup_report.limits(results)],
         "research_use": wording.RESEARCH_USE,
         "created": f"{results.created:%d %B %Y, %H:%M} {results.created.tzname()}",
         "provenance": _provenance(results),
@@ -252,7 +252,7 @@ def _rounds(results: Results) -> str:
 
 
 def _plots(results: Results) -> list[Plot]:
-    from fedward_simulations import plots, subgroup_report, task_plots
+    from fedward_simulations import learning_plots, plots, subgroup_report, task_plots
 
     several = len(results.seeds) > 1
     averaged = ", averaged over the seeds" if several else ""
@@ -283,13 +283,15 @@ def _plots(results: Results) -> list[Plot]:
         found.append(Plot(task_plots.dice(results), "Spread of Dice", caption, wide=True))
     if results.study.spec.phases:
         caption = f"Layers that learned alone, one after the other, without labels{averaged}."
-        found.append(Plot(plots.layers(results), "Learning without labels", caption, wide=False))
+        found.append(Plot(learning_plots.layers(results), "Learning without labels", caption, wide=False))
     if results.study.spec.split.folds is not None:  # of whose rounds nothing is told on validation patients
         caption = f"Per round{averaged}. Each fold begins anew, and so does the model of all patients at the end."
-        return [*found, Plot(plots.losses(results), "Loss", caption, wide=False)]
+        return [*found, Plot(learning_plots.losses(results), "Loss", caption, wide=False)]
     caption = f"Per round{averaged}. Thin: validation loss, local only."
-    found.append(Plot(plots.losses(results), "Loss", caption, wide=False))
-    found.append(Plot(plots.primary(results), "Learning curve", f"On validation patients{averaged}.", wide=False))
+    found.append(Plot(learning_plots.losses(results), "Loss", caption, wide=False))
+    found.append(
+        Plot(learning_plots.primary(results), "Learning curve", f"On validation patients{averaged}.", wide=False)
+    )
     return found
 
 

@@ -17,13 +17,13 @@ from fedward_server.result import RunResult
 from fedward_simulations.compare import Comparison, Deployed, Engine, openers, save_model, simulate_seed
 from fedward_simulations.federation import Federation, federation
 from fedward_simulations.grid import EmbeddedGrid
+from fedward_simulations.method_wording import limits
 from fedward_simulations.progress import Bars
 from fedward_simulations.report import write_report
 from fedward_simulations.results import Results, StudyInfo, combine
 from fedward_simulations.site_effect import of_run
 from fedward_simulations.site_reports import site_report
 from fedward_simulations.summary import summarize
-from fedward_simulations.wording import limits
 
 LOCK = ".lock"
 UNISOLATED = (

@@ -18,6 +18,7 @@ from fedward_common.metrics import (
 from fedward_common.metrics.froc import RATES
 from fedward_common.streams import stream_seed
 from fedward_common.study import StudySpec
+from fedward_simulations.result_blocks import headline
 from fedward_simulations.results import OTHER_METRICS, Block, Figure, FrocCurve, Metric, Spread
 
 NO_FIGURE = "too few patients for any hospital to show"
@@ -33,7 +34,7 @@ def task_block(evaluations: Iterable[Evaluation], study: StudySpec) -> Block:
     labels, whole = _BY_TASK[study.study.task](held, study)
     figures = {**_mean(list(labels.values())), **whole}
     why = reasons[0] if len(held) == 1 and reasons else None
-    if not figures:
+    if headline(study) not in figures:
         why = why or (NO_FIGURE if study.cohort.labels else NO_STRUCTURES)
     return Block(
         figures=figures,

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -60,6 +61,32 @@ def test_a_longer_round_takes_longer(site_folder: Folder) -> None:
         return dry_run(site, study).round_s or 0.0
 
     assert seconds(10_000) > 10 * seconds(10)
+
+
+@pytest.mark.parametrize("task", ["segmentation", "registration"])
+def test_a_round_on_masks_is_timed_too(tmp_path: Path, task: str) -> None:
+    for patient in range(4):
+        for folder in ("images", "labels"):
+            path = tmp_path / folder / f"P{patient}.nii.gz"
+            path.parent.mkdir(exist_ok=True)
+            values = np.indices((8, 8, 8)).sum(axis=0) % (2 + patient)
+            nibabel.save(nibabel.Nifti1Image(values.astype(np.int16), np.eye(4)), path)
+    (tmp_path / "site.toml").write_text(
+        '[data]\npatient = "(P[0-9]+)"\nmodality = "MR"\n[privacy]\nmin_cell = 1\n[masks]\n'
+        "files = 'labels/(.+)'\nimage = 'images/\\1'\nstructures = { one = 1 }\n"
+    )
+    network = {"segmentation": "unet", "registration": "voxelmorph"}[task]
+    study = tiny_study(
+        study={"task": task},
+        cohort={"modality": "MR", "labels": ["one"], "positive": None, "min_patients": 1},
+        split={"shares": [1.0, 0.0, 0.0]},
+        input={"size": [8, 8, 8]},
+        model={"name": network, "options": {"width": 4, "depth": 1}},
+        evaluation={"primary": "dice"},
+    )
+    found = dry_run(Site.open(tmp_path), study)
+    assert found.refusal == ""
+    assert found.round_s is not None
 
 
 def test_the_command(site_folder: Folder, study_file: Path) -> None:

@@ -234,6 +234,23 @@ def test_an_update_that_went_astray_stays_and_nothing_waits(tmp_path: Path) -> N
     assert waiting.load("residual") == {}
 
 
+@pytest.mark.parametrize("compression", CODINGS)
+def test_what_waited_in_one_fold_reaches_no_other(tmp_path: Path, compression: str) -> None:
+    """It is of updates that were trained on the next fold's test patients: each fold codes as the first one does."""
+    split = {"kind": "folds", "folds": 3, "shares": [0.6, 0.2, 0.2]}
+    study = tiny_study(update={"compression": compression}, split=split, training={"rounds": 2})
+    waiting = RunState(tmp_path / "study" / "run")
+    link = quantise(lambda _study, _run: waiting, None)
+    random = np.random.default_rng(1)
+    reference = {"w": random.standard_normal(2000).astype(np.float32)}
+    update = outgoing({"w": reference["w"] + random.standard_normal(2000).astype(np.float32)}, reference, study)
+    for number in range(1, 9):
+        link(replace(update, round=number))
+    parts = {path.name[:6]: path.name[7:] for path in waiting.folder.iterdir()}
+    folds = [*(f"residual-fold-{fold}.safetensors" for fold in (0, 0, 1, 1, 2, 2)), *["residual.safetensors"] * 2]
+    assert parts == {f"{number:06d}": part for number, part in enumerate(folds, start=1)}
+
+
 def test_a_model_to_be_evaluated_comes_as_it_is(member: MemberMaker, roster_study: StudyMaker) -> None:
     at = member()
     study = coding_study("int8", at, roster_study)

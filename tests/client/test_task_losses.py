@@ -128,7 +128,7 @@ def test_the_partial_likelihood_written_out_with_ties_and_censored_patients() ->
     from_two = e[0] + e[1] + e[2] + e[3]  # Breslow: both who died at 2 among all of those under observation then
     terms = [math.log(from_two) + 1.0, math.log(from_two) - 2.0, math.log(e[0] + e[3]) - 0.5]
     found = cox_loss(torch.tensor(risks), torch.tensor(times), torch.tensor(events))
-    assert float(found) == pytest.approx(sum(terms) / 3, rel=1e-6)
+    assert float(found) == pytest.approx(sum(terms) / 5, rel=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
@@ -149,7 +149,7 @@ def test_it_is_the_sum_over_events_whatever_the_order_and_the_common_risk(
     risks, times, events = (torch.tensor(each) for each in zip(*patients, strict=True))
     risks = (risks + shift).requires_grad_()
     found = cox_loss(risks, times, events)
-    assert float(found.detach()) == pytest.approx(sum(expected) / max(len(expected), 1), abs=1e-4)
+    assert float(found.detach()) == pytest.approx(sum(expected) / len(patients), abs=1e-4)
     grad = gradient(found, risks)
     assert float(grad.sum()) == pytest.approx(0, abs=1e-5)  # a common risk changes nothing
     assert grad.any() or len(expected) == 0 or all(value < 1e-5 for value in expected)

@@ -15,6 +15,7 @@ from torch import nn
 from fedward_common import models
 from fedward_common.models import Option, onnx_file
 from fedward_common.models.retinanet import Findings, RetinaNet, placed
+from fedward_common.models.transfer import transfer
 
 
 def built(size: tuple[int, ...], *, channels: int = 1, classes: int = 2, **options: Option) -> RetinaNet:
@@ -81,6 +82,16 @@ def test_what_is_averaged_is_parameters_only() -> None:
     model = built((32, 32, 32))
     assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
     assert not any(isinstance(each, nn.MaxPool3d | nn.AvgPool3d) for each in model.modules())
+
+
+def test_a_detector_of_other_kinds_of_finding_is_a_start() -> None:
+    start, other = (
+        {name: each.numpy() for name, each in built((32, 32), classes=classes).state_dict().items()}
+        for classes in (1, 3)
+    )
+    _, done = transfer(start, other, prefixes={}, inflate=False, channels=1, classes=1)
+    assert list(done.head) == ["classification.12.weight", "classification.12.bias"]
+    assert len(done.taken) == len(start) - 2
 
 
 @pytest.mark.long

@@ -80,3 +80,10 @@ def test_a_question_is_of_a_fold_of_the_studys() -> None:
     for wrong in ({"fold": 3}, {"kind": "train"}, {"study": tiny_study()}):
         with pytest.raises(ValueError, match="the fold is none of the study's"):
             Question.model_validate({**dict(asked), **wrong})
+
+
+def test_a_round_of_a_fold_is_never_scored() -> None:
+    """Figures of one fold, and those of all, would tell of the rest by the difference."""
+    study = tiny_study(split={"kind": "folds", "folds": 3, "shares": [0.6, 0.2, 0.2]})
+    with pytest.raises(ValueError, match="nothing of one is told before all are scored"):
+        Question(kind="train", study=study, run="run-1", score_incoming=True)

@@ -73,7 +73,7 @@ def test_a_wrong_answer_is_refused_in_the_words_of_check_and_asked_for_anew() ->
         "no template is called 'no-such'",
         '[study] id = "My Study": must be 1 to 63 lower-case letters',
         "taken.toml is here already: give the study another short name, or say --overwrite",
-        '[cohort] labels = ["a"]: must be a list of at least 2 values',
+        '[cohort] labels = ["a"]: must be the words for what a patient may have, two or more',
         'holds "a" 2 times; name each label once',
         '[cohort] positive = "c": must be one of the labels: a, b',
         'must be a DICOM modality in capitals such as "US"',

@@ -64,6 +64,14 @@ def test_half_a_voxel_is_the_mean_of_two_or_one_of_them() -> None:
     assert set(moved.flatten().tolist()) <= {0.0, 1.0}
 
 
+def test_a_displacement_that_is_no_number_gives_none_and_reads_nothing_beyond() -> None:
+    displacement = torch.full((1, 2, 3, 3), torch.nan)
+    displacement[..., 0] = torch.inf
+    found = warp(torch.ones(1, 1, 3, 3), displacement)
+    assert found[..., 0].isfinite().all()
+    assert found[..., 1:].isnan().all()
+
+
 # What a displacement does to volumes ----------------------------------------------------------------------------------
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from sklearn.metrics import balanced_accuracy_score  # type: ignore[import-untyped]
 
@@ -29,7 +28,7 @@ from fedward_simulations.synthetic import freezing
 PATIENTS = 5  # of a hospital
 
 
-def tone(hertz: float, amplitude: float, rate_hz: float) -> npt.NDArray[np.float64]:
+def tone(hertz: float, amplitude: float, rate_hz: float) -> np.ndarray:
     return np.asarray(amplitude * np.sin(2 * np.pi * hertz * np.arange(round(4 * rate_hz)) / rate_hz))
 
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from fedward_common.study import Evaluation, Input, Model, Split, Strategy, StudySpec, Training
-from fedward_simulations import drawing, plots, wording
+from fedward_simulations import drawing, learning_plots, method_wording, plots, wording
 from fedward_simulations.model_card import plain, render_model_card
 from fedward_simulations.report import print_table, render_report, write_report
 from fedward_simulations.results import METRICS, Block, Results, SiteEffect, SiteEffectChange, combine
@@ -237,7 +237,7 @@ def test_drawing_leaves_matplotlib_as_it_was(results: Results) -> None:
 
 
 def test_text_in_figures_is_text_and_large_enough(results: Results) -> None:
-    for draw in (plots.gain, plots.roc, plots.calibration, plots.losses, plots.primary):
+    for draw in (plots.gain, plots.roc, plots.calibration, learning_plots.losses, learning_plots.primary):
         svg = draw(results)
         sizes = [float(size) for size in re.findall(r"font-size: ([\d.]+)px", svg)]
         assert sizes
@@ -444,8 +444,8 @@ def with_spec(results: Results, **sections: object) -> Results:
     ],
 )
 def test_the_method_follows_the_study(results: Results, sections: dict[str, object], topic: str, wanted: str) -> None:
-    assert wanted in dict(wording.method(with_spec(results, **sections)))[topic]
-    assert wanted not in dict(wording.method(results))[topic]
+    assert wanted in dict(method_wording.method(with_spec(results, **sections)))[topic]
+    assert wanted not in dict(method_wording.method(results))[topic]
 
 
 @pytest.mark.parametrize(
@@ -462,8 +462,8 @@ def test_the_site_effect_is_told_where_there_is_one(results: Results, before: fl
 
 
 def test_a_hospital_that_did_not_train_is_named(results: Results) -> None:
-    assert "no hospital outside the training was tested" in wording.tested_where(results)
+    assert "no hospital outside the training was tested" in method_wording.tested_where(results)
     outside = with_spec(results, split=Split(kind="leave-site-out", site="harbour-clinic"))
-    assert "harbour-clinic, which did not train" in wording.tested_where(outside)
+    assert "harbour-clinic, which did not train" in method_wording.tested_where(outside)
     assert "harbour-clinic, which did not train" in render_model_card(outside)
     assert "harbour-clinic, which did not train" in render_report(outside)

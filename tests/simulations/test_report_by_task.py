@@ -24,12 +24,13 @@ from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
 from fedward_server.result import RoundHistory, RunResult, SiteResult, SiteRound
 from fedward_server.watch import gains
-from fedward_simulations import task_plots, wording
+from fedward_simulations import method_wording, task_plots, wording
 from fedward_simulations.compare import Comparison
 from fedward_simulations.model_card import render_model_card
 from fedward_simulations.report import print_table, render_report
 from fedward_simulations.results import Results, StudyInfo, combine
 from fedward_simulations.summary import MIXED, summarize
+from fedward_simulations.task_blocks import NO_STRUCTURES
 
 PATIENTS = {"north": 40, "south": 24, "west": 3}  # on the test side; the last is too few for any figure
 
@@ -195,8 +196,8 @@ def test_the_report_speaks_the_task(task: str, one_seed: Results) -> None:
         assert "ROC" not in text.replace("FROC", "")
         assert "Sensitivity and specificity" not in text
     assert "None" not in seen
-    assert wording.words(results).measures in card
-    assert wording.words(results).threshold in card
+    assert method_wording.words(results).measures in card
+    assert method_wording.words(results).threshold in card
     assert f"{title} at each hospital" in page
     console = Console(width=140, color_system=None)
     with console.capture() as captured:
@@ -235,6 +236,21 @@ def test_registration_shows_dice_before_and_folding(one_seed: Results) -> None:
     seen = text_of(render_report(results))
     assert "Dice before registration" in seen
     assert "Folded voxels, %" in seen
+
+
+def test_registration_without_structures_shows_folding_and_says_what_it_cannot(one_seed: Results) -> None:
+    bare = study_of("registration", (), "voxelmorph", "loss")
+
+    def folding(n: int, _quality: float, seed: int) -> Evaluation:
+        shares = np.random.default_rng(seed).uniform(0, 0.004, n)
+        return evaluate_overlap((), np.ones((n, 0)), np.ones(n), np.arange(n), study=bare, min_cell=5, folding=shares)
+
+    results = results_of(bare, folding, one_seed)
+    seen = text_of(render_report(results))
+    assert "Folded voxels, % 0.20" in seen
+    assert NO_STRUCTURES in seen
+    assert "The study names no structures" in seen
+    assert render_model_card(results)
 
 
 def test_detection_shows_the_curve_of_one_model_and_ranks_no_two(one_seed: Results) -> None:

@@ -5,7 +5,6 @@ Only the columns that are named there are taken. A row is told by its number, ne
 
 import posixpath
 from collections import defaultdict
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fedward_client.intake.delimited import TextFormat, rows
@@ -17,7 +16,7 @@ class Box(NamedTuple):
     """A finding: its kind in a study's words, its lower and its upper corner.
 
     Corners are in millimetres (to the left, to the back, to the head) or, of a picture, in pixels (column, row) with
-    the picture's edge at 0.
+    the picture's edge at 0. Of a row that cannot be used the kind is "", and there is no corner.
     """
 
     kind: str
@@ -25,20 +24,18 @@ class Box(NamedTuple):
     upper: tuple[float, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BoxTable:
-    """By the pseudonym of an image's series or file, its findings, sorted; how many rows could not be used."""
-
-    boxes: dict[str, list[Box]] = field(default_factory=dict)
-    left_out: int = 0
+UNUSABLE = Box("", (), ())
 
 
-def read_boxes(site: Site) -> BoxTable:
-    """The site's table; empty where it has none. Raises DataError where it cannot be used."""
+def read_boxes(site: Site) -> dict[str, list[Box]]:
+    """The findings of the site's table by the pseudonym of an image's series or file, sorted; none without a table.
+
+    Raises DataError where it cannot be used.
+    """
     settings = site.boxes
     if settings is None:
-        return BoxTable()
-    found, left_out, header = defaultdict[str, list[Box]](list), 0, list[str]()
+        return {}
+    found, header = defaultdict[str, list[Box]](list), list[str]()
     try:
         for _, cells in rows(settings.file, TextFormat(), set(settings.wanted)):
             if not header:
@@ -50,16 +47,14 @@ def read_boxes(site: Site) -> BoxTable:
                     )
                 continue
             row = dict(zip(header, cells, strict=False))
-            box = _box(site, row) if len(row) == len(header) and row[settings.image] else None
-            if box is None:
-                left_out += 1
-            else:
-                found[_key(site, row[settings.image])].append(box)
+            if image := row.get(settings.image):
+                box = _box(site, row) if len(cells) == len(header) else UNUSABLE
+                found[_key(site, image)].append(box)
     except UnreadableFile as error:
         raise DataError(f"the table of findings cannot be used: {error}") from None
     if not header:
         raise DataError("the table of findings is empty; it needs a row of column names")
-    return BoxTable(boxes={key: sorted(boxes) for key, boxes in found.items()}, left_out=left_out)
+    return {key: sorted(boxes) for key, boxes in found.items()}
 
 
 def _key(site: Site, image: str) -> str:
@@ -69,14 +64,14 @@ def _key(site: Site, image: str) -> str:
     return site.pseudonym("file", posixpath.normpath(image.replace("\\", "/")))
 
 
-def _box(site: Site, row: dict[str, str]) -> Box | None:
-    """A row's finding; None where its numbers are none, or it has no extent."""
+def _box(site: Site, row: dict[str, str]) -> Box:
+    """A row's finding; of no use where its numbers are none, or it has no extent."""
     assert site.boxes is not None
     kind = site.labels.word(row[site.boxes.kind] if site.boxes.kind else site.boxes.label)
     try:
         numbers = [TextFormat().number(row[column]) for column in site.boxes.columns]
     except ValueError:
-        return None
+        return UNUSABLE
     if site.boxes.in_mm:
         *centre, diameter = numbers
         lower = tuple(each - diameter / 2 for each in centre)
@@ -85,4 +80,4 @@ def _box(site: Site, row: dict[str, str]) -> Box | None:
         lower = tuple(numbers[:2])
         upper = tuple(low + length for low, length in zip(lower, numbers[2:], strict=True))
     whole = kind and all(low < high for low, high in zip(lower, upper, strict=True))
-    return Box(kind, lower, upper) if whole else None
+    return Box(kind, lower, upper) if whole else UNUSABLE

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, sele
 
 from fedward_client.intake import bids_facts, index
 from fedward_client.intake.bids import read_folder
-from fedward_client.intake.box_table import BoxTable, read_boxes
+from fedward_client.intake.box_table import Box, read_boxes
 from fedward_client.intake.labels import LabelTable, read_labels
 from fedward_client.intake.optout import opted_out
 from fedward_client.intake.reading import ROWS, Found, Readers, Row
@@ -219,12 +219,11 @@ def _finish(
     return removed
 
 
-def _put_boxes(connection: Connection, table: BoxTable) -> None:
+def _put_boxes(connection: Connection, table: Mapping[str, list[Box]]) -> None:
     connection.execute(delete(index.boxes))
-    rows = [{"key": key, "boxes": json.dumps(found)} for key, found in table.boxes.items()]
+    rows = [{"key": key, "boxes": json.dumps(found)} for key, found in table.items()]
     if rows:
         connection.execute(insert(index.boxes), rows)
-    index.put(connection, "boxes left out", str(table.left_out))
 
 
 def _mark_duplicates(connection: Connection) -> None:

@@ -92,6 +92,7 @@ def train(
     at = (journal.restore(model, optimizer) if journal is not None else None) or Progress(
         torch.zeros((), dtype=torch.float64, device=device.torch)
     )
+    note = f"round {round_number} {study.stage(round_number)}".rstrip()
     while at.step < total:
         for batch, seeds in _batches(indices, study, site, round_number, at.epoch)[: total - at.step]:
             images = torch.from_numpy(np.ascontiguousarray(data.images[batch]))
@@ -110,7 +111,7 @@ def train(
             at.loss_sum += loss.detach() * len(batch)
             at.step += 1
             at.seen += len(batch)
-            listener(Event(site=site, stage="train", done=at.step, total=total, note=f"round {round_number}"))
+            listener(Event(site=site, stage="train", done=at.step, total=total, note=note))
         at.epoch += 1
         if journal is not None and (at.step < total or journal.last_too):
             journal.save(model, optimizer, at)

@@ -53,8 +53,8 @@ class RetinaNet(nn.Module):
         )
         pyramid = 4 * width
         self.pyramid = FeaturePyramidNetwork(dims, widths[-levels:], pyramid)
-        self.classification = _head(dims, pyramid, classes)
         self.regression = _head(dims, pyramid, 2 * dims)
+        self.classification = _head(dims, pyramid, classes)  # last: what `transfer` leaves out for other kinds
         nn.init.constant_(self.classification[-1].get_parameter("bias"), -log((1 - _PRIOR) / _PRIOR))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -15,8 +15,8 @@ def warp(
 ) -> torch.Tensor:
     """Images [n, channels, *size] read at x + u(x), for u [n, dims, *size] in voxels, u[:, i] along axis i of *size.
 
-    Float32 whatever comes in. Beyond the edges stands what stands on them. Between voxels mode "linear" is for grey
-    values; "nearest" for masks, whose values stay what they are, gives no gradient for the displacement.
+    Float32 whatever comes in. Beyond the edges stands what stands on them. Mode "linear" is for grey values; where u is
+    NaN so is what it gives. "nearest" is for masks, whose values stay what they are; it gives no gradient for u.
     """
     size = images.shape[2:]
     points = [_points(displacement[:, axis], axis, length) for axis, length in enumerate(size)]
@@ -29,10 +29,10 @@ def warp(
             places = index.flatten(1).unsqueeze(1).expand(-1, values.shape[1], -1)
             return values.gather(2, places).reshape(*values.shape[:2], *size)
         if mode == "nearest":
-            return read(axis + 1, index + strides[axis] * points[axis].round().long())
+            return read(axis + 1, index + strides[axis] * _index(points[axis].round()))
         low = points[axis].detach().floor()
         high = (low + 1).clamp(max=size[axis] - 1)
-        before, after = (read(axis + 1, index + strides[axis] * place.long()) for place in (low, high))
+        before, after = (read(axis + 1, index + strides[axis] * _index(place)) for place in (low, high))
         return torch.lerp(before, after, (points[axis] - low).unsqueeze(1).expand_as(before))
 
     return read(0, torch.zeros_like(points[0], dtype=torch.int64))
@@ -43,6 +43,11 @@ def _points(along: torch.Tensor, axis: int, length: int) -> torch.Tensor:
     start = torch.arange(length, dtype=torch.float32, device=along.device)
     start = start.reshape([length if each == axis else 1 for each in range(along.dim() - 1)])
     return (start + along.float()).clamp(0, length - 1)
+
+
+def _index(places: torch.Tensor) -> torch.Tensor:
+    """Whole numbers; NaN is no place in memory."""
+    return places.nan_to_num(0.0).long()
 
 
 def jacobian_determinant(displacement: torch.Tensor) -> torch.Tensor:

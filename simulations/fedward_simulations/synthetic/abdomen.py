@@ -14,7 +14,7 @@ from fedward_client.dicom_results.derived import Device
 from fedward_client.dicom_results.segmentation import segmentation
 from fedward_common.metrics.base import Floats
 from fedward_common.streams import stream
-from fedward_simulations.ct_slices import CtGrid, CtScanner, grid_of, series_of
+from fedward_simulations.ct_slices import CtGrid, CtScanner, grid_of, save, series_of
 from fedward_simulations.dicom_slices import name
 from fedward_simulations.synthetic import ct
 
@@ -49,7 +49,7 @@ def write(
     grid = grid_of(scanner, shape, random)
     body, masks = _abdomen(grid, strength, random)
     slices = series_of(body, grid, scanner, patient=number, part="ABDOMEN", random=random)
-    ct.save(slices, folder / f"P{number:04d}")
+    save(slices, folder / f"P{number:04d}")
     drawn = segmentation(masks, slices, STRUCTURES, Device(title="Synthetic abdomen", model="phantom", serial="1"))
     drawn.SeriesInstanceUID = f"{slices[0].SeriesInstanceUID}.0.1"
     name(drawn, f"{drawn.SeriesInstanceUID}.1")  # the same every time

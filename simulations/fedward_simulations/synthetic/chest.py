@@ -15,7 +15,7 @@ import numpy as np
 
 from fedward_common.metrics.base import Floats
 from fedward_common.streams import stream
-from fedward_simulations.ct_slices import CtGrid, CtScanner, grid_of, series_of
+from fedward_simulations.ct_slices import CtGrid, CtScanner, grid_of, save, series_of
 from fedward_simulations.synthetic import ct
 
 COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
@@ -75,7 +75,7 @@ def _patient(
     count = 0 if number % 4 == 3 else int(random.integers(1, 4))
     drawn = _nodules(body, lungs, grid, count=count, strength=strength, random=random)
     slices = series_of(body, grid, scanner, patient=number, part="CHEST", random=random)
-    ct.save(slices, folder / f"P{number:04d}")
+    save(slices, folder / f"P{number:04d}")
     left, back, head = grid.centre
     return [
         Nodule(series=slices[0].SeriesInstanceUID, centre=(x + left, y + back, z + head), diameter_mm=diameter)

@@ -1,10 +1,6 @@
 """Bodies for CT: ellipsoids with soft edges, in mm to the left, the back and the head of the scan's centre."""
 
-from collections.abc import Iterable
-from pathlib import Path
-
 import numpy as np
-from pydicom.dataset import Dataset
 
 from fedward_common.metrics.base import Floats
 from fedward_simulations.ct_slices import CtGrid
@@ -47,10 +43,3 @@ def inside_point(distance: Floats, grid: CtGrid, deep_mm: float, random: np.rand
     steps = (grid.slice_mm, grid.pixel_mm, grid.pixel_mm)
     z, y, x = ((index - (count - 1) / 2) * step for index, count, step in zip(at, grid.shape, steps, strict=True))
     return float(x), float(y), float(z)
-
-
-def save(slices: Iterable[Dataset], folder: Path) -> None:
-    """A file a slice, by its instance number."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for dataset in slices:
-        dataset.save_as(folder / f"{dataset.InstanceNumber:04d}.dcm", enforce_file_format=True)

@@ -1,0 +1,153 @@
+"""Templates of segmentation, registration and detection on invented patients: each finds what is there."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedward_common.metrics import Evaluation, primary_value
+from fedward_common.streams import stream
+from fedward_common.study import template_path
+from fedward_server.result import RunResult
+from fedward_simulations.studies import hospital_folder
+from fedward_simulations.synthetic import abdomen, chest, hippocampus
+
+MSD = """[data]
+patient = "hippocampus_(\\\\d+)"
+modality = "MR"
+[masks]
+files = 'labelsTr/(.+)'
+image = 'imagesTr/\\1'
+structures = { anterior = 1, posterior = 2 }
+"""
+
+
+def changed(template: str, **values: str) -> str:
+    """A template with other values of some of its keys, each of which it has once."""
+    text = template_path(template).read_text("utf-8")
+    for key, value in values.items():
+        text, found = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
+        assert found == 1, key
+    return text
+
+
+def simulated(study: str, root: Path) -> RunResult:
+    """The federated run of a study on the hospitals in `root`/hospitals."""
+    (root / "study.toml").write_text(study)
+    command = [str(Path(sys.executable).with_name("fedward")), "simulate", "study.toml"]
+    command += ["--data", "hospitals", "--out", "out", "--no-pooled"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stderr
+    results: dict[str, Any] = json.loads((root / "out" / "results.json").read_text())
+    assert results["model_sha256"]
+    return RunResult.read(root / "out" / "seed-42" / "federated")
+
+
+def tests_of(run: RunResult) -> list[Evaluation]:
+    found = [site.test for site in run.sites.values() if site.test is not None]
+    assert len(found) == len(run.sites)
+    return found
+
+
+def dice_at(test: Evaluation, *, before: bool = False) -> dict[str, float]:
+    """By structure, the mean over patients."""
+    return {name: each.dice.mean for name, each in (test.unregistered if before else test.overlaps).items()}
+
+
+def dice(run: RunResult, *, before: bool = False) -> dict[str, float]:
+    """By structure, the mean over hospitals."""
+    held = [dice_at(test, before=before) for test in tests_of(run)]
+    return {name: float(np.mean([each[name] for each in held])) for name in run.study.cohort.labels}
+
+
+def brains(root: Path, patients: int, strength: float = 1.0) -> None:
+    for name, largest in hippocampus.SCANNERS.items():
+        folder = hospital_folder(root / "hospitals", name, MSD)
+        for number in range(patients):
+            hippocampus.write(folder, number, largest=largest, strength=strength)
+
+
+def test_segmentation_on_tiny_sizes(tmp_path: Path) -> None:
+    """In 2-D, at two hospitals of which one knows one structure only."""
+    for name in ("north", "valley"):
+        settings = MSD.replace("anterior = 1", "anterior = [1, 2]")
+        if name == "valley":
+            settings = settings.replace("anterior = [1, 2], ", "")
+        folder, random = hospital_folder(tmp_path / "hospitals", name, settings), stream(0, "tiny", name)
+        for number in range(12):
+            y, x = np.mgrid[:16, :16] - random.integers(6, 11, 2)[:, None, None]
+            mask = np.where(np.hypot(y, x) < 3, 2, np.where(np.hypot(y, x) < 6, 1, 0)).astype(np.uint8)
+            image = 60 + 60.0 * mask + random.normal(0, 6, mask.shape)
+            hippocampus.save(folder, number, image[..., None].astype(np.float32), mask[..., None])
+    study = changed(
+        "hippocampus-segmentation",
+        size="[16, 16]",
+        spacing="[1.0, 1.0]",
+        options="{ width = 8, depth = 1 }",
+        augmentation="[]",
+        rounds="6",
+        local_epochs="6",
+        optimizer='{ name = "adamw", lr = 1e-2 }',
+    )
+    run = simulated(study, tmp_path)
+    found = {name: site.test for name, site in run.sites.items() if site.test is not None}
+    assert len(found) == 2
+    assert min(dice_at(found["north"]).values()) > 0.7
+    assert dice_at(found["valley"]).keys() == {"posterior"}, "what a hospital does not draw cannot be scored there"
+    surface = found["north"].overlaps["anterior"].surface_mm
+    assert surface is not None
+    assert surface.mean < 3
+
+
+@pytest.mark.long
+def test_hippocampus_segmentation_finds_both_parts(tmp_path: Path) -> None:
+    brains(tmp_path, 12)
+    run = simulated(changed("hippocampus-segmentation", rounds="12"), tmp_path)
+    assert min(dice(run).values()) > 0.7
+
+
+@pytest.mark.long
+def test_hippocampus_segmentation_finds_nothing_where_nothing_shows(tmp_path: Path) -> None:
+    """But where hippocampi usually lie."""
+    brains(tmp_path, 12, strength=0.0)
+    assert max(dice(simulated(changed("hippocampus-segmentation", rounds="6"), tmp_path)).values()) < 0.6
+
+
+@pytest.mark.long
+def test_brain_registration_brings_structures_together_without_folding(tmp_path: Path) -> None:
+    brains(tmp_path, 12)
+    run = simulated(changed("brain-registration", rounds="10"), tmp_path)
+    after, before = dice(run), dice(run, before=True)
+    assert all(after[name] > before[name] + 0.1 for name in after)
+    assert all(test.folding is not None and test.folding.mean < 0.01 for test in tests_of(run))
+
+
+@pytest.mark.long
+def test_liver_segmentation_finds_livers_and_tumours_in_dicom(tmp_path: Path) -> None:
+    for name, scanner in abdomen.SCANNERS.items():
+        settings = '[masks]\nstructures = { liver = "Liver", tumour = "Tumour" }\n'
+        folder = hospital_folder(tmp_path / "hospitals", name, settings)
+        for number in range(12):
+            abdomen.write(folder, scanner, number)
+    study = changed("liver-segmentation", rounds="12", size="[16, 48, 48]", spacing="[8.0, 8.0, 8.0]")
+    found = dice(simulated(study, tmp_path))
+    assert found["liver"] > 0.8
+
+
+@pytest.mark.long
+def test_lung_nodule_finds_nodules(tmp_path: Path) -> None:
+    for name, scanner in chest.SCANNERS.items():
+        settings = (
+            '[boxes]\nfile = "annotations.csv"\nlabel = "nodule"\n'
+            'centre = ["coordX", "coordY", "coordZ"]\ndiameter = "diameter_mm"\n'
+        )
+        chest.write(hospital_folder(tmp_path / "hospitals", name, settings), scanner, 16, shape=(24, 96, 96))
+    run = simulated(changed("lung-nodule", rounds="12", size="[24, 96, 96]"), tmp_path)
+    score = primary_value(tests_of(run), run.study)
+    assert score is not None
+    assert score > 0.5
