@@ -31,9 +31,14 @@ class GroupRow(NamedTuple):
 
 
 def title(by: Subgroups, name: str) -> str:
-    """What a group is called."""
-    word = _WORDS.get((by, name), f"age {name}" if by == "age" else name)
+    """What a group is called where it stands alone."""
+    word = _word(by, name)
     return word[0].upper() + word[1:]
+
+
+def _word(by: Subgroups, name: str) -> str:
+    """What it is called in a sentence."""
+    return _WORDS.get((by, name), f"age {name}" if by == "age" else name)
 
 
 def blocks(results: Results) -> Iterator[tuple[Subgroups, str, str, GroupBlock]]:
@@ -50,7 +55,7 @@ def rows(results: Results) -> list[tuple[str, list[GroupRow]]]:
         figures = tuple(figure_text(figure) for figure in (block.roc_auc, block.sensitivity, block.specificity))
         tested = f"{count(block.patients)} ({count(block.positives)} with the finding)"
         found[by].append(GroupRow(_named(results, by, name, label), tested, str(block.sites), figures))
-    return [(f"By {BY[by]}", own) for by, own in found.items()]
+    return [(f"By {BY[by]}", own) for by, own in found.items() if own]
 
 
 def _named(results: Results, by: Subgroups, name: str, label: str) -> str:
@@ -69,10 +74,11 @@ def _differences(results: Results) -> Iterator[str]:
         if (by, label) != (by_2, label_2) or low.roc_auc is None or high.roc_auc is None:
             continue
         if low.roc_auc.high < high.roc_auc.low or high.roc_auc.high < low.roc_auc.low:
-            pair = f"{title(by, first)} {figure_text(low.roc_auc)}, {title(by, second)} {figure_text(high.roc_auc)}"
+            names = _word(by, first), _word(by, second)
             yield (
-                f"The federated model does not do alike in all groups by {BY[by]}: {METRIC_TITLES['roc_auc']} for "
-                f"{label} {pair}; the 95 % intervals do not overlap."
+                f"The federated model does not do alike in all groups by {BY[by]}: the ROC-AUC for "
+                f"“{label}” is {figure_text(low.roc_auc)} in {names[0]}, {figure_text(high.roc_auc)} in {names[1]}; the "
+                "95 % intervals do not overlap."
             )
 
 
@@ -84,7 +90,7 @@ def _missing(results: Results) -> Iterator[str]:
             yield f"No figure by {BY[by]}: no hospital has enough test patients in its groups."
             continue
         foreseen = {"sex": ("F", "M"), "age": GROUPS["age"][:-1], "vendor": ()}[by]
-        if missing := [title(by, name).lower() for name in foreseen if name not in shown]:
+        if missing := [_word(by, name) for name in foreseen if name not in shown]:
             yield f"No figure for {' or '.join(missing)}: too few test patients at any hospital, or none."
 
 

@@ -113,8 +113,8 @@ def grouped(one_seed: Results) -> Results:
 def test_a_clinician_reads_where_groups_differ_and_of_whom_nothing_is_known(grouped: Results) -> None:
     differs, women, ages, vendors = subgroup_report.notes(grouped)
     assert differs == (
-        "The federated model does not do alike in all groups by age: ROC-AUC for malignant Age 40 to 59 0.91 "
-        "(0.88–0.94), Age 60 to 74 0.70 (0.60–0.80); the 95 % intervals do not overlap."
+        "The federated model does not do alike in all groups by age: the ROC-AUC for “malignant” is 0.91 (0.88–0.94) "
+        "in age 40 to 59, 0.70 (0.60–0.80) in age 60 to 74; the 95 % intervals do not overlap."
     )
     assert women == "No figure for women: too few test patients at any hospital, or none."
     assert ages == "No figure for age under 40 or age 75 and over: too few test patients at any hospital, or none."
