@@ -16,7 +16,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -41,6 +41,7 @@ from fedward_common.disk import sync, write_durably
 from fedward_common.errors import DataError, UnfitImage, UnreadableFile
 from fedward_common.events import Event, Listener, ignore
 from fedward_common.study import Scale, StudySpec
+from fedward_common.study_subgroups import Subgroups
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class SiteData:
     patients: npt.NDArray[np.int64]  # [n], index of the patient, 0..
     sides: npt.NDArray[np.int8]  # [n], index into SIDES
     folds: npt.NDArray[np.int16] | None = None  # [n], the fold that tests each, in a study with folds
+    groups: Mapping[Subgroups, npt.NDArray[np.str_]] = field(default_factory=dict)  # [n] each, of their patients
     cohort_digest: str
     # [n, …], by task: masks uint8 [n, labels, *size] of 0 and 1; boxes float32 as `training.boxes` has them; times of
     # follow-up float64 [n]
@@ -193,6 +195,10 @@ def _site_data(job: _Job, left: Cohort, index: Index, arrays: Arrays) -> SiteDat
         patients=patients.astype(np.int64),
         sides=np.array([SIDES.index(item.side) for item in items], dtype=np.int8),
         folds=np.array([item.fold for item in items], dtype=np.int16) if job.cohort.folded else None,
+        groups={
+            by: np.array([item.groups[place] for item in items])
+            for place, by in enumerate(job.study.evaluation.subgroups)
+        },
         cohort_digest=job.cohort.digest,
         unreadable=len(index.unreadable),
         gone=len(index.gone),

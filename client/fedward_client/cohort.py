@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from fedward_client.boxing import Corners
 from fedward_client.cache_index import purge
 from fedward_client.catalog import Catalog, ImageRow, RecordingRow, TableRow, is_scanned, scan
 from fedward_client.choosing import Unit, chosen, units
+from fedward_client.grouping import groups_of
 from fedward_client.intake.fingerprints import Fingerprints, fingerprints
 from fedward_client.intake.labels import SPLIT, Row, read_labels
 from fedward_client.intake.optout import opted_out
@@ -76,6 +77,7 @@ class CohortItem(_Value):
     side: Side
     fold: int | None = None  # that tests the patient, in a study with folds: their side is then that of the last rounds
     content: str
+    groups: tuple[str, ...] = ()  # of its patient, one for each of the study's [evaluation] subgroups
     shown: str = ""  # of its masks, a digest of their content and of how the site reads them
 
     @property
@@ -291,6 +293,7 @@ class Choice:
     labels: dict[str, Label]  # by unit (its key)
     infos: dict[str, PatientInfo]
     left_out: Counter[str]
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by patient, where the study asks for some
 
 
 def choose(there: Sequence[Offered], table: Mapping[str, Mapping[str, str]], study: StudySpec, site: Site) -> Choice:
@@ -309,11 +312,15 @@ def choose(there: Sequence[Offered], table: Mapping[str, Mapping[str, str]], stu
     words: Mapping[str, str | None] = dict.fromkeys(unit.patient for unit in taken)
     if study.split.kind == "column":
         words = splits_of(taken, rows, study.split.column, left_out)
+    images = {file for unit in taken for file in unit.files} if study.evaluation.subgroups else set[str]()
     return Choice(
         units=[unit for unit in taken if unit.patient in words],
         labels=labels,
         infos={patient: PatientInfo(word) for patient, word in words.items()},
         left_out=left_out,
+        groups=groups_of(
+            (row for row in there if isinstance(row, ImageRow) and row.key in images), study.evaluation.subgroups
+        ),
     )
 
 
@@ -383,6 +390,7 @@ def resolve(choice: Choice, prints: Fingerprints, study: StudySpec, site: Site) 
             content=unit.content,
             masks=tuple((mask.key, mask.content) for mask in unit.masks) if masked else (),
             boxes=_corners(unit, study),
+            groups=choice.groups.get(unit.patient, ()),
             shown=masks_digest([mask.content for mask in unit.masks], shown) if masked else "",
         )
         for unit in taken

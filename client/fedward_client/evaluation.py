@@ -1,5 +1,7 @@
 """Scoring a model on a site's own patients, by the study's task. Scores stay here; what of them leaves is finished."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -11,7 +13,7 @@ from fedward_client.scored import Indices, Scored, inference, on_device, scoring
 from fedward_client.split import Side
 from fedward_client.training.device import Device
 from fedward_common.events import Listener
-from fedward_common.metrics import Evaluation, evaluate_scores, evaluate_survival
+from fedward_common.metrics import Evaluation, evaluate_scores, evaluate_survival, with_subgroups
 from fedward_common.study import StudySpec
 
 BATCH = 64
@@ -51,14 +53,24 @@ def evaluate(
                 min_cell=min_cell,
             )
         case _:
-            return evaluate_scores(
-                predict(scored, indices, study),
-                data.labels[indices],
-                data.patients[indices],
-                study=study,
-                thresholds=thresholds,
-                min_cell=min_cell,
-            )
+            scores = predict(scored, indices, study)
+            return evaluate_classes(scores, data, indices, study, thresholds=thresholds, min_cell=min_cell)
+
+
+def evaluate_classes(
+    scores: npt.NDArray[np.float64],
+    data: SiteData,
+    indices: Indices,
+    study: StudySpec,
+    *,
+    thresholds: Mapping[str, float] | None,
+    min_cell: int,
+) -> Evaluation:
+    """The evaluation of probabilities of the images at `indices`, and of the groups of patients that `data` has."""
+    given = (scores, data.labels[indices], data.patients[indices])
+    whole = evaluate_scores(*given, study=study, thresholds=thresholds, min_cell=min_cell)
+    groups = {by: words[indices] for by, words in data.groups.items()}
+    return with_subgroups(whole, *given, groups, study=study, thresholds=thresholds, min_cell=min_cell)
 
 
 def predict(scored: Scored, indices: Indices, study: StudySpec) -> npt.NDArray[np.float64]:

@@ -223,12 +223,15 @@ class Hospital:
             self._fix_model(question, question.fold, arrays)
             self._score_fold(model, data, question, question.fold)
 
-        def scored(*, own_layers: bool) -> Evaluation:
+        def scored(*, own_layers: bool, grouped: bool = False) -> Evaluation:
             if question.fold is not None:
                 return nothing_yet()
-            return self._evaluate(model, data, question, question.side, question.thresholds, own_layers=own_layers)
+            return self._evaluate(
+                model, data, question, question.side, question.thresholds, own_layers=own_layers, grouped=grouped
+            )
 
-        evaluation, personal = scored(own_layers=whole or bool(layers)), None
+        evaluation = scored(own_layers=whole or bool(layers), grouped=not whole and question.side == "test")
+        personal = None
         if not whole and state is not None and (own := state.load(local.PERSONAL)):
             load_state(model, own)
             personal = scored(own_layers=True)
@@ -343,9 +346,14 @@ class Hospital:
         thresholds: dict[str, float] | None,
         *,
         own_layers: bool,
+        grouped: bool = False,
     ) -> Evaluation:
-        """Score a model; in a study with folds put together what the folds' models gave, but for another site's own."""
+        """Score a model; in a study with folds put together what the folds' models gave, but for another site's own.
+
+        Groups of patients are told of only where it is `grouped`: what nobody looks at does not leave.
+        """
         study, device = question.study, pick_device()
+        data = data if grouped else replace(data, groups={})
         if study.split.folds is not None and question.model != "other":
             return self._out_of_fold(question, data).evaluation(
                 study, side, thresholds=thresholds, min_cell=self.source.min_cell

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fedward_client.cache import SiteData
+from fedward_client.evaluation import evaluate_classes
 from fedward_client.site_state import RunState
 from fedward_client.split import Side
 from fedward_common.errors import DataError
-from fedward_common.metrics import Evaluation, evaluate_scores
+from fedward_common.metrics import Evaluation
 from fedward_common.study import StudySpec
 
 WITHHELD = "the scores of a fold stay at the hospital until all folds are scored"
@@ -46,14 +47,7 @@ class OutOfFold:
     ) -> Evaluation:
         """What leaves of all folds' scores together: of every patient, each once. Raises what `scores` raises."""
         rows, scores = self.scores(study, side)
-        return evaluate_scores(
-            scores,
-            self.data.labels[rows],
-            self.data.patients[rows],
-            study=study,
-            thresholds=thresholds,
-            min_cell=min_cell,
-        )
+        return evaluate_classes(scores, self.data, rows, study, thresholds=thresholds, min_cell=min_cell)
 
     def scores(self, study: StudySpec, side: Side) -> tuple[npt.NDArray[np.int64], Scores]:
         """Rows [n], ascending, and their scores [n, labels], by the fold that has each on a side: for the site alone.

@@ -14,6 +14,7 @@ import numpy as np
 from fedward_client.catalog import Catalog, ImageRow
 from fedward_client.choosing import chosen
 from fedward_client.cohort import CohortItem, from_catalog, offered
+from fedward_client.grouping import most_common
 from fedward_client.harmonize import recipe
 from fedward_client.intake.optout import opted_out
 from fedward_client.measuring import Surveyed, measured, records_of, table_rows, volumes
@@ -119,8 +120,7 @@ def _cell(variable: Variable, rows: Sequence[ImageRow]) -> str:
     if variable in EDGES:
         numbers = [value for row in rows if (value := _number(variable, row)) is not None]
         return cell_of(variable, median_low(numbers) if numbers else None)
-    words = Counter(word for row in rows if (word := str(getattr(row, variable))))
-    return min(words, key=lambda word: (-words[word], word), default=MISSING)
+    return most_common(word for row in rows if (word := str(getattr(row, variable)))) or MISSING
 
 
 def _number(variable: Variable, row: ImageRow) -> float | None:

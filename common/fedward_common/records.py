@@ -46,9 +46,9 @@ _SHOWN = 40  # characters of a name that is refused
 
 
 def _few_labels(evaluation: Evaluation) -> Evaluation:
-    e = evaluation
-    if max(len(held) for held in (e.sketches, e.figures, e.overlaps, e.unregistered, e.detections)) > MAX_LABELS:
-        raise ValueError(f"figures of more than {MAX_LABELS} labels")
+    for e in (evaluation, *(group for groups in evaluation.subgroups.values() for group in groups.values())):
+        if max(len(held) for held in (e.sketches, e.figures, e.overlaps, e.unregistered, e.detections)) > MAX_LABELS:
+            raise ValueError(f"figures of more than {MAX_LABELS} labels")
     return evaluation
 
 

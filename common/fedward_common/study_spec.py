@@ -24,6 +24,7 @@ from fedward_common.study_series import SeriesInput
 from fedward_common.study_split import Split
 from fedward_common.study_start import Factors, Patterns, Start, repeated
 from fedward_common.study_strategy import COMPARE_COORDINATES, Strategy
+from fedward_common.study_subgroups import Subgroups, subgroup_faults
 from fedward_common.study_table import FeatureScale, TableInput
 from fedward_common.study_task import TASKS, Primary, Task, task_faults
 from fedward_common.study_training import Phase, Training, Work
@@ -128,6 +129,7 @@ class Evaluation(Section):
         Literal["youden"] | Annotated[dict[Literal["sensitivity"], Fraction], Field(min_length=1)],
         Field(description='"youden", or { sensitivity = a number from 0 to 1 }'),
     ] = "youden"
+    subgroups: Annotated[tuple[Subgroups, ...], Field(max_length=8)] = ()  # of test patients, whose figures leave too
 
 
 class SiteEntry(Section):
@@ -189,6 +191,7 @@ def _task(
         multi_label=cohort.multi_label,
         primary=evaluation.primary,
     )
+    yield from subgroup_faults(about.task, inputs.kind, evaluation.subgroups)
     if about.task != "registration" and training.smoothness != Training.model_fields["smoothness"].default:
         yield Fault(("training", "smoothness"), 'has no effect without [study] task = "registration"; remove it')
     if about.task == "registration" and training.batch_size < 2:

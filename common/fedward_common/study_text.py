@@ -13,6 +13,7 @@ from fedward_common.study_spec import AnyInput, Model, StudySpec, Update
 from fedward_common.study_split import Split
 from fedward_common.study_start import Start
 from fedward_common.study_strategy import Strategy
+from fedward_common.study_subgroups import BANDS
 from fedward_common.study_table import TableInput
 from fedward_common.study_task import Task
 from fedward_common.study_training import Phase, Training
@@ -77,6 +78,8 @@ _COMPRESSION = {
     "top-k": "Models travel as they are, and of an update the {:g} % of its values that are largest",
 }
 
+
+_SUBGROUPS = {"sex": "sex", "age": f"age ({', '.join(BANDS)})", "vendor": "maker of the scanner"}
 
 # What stands in the column `patient` of a hospital's map where it is no patient, and an example.
 _GROUPS = {"sequence": "a gene", "compound": "a series of compounds"}
@@ -451,6 +454,7 @@ def _success(spec: StudySpec, who: str) -> str:
     if evaluation.primary == "roc_auc":
         measure += f" for {cohort.positive}" if cohort.positive else ", mean over the labels"
     point, stopping = evaluation.operating_point, evaluation.early_stopping
+    by = _listed([_SUBGROUPS[each] for each in evaluation.subgroups], "and")
     chosen = (
         "where sensitivity plus specificity is highest (Youden)"
         if point == "youden"
@@ -462,6 +466,7 @@ def _success(spec: StudySpec, who: str) -> str:
             f"The operating point is chosen on validation {who}s, {chosen}" if task == "classification" else "",
             f"The model is that of the round which does best on validation {who}s" * (evaluation.keep == "best"),
             f"Training ends when that has not become better for {stopping.patience} rounds" if stopping else "",
+            f"Figures of test {who}s also leave by {by}, of groups of enough {who}s" if by else "",
         ]
     )
 

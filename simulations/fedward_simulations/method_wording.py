@@ -244,6 +244,6 @@ def limits(results: Results) -> list[str]:
         )
     found += [
         tested_where(results),
-        "The analysis is retrospective; results were not split by age, sex or other groups of patients.",
+        "The analysis is retrospective.",
     ]
     return found

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
-from fedward_simulations import method_wording, wording
+from fedward_simulations import method_wording, subgroup_report, wording
 from fedward_simulations.results import Block, Metric, ModelName, Results
 
 TO_FILL_IN = "*for the study team to fill in*"
@@ -62,7 +62,8 @@ def _context(results: Results) -> dict[str, Any]:
         "method": dict(method_wording.method(results)),
         "input": method_wording.input_text(results),
         "example": method_wording.EXAMPLES[results.study.spec.input.kind][0],
-        "limits": method_wording.limits(results),
+        "limits": [*method_wording.limits(results), *subgroup_report.limits(results)],
+        "groups": subgroup_report.factors(results),
         "research_use": wording.RESEARCH_USE,
         "score": method_wording.score(results),
         "words": method_wording.words(results),

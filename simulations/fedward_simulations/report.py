@@ -108,6 +108,8 @@ def render_report(results: Results) -> str:
 
 
 def _context(results: Results) -> dict[str, Any]:
+    from fedward_simulations import subgroup_report
+
     models = wording.shown(results)
     return {
         "results": results,
@@ -117,6 +119,8 @@ def _context(results: Results) -> dict[str, Any]:
         "tiles": _tiles(results),
         "models": [(model, wording.MODEL_TITLES[model]) for model in models],
         "groups": [*_site_groups(results, models), _overall_group(results, models), _mean_group(results, models)],
+        "subgroups": subgroup_report.rows(results),
+        "subgroup_notes": subgroup_report.notes(results),
         "cost": _cost(results),
         "plots": _plots(results),
         "hospitals": [
@@ -124,7 +128,7 @@ def _context(results: Results) -> dict[str, Any]:
         ],
         "participation": _participation(results),
         "method": method_wording.method(results),
-        "limits": method_wording.limits(results),
+        "limits": [*method_wording.limits(results), *subgroup_report.limits(results)],
         "research_use": wording.RESEARCH_USE,
         "created": f"{results.created:%d %B %Y, %H:%M} {results.created.tzname()}",
         "provenance": _provenance(results),
@@ -248,7 +252,7 @@ def _rounds(results: Results) -> str:
 
 
 def _plots(results: Results) -> list[Plot]:
-    from fedward_simulations import learning_plots, plots, task_plots
+    from fedward_simulations import learning_plots, plots, subgroup_report, task_plots
 
     several = len(results.seeds) > 1
     averaged = ", averaged over the seeds" if several else ""
@@ -259,6 +263,9 @@ def _plots(results: Results) -> list[Plot]:
             plots.gain(results), "Who gains", "Each hospital’s own test patients. Lines are 95 % intervals.", wide=True
         )
     ]
+    if any(block.roc_auc for *_, block in subgroup_report.blocks(results)):
+        caption = f"The federated model on groups of test patients{averaged}. The grey line is that of all of them."
+        found.append(Plot(subgroup_report.forest(results), "Groups of patients", caption, wide=True))
     if any(run.roc for run in results.runs):
         caption = f"All hospitals’ test patients{averaged}.{at_point}"
         found.append(Plot(plots.roc(results), "ROC curves", caption, wide=False))

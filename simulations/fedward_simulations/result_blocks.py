@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedward_common.metrics import Estimate, SiteFigures
 from fedward_common.study import StudySpec
+from fedward_common.study_subgroups import Subgroups
 
 ModelName = Literal["local", "federated", "personal", "pooled"]
 Metric = Literal[
@@ -140,6 +141,16 @@ class Block(Part):
         """The figure of that name."""
         value: Figure | None = getattr(self, metric) if metric in METRICS else self.figures.get(metric)
         return value
+
+
+class GroupBlock(Block):
+    """A model on one group of patients, of the `sites` hospitals that may tell of so many."""
+
+    sites: Count
+
+
+GroupBlocks = dict[Subgroups, dict[str, dict[str, GroupBlock]]]
+"""By what patients are grouped, group and label."""
 
 
 class Means(Part):

@@ -9,7 +9,17 @@ from pydantic import Field, model_validator
 
 from fedward_common.metrics import CalibrationGroup, Froc, PrecisionRecallCurve, RocCurve
 from fedward_common.study import StudySpec
-from fedward_simulations.result_blocks import Block, Compared, Count, Figure, Metric, ModelName, Part, headline
+from fedward_simulations.result_blocks import (
+    Block,
+    Compared,
+    Count,
+    Figure,
+    GroupBlocks,
+    Metric,
+    ModelName,
+    Part,
+    headline,
+)
 
 Side = Literal["train", "validation", "test"]
 
@@ -176,6 +186,7 @@ class SeedRun(Part):
     calibration: dict[ModelName, tuple[CalibrationPoint, ...]]
     froc: dict[ModelName, dict[str, FrocCurve]] = Field(default_factory=dict, exclude_if=lambda held: not held)
     dice: dict[ModelName, dict[str, Spread]] = Field(default_factory=dict, exclude_if=lambda held: not held)
+    subgroups: GroupBlocks = Field(default_factory=dict, exclude_if=lambda held: not held)  # the federated model
 
 
 class SiteReport(Part):

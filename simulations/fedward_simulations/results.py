@@ -4,7 +4,8 @@ Scripts may rely on study, seeds, engine, sites (name, patients, local, federate
 sensitivity, specificity, precision, each with value, low, high), rounds, seconds_per_round, bytes_per_site_per_round
 (up, down), model_sha256 and wall_s; every other key stands beside them. Where the task is not classification, a model's
 figures are in `figures`: dice, surface_mm, hausdorff_mm; dice_before, folding_percent; c_index; froc, sensitivity_at_1.
-Nothing here is about one patient.
+Nothing here is about one patient. Where the study asks for groups of patients, `subgroups` has them by sex, age or
+vendor, group and label.
 
 `combine` makes the file of one seed or of several: a figure is then the mean over the seeds, its interval the mean of
 the seeds' 95 % intervals, and `sd` says how much the value differs between seeds.
@@ -23,6 +24,7 @@ from pydantic import AwareDatetime, Field, ValidationError
 
 from fedward_common import __version__
 from fedward_common.errors import RunError, UsageError
+from fedward_common.study_subgroups import Subgroups
 from fedward_simulations.result_blocks import (
     METRICS,
     MODELS,
@@ -31,6 +33,8 @@ from fedward_simulations.result_blocks import (
     Compared,
     Count,
     Figure,
+    GroupBlock,
+    GroupBlocks,
     Means,
     Metric,
     ModelName,
@@ -73,6 +77,8 @@ __all__ = [
     "Engine",
     "Figure",
     "FrocCurve",
+    "GroupBlock",
+    "GroupBlocks",
     "Means",
     "Metric",
     "ModelName",
@@ -122,6 +128,7 @@ class Results(Part):
     data_notes: tuple[str, ...]
     site_reports: tuple[SiteReport, ...]
     participation: dict[str, Participation]
+    subgroups: GroupBlocks = Field(default_factory=dict, exclude_if=lambda held: not held)  # the federated model
     site_effect: SiteEffectChange | None = None  # None where data may not be in one place, or are too few
     fedward: str
     versions: dict[str, str]
@@ -209,6 +216,7 @@ def combine(
         data_notes=tuple(data_notes),
         site_reports=tuple(site_reports),
         participation={site.name: _participation(runs, site.name) for site in sites},
+        subgroups=_mean_groups([run.subgroups for run in runs]),
         site_effect=site_effect,
         fedward=__version__,
         versions=dict(package_versions() if versions is None else versions),
@@ -260,6 +268,24 @@ def mean_block(blocks: Sequence[Block]) -> Block:
             for label in dict.fromkeys(label for block in blocks for label in block.labels)
         },
     )
+
+
+def _mean_groups(given: Sequence[GroupBlocks]) -> GroupBlocks:
+    """Means over the seeds that tell of a group: another split can have too few of it."""
+    found: dict[Subgroups, dict[str, dict[str, list[GroupBlock]]]] = {}
+    for groups in given:
+        for by, names in groups.items():
+            for name, labels in names.items():
+                for label, block in labels.items():
+                    found.setdefault(by, {}).setdefault(name, {}).setdefault(label, []).append(block)
+    return {
+        by: {name: {label: _mean_group(own) for label, own in labels.items()} for name, labels in names.items()}
+        for by, names in found.items()
+    }
+
+
+def _mean_group(blocks: Sequence[GroupBlock]) -> GroupBlock:
+    return GroupBlock(**{**dict(mean_block(blocks)), "sites": max(block.sites for block in blocks)})
 
 
 def _mean_figures(given: Sequence[Mapping[Metric, Figure]]) -> dict[Metric, Figure]:

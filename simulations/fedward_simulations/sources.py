@@ -87,6 +87,7 @@ class PooledSource:
             patients=np.concatenate([part.patients + offset for part, offset in zip(parts, offsets, strict=True)]),
             sides=np.concatenate([part.sides for part in parts]),
             folds=np.concatenate(folds) if folds else None,
+            groups={by: np.concatenate([part.groups[by] for part in parts]) for by in study.evaluation.subgroups},
             cohort_digest=hashlib.sha256("".join(part.cohort_digest for part in parts).encode()).hexdigest(),
             unreadable=sum(part.unreadable for part in parts),
         )

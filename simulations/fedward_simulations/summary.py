@@ -3,9 +3,18 @@
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
-from fedward_common.metrics import Estimate, Evaluation, MergedHistogram, SiteFigures, pooled, pooled_at
+from fedward_common.metrics import (
+    Estimate,
+    Evaluation,
+    GroupEvaluation,
+    MergedHistogram,
+    SiteFigures,
+    pooled,
+    pooled_at,
+)
 from fedward_common.streams import stream_seed
 from fedward_common.study import StudySpec
+from fedward_common.study_subgroups import GROUPS
 from fedward_server.result import RoundHistory
 from fedward_simulations.compare import Comparison
 from fedward_simulations.results import (
@@ -14,6 +23,8 @@ from fedward_simulations.results import (
     Compared,
     Curve,
     Figure,
+    GroupBlock,
+    GroupBlocks,
     ModelName,
     PrecisionRecall,
     RoundPoint,
@@ -80,6 +91,7 @@ def summarize(comparison: Comparison, *, workers: int) -> SeedRun:
         },
         calibration={model: _calibration(histogram) for model, histogram in single.items()},
         froc={model: curves for model, found in one_model.items() if (curves := froc_curves(found.values()))},
+        subgroups=_groups(tests["federated"], run.study),
         dice={model: spreads for model, found in tests.items() if (spreads := dice_spreads(found.values()))},
     )
 
@@ -196,11 +208,16 @@ def _overall(evaluations: Evaluations, merged: MergedHistogram | None, study: St
     if len(evaluations) == 1:  # then all together is that hospital, exactly
         block = _block(next(iter(evaluations.values())), study)
         return block.model_copy(update=_of_scores(merged))
+    return _pooled_block(list(evaluations.values()), positive, merged, study)
+
+
+def _pooled_block(held: Sequence[GroupEvaluation], label: str, merged: MergedHistogram, study: StudySpec) -> Block:
+    """Patients of several hospitals together, for one label."""
     close = merged.tied() > MOST_TIES
     interval = None if close else merged.roc_auc_interval(stream_seed(study.training.seed, "overall"))
-    calls = pooled_at(evaluations.values(), positive)
+    calls = pooled_at(held, label)
     scores = _of_scores(merged)
-    points = {e.figures[positive].threshold for e in evaluations.values() if positive in e.figures}
+    points = {e.figures[label].threshold for e in held if label in e.figures}
     return Block(
         roc_auc=Figure.of(interval),
         sensitivity=Figure.of(calls.get("sensitivity")),
@@ -216,6 +233,23 @@ def _overall(evaluations: Evaluations, merged: MergedHistogram | None, study: St
         positives=merged.total_positives,
         negatives=merged.total_negatives,
     )
+
+
+def _groups(evaluations: Evaluations, study: StudySpec) -> GroupBlocks:
+    """Each group of patients of whom a hospital may tell: of one hospital exactly, of several as of all patients."""
+    found: GroupBlocks = {}
+    for by in study.evaluation.subgroups:
+        for name in GROUPS[by]:
+            held = [e.subgroups[by][name] for _, e in sorted(evaluations.items()) if name in e.subgroups.get(by, {})]
+            for label in _labels(study):
+                own = [e for e in held if label in e.figures]
+                merged = pooled(own, label)
+                if merged is not None:
+                    alone = len(own) == 1
+                    block = Block.of(own[0].figures[label]) if alone else _pooled_block(own, label, merged, study)
+                    whole = GroupBlock(**dict(block), sites=len(own))
+                    found.setdefault(by, {}).setdefault(name, {})[label] = whole
+    return found
 
 
 def _of_scores(merged: MergedHistogram) -> dict[str, float | None]:

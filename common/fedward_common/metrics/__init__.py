@@ -7,9 +7,10 @@ records of their own: `Overlap` of masks, `Concordance` of risks, `Detections`. 
 SciPy where masks are scored; every class that travels checks itself on reading.
 """
 
-from fedward_common.metrics.cells import told, told_total
+from fedward_common.metrics.cells import told, told_groups, told_total
 from fedward_common.metrics.evaluation import (
     Evaluation,
+    GroupEvaluation,
     evaluate_scores,
     macro_auc,
     main_figure,
@@ -35,6 +36,7 @@ from fedward_common.metrics.histogram import (
 from fedward_common.metrics.intervals import Estimate, auc_score_interval, delong_interval, wilson_interval
 from fedward_common.metrics.overlap import MaskScores, Moments, Overlap, dice_percentiles, mask_scores, pooled_moments
 from fedward_common.metrics.sketch import SCORE_EDGES, ClassSketch, ScoreSketch
+from fedward_common.metrics.subgroups import with_subgroups
 from fedward_common.metrics.survival import Concordance, cox_loss, pooled_concordance
 from fedward_common.metrics.task_evaluations import evaluate_detections, evaluate_overlap, evaluate_survival
 
@@ -48,6 +50,7 @@ __all__ = [
     "Evaluation",
     "Froc",
     "FrocPoints",
+    "GroupEvaluation",
     "ImageHits",
     "MaskScores",
     "MergedHistogram",
@@ -85,6 +88,8 @@ __all__ = [
     "site_figures",
     "site_primary",
     "told",
+    "told_groups",
     "told_total",
     "wilson_interval",
+    "with_subgroups",
 ]

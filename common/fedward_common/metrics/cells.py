@@ -1,6 +1,6 @@
 """The small-cell rule for tables of counts."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
 Key = TypeVar("Key", bound=str)
@@ -28,3 +28,22 @@ def told_total(counts: Mapping[Key, int], shown: Mapping[Key, int | None], k: in
     hidden = [counts[key] for key, count in shown.items() if count is None]
     covered = not hidden or (len(hidden) > 1 and sum(hidden) >= k)
     return total if covered and total >= k else None
+
+
+def told_groups(counts: Mapping[Key, Sequence[int]], k: int, *, among: Collection[Key] | None = None) -> set[Key]:
+    """The groups of a partition whose figures may be told beside those of all, by the counts of patients in each.
+
+    A group's counts are of one length, of patients with a label and without it for example. Each group told has at
+    least `k` of each. The others are the difference to all: they have at least `k` of each together, or nobody. As long
+    as they do not, the smallest group that is left stays home too (complementary suppression; Hundepool et al. 2012,
+    "Statistical Disclosure Control", ch. 4). Of `among` alone any is told.
+    """
+    left = {key for key, own in counts.items() if min(own) >= k and (among is None or key in among)}
+
+    def covered() -> bool:
+        hidden = [sum(column) for column in zip(*(own for key, own in counts.items() if key not in left), strict=True)]
+        return not any(hidden) or min(hidden) >= k
+
+    while left and not covered():
+        left.remove(min(left, key=lambda key: (sum(counts[key]), key)))
+    return left

@@ -1,16 +1,17 @@
 """What leaves a site about one model on one side of the split, and what the hub makes of all sites' together."""
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from fedward_common.errors import DataError, ModelError, RunError, SettingsError
-from fedward_common.metrics.base import Count, Floats, Ints, Record, as_probabilities
-from fedward_common.metrics.figures import SiteFigures, patient_scores, proportions, site_figures
+from fedward_common.errors import SettingsError
+from fedward_common.metrics.base import Count, Record
+from fedward_common.metrics.cases import checked
+from fedward_common.metrics.figures import SiteFigures, proportions, site_figures
 from fedward_common.metrics.froc import Detections, merged_froc
 from fedward_common.metrics.histogram import MergedHistogram, merge
 from fedward_common.metrics.intervals import Estimate
@@ -18,16 +19,16 @@ from fedward_common.metrics.overlap import Moments, Overlap, pooled_moments
 from fedward_common.metrics.sketch import ScoreSketch
 from fedward_common.metrics.survival import Concordance, pooled_concordance
 from fedward_common.study import StudySpec
+from fedward_common.study_subgroups import GROUPS, Subgroups
 
-SUM_TOLERANCE = 0.02  # of a patient's class probabilities, so that half precision passes and logits do not
-LEAST_PROBABILITY = float(np.finfo(np.float32).eps)  # so that one certain mistake does not make the loss infinite
 MAX_LOSS = 1e9  # of any task's: that of classes stays below 16
 
 Label = Annotated[str, Field(max_length=256)]
+Group = Annotated[str, Field(max_length=64)]
 
 
-class Evaluation(Record):
-    """A model's figures on a site's patients of one side of the split, after the site's small-cell rule.
+class GroupEvaluation(Record):
+    """A model's figures on a group of a site's patients, after the site's small-cell rule.
 
     `sketches` and `figures` are by label, one against the rest: the positive label of a study that has one, else each.
     A patient counts once with a label and once without it where images differ, and not at all where it is not known.
@@ -69,6 +70,24 @@ class Evaluation(Record):
         return self
 
 
+class Evaluation(GroupEvaluation):
+    """A model's figures on a site's patients of one side of the split, after the site's small-cell rule.
+
+    `subgroups` are those of the groups that a study asks for, of the groups that may be shown beside all patients.
+    """
+
+    subgroups: dict[Subgroups, dict[Group, GroupEvaluation]] = Field(default_factory=dict, exclude_if=operator.not_)
+
+    @model_validator(mode="after")
+    def _in_groups(self) -> Self:
+        for by, groups in self.subgroups.items():
+            if unknown := groups.keys() - set(GROUPS[by]):
+                raise ValueError(f"{min(unknown)!r} is no group of patients by {by}")
+            if sum(group.patients for group in groups.values()) > self.patients:
+                raise ValueError(f"the groups by {by} count more than the {self.patients} patients")
+        return self
+
+
 def evaluate_scores(
     probabilities: npt.ArrayLike,
     labels: npt.ArrayLike,
@@ -88,8 +107,8 @@ def evaluate_scores(
     `ModelError` for a wrong number of classes, `DataError` for a label that is none of the study's, `RecordError` for a
     threshold outside [0, 1].
     """
-    images = _checked(probabilities, labels, patients, study=study)
-    people = np.unique(images.patients).size
+    images = checked(probabilities, labels, patients, study=study)
+    people = images.people
     if too_few(people, min_cell):
         return nothing(min_cell)
     asked = _asked(study)
@@ -127,68 +146,6 @@ def nothing(min_cell: int) -> Evaluation:
     return Evaluation(patients=0, loss=None, withheld=why)
 
 
-@dataclass(frozen=True, slots=True)
-class _Cases:
-    """Patients with a label and patients without it: their mean scores [n], and which they are [n]."""
-
-    scores: Floats
-    truth: npt.NDArray[np.bool_]
-
-    @property
-    def with_it(self) -> int:
-        return int(np.count_nonzero(self.truth))
-
-    @property
-    def without(self) -> int:
-        return self.truth.size - self.with_it
-
-
-@dataclass(frozen=True, slots=True)
-class _Images:
-    """Scored images: probabilities [n, classes], labels [n] or [n, classes], patients [n] from 0."""
-
-    scores: Floats
-    labels: Ints
-    patients: Ints
-
-    def cases(self, index: int) -> _Cases:
-        """Each patient once with a label and once without it, as their images are; unknown ones left out."""
-        truth = self.labels[:, index] if self.labels.ndim == 2 else (self.labels == index).astype(np.int64)
-        known = truth >= 0
-        units, scores = patient_scores(self.scores[known, index], 2 * self.patients[known] + truth[known])
-        return _Cases(scores, units % 2 == 1)
-
-    def loss(self) -> float:
-        """The mean over patients, and over labels where an image has several, of -log of the truth's probability."""
-        if self.labels.ndim == 2:
-            every = [self.cases(index) for index in range(self.labels.shape[1])]
-            own = np.concatenate([np.where(one.truth, one.scores, 1 - one.scores) for one in every])
-        else:
-            units = self.scores.shape[1] * self.patients + self.labels
-            _, own = patient_scores(self.scores[np.arange(self.labels.size), self.labels], units)
-        return float(np.mean(-np.log(np.clip(own, LEAST_PROBABILITY, 1.0))))
-
-
-def _checked(
-    probabilities: npt.ArrayLike, labels: npt.ArrayLike, patients: npt.ArrayLike, *, study: StudySpec
-) -> _Images:
-    truth, index = np.asarray(labels, dtype=np.int64), np.asarray(patients, dtype=np.int64)
-    scores, classes, several = as_probabilities(probabilities), len(study.cohort.labels), study.cohort.multi_label
-    if not scores.size and not truth.size:
-        return _Images(np.empty((0, classes)), np.empty((0, classes) if several else 0, np.int64), index)
-    if scores.ndim != 2 or scores.shape[1] != classes:
-        raise ModelError(
-            f"the model's scores have shape {scores.shape}; the study has {classes} labels, one column each"
-        )
-    if truth.shape != (scores.shape if several else scores.shape[:1]) or index.shape != scores.shape[:1]:
-        raise RunError(f"{len(scores)} scored images need a label and a patient each")
-    if not several and np.abs(scores.sum(axis=1) - 1).max() > SUM_TOLERANCE:
-        raise RunError("the probabilities of an image do not add up to 1; apply softmax to the model's output")
-    if truth.min() < (-1 if several else 0) or truth.max() >= (2 if several else classes):
-        raise DataError(f"a label is outside the study's {classes} labels; scan the site again")
-    return _Images(scores, truth, np.unique(index, return_inverse=True)[1].astype(np.int64))
-
-
 def _asked(study: StudySpec) -> list[int]:
     """Indices of the labels that a study looks at, one against the rest."""
     return list(range(len(study.cohort.labels))) if study.positive_index is None else [study.positive_index]
@@ -215,13 +172,13 @@ def _withheld(hidden: Sequence[str], min_cell: int) -> str:
     )[:2000]
 
 
-def pooled(evaluations: Iterable[Evaluation], label: str) -> MergedHistogram | None:
+def pooled(evaluations: Iterable[GroupEvaluation], label: str) -> MergedHistogram | None:
     """The sites' sketches of `label` as one histogram; None unless it holds a positive and a negative."""
     merged = merge(e.sketches[label] for e in evaluations if label in e.sketches)
     return merged if merged.total_positives and merged.total_negatives else None
 
 
-def pooled_at(evaluations: Iterable[Evaluation], label: str) -> dict[str, Estimate]:
+def pooled_at(evaluations: Iterable[GroupEvaluation], label: str) -> dict[str, Estimate]:
     """Exact overall "sensitivity", "specificity" and "precision" of `label` from the sites' own, Wilson intervals.
 
     Each site at its own operating point: sums of calls over sums of patients, whether or not the thresholds are one.
