@@ -59,7 +59,8 @@ def _values(path: Path) -> tuple[npt.NDArray[np.int64], Affine | None]:
 
 def _check_kind(shown: Sequence[Shown | None], kind: type | tuple[type, ...], what: str) -> None:
     """Raise UnreadableFile where site.toml says of a structure what such a file cannot show."""
-    if any(wanted not in (None, True) and not isinstance(wanted, kind) for wanted in shown):
+    told = [wanted for wanted in shown if not (wanted is None or wanted is True)]
+    if not all(isinstance(wanted, kind) for wanted in told):
         raise UnreadableFile(f"it is {what}: correct [masks] structures in site.toml")
 
 
