@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Objective(Protocol):
-    """The loss of a batch, a mean over its examples."""
+    """The loss of a batch: a mean over its examples, or of what is in them, as the loss of a task says."""
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """`images` [n, channels, *size]; `labels` and `targets` as a site's data have them (`cache.SiteData`)."""
