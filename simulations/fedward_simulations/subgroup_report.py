@@ -76,9 +76,9 @@ def _differences(results: Results) -> Iterator[str]:
         if low.roc_auc.high < high.roc_auc.low or high.roc_auc.high < low.roc_auc.low:
             names = _word(by, first), _word(by, second)
             yield (
-                f"The federated model does not do alike in all groups by {BY[by]}: the ROC-AUC for "
-                f"“{label}” is {figure_text(low.roc_auc)} in {names[0]}, {figure_text(high.roc_auc)} in {names[1]}; "
-                "the 95 % intervals do not overlap."
+                f"The federated model does not do alike in all groups by {BY[by]}: the ROC-AUC for “{label}” is "
+                f"{figure_text(low.roc_auc)} in {names[0]}, {figure_text(high.roc_auc)} in {names[1]}; the 95 % "
+                "intervals do not overlap."
             )
 
 

@@ -2,8 +2,7 @@
 
 A U-Net, MONAI's, sees both images and gives a displacement for every voxel of the fixed one. With integration, that is
 the default, it gives a velocity instead, constant over time, of which the displacement is the integral by scaling and
-squaring (Arsigny 2006): smooth and invertible, it hardly folds (Dalca 2019,
-arXiv:1903.03545). The papers integrate at
+squaring (Arsigny 2006): smooth and invertible, it hardly folds (Dalca 2019, arXiv:1903.03545). The papers integrate at
 half resolution to save memory; here it is whole.
 
 The last layer begins near zero, as in the authors' code, so that training starts from images as they are.
