@@ -63,6 +63,7 @@ class SiteData:
     sides: npt.NDArray[np.int8]  # [n], index into SIDES
     folds: npt.NDArray[np.int16] | None = None  # [n], the fold that tests each, in a study with folds
     cohort_digest: str
+    rows_digest: str = ""  # of which images of the cohort the rows are: it changes where one goes or comes
     # [n, …], by task: masks uint8 [n, labels, *size] of 0 and 1; boxes float32 as `training.boxes` has them; times of
     # follow-up float64 [n]
     targets: Targets | None = None
@@ -193,6 +194,7 @@ def _site_data(job: _Job, left: Cohort, index: Index, arrays: Arrays) -> SiteDat
         sides=np.array([SIDES.index(item.side) for item in items], dtype=np.int8),
         folds=np.array([item.fold for item in items], dtype=np.int16) if job.cohort.folded else None,
         cohort_digest=job.cohort.digest,
+        rows_digest=index.digest,
         unreadable=len(index.unreadable),
         gone=len(index.gone),
     )

@@ -88,6 +88,7 @@ class PooledSource:
             sides=np.concatenate([part.sides for part in parts]),
             folds=np.concatenate(folds) if folds else None,
             cohort_digest=hashlib.sha256("".join(part.cohort_digest for part in parts).encode()).hexdigest(),
+            rows_digest=hashlib.sha256("".join(part.rows_digest for part in parts).encode()).hexdigest(),
             unreadable=sum(part.unreadable for part in parts),
         )
 
