@@ -65,6 +65,7 @@ class SiteData:
     folds: npt.NDArray[np.int16] | None = None  # [n], the fold that tests each, in a study with folds
     groups: Mapping[Subgroups, npt.NDArray[np.str_]] = field(default_factory=dict)  # [n] each, of their patients
     cohort_digest: str
+    rows_digest: str = ""  # of which images of the cohort the rows are: it changes where one goes or comes
     # [n, …], by task: masks uint8 [n, labels, *size] of 0 and 1; boxes float32 as `training.boxes` has them; times of
     # follow-up float64 [n]
     targets: Targets | None = None
@@ -200,6 +201,7 @@ def _site_data(job: _Job, left: Cohort, index: Index, arrays: Arrays) -> SiteDat
             for place, by in enumerate(job.study.evaluation.subgroups)
         },
         cohort_digest=job.cohort.digest,
+        rows_digest=index.digest,
         unreadable=len(index.unreadable),
         gone=len(index.gone),
     )

@@ -449,13 +449,15 @@ def require(cohort: Cohort, study: StudySpec, site: Site) -> None:
     """Raise DataError where a cohort is too small to train on; log what cannot be evaluated on it.
 
     A site that only evaluates needs no training patient. One that trains needs as many as the study asks for, and never
-    fewer than the site's k, for their number travels with the update. Counts below k are not told.
+    fewer than the site's k, for their number travels with the update. Nor may a fold test fewer than k, and some, who
+    would be what two folds' figures and updates differ by. Counts below k are not told.
     """
     if study.only_evaluates(site.name):
         if not cohort.items:
             raise DataError(f"{site.name} has no patient of this study{_told(cohort, site)}")
     else:
         _require_training(cohort, study, site)
+    _require_full_folds(cohort, study, site)
     for side in ("validation", "test"):
         counts = cohort.label_counts(side)
         missing = [label for label, count in counts.items() if not count]
@@ -488,18 +490,28 @@ def _require_training(cohort: Cohort, study: StudySpec, site: Site) -> None:
 def _require_in_folds(cohort: Cohort, study: StudySpec, site: Site, folds: int) -> None:
     """Raise DataError where what one fold leaves to train on is too little."""
     names = study.cohort.labels
-    known = {(item.fold, item.patient, names[label]) for item in cohort.items for label in item.labels}
+    known = [item for item in cohort.items if item.labelled]  # one that has none of several labels trains too
     for fold in range(folds):
         sides = sides_in(fold, folds, np.arange(folds, dtype=np.int16))
-        train = [one for one in known if one[0] is not None and sides[one[0]] == SIDES.index("train")]
-        there = {label for *_, label in train}
-        if len({patient for _, patient, _ in train}) < _needed(study, site) or not there.issuperset(
-            study.needed_labels
-        ):
+        train = [item for item in known if item.fold is not None and sides[item.fold] == SIDES.index("train")]
+        there = {names[label] for item in train for label in item.labels}
+        few = len({item.patient for item in train}) < _needed(study, site)
+        if few or not there.issuperset(study.needed_labels):
             raise DataError(
                 f"{site.name} has too few training patients in fold {fold + 1} of {folds}, or none of a label: give "
                 "[split] more folds, or [cohort] a lower min_patients"
             )
+
+
+def _require_full_folds(cohort: Cohort, study: StudySpec, site: Site) -> None:
+    """Raise DataError where a fold tests fewer patients than the site's k, and some: the next to validate as well."""
+    sizes = Counter(fold for fold, _ in {(item.fold, item.patient) for item in cohort.items if item.labelled})
+    if study.split.folds is not None and 0 < min(sizes.values(), default=0) < site.min_cell:
+        raise DataError(
+            f"{site.name} would test fewer than {site.min_cell} patients at a time, which the site's own rule "
+            '([privacy] min_cell) forbids: give [split] kind = "folds" and fewer of them, or kind = "hash", or have '
+            "the site's steward set a lower min_cell"
+        )
 
 
 def _few(count: int, site: Site) -> str:

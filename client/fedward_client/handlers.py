@@ -39,7 +39,7 @@ from fedward_common.cohort_statistics import Wanted
 from fedward_common.compression import decode_model
 from fedward_common.errors import DataError
 from fedward_common.events import Listener, ignore
-from fedward_common.metrics import Evaluation, pooled, told, told_total
+from fedward_common.metrics import Evaluation, pooled, told, told_labels, told_total
 from fedward_common.records import CONTROL, Arrays, Evaluated, Prepared, Question, Trained, model_sha256
 from fedward_common.study import Scale, StudySpec
 
@@ -141,22 +141,24 @@ class Hospital:
         """Freeze the cohort and fill the cache, so that round 1 starts training at once."""
         started = time.perf_counter()
         data = self._load(question)
-        study = question.study
+        study, k = question.study, self.source.min_cell
+        asked = study.cohort.labels
         trained, learning = data.indices("train"), data.indices("train", unlabelled=True)
         sides: dict[Side, int] = {side: len(np.unique(data.patients[data.indices(side)])) for side in SIDES}
-        labels = {
-            label: len(np.unique(data.patients[trained][data.has(index)[trained]]))
-            for index, label in enumerate(study.cohort.labels)
-        }
-        folds = [data.in_fold(fold, study.split.folds).indices("train") for fold in range(study.split.folds or 0)]
-        shown = told(sides, self.source.min_cell, known=["train"])  # training patients are the update's weight
+        having = [np.unique(data.patients[trained][data.has(index)[trained]]) for index in range(len(asked))]
+        counts = {label: len(own) for label, own in zip(asked, having, strict=True)}
+        anything = len(np.unique(np.concatenate(having))) if having else 0
+        trains = not study.only_evaluates(self.source.name)
+        dealt = range(study.split.folds or 0) if trains else ()
+        folds = [data.in_fold(fold, study.split.folds).indices("train") for fold in dealt]
+        shown = told(sides, k, known=["train"] if trains else [])  # training patients are the update's weight
         return Prepared(
             site=self.source.name,
             fedward=__version__,
             cohort=data.cohort_digest,
-            total=told_total(sides, shown, self.source.min_cell),
+            total=told_total(sides, shown, k),
             patients=shown,
-            labels=told(labels, self.source.min_cell),
+            labels=told_labels(counts, sides["train"], sides["train"] - anything, k),
             unlabelled=len(np.unique(data.patients[learning])) - sides["train"],
             folds=tuple(len(np.unique(data.patients[rows])) for rows in folds),
             seconds=time.perf_counter() - started,
@@ -358,12 +360,13 @@ class Hospital:
             return self._out_of_fold(question, data).evaluation(
                 study, side, thresholds=thresholds, min_cell=self.source.min_cell
             )
+        scored = data  # BatchNorm statistics are of those who train
         if study.split.folds is not None:  # it has trained on none of them
-            data = replace(data, sides=np.full_like(data.sides, SIDES.index(side)))
+            scored = replace(data, sides=np.full_like(data.sides, SIDES.index(side)))
         with self._measured(model, data, study, own_layers=own_layers):
             return evaluate(
                 model,
-                data,
+                scored,
                 study,
                 side,
                 site=self.source.name,

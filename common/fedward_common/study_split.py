@@ -2,7 +2,7 @@
 
 In a study with folds every round but the last ones belongs to a fold: the rounds of [training] are done once a fold,
 from the first weights each time, and once more with all patients. That last model is the run's; its figures are those
-of the folds.
+of the folds. A site refuses folds of fewer patients than its own small-cell limit: one at a time is for a limit of 1.
 """
 
 from collections.abc import Iterator

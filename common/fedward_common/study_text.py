@@ -216,6 +216,7 @@ def _split(split: Split, kind: str, who: str) -> str:
             "Scores stay at the hospital until all folds are scored, and are evaluated together",
             f"The last model is trained on all {who}s and is the run's; the figures are those of the folds' models",
             f"The hub receives updates with a fold's {who}s and without them",
+            f"A hospital refuses where a fold would test fewer of its {who}s than its own small-cell rule tells of",
         ]
     )
 

@@ -86,5 +86,6 @@ class PhantomSource:
             sides=sides if study.split.folds is None else np.zeros_like(sides),
             folds=None if study.split.folds is None else (turns % study.split.folds).astype(np.int16),
             cohort_digest=hashlib.sha256(self.name.encode()).hexdigest(),
+            rows_digest=hashlib.sha256(f"{self.name} {self.patients}".encode()).hexdigest(),
             unreadable=0,
         )

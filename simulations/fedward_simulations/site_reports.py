@@ -8,7 +8,7 @@ from fedward_client.cohort import Cohort, freeze, from_catalog
 from fedward_client.site import Site
 from fedward_client.split import SIDES, Side
 from fedward_common.errors import DataError
-from fedward_common.metrics import told, told_total
+from fedward_common.metrics import told, told_labels, told_total
 from fedward_server.result import RunResult
 from fedward_simulations.results import SiteReport
 
@@ -20,8 +20,8 @@ def site_report(site: Site, run: RunResult) -> SiteReport:
         scanners = Counter(f"{row.manufacturer} {row.device}".strip() for row in catalog.images())
     cohort = _cohort(site, run)
     sides: dict[Side, int] = {side: cohort.patients(side) for side in SIDES} if cohort else {}
-    shown = told(sides, site.min_cell, known=["train"])
-    labels = told(_labels(cohort), site.min_cell) if told_total(sides, shown, site.min_cell) is not None else {}
+    shown = told(sides, site.min_cell, known=[] if run.study.only_evaluates(site.name) else ["train"])
+    labels = _labels(cohort, site.min_cell) if told_total(sides, shown, site.min_cell) is not None else {}
 
     def shy(count: int, *parts: int) -> int | None:
         """A count that stays home where it is small, or where a part of it that is small could be worked out."""
@@ -56,8 +56,10 @@ def _cohort(site: Site, run: RunResult) -> Cohort | None:
         return None
 
 
-def _labels(cohort: Cohort | None) -> dict[str, int]:
+def _labels(cohort: Cohort | None, min_cell: int) -> dict[str, int | None]:
     """Patients a label, on all sides."""
     if cohort is None:
         return {}
-    return cohort.label_counts()
+    people = {item.patient for item in cohort.items if item.labelled}
+    none = people - {item.patient for item in cohort.items if item.labels}
+    return told_labels(cohort.label_counts(), len(people), len(none), min_cell)

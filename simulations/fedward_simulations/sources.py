@@ -89,6 +89,7 @@ class PooledSource:
             folds=np.concatenate(folds) if folds else None,
             groups={by: np.concatenate([part.groups[by] for part in parts]) for by in study.evaluation.subgroups},
             cohort_digest=hashlib.sha256("".join(part.cohort_digest for part in parts).encode()).hexdigest(),
+            rows_digest=hashlib.sha256("".join(part.rows_digest for part in parts).encode()).hexdigest(),
             unreadable=sum(part.unreadable for part in parts),
         )
 

@@ -112,10 +112,32 @@ def test_when_all_folds_are_scored_every_patient_counts_once(tmp_path: Path, sid
     again = hospital(tmp_path)  # after a restart
     found = again.evaluate(question("evaluate", side=side, thresholds=points), START).evaluation
     labels = np.arange(PATIENTS) % 2
-    assert found == evaluate_scores(
+    exact = evaluate_scores(
         by_hand(updates, side), labels, np.arange(PATIENTS), study=STUDY, thresholds=points, min_cell=5
     )
-    assert found.patients == PATIENTS
+    assert (found.patients, found.sketches) == (PATIENTS, exact.sketches)
+    assert exact.loss is not None
+    assert found.loss == round(exact.loss, 2) != exact.loss, "a sum of labels by folds could be read from all digits"
+    own, whole = found.figures["malignant"], exact.figures["malignant"]
+    area, all_digits = own.roc_auc, whole.roc_auc
+    assert own.brier == round(whole.brier, 2) != whole.brier
+    assert (area.value, area.low, area.high) == tuple(
+        round(each, 2) for each in (all_digits.value, all_digits.low, all_digits.high)
+    )
+    counted = {"patients", "positives", "negatives", "sensitivity", "specificity", "precision", "threshold"}
+    assert own.model_dump(include=counted) == whole.model_dump(include=counted)
+
+
+def test_a_hospital_of_fewer_patients_than_folds_tests_nobody_in_the_last(tmp_path: Path) -> None:
+    """Folds of 2, 2, 2 and nobody: the others are scored and told, and so is what it reaches alone."""
+    at = hospital(tmp_path, patients=6, min_cell=1)
+    scored(at, models_of_folds(at))
+    points = {"malignant": 0.5}
+    for side in ("validation", "test"):
+        found = at.evaluate(question("evaluate", side=side, thresholds=points), START).evaluation
+        assert (found.patients, found.figures["malignant"].positives) == (6, 3)
+    alone, _ = at.alone(question("evaluate", side="test", model="alone"), START)
+    assert alone.evaluation.patients == 6
 
 
 def test_nothing_leaves_before_the_last_fold(tmp_path: Path) -> None:
@@ -130,6 +152,19 @@ def test_folds_of_other_images_are_not_put_together(tmp_path: Path) -> None:
     scored(at, models_of_folds(at))
     with pytest.raises(DataError, match="images went or came between two folds"):
         hospital(tmp_path, patients=PATIENTS - 1).evaluate(question("evaluate", side="test"), START)
+
+
+def test_as_many_others_are_other_images_too(tmp_path: Path) -> None:
+    """One went, and one that was gone came back: their scores would stand beside others' labels."""
+
+    class Swapped(PhantomSource):
+        def load(self, *args: Any, **more: Any) -> Any:
+            return replace(super().load(*args, **more), rows_digest="of others")
+
+    at = hospital(tmp_path)
+    scored(at, models_of_folds(at))
+    with pytest.raises(DataError, match="images went or came between two folds"):
+        Hospital(Swapped("north", PATIENTS, 1.0, 5, tmp_path)).evaluate(question("evaluate", side="test"), START)
 
 
 def test_a_small_hospital_tells_nothing_of_all_folds_either(tmp_path: Path) -> None:
@@ -178,13 +213,30 @@ def test_another_hospitals_model_is_scored_on_everybody(tmp_path: Path) -> None:
     assert found.patients == PATIENTS
 
 
+def test_another_hospitals_statistics_are_measured_anew(tmp_path: Path) -> None:
+    """Where the study has it so: whatever running means came with the model, its figures are the same."""
+    spec = study(
+        input={"size": [32, 32]},
+        model={"name": "resnet10", "options": {"norm": "batch"}},
+        training={"rounds": 1, "batch_size": 16, "batch_norm": "recalibrate"},
+    )
+    start = dict(models.initial_state(spec, spec.training.seed))
+    astray = {name: array + 3 if name.endswith("running_mean") else array for name, array in start.items()}
+    assert any(name.endswith("running_mean") for name in start)
+    asked = question("evaluate", spec, side="test", model="other")
+    one, other = (
+        hospital(tmp_path, patients=8, min_cell=1).evaluate(asked, each).evaluation for each in (start, astray)
+    )
+    assert one == other
+
+
 def test_a_hospital_whose_folds_leave_too_few_is_refused(site_folder: Callable[..., Path]) -> None:
-    labels = {f"PID-{number:03}": "malignant" if number % 4 == 0 else "benign" for number in range(16)}
+    labels = {f"PID-{number:03}": "malignant" if number % 4 == 0 else "benign" for number in range(20)}
     site = SiteSource.open(site_folder(labels, shape=(16, 16))).site
     cohort = from_catalog(site, STUDY)
-    assert [cohort.patients(side) for side in ("train", "validation", "test")] == [16, 16, 16]
+    assert [cohort.patients(side) for side in ("train", "validation", "test")] == [20, 20, 20]
     require(cohort, STUDY, site)
-    few = study(cohort={"min_patients": 9})
+    few = study(cohort={"min_patients": 11})
     with pytest.raises(DataError, match="too few training patients in fold 1 of 4, or none of a label: give"):
         require(cohort, few, site)
     one = replace(site, min_cell=1)
@@ -192,3 +244,31 @@ def test_a_hospital_whose_folds_leave_too_few_is_refused(site_folder: Callable[.
     in_one = cohort.model_copy(update={"items": tuple(i for i in cohort.items if i.label == 0 or i.fold == ill)})
     with pytest.raises(DataError, match=r"too few training patients in fold \d of 4, or none of a label"):
         require(in_one, STUDY, one)
+
+
+def test_patients_who_have_none_of_several_labels_train_in_folds_too(site_folder: Callable[..., Path]) -> None:
+    labels = {f"PID-{number:03}": "malignant" if number % 2 else "benign" for number in range(20)}
+    site = SiteSource.open(site_folder(labels, shape=(16, 16))).site
+    several = study(cohort={"positive": None, "multi_label": True})
+    cohort = from_catalog(site, STUDY)
+    nothing_found = tuple(item.model_copy(update={"label": (0, 0)}) for item in cohort.items)
+    require(cohort.model_copy(update={"items": nothing_found}), several, site)
+
+
+@pytest.mark.parametrize("role", ["train", "evaluate"])
+def test_a_hospital_refuses_folds_of_fewer_than_its_small_cell_limit(
+    site_folder: Callable[..., Path], role: str
+) -> None:
+    """Folds of 5, 5, 5 and 5 pass with k = 5; one fewer patient, and the last is a small cell. k = 1 takes any."""
+    labels = {f"PID-{number:03}": "malignant" if number % 2 else "benign" for number in range(20)}
+    site = SiteSource.open(site_folder(labels, shape=(16, 16))).site
+    roster = ({"name": "north", "role": role}, {"name": "south"})
+    spec = StudySpec.model_validate({**STUDY.model_dump(), "sites": roster})
+    cohort = from_catalog(site, spec)
+    require(cohort, spec, site)
+    fewer = cohort.without({item.image for item in cohort.items if item.patient == cohort.people[0]}, "gone")
+    with pytest.raises(DataError, match=r"north would test fewer than 5 patients at a time.* give \[split\] kind"):
+        require(fewer, spec, site)
+    require(fewer, spec, replace(site, min_cell=1))
+    empty = cohort.model_copy(update={"items": tuple(item for item in cohort.items if item.fold != 3)})
+    require(empty, spec, site)  # a fold that tests nobody tells of nobody

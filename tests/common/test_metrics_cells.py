@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedward_common.metrics import told, told_total
+from fedward_common.metrics import told, told_labels, told_total
 
 K = 5
 COUNTS = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 40), min_size=1)
@@ -30,3 +30,17 @@ def test_no_small_count_is_told_or_is_a_difference(counts: dict[str, int]) -> No
     if told_total(counts, shown, K) is not None and hidden:
         assert len(hidden) > 1
         assert sum(hidden) >= K
+
+
+def test_a_label_that_few_lack_stays_home() -> None:
+    """One of several: those with it and those without are both nobody or k. Of labels that part all, `told` is all."""
+    assert told_labels({"a": 20, "b": 17, "c": 9}, 20, 0, K) == {"a": 20, "b": None, "c": 9}
+    assert told_labels({"finding": 17}, 20, 3, K) == {"finding": None}
+    assert told_labels({"finding": 15}, 20, 5, K) == {"finding": 15}
+    assert told_labels({"a": 10, "b": 8}, 20, 2, K) == {"a": 10, "b": None}, "2 have neither, if nobody has both"
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=5), st.integers(1, 6))
+def test_labels_that_part_the_patients_are_told_as_ever(numbers: list[int], k: int) -> None:
+    counts = {str(place): number for place, number in enumerate(numbers)}
+    assert told_labels(counts, sum(numbers), 0, k) == told(counts, k)

@@ -66,7 +66,8 @@ def test_a_study_says_what_its_folds_are_and_what_the_hub_sees() -> None:
         "point, the others train. No model is tested on a patient that it was trained on. Scores stay at the hospital "
         "until all folds are scored, and are evaluated together. The last model is trained on all patients and is the "
         "run's; the figures are those of the folds' models. The hub receives updates with a fold's patients and "
-        "without them."
+        "without them. A hospital refuses where a fold would test fewer of its patients than its own small-cell rule "
+        "tells of."
     )
     assert "All this for each of 3 folds and once more for all, 8 rounds together." in told["Training"]
     alone = dict(describe(loads(text('kind = "leave-one-patient-out"\nfolds = 12'))))

@@ -7,7 +7,7 @@ records of their own: `Overlap` of masks, `Concordance` of risks, `Detections`. 
 SciPy where masks are scored; every class that travels checks itself on reading.
 """
 
-from fedward_common.metrics.cells import told, told_groups, told_total
+from fedward_common.metrics.cells import told, told_groups, told_labels, told_total
 from fedward_common.metrics.evaluation import (
     Evaluation,
     GroupEvaluation,
@@ -89,6 +89,7 @@ __all__ = [
     "site_primary",
     "told",
     "told_groups",
+    "told_labels",
     "told_total",
     "wilson_interval",
     "with_subgroups",

@@ -5,6 +5,8 @@ from typing import TypeVar
 
 Key = TypeVar("Key", bound=str)
 
+_NONE = "\0none"  # no label's name
+
 
 def told(counts: Mapping[Key, int], k: int, *, known: Collection[str] = ()) -> dict[Key, int | None]:
     """The counts that may be told beside their total; None for those that stay home.
@@ -20,6 +22,16 @@ def told(counts: Mapping[Key, int], k: int, *, known: Collection[str] = ()) -> d
             break
         hidden.add(min(rest, key=lambda key: counts[key]))
     return {key: None if key in hidden else count for key, count in counts.items()}
+
+
+def told_labels(counts: Mapping[Key, int], people: int, none: int, k: int) -> dict[Key, int | None]:
+    """How many of `people` have each label, as far as it may be told beside how many they are.
+
+    `none` have no label. Labels need not part the patients: one may have several. So, beside what `told` keeps, a label
+    stays home that 1 to k - 1 patients lack.
+    """
+    shown = told({**counts, _NONE: none}, k)
+    return {label: None if 0 < people - count < k else shown[label] for label, count in counts.items()}
 
 
 def told_total(counts: Mapping[Key, int], shown: Mapping[Key, int | None], k: int) -> int | None:
