@@ -1,6 +1,6 @@
 """The small-cell rule for tables of counts."""
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fedward_common.metrics import told, told_labels, told_total
@@ -42,5 +42,6 @@ def test_a_label_that_few_lack_stays_home() -> None:
 
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=5), st.integers(1, 6))
 def test_labels_that_part_the_patients_are_told_as_ever(numbers: list[int], k: int) -> None:
+    assume(sum(numbers) >= k)  # a site of fewer does not train
     counts = {str(place): number for place, number in enumerate(numbers)}
     assert told_labels(counts, sum(numbers), 0, k) == told(counts, k)
