@@ -43,11 +43,13 @@ class Closing:
         """Score a model on test patients, at an operating point for each label."""
         self.test = self._scored(state, "test", dict(thresholds))
 
-    def keep_fold(self, state: State, fold: int) -> None:
-        """Have a fold's model score the fold's patients: the scores stay at the sites until all folds are scored."""
+    def keep_fold(self, state: State, fold: int) -> int:
+        """Have a fold's model score the fold's patients: the scores stay at the sites until all folds are scored.
+
+        Gives the number of sites that did. One that did not has no figures at the run's end.
+        """
         question = self.inquiry.question("evaluate", side="test", fold=fold)
-        for _ in self.inquiry.scores(question, state, self.sites, self.after):
-            """Nothing but that it was done."""
+        return sum(1 for _ in self.inquiry.scores(question, state, self.sites, self.after))
 
     def of_trainers(self) -> dict[str, Evaluation]:
         """The validation figures of sites that train."""

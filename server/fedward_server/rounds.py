@@ -148,8 +148,13 @@ class RoundEngine:
         assert fold is not None
         closing = Closing(inquiry=self._ask, sites=self._sites, folder=self.folder, after=last)
         lets_go, self._ask.lets_go = self._ask.lets_go, False  # a site that misses this has no figures
-        closing.keep_fold(self._steering.state, fold)
+        kept = closing.keep_fold(self._steering.state, fold)
         self._ask.lets_go = lets_go
+        if kept < self.study.strategy.min_sites:  # else all the other folds would be trained for nothing
+            raise RunError(
+                f"{kept} sites scored fold {fold + 1} after round {last}, the study asks for at least "
+                f"{self.study.strategy.min_sites}; the run can be resumed from there"
+            )
         self._steering.state = models.initial_model(self.study, self.folder)[0]
 
     def _round(self, number: int) -> None:

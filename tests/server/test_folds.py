@@ -9,6 +9,7 @@ import pytest
 from flwr.app import Message
 
 from fedward_common import models
+from fedward_common.errors import RunError
 from fedward_common.records import Arrays, Question, from_array_record, model_sha256, read_question
 from fedward_common.study import StudySpec
 from fedward_common.testing import Answerer, FakeGrid, FakeSite, tiny_study
@@ -106,6 +107,20 @@ def test_a_run_that_dies_at_any_question_ends_with_the_same_bits(tmp_path: Path,
     assert resumed.model_sha256 == undisturbed.model_sha256
     scored = [{q.fold: model for q, model in site.asked if q.fold is not None} for site in (whole, dies, after)]
     assert scored[0] == scored[1] | scored[2], "also a fold that is scored again is scored by the same model"
+
+
+def test_a_fold_that_too_few_score_ends_the_run_until_it_is_resumed(tmp_path: Path) -> None:
+    spec = study()
+
+    def forgetful(message: Message) -> Message | None:
+        question, _ = read_question(message.content)
+        failed = FakeSite(name="b", update=shift)(message) if question.fold == 1 else None
+        return failed or FakeSite(name="a", update=shift)(message)
+
+    with pytest.raises(RunError, match=r"^0 sites scored fold 2 after round 4, the study asks for at least 1; the run"):
+        run(forgetful, spec, tmp_path / "broken")
+    whole = run(Seen(), spec, tmp_path / "whole")
+    assert run(Seen(), spec, tmp_path / "broken", resume=True).model_sha256 == whole.model_sha256
 
 
 def test_an_update_of_another_number_of_patients_than_the_folds_is_refused(tmp_path: Path) -> None:
