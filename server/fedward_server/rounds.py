@@ -392,7 +392,10 @@ class RoundEngine:
         self._selection.standing = Standing.model_validate(metrics["selection"])
         if self.connected is not None:  # elsewhere nodes have no names but what they answer
             self._left_out = list(metrics["left_out"])
-            found = {site: Prepared.model_validate(prepared) for site, prepared in metrics["sites"].items()}
+            # from JSON, which has lists for tuples
+            found = {
+                site: Prepared.model_validate(prepared, strict=False) for site, prepared in metrics["sites"].items()
+            }
             self._sites = [
                 Participant(site, 0, not self.study.only_evaluates(site), found[site]) for site in sorted(found)
             ]

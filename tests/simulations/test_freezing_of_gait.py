@@ -103,6 +103,7 @@ def simulated(root: Path, strength: float, *, rounds: int, steps: int, seconds: 
     return results
 
 
+@pytest.mark.long
 def test_each_patient_is_tested_once_by_models_that_have_not_seen_them(tmp_path: Path) -> None:
     """All three ways go through the folds; a patient has windows of both kinds, and counts once with each."""
     results = simulated(tmp_path, 1.0, rounds=2, steps=16, seconds=40)

@@ -80,6 +80,7 @@ def test_every_fourth_chest_has_no_nodule_and_strength_0_shows_none(tmp_path: Pa
     assert np.median(volume.pixels[:, 0][away < nodule.diameter_mm / 2]) < -700
 
 
+@pytest.mark.long
 def test_makers_differ_and_the_same_patient_is_the_same(tmp_path: Path) -> None:
     headers = []
     for hospital, scanner in abdomen.SCANNERS.items():

@@ -40,6 +40,7 @@ def area(results: dict[str, Any]) -> float:
     return value
 
 
+@pytest.mark.long
 def test_heart_disease_comes_close_to_the_risk_itself(tmp_path: Path) -> None:
     risks = []
     for hospital, patients in (("cleveland", 300), ("hungarian", 300), ("switzerland", 120), ("va", 200)):

@@ -48,7 +48,7 @@ def simulated(study: str, root: Path) -> RunResult:
     return RunResult.read(root / "out" / "seed-42" / "federated")
 
 
-def tests_of(run: RunResult) -> list[Evaluation]:
+def evaluations_of(run: RunResult) -> list[Evaluation]:
     found = [site.test for site in run.sites.values() if site.test is not None]
     assert len(found) == len(run.sites)
     return found
@@ -61,7 +61,7 @@ def dice_at(test: Evaluation, *, before: bool = False) -> dict[str, float]:
 
 def dice(run: RunResult, *, before: bool = False) -> dict[str, float]:
     """By structure, the mean over hospitals."""
-    held = [dice_at(test, before=before) for test in tests_of(run)]
+    held = [dice_at(test, before=before) for test in evaluations_of(run)]
     return {name: float(np.mean([each[name] for each in held])) for name in run.study.cohort.labels}
 
 
@@ -72,6 +72,7 @@ def brains(root: Path, patients: int, strength: float = 1.0) -> None:
             hippocampus.write(folder, number, largest=largest, strength=strength)
 
 
+@pytest.mark.long
 def test_segmentation_on_tiny_sizes(tmp_path: Path) -> None:
     """In 2-D, at two hospitals of which one knows one structure only."""
     for name in ("north", "valley"):
@@ -127,7 +128,7 @@ def test_brain_registration_brings_structures_together_without_folding(tmp_path:
     run = simulated(changed("brain-registration", rounds="10", min_patients="3"), tmp_path)
     after, before = dice(run), dice(run, before=True)
     assert all(after[name] > before[name] + 0.1 for name in after)
-    assert all(test.folding is not None and test.folding.mean < 0.01 for test in tests_of(run))
+    assert all(test.folding is not None and test.folding.mean < 0.01 for test in evaluations_of(run))
 
 
 @pytest.mark.long
@@ -151,6 +152,6 @@ def test_lung_nodule_finds_nodules(tmp_path: Path) -> None:
         )
         chest.write(hospital_folder(tmp_path / "hospitals", name, settings), scanner, 16, shape=(24, 96, 96))
     run = simulated(changed("lung-nodule", rounds="12", min_patients="3", size="[24, 96, 96]"), tmp_path)
-    score = primary_value(tests_of(run), run.study)
+    score = primary_value(evaluations_of(run), run.study)
     assert score is not None
     assert score > 0.5
