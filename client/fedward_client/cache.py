@@ -1,10 +1,10 @@
 """A run's frozen cohort as tensors: decoded once, kept as one memory-mapped array, found again by the next round.
 
-state/cache/<recipe digest>-<cohort content digest>/ holds images.npy (float32 [images, channels, *size], in the order
-of the cohort's items), targets.npy where truth is in masks or boxes and index.json (which row is which image, and
-a digest over that). The folder appears whole under its name or not at all; one that is torn or
-does not fit is built again. Labels and sides come from the cohort, so a change of split decodes nothing. No name and no
-file in it holds an identifier. What makes room: `cache_room`.
+state/cache/<recipe digest>-<cohort content digest>[-<task>]/ holds images.npy (float32 [images, channels, *size], in
+the order of the cohort's items), targets.npy where truth is in masks or boxes, and index.json (which row is which
+image, and a digest over that). The folder appears whole under its name or not at all; one that is torn or does not fit
+is built again. Labels and sides come from the cohort, so a change of split decodes nothing. No name and no file in it
+holds an identifier. What makes room: `cache_room`.
 """
 
 import errno

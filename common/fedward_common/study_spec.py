@@ -522,7 +522,7 @@ class StudySpec(Section):
     @property
     def several(self) -> bool:
         """Whether an example may have several of the labels or none: 1, 0, or -1 of each where it is not known."""
-        return self.cohort.multi_label or TASKS[self.study.task].masks
+        return self.cohort.multi_label or TASKS[self.study.task].several
 
     @property
     def needed_labels(self) -> tuple[str, ...]:

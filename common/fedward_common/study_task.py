@@ -18,7 +18,7 @@ class TaskRules:
     primary: tuple[Primary, ...]  # the first is the usual one
     labels: tuple[int, int | None]
     called: str
-    masks: bool = False  # whether truth is in masks: each label by itself, and a site may know some only
+    several: bool = False  # whether an example may have several labels or none, each by itself; a site may know some
 
 
 TASKS: Mapping[Task, TaskRules] = {
@@ -29,17 +29,17 @@ TASKS: Mapping[Task, TaskRules] = {
         called="the words for what a patient may have, two or more",
     ),
     "segmentation": TaskRules(
-        inputs=("image",), primary=("dice", "loss"), labels=(1, None), called="the structures to be found", masks=True
+        inputs=("image",), primary=("dice", "loss"), labels=(1, None), called="the structures to be found", several=True
     ),
     "registration": TaskRules(
         inputs=("image",),
         primary=("dice", "loss"),
         labels=(0, None),
         called="the structures whose overlap is measured, if any",
-        masks=True,
+        several=True,
     ),
     "detection": TaskRules(
-        inputs=("image",), primary=("froc", "loss"), labels=(1, None), called="the kinds of finding", masks=True
+        inputs=("image",), primary=("froc", "loss"), labels=(1, None), called="the kinds of finding", several=True
     ),
     "survival": TaskRules(
         inputs=("table",),
@@ -72,6 +72,6 @@ def task_faults(
         yield Fault(
             ("cohort", "positive"), f"missing; with two labels, say which of them is looked for: {' or '.join(labels)}"
         )
-    if rules.masks and (positive is not None or multi_label):
+    if rules.several and (positive is not None or multi_label):
         key = "positive" if positive is not None else "multi_label"
         yield Fault(("cohort", key), f'has no meaning for [study] task = "{task}", which has each label; remove it')

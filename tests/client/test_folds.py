@@ -252,7 +252,9 @@ def test_patients_who_have_none_of_several_labels_train_in_folds_too(site_folder
     several = study(cohort={"positive": None, "multi_label": True})
     cohort = from_catalog(site, STUDY)
     nothing_found = tuple(item.model_copy(update={"label": (0, 0)}) for item in cohort.items)
-    require(cohort.model_copy(update={"items": nothing_found}), several, site)
+    healthy = cohort.model_copy(update={"items": nothing_found})
+    require(healthy, several, site)
+    assert (healthy.patients("train"), set(healthy.label_counts().values())) == (20, {0})
 
 
 @pytest.mark.parametrize("role", ["train", "evaluate"])

@@ -2,7 +2,6 @@
 
 import math
 from random import Random
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -218,15 +217,12 @@ def blob(*centre: float, size: tuple[int, ...], width: float = 4.0) -> torch.Ten
     return torch.exp(-torch.as_tensor(squares) / (2 * width**2))[None, None]
 
 
-@pytest.mark.parametrize("similarity", ["ncc", "mse"])
-def test_the_same_images_cost_the_least_and_the_right_displacement_less_than_none(
-    similarity: Literal["ncc", "mse"],
-) -> None:
+def test_the_same_images_cost_the_least_and_the_right_displacement_less_than_none() -> None:
     moving, fixed = blob(12, 10, size=(24, 20)), blob(10, 10, size=(24, 20))
     right = torch.tensor([2.0, 0.0]).reshape(1, 2, 1, 1).expand(1, 2, 24, 20)
 
     def loss(first: torch.Tensor, displacement: torch.Tensor) -> float:
-        return float(registration_loss(first, fixed, displacement, smoothness=1.0, similarity=similarity))
+        return float(registration_loss(first, fixed, displacement, smoothness=1.0))
 
     none = torch.zeros_like(right)
     assert 0 <= loss(fixed, none) < loss(moving, none)
@@ -270,7 +266,7 @@ def test_voxelmorph_learns_a_shift_without_folding_in_bfloat16_too(integration: 
     for step in range(30):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=step % 2 == 1):
             displacement = model(torch.cat([moving, fixed], dim=1))
-            loss = registration_loss(moving, fixed, displacement, smoothness=0.05, similarity="mse")
+            loss = registration_loss(moving, fixed, displacement, smoothness=0.05)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()

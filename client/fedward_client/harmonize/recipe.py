@@ -86,14 +86,13 @@ class Recipe:
         raises.
         """
         image, spacing, box = self._prepared(volume)
-        image = self._sized(intensity.scale(image, self.input), spacing)
         if not len(masks):
             placed = np.zeros((0, *self.input.size), np.uint8)
         else:
             shown = Volume(masks.transpose(1, 0, 2, 3).astype(np.float32), volume.affine)
             bands = self._frames(self._oriented(shown).pixels)[(slice(None), *box)]
             placed = (self._sized(bands, spacing, outside=0.0) >= HALF).astype(np.uint8)
-        return np.ascontiguousarray(np.broadcast_to(image, self.shape), dtype=np.float32), placed
+        return self._finished(image, spacing), placed
 
     def gridded(self, volume: Volume) -> tuple[Image, Affine]:
         """`apply`, and where its pixels come from. Raises what `apply` raises.
@@ -115,9 +114,7 @@ class Recipe:
                 shift[axis] += first(lengths[axis], own, asked, size) / own
         inner = np.diag([*scale, 1.0])
         inner[:3, 3] = shift
-        placed = self._sized(intensity.scale(image, self.input), spacing)
-        placed = np.ascontiguousarray(np.broadcast_to(placed, self.shape), dtype=np.float32)
-        return placed, self._turned_back(volume) @ inner
+        return self._finished(image, spacing), self._turned_back(volume) @ inner
 
     def _turned_back(self, volume: Volume) -> Affine:
         """[4, 4]: (frame, row, column, 1) of the volume with its axes turned to those of `volume` itself."""
@@ -126,6 +123,11 @@ class Recipe:
             return np.eye(4)
         order = [2, 1, 0, 3]  # an affine counts columns first
         return np.asarray(np.linalg.solve(volume.affine, turned.affine)[np.ix_(order, order)], dtype=np.float64)
+
+    def _finished(self, image: Image, spacing: Spacing) -> Image:
+        """Steps 7 to 9."""
+        sized = self._sized(intensity.scale(image, self.input), spacing)
+        return np.ascontiguousarray(np.broadcast_to(sized, self.shape), dtype=np.float32)
 
     def _sized(self, image: Image, spacing: Spacing, outside: float | None = None) -> Image:
         if self.input.spacing is None:

@@ -3,10 +3,7 @@
 Balakrishnan 2019 (arXiv:1809.05231), equations 2, 4, 5 and 6.
 """
 
-from typing import Literal
-
 import torch
-from torch.nn.functional import mse_loss
 
 from fedward_common.models.warp import warp
 
@@ -20,19 +17,16 @@ def registration_loss(
     displacement: torch.Tensor,
     *,
     smoothness: float,
-    similarity: Literal["ncc", "mse"] = "ncc",
 ) -> torch.Tensor:
     """Dissimilarity of `moving`, warped, to `fixed`, plus `smoothness` times the roughness of u; 0 or more, float32.
 
-    Images are [n, channels, *size] in [0, 1], `displacement` [n, dims, *size] in voxels as `warp` takes it. With "ncc"
-    1 less the squared local correlation coefficient, a mean over windows, which takes images of other contrast; with
-    "mse" the mean squared difference. The roughness is the mean square of differences between neighbours, in voxels.
+    Images are [n, channels, *size] in [0, 1], `displacement` [n, dims, *size] in voxels as `warp` takes it. The
+    dissimilarity is 1 less the squared local correlation coefficient, a mean over windows, which takes images of other
+    contrast; the roughness is the mean square of differences between neighbours, in voxels.
     """
     with torch.autocast(moving.device.type, enabled=False):
         displacement = displacement.float()
-        warped = warp(moving, displacement)
-        unlike = mse_loss(warped, fixed.float()) if similarity == "mse" else _uncorrelated(warped, fixed.float())
-        return unlike + smoothness * roughness(displacement)
+        return _uncorrelated(warp(moving, displacement), fixed.float()) + smoothness * roughness(displacement)
 
 
 def roughness(displacement: torch.Tensor) -> torch.Tensor:

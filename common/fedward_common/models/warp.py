@@ -5,18 +5,15 @@ corners around each point by their indices, whose gradient has the same bits eve
 """
 
 from math import prod
-from typing import Literal
 
 import torch
 
 
-def warp(
-    images: torch.Tensor, displacement: torch.Tensor, mode: Literal["linear", "nearest"] = "linear"
-) -> torch.Tensor:
+def warp(images: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
     """Images [n, channels, *size] read at x + u(x), for u [n, dims, *size] in voxels, u[:, i] along axis i of *size.
 
-    Float32 whatever comes in. Beyond the edges stands what stands on them. Mode "linear" is for grey values; where u is
-    NaN so is what it gives. "nearest" is for masks, whose values stay what they are; it gives no gradient for u.
+    Linear between voxels; float32 whatever comes in. Beyond the edges stands what stands on them. Where u is NaN so is
+    what it gives.
     """
     size = images.shape[2:]
     points = [_points(displacement[:, axis], axis, length) for axis, length in enumerate(size)]
@@ -28,8 +25,6 @@ def warp(
         if axis == len(size):
             places = index.flatten(1).unsqueeze(1).expand(-1, values.shape[1], -1)
             return values.gather(2, places).reshape(*values.shape[:2], *size)
-        if mode == "nearest":
-            return read(axis + 1, index + strides[axis] * _index(points[axis].round()))
         low = points[axis].detach().floor()
         high = (low + 1).clamp(max=size[axis] - 1)
         before, after = (read(axis + 1, index + strides[axis] * _index(place)) for place in (low, high))

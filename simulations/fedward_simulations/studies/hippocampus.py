@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fedward_simulations.studies import Trial, hospital_folder
 
-_SETTINGS = """[data]
+SETTINGS = """[data]
 patient = "hippocampus_(\\\\d+)"
 modality = "MR"
 [masks]
@@ -35,7 +35,7 @@ def site_of(row: dict[str, str]) -> str:
 
 def write(source: Path, hospitals: Path) -> None:
     """Images and masks as the collection has them."""
-    folders = {name: hospital_folder(hospitals, name, _SETTINGS) for name in ("bright", "dark", "eight-bit")}
+    folders = {name: hospital_folder(hospitals, name, SETTINGS) for name in ("bright", "dark", "eight-bit")}
     with (source / "index.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             for ours, theirs in (("imagesTr", "images"), ("labelsTr", "labels")):
