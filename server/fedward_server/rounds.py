@@ -256,8 +256,11 @@ class RoundEngine:
             self._ask.tell("warning", number, note=found.warning)
 
     def _limits(self, names: list[str]) -> dict[str, float]:
-        """Each site's own limit, from what it has needed in its last rounds; none before it has answered once."""
-        if self.study.strategy.deadline == "fixed":
+        """Each site's own limit, from what it has needed in its last rounds; none before it has answered once.
+
+        None in a simulation, whose hospitals share a machine: its load would say which of them count.
+        """
+        if self.study.strategy.deadline == "fixed" or self.connected is None:
             return {}
         needed = {name: [row.sites[name].waited_s for row in self._history if name in row.sites] for name in names}
         return {

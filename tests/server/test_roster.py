@@ -9,6 +9,7 @@ from flwr.app import Error, Message
 from fedward_common.errors import RunError
 from fedward_common.study import SiteEntry, StudySpec
 from fedward_common.testing import Answerer, FakeGrid, FakeSite, tiny_study
+from fedward_server import rounds
 from fedward_server.events import RunEvent
 from fedward_server.exchange import GONE, Connected, Node
 from fedward_server.result import RunResult
@@ -30,7 +31,7 @@ def run(
     folder: Path,
     spec: StudySpec,
     grid: FakeGrid,
-    connected: Connected,
+    connected: Connected | None,
     wait_s: float = 0.0,
 ) -> tuple[RunResult, list[RunEvent]]:
     events: list[RunEvent] = []
@@ -166,6 +167,27 @@ def test_a_site_that_does_not_come_back_costs_the_deadline_and_is_named(tmp_path
     }
     result, _ = run(tmp_path, study("north", "valley", deadline_s=1.0), FakeGrid(sites), lambda: BOTH)
     assert "1 s is the limit of this study" in result.history[0].refused["valley"]
+
+
+@pytest.mark.parametrize("deployed", [True, False])
+def test_who_takes_far_longer_than_before_is_let_go_but_not_in_a_simulation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deployed: bool
+) -> None:
+    """Its hospitals share a machine: that one waits for a core says nothing of it."""
+    monkeypatch.setattr(rounds, "SHORTEST_LIMIT_S", 0.3)
+    spec = study("north", "valley", deadline_s=1.5)
+    spec = spec.model_copy(update={"training": spec.training.model_copy(update={"rounds": 2})})
+    valley, trained = FakeSite(name="valley"), 0
+
+    def once(message: Message) -> Message | None:
+        nonlocal trained
+        trained += message.metadata.message_type == "train"
+        return valley(message) if trained < 2 else None
+
+    grid = FakeGrid({1: FakeSite(name="north"), 2: once})
+    result, _ = run(tmp_path, spec, grid, (lambda: BOTH) if deployed else None)
+    why = "its limit, from what it needed before" if deployed else "1.5 s is the limit of this study"
+    assert why in result.history[1].refused["valley"]
 
 
 def test_in_a_simulation_a_lost_node_is_not_asked_again(tmp_path: Path) -> None:
