@@ -77,6 +77,10 @@ class SiteData:
         found: npt.NDArray[np.bool_] = self.labels[:, label] == 1 if self.labels.ndim == 2 else self.labels == label
         return found
 
+    def groups_at(self, rows: npt.NDArray[np.int64]) -> dict[Subgroups, npt.NDArray[np.str_]]:
+        """Of each kind the groups of the patients of `rows`."""
+        return {by: words[rows] for by, words in self.groups.items()}
+
     def in_fold(self, fold: int | None, folds: int | None) -> "SiteData":
         """The same images on the sides that they have in a fold of so many; as they are where there is none."""
         if fold is None or folds is None or self.folds is None:

@@ -121,6 +121,8 @@ class TableRow:
     target: str
     missing: tuple[str, ...]
     time: float | None = None  # of follow-up
+    sex: str = ""
+    age: int | None = None
 
     @property
     def names(self) -> tuple[str, str, str, str]:
@@ -268,6 +270,8 @@ class Catalog:
                 target=said["target"],
                 missing=tuple(said["missing"]),
                 time=said.get("time"),
+                sex=said.get("sex", ""),
+                age=said.get("age"),
             )
 
     def labels(self) -> dict[str, dict[str, str]]:

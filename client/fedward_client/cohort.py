@@ -312,14 +312,15 @@ def choose(there: Sequence[Offered], table: Mapping[str, Mapping[str, str]], stu
     words: Mapping[str, str | None] = dict.fromkeys(unit.patient for unit in taken)
     if study.split.kind == "column":
         words = splits_of(taken, rows, study.split.column, left_out)
-    images = {file for unit in taken for file in unit.files} if study.evaluation.subgroups else set[str]()
+    used = {key for unit in taken for key in (unit.key, *unit.files)} if study.evaluation.subgroups else set[str]()
     return Choice(
         units=[unit for unit in taken if unit.patient in words],
         labels=labels,
         infos={patient: PatientInfo(word) for patient, word in words.items()},
         left_out=left_out,
         groups=groups_of(
-            (row for row in there if isinstance(row, ImageRow) and row.key in images), study.evaluation.subgroups
+            (row for row in there if isinstance(row, ImageRow | TableRow) and row.key in used),
+            study.evaluation.subgroups,
         ),
     )
 

@@ -51,6 +51,7 @@ def evaluate(
                 data.labels[indices],
                 data.patients[indices],
                 min_cell=min_cell,
+                groups=data.groups_at(indices),
             )
         case _:
             scores = predict(scored, indices, study)
@@ -69,7 +70,7 @@ def evaluate_classes(
     """The evaluation of probabilities of the images at `indices`, and of the groups of patients that `data` has."""
     given = (scores, data.labels[indices], data.patients[indices])
     whole = evaluate_scores(*given, study=study, thresholds=thresholds, min_cell=min_cell)
-    groups = {by: words[indices] for by, words in data.groups.items()}
+    groups = data.groups_at(indices)
     return with_subgroups(whole, *given, groups, study=study, thresholds=thresholds, min_cell=min_cell)
 
 

@@ -30,5 +30,11 @@ def evaluate_detection(scored: Scored, indices: Indices, study: StudySpec, min_c
                 for one in decoded(output, anchors, study.input.size)
             ]
     return evaluate_detections(
-        found, list(data.targets[indices]), losses, data.patients[indices], study=study, min_cell=min_cell
+        found,
+        list(data.targets[indices]),
+        losses,
+        data.patients[indices],
+        study=study,
+        min_cell=min_cell,
+        groups=data.groups_at(indices),
     )

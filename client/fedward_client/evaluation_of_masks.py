@@ -32,7 +32,13 @@ def evaluate_segmentation(scored: Scored, indices: Indices, study: StudySpec, mi
             found = (logits.sigmoid() >= LIKELY).numpy()
         scores += _scores(found, true, study)
     return evaluate_overlap(
-        scores, data.labels[indices], losses, data.patients[indices], study=study, min_cell=min_cell
+        scores,
+        data.labels[indices],
+        losses,
+        data.patients[indices],
+        study=study,
+        min_cell=min_cell,
+        groups=data.groups_at(indices),
     )
 
 
@@ -70,6 +76,7 @@ def evaluate_registration(scored: Scored, indices: Indices, study: StudySpec, mi
         min_cell=min_cell,
         before=before,
         folding=folding,
+        groups=data.groups_at(indices),
     )
 
 

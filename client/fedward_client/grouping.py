@@ -1,4 +1,4 @@
-"""Into which groups a study's patients fall, by what the headers of their images say: sex, age band, maker.
+"""Into which groups a study's patients fall, by what headers of images or rows of tables say: sex, age band, maker.
 
 A patient is in one group of each kind: of the word that most of the images have, of the median age, as statistics count
 them. Images that do not say take no part, and who has no other is of the group of those of whom it is not known.
@@ -8,26 +8,28 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import median_low
 
-from fedward_client.catalog import ImageRow
+from fedward_client.catalog import ImageRow, TableRow
 from fedward_common.study_subgroups import NOT_KNOWN, Subgroups, band_of, vendor_of
 
 
-def groups_of(images: Iterable[ImageRow], asked: Sequence[Subgroups]) -> dict[str, tuple[str, ...]]:
-    """By patient, the group of each kind that is `asked` for, of the images that a study takes."""
+def groups_of(rows: Iterable[ImageRow | TableRow], asked: Sequence[Subgroups]) -> dict[str, tuple[str, ...]]:
+    """By patient, the group of each kind that is `asked` for, of the images or rows of tables that a study takes."""
     if not asked:
         return {}
-    own: dict[str, list[ImageRow]] = defaultdict(list)
-    for row in images:
+    own: dict[str, list[ImageRow | TableRow]] = defaultdict(list)
+    for row in rows:
         own[row.patient].append(row)
     return {patient: tuple(_group(rows, by) for by in asked) for patient, rows in own.items()}
 
 
-def _group(rows: Sequence[ImageRow], by: Subgroups) -> str:
+def _group(rows: Sequence[ImageRow | TableRow], by: Subgroups) -> str:
     if by == "age":
         years = [row.age for row in rows if row.age is not None]
         return band_of(median_low(years)) if years else NOT_KNOWN
-    words = [row.sex if by == "sex" else vendor_of(row.manufacturer) for row in rows]
-    return most_common(word for word in words if word not in {"", NOT_KNOWN}) or NOT_KNOWN
+    if by == "sex":
+        return most_common(row.sex for row in rows if row.sex) or NOT_KNOWN
+    makers = (vendor_of(row.manufacturer) for row in rows if isinstance(row, ImageRow))
+    return most_common(maker for maker in makers if maker != NOT_KNOWN) or NOT_KNOWN
 
 
 def most_common(words: Iterable[str]) -> str:

@@ -191,7 +191,7 @@ def _task(
         multi_label=cohort.multi_label,
         primary=evaluation.primary,
     )
-    yield from subgroup_faults(about.task, inputs.kind, evaluation.subgroups)
+    yield from subgroup_faults(inputs.kind, evaluation.subgroups)
     if about.task != "registration" and training.smoothness != Training.model_fields["smoothness"].default:
         yield Fault(("training", "smoothness"), 'has no effect without [study] task = "registration"; remove it')
     if about.task == "registration" and training.batch_size < 2:

@@ -69,12 +69,12 @@ def vendor_of(manufacturer: str) -> str:
     return VENDORS.get(words[0], OTHER) if words else NOT_KNOWN
 
 
-def subgroup_faults(task: str, kind: str, subgroups: tuple[Subgroups, ...]) -> Iterator[Fault]:
+def subgroup_faults(kind: str, subgroups: tuple[Subgroups, ...]) -> Iterator[Fault]:
     """What a study cannot ask for: groups named twice, or of patients of whom nothing is known to group them by."""
     key = ("evaluation", "subgroups")
     if len(set(subgroups)) < len(subgroups):
         yield Fault(key, "names one twice; name each once")
-    if subgroups and kind != "image":
-        yield Fault(key, 'needs [input] kind = "image": of other inputs neither sex, age nor maker is known; remove it')
-    elif subgroups and task != "classification":
-        yield Fault(key, f'is not in this version of Fedward for [study] task = "{task}"; remove it')
+    if subgroups and kind not in {"image", "table"}:
+        yield Fault(key, 'needs [input] kind = "image" or "table": of others neither sex nor age is known; remove it')
+    elif kind == "table" and "vendor" in subgroups:
+        yield Fault(key, 'has "vendor", the maker of a scanner, and a table comes from none; remove it')

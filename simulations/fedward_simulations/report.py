@@ -120,6 +120,7 @@ def _context(results: Results) -> dict[str, Any]:
         "models": [(model, wording.MODEL_TITLES[model]) for model in models],
         "groups": [*_site_groups(results, models), _overall_group(results, models), _mean_group(results, models)],
         "subgroups": subgroup_report.rows(results),
+        "subgroup_titles": [wording.METRIC_TITLES[metric] for metric in subgroup_report.metrics(results)],
         "subgroup_notes": subgroup_report.notes(results),
         "cost": _cost(results),
         "plots": _plots(results),
@@ -263,8 +264,8 @@ def _plots(results: Results) -> list[Plot]:
             plots.gain(results), "Who gains", "Each hospital’s own test patients. Lines are 95 % intervals.", wide=True
         )
     ]
-    if any(block.roc_auc for *_, block in subgroup_report.blocks(results)):
-        caption = f"The federated model on groups of test patients{averaged}. The grey line is that of all of them."
+    if any(block.figure(results.study.headline) for *_, block in subgroup_report.blocks(results)):
+        caption = f"The federated model on groups of test patients{averaged}. A grey line is that of all of them."
         found.append(Plot(subgroup_report.forest(results), "Groups of patients", caption, wide=True))
     if any(run.roc for run in results.runs):
         caption = f"All hospitals’ test patients{averaged}.{at_point}"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from fedward_common.study_subgroups import GROUPS, NOT_KNOWN, OTHER, Subgroups
 from fedward_simulations.drawing import LOOKS, RULE, new_canvas, svg_text
-from fedward_simulations.results import GroupBlock, Results
+from fedward_simulations.results import OTHER_METRICS, Figure, GroupBlock, Metric, Results
 from fedward_simulations.wording import METRIC_TITLES, count, figure_text, number
 
 BY: Mapping[Subgroups, str] = {"sex": "sex", "age": "age", "vendor": "maker of the scanner"}
@@ -48,18 +48,45 @@ def blocks(results: Results) -> Iterator[tuple[Subgroups, str, str, GroupBlock]]
         yield from ((by, name, label, b) for name in GROUPS[by] for label, b in shown.get(name, {}).items())
 
 
+def metrics(results: Results) -> list[Metric]:
+    """The columns of the table."""
+    if results.study.task == "classification":
+        return ["roc_auc", "sensitivity", "specificity"]
+    return [metric for metric in OTHER_METRICS if any(metric in block.figures for *_, block in blocks(results))]
+
+
 def rows(results: Results) -> list[tuple[str, list[GroupRow]]]:
     """The table: a heading for each way of grouping, and a row a group."""
     found: dict[Subgroups, list[GroupRow]] = {by: [] for by in results.study.spec.evaluation.subgroups}
     for by, name, label, block in blocks(results):
-        figures = tuple(figure_text(figure) for figure in (block.roc_auc, block.sensitivity, block.specificity))
-        tested = f"{count(block.patients)} ({count(block.positives)} with the finding)"
+        figures = tuple(figure_text(block.figure(metric)) for metric in metrics(results))
+        tested = count(block.patients)
+        if block.positives is not None:
+            tested += f" ({count(block.positives)} with the finding)"
         found[by].append(GroupRow(_named(results, by, name, label), tested, str(block.sites), figures))
     return [(f"By {BY[by]}", own) for by, own in found.items() if own]
 
 
 def _named(results: Results, by: Subgroups, name: str, label: str) -> str:
-    return title(by, name) if results.study.positive else f"{title(by, name)}: {label}"
+    return title(by, name) if _one_label(results) else f"{title(by, name)}: {label}"
+
+
+def _one_label(results: Results) -> bool:
+    return results.study.positive is not None or len(results.study.labels) == 1
+
+
+def _whole(results: Results) -> Figure | None:
+    """The figure of all test patients; None where groups have one for each of several labels."""
+    return results.overall.federated.figure(results.study.headline) if _one_label(results) else None
+
+
+def _headlines(results: Results) -> list[tuple[str, GroupBlock, Figure]]:
+    """The groups that have the figure that the report is about: what they are called, and it."""
+    return [
+        (_named(results, by, name, label), block, figure)
+        for by, name, label, block in blocks(results)
+        if (figure := block.figure(results.study.headline)) is not None
+    ]
 
 
 def notes(results: Results) -> list[str]:
@@ -69,16 +96,18 @@ def notes(results: Results) -> list[str]:
 
 def _differences(results: Results) -> Iterator[str]:
     """Pairs of groups whose intervals do not overlap."""
+    metric = results.study.headline
     for one, other in combinations(blocks(results), 2):
-        (by, first, label, low), (by_2, second, label_2, high) = one, other
-        if (by, label) != (by_2, label_2) or low.roc_auc is None or high.roc_auc is None:
+        (by, first, label, block), (by_2, second, label_2, block_2) = one, other
+        low, high = block.figure(metric), block_2.figure(metric)
+        if (by, label) != (by_2, label_2) or low is None or high is None:
             continue
-        if low.roc_auc.high < high.roc_auc.low or high.roc_auc.high < low.roc_auc.low:
+        if low.high < high.low or high.high < low.low:
             names = _word(by, first), _word(by, second)
             yield (
-                f"The federated model does not do alike in all groups by {BY[by]}: the ROC-AUC for “{label}” is "
-                f"{figure_text(low.roc_auc)} in {names[0]}, {figure_text(high.roc_auc)} in {names[1]}; the 95 % "
-                "intervals do not overlap."
+                f"The federated model does not do alike in all groups by {BY[by]}: the {METRIC_TITLES[metric]} for "
+                f"“{label}” is {figure_text(low)} in {names[0]}, {figure_text(high)} in {names[1]}; the 95 % intervals "
+                "do not overlap."
             )
 
 
@@ -95,23 +124,20 @@ def _missing(results: Results) -> Iterator[str]:
 
 
 def forest(results: Results) -> str:
-    """The ROC-AUC of each group with its interval, beneath each other; the line is that of all test patients."""
-    held = [one for one in blocks(results) if one[3].roc_auc is not None]
+    """The headline's figure of each group with its interval, beneath each other; the line is of all test patients."""
+    held = _headlines(results)
     with new_canvas((7.2, 1.0 + 0.34 * len(held))) as canvas:
         axes = canvas.add_subplot()
-        whole, look = results.overall.federated.roc_auc, LOOKS["federated"]
+        whole, look = _whole(results), LOOKS["federated"]
         if whole is not None:
             axes.axvline(whole.value, color=RULE, linewidth=1.2)
-        for place, (*_, block) in enumerate(held):
-            area = block.roc_auc
-            if area is not None:
-                axes.plot([area.low, area.high], [place, place], color=look.colour, linewidth=1.2)
-                axes.plot(area.value, place, look.marker, color=look.colour, markersize=6)
-        names = [f"{_named(results, by, name, label)}, n = {count(b.patients)}" for by, name, label, b in held]
-        axes.set_yticks(range(len(held)), names)
+        for place, (_, _, figure) in enumerate(held):
+            axes.plot([figure.low, figure.high], [place, place], color=look.colour, linewidth=1.2)
+            axes.plot(figure.value, place, look.marker, color=look.colour, markersize=6)
+        axes.set_yticks(range(len(held)), [f"{name}, n = {count(block.patients)}" for name, block, _ in held])
         axes.set_ylim(len(held) - 0.4, -0.6)
-        lows = [block.roc_auc.low for *_, block in held if block.roc_auc is not None]
-        axes.set(xlim=(min(0.5, *lows), 1.0), xlabel=f"{METRIC_TITLES['roc_auc']} with 95 % interval")
+        lowest = min(0.5, *(figure.low for *_, figure in held))
+        axes.set(xlim=(lowest, 1.0), xlabel=f"{METRIC_TITLES[results.study.headline]} with 95 % interval")
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         return svg_text(canvas, "subgroups", forest_alt(results))
@@ -119,14 +145,10 @@ def forest(results: Results) -> str:
 
 def forest_alt(results: Results) -> str:
     """The figure in words."""
-    said = [
-        f"{_named(results, by, name, label)}: {figure_text(block.roc_auc)}"
-        for by, name, label, block in blocks(results)
-        if block.roc_auc is not None
-    ]
-    whole = results.overall.federated.roc_auc
+    said = "; ".join(f"{name}: {figure_text(figure)}" for name, _, figure in _headlines(results))
+    whole = _whole(results)
     of_all = f" All test patients: {number(whole.value)}." if whole is not None else ""
-    return f"ROC-AUC of the federated model by group of patients. {'; '.join(said)}.{of_all}"
+    return f"{METRIC_TITLES[results.study.headline]} of the federated model by group of patients. {said}.{of_all}"
 
 
 def limits(results: Results) -> list[str]:
@@ -141,13 +163,7 @@ def limits(results: Results) -> list[str]:
 
 def factors(results: Results) -> str:
     """What the model card says of groups of patients."""
-    held = [
-        f"{_named(results, by, name, label)} {figure_text(block.roc_auc)}"
-        for by, name, label, block in blocks(results)
-        if block.roc_auc is not None
-    ]
     if not results.study.spec.evaluation.subgroups:
         return "Age, sex, ethnicity and other groups of patients: not analysed."
-    return (
-        f"Groups of test patients, {METRIC_TITLES['roc_auc']} of the federated model: {'; '.join(held) or 'withheld'}."
-    )
+    said = "; ".join(f"{name} {figure_text(figure)}" for name, _, figure in _headlines(results)) or "withheld"
+    return f"Groups of test patients, {METRIC_TITLES[results.study.headline]} of the federated model: {said}."

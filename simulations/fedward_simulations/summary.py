@@ -35,7 +35,7 @@ from fedward_simulations.results import (
     f1,
     mean_block,
 )
-from fedward_simulations.task_blocks import dice_spreads, froc_curves, task_block
+from fedward_simulations.task_blocks import dice_spreads, froc_curves, group_block, task_block
 
 NOT_SCORED = "the model was not scored here; the run's log says why"
 TOO_CLOSE = "the scores lie too close together for histograms to tell them apart"
@@ -249,14 +249,20 @@ def _groups(evaluations: Evaluations, study: StudySpec) -> GroupBlocks:
         for name in GROUPS[by]:
             held = [e.subgroups[by][name] for _, e in sorted(evaluations.items()) if name in e.subgroups.get(by, {})]
             for label in _labels(study):
-                own = [e for e in held if label in e.figures]
-                merged = pooled(own, label)
-                if merged is not None:
-                    alone = len(own) == 1
-                    block = Block.of(own[0].figures[label]) if alone else _pooled_block(own, label, merged, study)
-                    whole = GroupBlock(**dict(block), sites=len(own))
-                    found.setdefault(by, {}).setdefault(name, {})[label] = whole
+                of_label = _group if study.study.task == "classification" else group_block
+                block = of_label(held, label, study)
+                if block is not None:
+                    found.setdefault(by, {}).setdefault(name, {})[label] = block
     return found
+
+
+def _group(held: Sequence[GroupEvaluation], label: str, study: StudySpec) -> GroupBlock | None:
+    own = [e for e in held if label in e.figures]
+    merged = pooled(own, label)
+    if merged is None:
+        return None
+    block = Block.of(own[0].figures[label]) if len(own) == 1 else _pooled_block(own, label, merged, study)
+    return GroupBlock(**dict(block), sites=len(own))
 
 
 def _of_scores(merged: MergedHistogram) -> dict[str, float | None]:

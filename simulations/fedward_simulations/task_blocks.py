@@ -7,6 +7,7 @@ from fedward_common.metrics import (
     Detections,
     Estimate,
     Evaluation,
+    GroupEvaluation,
     Moments,
     Overlap,
     dice_percentiles,
@@ -19,7 +20,7 @@ from fedward_common.metrics.froc import RATES
 from fedward_common.streams import stream_seed
 from fedward_common.study import StudySpec
 from fedward_simulations.result_blocks import headline
-from fedward_simulations.results import OTHER_METRICS, Block, Figure, FrocCurve, Metric, Spread
+from fedward_simulations.results import OTHER_METRICS, Block, Figure, FrocCurve, GroupBlock, Metric, Spread
 
 NO_FIGURE = "too few patients for any hospital to show"
 NO_STRUCTURES = "the study names no structures whose overlap could be measured"
@@ -42,6 +43,16 @@ def task_block(evaluations: Iterable[Evaluation], study: StudySpec) -> Block:
         patients=sum(e.patients for e in held if e.overlaps or e.detections or e.concordance or e.folding) or None,
         withheld=why,
     )
+
+
+def group_block(groups: Iterable[GroupEvaluation], label: str, study: StudySpec) -> GroupBlock | None:
+    """One model on a group of patients, for one label, of the sites that may tell of it; None of no site."""
+    held = [e for e in groups if label in e.overlaps or label in e.detections or e.concordance is not None]
+    labels, _ = _BY_TASK[study.study.task](held, study)
+    if label not in labels:
+        return None
+    patients = sum(e.overlaps[label].dice.patients if label in e.overlaps else e.patients for e in held)
+    return GroupBlock(figures=labels[label], patients=patients, sites=len(held))
 
 
 def _mean(given: Sequence[Figures]) -> Figures:
@@ -72,7 +83,7 @@ def _mm(parts: Iterable[Moments | None]) -> Estimate | None:
     return None if moments is None else moments.interval()
 
 
-def _masks(held: Sequence[Evaluation], study: StudySpec) -> tuple[dict[str, Figures], Figures]:
+def _masks(held: Sequence[GroupEvaluation], study: StudySpec) -> tuple[dict[str, Figures], Figures]:
     labels = {}
     for structure in study.cohort.labels:
         own = [e.overlaps[structure] for e in held if structure in e.overlaps]
@@ -94,12 +105,12 @@ def _masks(held: Sequence[Evaluation], study: StudySpec) -> tuple[dict[str, Figu
     return labels, {"folding_percent": Figure(**{end: 100 * value for end, value in share.items()})}
 
 
-def _survival(held: Sequence[Evaluation], _study: StudySpec) -> tuple[dict[str, Figures], Figures]:
+def _survival(held: Sequence[GroupEvaluation], study: StudySpec) -> tuple[dict[str, Figures], Figures]:
     pairs = pooled_concordance(e.concordance for e in held if e.concordance is not None)
-    return {}, {} if pairs is None else _figures({"c_index": pairs.interval()})
+    return {} if pairs is None else {study.cohort.labels[-1]: _figures({"c_index": pairs.interval()})}, {}
 
 
-def _detections(held: Sequence[Evaluation], study: StudySpec) -> tuple[dict[str, Figures], Figures]:
+def _detections(held: Sequence[GroupEvaluation], study: StudySpec) -> tuple[dict[str, Figures], Figures]:
     labels = {}
     for kind in study.cohort.labels:
         froc = merged_froc(_of_kind(held, kind))
@@ -114,11 +125,11 @@ def _detections(held: Sequence[Evaluation], study: StudySpec) -> tuple[dict[str,
     return labels, {}
 
 
-def _of_kind(held: Iterable[Evaluation], kind: str) -> list[Detections]:
+def _of_kind(held: Iterable[GroupEvaluation], kind: str) -> list[Detections]:
     return [e.detections[kind] for e in held if kind in e.detections]
 
 
-_BY_TASK: Mapping[str, Callable[[Sequence[Evaluation], StudySpec], tuple[dict[str, Figures], Figures]]] = {
+_BY_TASK: Mapping[str, Callable[[Sequence[GroupEvaluation], StudySpec], tuple[dict[str, Figures], Figures]]] = {
     "segmentation": _masks,
     "registration": _masks,
     "survival": _survival,

@@ -173,6 +173,25 @@ def test_a_model_learns_from_whom_it_trains_and_is_scored_on_whom_it_tests(hospi
     assert found.figures == {}
 
 
+def test_groups_are_those_of_the_tables_ages(hospital: Callable[..., Site]) -> None:
+    body = [(row[0], "30" if number % 2 else "", *row[2:]) for number, row in enumerate(rows(160))]
+    site = hospital(body, columns='age = "age"\n' + MAP)
+    spec = study(evaluation={"primary": "c_index", "subgroups": ["age"]}, split={"shares": (0.2, 0.1, 0.7)})
+    asked: dict[str, Any] = {"study": spec, "run": "run-1", "scale": SCALE}
+    question = Question(kind="evaluate", side="test", thresholds={}, **asked)
+    found = Hospital(SiteSource(site)).evaluate(question, {"weight": np.ones((1, 2), np.float32)}).evaluation
+    assert found.subgroups["age"].keys() == {"under 40", "not known"}
+    data = load(site, spec, "run-1", scale=SCALE)
+    assert data.targets is not None
+    for band, group in found.subgroups["age"].items():
+        own = data.indices("test")[data.groups["age"][data.indices("test")] == band]
+        risks = data.images[own].astype(np.float64).sum(axis=1)
+        expected = Concordance.of(risks, data.targets[own], data.labels[own] == 1, 5)
+        assert expected is not None
+        assert group.concordance is not None
+        assert group.concordance.model_dump() == pytest.approx(expected.model_dump())
+
+
 # The stratified Cox model ---------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from fedward_common.errors import DataError
 from fedward_common.events import ignore
 from fedward_common.feature_statistics import feature_cells
 from fedward_common.records import Question
-from fedward_common.study import FeatureScale, SiteEntry, StudySpec, TableInput
+from fedward_common.study import Evaluation, FeatureScale, SiteEntry, StudySpec, TableInput
 from fedward_common.testing import tiny_study
 
 MAP = """patient = "mrn"
@@ -68,11 +68,11 @@ def written(folder: Path, body: list[Row], name: str = "visits.csv") -> Path:
 def hospital(tmp_path: Path) -> Callable[..., Site]:
     """`hospital(rows, settings=)`: a folder with one table, opened and scanned."""
 
-    def build(body: list[Row] | None = None, settings: str = "") -> Site:
+    def build(body: list[Row] | None = None, settings: str = "", columns: str = MAP) -> Site:
         folder = tmp_path / "north"
         folder.mkdir()
         written(folder, rows() if body is None else body)
-        (folder / "columns.toml").write_text(MAP)
+        (folder / "columns.toml").write_text(columns)
         (folder / "site.toml").write_text(SETTINGS + settings)
         site = Site.open(folder)
         scan(site)
@@ -107,6 +107,21 @@ def test_rows_are_on_the_scale_of_the_run(hospital: Callable[..., Site]) -> None
         assert item.label == (outcome == "sick")
     with pytest.raises(DataError, match="not measured yet"):
         load(site, study(), "run-2")
+
+
+def test_sex_and_age_of_patients_are_those_of_most_rows(hospital: Callable[..., Site]) -> None:
+    odd = [("ODD1", "95", "3", "F", "well"), ("ODD2", "?", "3", "M", "well"), ("ODD2", "-1", "3", "M", "well")]
+    site = hospital([*rows(), *odd], columns='age = "age"\nsex = { column = "sex", words = { F = "F" } }\n' + MAP)
+    spec = study().model_copy(update={"evaluation": Evaluation(subgroups=("sex", "age"))})
+    found = {item.patient: item.groups for item in from_catalog(site, spec).items}
+    for mrn, groups in (
+        ("MRN000", ("F", "40 to 59")),
+        ("MRN025", ("not known", "75 and over")),
+        ("ODD1", ("F", "75 and over")),
+        ("ODD2", ("not known", "not known")),
+    ):
+        assert found[site.pseudonym("patient", mrn)] == groups
+    assert not any(item.groups for item in from_catalog(site, study()).items)
 
 
 def test_a_patient_s_rows_are_on_one_side(hospital: Callable[..., Site]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,49 @@ def test_a_round_learns_and_is_scored_the_same_way_each_time(
     assert primary_value([found], study) is not None
     again, same = scored(study, 2)
     assert (again, same) == (losses, found)
+
+
+@pytest.mark.parametrize(
+    ("template", "options"),
+    [
+        ("liver-segmentation", {"width": 4, "depth": 1}),
+        ("brain-registration", {"width": 4, "depth": 1, "integration": 0}),
+        ("lung-nodule", {"width": 4, "levels": 1, "anchor": 8}),
+    ],
+)
+def test_groups_of_patients_have_the_figures_that_they_would_have_alone(template: str, options: dict[str, Any]) -> None:
+    study = tiny(template, options)
+    model, words = models.network(study), np.array(["F", "F", "M"] * 4)
+    load_state(model, models.initial_state(study, 0))
+
+    def figures(which: npt.NDArray[np.bool_], groups: npt.NDArray[np.str_] | None) -> Evaluation:
+        site = data(study)
+        assert site.targets is not None
+        own = replace(
+            site,
+            images=site.images[which],
+            labels=site.labels[which],
+            targets=site.targets[which],
+            patients=np.arange(which.sum()),
+            sides=np.full(which.sum(), SIDES.index("test"), np.int8),
+            groups={} if groups is None else {"sex": groups},
+        )
+        return evaluate(
+            model, own, study, "test", site="a", thresholds=None, min_cell=2, device=pick_device(), listener=ignore
+        )
+
+    found = figures(words != "", words)
+    assert {name: group.patients for name, group in found.subgroups["sex"].items()} == {"F": 8, "M": 4}
+    for name, group in found.subgroups["sex"].items():
+        alone = figures(words == name, None)
+        assert group.overlaps.keys() == found.overlaps.keys() == alone.overlaps.keys()
+        assert group.detections.keys() == found.detections.keys() == alone.detections.keys()
+        for structure, overlap in group.overlaps.items():
+            if study.study.task == "segmentation":  # alone, a patient is brought onto others
+                assert overlap.dice.mean == pytest.approx(alone.overlaps[structure].dice.mean)
+        for kind, boxes_of in group.detections.items():
+            one = alone.detections[kind]
+            assert (boxes_of.images, boxes_of.findings) == (one.images, one.findings)
 
 
 def test_registration_of_one_patient_says_that_there_is_no_other() -> None:

@@ -28,12 +28,12 @@ from fedward_common.testing import tiny_study
 
 STUDY = """[study]
 id = "s"
-task = "{task}"
+task = "classification"
 [cohort]
 labels = ["benign", "malignant"]
 positive = "malignant"
 [model]
-name = "small-cnn"
+name = "{network}"
 {more}
 [evaluation]
 subgroups = {groups}
@@ -234,21 +234,26 @@ def test_a_study_says_its_groups_and_cannot_ask_for_what_is_not_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "more", "groups", "words"),
+    ("network", "more", "groups", "words"),
     [
-        ("classification", "", '["race"]', 'subgroups item 1 = "race": must be one of "sex", "age", "vendor"'),
-        ("segmentation", "", '["sex"]', 'is not in this version of Fedward for [study] task = "segmentation"'),
+        ("small-cnn", "", '["race"]', 'subgroups item 1 = "race": must be one of "sex", "age", "vendor"'),
         (
-            "classification",
+            "mlp",
             '[input]\nkind = "table"\nfeatures = ["age"]\n',
+            '["sex", "vendor"]',
+            'has "vendor", the maker of a scanner, and a table comes from none; remove it',
+        ),
+        (
+            "cnn-1d",
+            '[input]\nkind = "series"\nsignals = ["x"]\nunit = "g"\nrate_hz = 50\nwindow_s = 2\n',
             '["sex"]',
-            'needs [input] kind = "image": of other inputs neither sex, age nor maker is known; remove it',
+            'needs [input] kind = "image" or "table": of others neither sex nor age is known; remove it',
         ),
     ],
 )
-def test_groups_that_cannot_be_are_refused_in_one_sentence(task: str, more: str, groups: str, words: str) -> None:
-    text = STUDY.format(task=task, more=more, groups=groups)
+def test_groups_that_cannot_be_are_refused_in_one_sentence(network: str, more: str, groups: str, words: str) -> None:
+    text = STUDY.format(network=network, more=more, groups=groups)
     with pytest.raises(StudyError) as refused:
         loads(text, "s.toml")
     assert words in str(refused.value)
-    assert loads(STUDY.format(task="classification", more="", groups='["vendor"]'), "s.toml").evaluation.subgroups
+    assert loads(STUDY.format(network="small-cnn", more="", groups='["vendor"]'), "s.toml").evaluation.subgroups

@@ -17,10 +17,13 @@ from fedward_common.metrics import (
     evaluate_detections,
     evaluate_overlap,
     evaluate_survival,
+    merged_froc,
+    pooled_concordance,
     pooled_moments,
 )
 from fedward_common.records import Prepared
 from fedward_common.study import StudySpec
+from fedward_common.study_subgroups import Subgroups
 from fedward_common.testing import tiny_study
 from fedward_server.result import RoundHistory, RunResult, SiteResult, SiteRound
 from fedward_server.watch import gains
@@ -49,7 +52,7 @@ def study_of(task: str, labels: tuple[str, ...], network: str, primary: str, **s
         study={"task": task, "title": f"A study of {task}"},
         cohort={"labels": labels, "positive": None, **sections.pop("cohort", {})},
         model={"name": network},
-        evaluation={"primary": primary},
+        evaluation={"primary": primary, "subgroups": ("sex",)},
         **{"input": {"size": [32, 32]}, **sections},
     )
 
@@ -67,11 +70,16 @@ SURVIVAL = study_of(
 )
 
 
+def halves(n: int) -> dict[Subgroups, Any]:
+    return {"sex": np.where(np.arange(n) % 2, "F", "M")}
+
+
 def masks(n: int, quality: float, seed: int) -> Evaluation:
     rng = np.random.default_rng(seed)
     dice = np.clip(rng.normal([quality, quality - 0.2], 0.05, (n, 2)), 0, 1)
     scores = [MaskScores(row, 5 * (1 - row), 20 * (1 - row)) for row in dice]
-    return evaluate_overlap(scores, np.ones((n, 2)), 1 - dice[:, 0], np.arange(n), study=SEGMENTATION, min_cell=5)
+    given = (scores, np.ones((n, 2)), 1 - dice[:, 0], np.arange(n))
+    return evaluate_overlap(*given, study=SEGMENTATION, min_cell=5, groups=halves(n))
 
 
 def pairs(n: int, quality: float, seed: int) -> Evaluation:
@@ -87,6 +95,7 @@ def pairs(n: int, quality: float, seed: int) -> Evaluation:
         min_cell=5,
         before=unmoved,
         folding=rng.uniform(0, 0.004, n),
+        groups=halves(n),
     )
 
 
@@ -104,14 +113,15 @@ def boxes(n: int, quality: float, seed: int) -> Evaluation:
             (np.concatenate([middles - 4, middles + 4], axis=1), scores, np.zeros(len(middles), dtype=np.int64))
         )
         truth.append(real)
-    return evaluate_detections(found, truth, np.ones(n), np.arange(n), study=DETECTION, min_cell=5)
+    given = (found, truth, np.ones(n), np.arange(n))
+    return evaluate_detections(*given, study=DETECTION, min_cell=5, groups=halves(n))
 
 
 def risks(n: int, quality: float, seed: int) -> Evaluation:
     rng = np.random.default_rng(seed)
     risk = rng.normal(size=n)
     times = rng.exponential(np.exp(-3 * quality * risk))
-    return evaluate_survival(risk, times, np.arange(n) % 3 > 0, np.arange(n), min_cell=5)
+    return evaluate_survival(risk, times, np.arange(n) % 3 > 0, np.arange(n), min_cell=5, groups=halves(n))
 
 
 def run_result(study: StudySpec, scored: Scored, quality: float, seed: int) -> RunResult:
@@ -203,11 +213,39 @@ def test_the_report_speaks_the_task(task: str, by_task: dict[str, Results]) -> N
     assert method_wording.words(results).measures in card
     assert method_wording.words(results).threshold in card
     assert f"{title} at each hospital" in page
+    assert f"{title} of the federated model by group of patients" in page
+    for name, word in (("Women", "F"), ("Men", "M")):
+        for label, block in results.subgroups["sex"][word].items():
+            row = f"{name}: {label}" if task == "segmentation" else name
+            text = wording.figure_text(block.figures[metric])
+            assert text in seen.split("By group of patients")[1].split(row)[1]
+            assert f"{row} {text}" in card
     assert ("FROC curves" in seen, "Spread of Dice" in seen) == (task == "detection", title == "Dice")
     console = Console(width=140, color_system=None)
     with console.capture() as captured:
         print_table(results, console)
     assert f"{title} (95 %)" in captured.get()
+
+
+@pytest.mark.parametrize("task", CASES)
+def test_groups_of_patients_are_put_together_over_hospitals(task: str, by_task: dict[str, Results]) -> None:
+    (study, scored, _), results = CASES[task], by_task[task]
+    told = [scored(PATIENTS[name], 0.85, 10 + place).subgroups for place, name in enumerate(PATIENTS)]
+    label = "liver" if task == "segmentation" else study.cohort.labels[-1]
+    for word in "FM":
+        held = [groups["sex"][word] for groups in told if word in groups.get("sex", {})]
+        dice = pooled_moments(e.overlaps[label].dice for e in held if e.overlaps)
+        pairs = pooled_concordance(e.concordance for e in held if e.concordance is not None)
+        curve = merged_froc(e.detections[label] for e in held if e.detections)
+        (expected,) = (
+            figure
+            for figure in (dice and dice.mean, pairs and pairs.value, curve and curve.score())
+            if figure is not None
+        )
+        block = results.runs[0].subgroups["sex"][word][label]
+        assert block.figures[results.study.headline].value == pytest.approx(expected)
+        assert (block.sites, block.patients) == (len(held), sum(e.patients for e in held))
+    assert results.subgroups["sex"].keys() == {"F", "M"}
 
 
 def test_segmentation_shows_each_structure_and_its_distances(by_task: dict[str, Results]) -> None:

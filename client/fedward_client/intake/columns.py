@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from fedward_client.intake.delimited import TextFormat
 from fedward_common import compounds, dna
 from fedward_common.errors import SettingsError
+from fedward_common.study_subgroups import YEARS
 
 STRANGERS = ConfigDict(extra="forbid")  # keys that are not settings
 _WHOLE = re.compile(r"([+-]?[0-9]+)\.0*")
@@ -205,6 +206,16 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sex:
+    """The column of patients' sex, and what each of its words means; of any other word it is not known."""
+
+    column: str
+    words: Mapping[str, Literal["F", "M", "O"]]
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRANGERS
+
+
+@dataclass(frozen=True, kw_only=True)
 class TableMap:
     """What the columns of a table are; `columns` are their names where the first row has none.
 
@@ -218,6 +229,8 @@ class TableMap:
         None  # the column of follow-up: how long a patient was observed, until the target happened or not
     )
     patient: str | None = None
+    sex: Sex | None = None  # with `age`, the column of whole years: the groups by which a study's figures are told too
+    age: str | None = None
     columns: tuple[str, ...] | None = None
     missing: tuple[str, ...] = ("", "NA")
     text: TextFormat = field(default_factory=TextFormat)
@@ -246,8 +259,9 @@ class TableMap:
     @cached_property
     def wanted(self) -> tuple[str, ...]:
         """The columns that a table must have."""
-        target = None if self.target is None else self.target.column
-        return tuple(dict.fromkeys([*self.feature_columns, *filter(None, (self.patient, target, self.time))]))
+        target, sex = (None if each is None else each.column for each in (self.target, self.sex))
+        more = filter(None, (self.patient, target, self.time, sex, self.age))
+        return tuple(dict.fromkeys([*self.feature_columns, *more]))
 
     def values(self, row: Mapping[str, str]) -> tuple[list[float], list[str]]:
         """A row's features, NaN where they are missing, and the columns where they are. Raises BadRow."""
@@ -290,6 +304,23 @@ class TableMap:
         if found < 0:
             raise BadRow(f"column '{self.time}' holds a negative time of follow-up")
         return found
+
+    def sex_of(self, row: Mapping[str, str]) -> tuple[str, ...]:
+        """One of "F", "M", "O", "" where it is not known; () where the map does not say."""
+        if self.sex is None:
+            return ()
+        words = {plain(word): sex for word, sex in self.sex.words.items()}
+        return (words.get(plain(row[self.sex.column]), ""),)
+
+    def age_of(self, row: Mapping[str, str]) -> tuple[int | None, ...]:
+        """Years, of the last age band the least; None where they are not known, () where the map does not say."""
+        if self.age is None:
+            return ()
+        try:
+            years = nan if self._is_missing(row[self.age], None) else self.text.number(row[self.age])
+        except ValueError:
+            years = nan
+        return (min(int(years), YEARS[-1]) if years >= 0 else None,)
 
     def patient_of(self, row: Mapping[str, str], number: int) -> str:
         """Whose row it is. Raises BadRow where that is missing."""

@@ -24,13 +24,15 @@ Values = npt.NDArray[np.float32]
 class RowFacts:
     """One usable row: its number in the file, whose it is, its target ("" without one), the columns it lacks.
 
-    `time` is that of follow-up, None without one.
+    `time` is that of follow-up, None without one; so is `age` in years, and "" a `sex` that is not known.
     """
 
     number: int
     patient: str = field(repr=False)  # "" where the table does not say
     target: str = field(repr=False)
     time: float | None = field(repr=False)
+    sex: str = field(repr=False)
+    age: int | None = field(repr=False)
     missing: tuple[str, ...]
     content: str  # hex BLAKE2b of its features, target and time
 
@@ -38,7 +40,8 @@ class RowFacts:
     def facts(self) -> str:
         """What the catalog keeps of it, as JSON."""
         said = {"number": self.number, "target": self.target, "missing": self.missing}
-        return json.dumps(said if self.time is None else {**said, "time": self.time})
+        more = {"time": self.time, "sex": self.sex or None, "age": self.age}
+        return json.dumps(said | {key: value for key, value in more.items() if value is not None})
 
 
 def is_table(site: Site, path: Path) -> bool:
@@ -63,6 +66,8 @@ def rows(table: Table, columns: TableMap) -> Iterator[RowFacts]:
             patient=table.patients[place] if columns.patient is not None else "",
             target=table.targets[place] if table.targets else "",
             time=None if isnan(time := float(table.times[place])) else time,
+            sex=table.sexes[place] if table.sexes else "",
+            age=table.ages[place] if table.ages else None,
             missing=columns.missing_in(table.features[place]),
             content=content_of(table, place),
         )

@@ -28,7 +28,8 @@ class Table:
     `features` [rows, names] are NaN where a value is missing; `patients` is the patient of each row, or "row 7" where
     the table has no such column; `targets` is the class of each row, or a number as text, "" where it is missing, ()
     without a target; `times` [rows] are those of follow-up, NaN where they are missing or the map names no column of
-    them. `missing` counts missing values by column; `left_out` has row number and reason.
+    them. `sexes` and `ages` [rows] are "" and None where they are not known, () without such a column. `missing` counts
+    missing values by column; `left_out` has row number and reason.
     """
 
     features: npt.NDArray[np.float32] = field(repr=False)
@@ -37,6 +38,8 @@ class Table:
     patients: tuple[str, ...] = field(repr=False)
     targets: tuple[str, ...] = field(repr=False)
     times: npt.NDArray[np.float64] = field(repr=False)
+    sexes: tuple[str, ...] = field(repr=False)
+    ages: tuple[int | None, ...] = field(repr=False)
     missing: dict[str, int]
     left_out: tuple[tuple[int, str], ...]
 
@@ -50,6 +53,8 @@ def read_table(path: Path, columns: TableMap) -> Table:
     numbers: list[int] = []
     patients: list[str] = []
     targets: list[str] = []
+    sexes: list[str] = []
+    ages: list[int | None] = []
     left_out: list[tuple[int, str]] = []
     for number, row in _rows(path, columns):
         if row is None:
@@ -68,6 +73,8 @@ def read_table(path: Path, columns: TableMap) -> Table:
         patients.append(patient)
         targets.extend(target)
         times.append(time)
+        sexes.extend(columns.sex_of(row))
+        ages.extend(columns.age_of(row))
     return Table(
         features=np.array(features, np.float32).reshape(len(patients), len(columns.names)),
         names=columns.names,
@@ -75,6 +82,8 @@ def read_table(path: Path, columns: TableMap) -> Table:
         patients=tuple(patients),
         targets=tuple(targets),
         times=np.array(times, np.float64),
+        sexes=tuple(sexes),
+        ages=tuple(ages),
         missing=dict(missing),
         left_out=tuple(left_out),
     )

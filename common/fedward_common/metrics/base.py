@@ -1,5 +1,6 @@
 """What the metrics share: array types, the strict record, and the check that scores are probabilities."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import numpy as np
@@ -10,6 +11,8 @@ from fedward_common.errors import RunError
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Parts = Mapping[str, Bools]  # a partition of a site's patients: who is in each group [patients]
 
 MAX_PATIENTS = 10**9  # no site has more; sums over bins and sites stay exact in float64
 ROUNDING = 1e-6  # how far over 1 a float32 softmax, averaged, may come

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedward_common.errors import DataError, ModelError, RunError
-from fedward_common.metrics.base import Floats, Ints, as_probabilities
+from fedward_common.metrics.base import Bools, Floats, Ints, as_probabilities
 from fedward_common.metrics.figures import patient_scores
 from fedward_common.study import StudySpec
 
@@ -16,10 +16,11 @@ LEAST_PROBABILITY = float(np.finfo(np.float32).eps)  # so that one certain mista
 
 @dataclass(frozen=True, slots=True)
 class Cases:
-    """Patients with a label and patients without it: their mean scores [n], and which they are [n]."""
+    """Patients with a label and patients without it: their mean scores [n], which they are [n], and who [n]."""
 
     scores: Floats
-    truth: npt.NDArray[np.bool_]
+    truth: Bools
+    patients: Ints
 
     @property
     def with_it(self) -> int:
@@ -45,16 +46,12 @@ class Images:
         """How many patients they are of."""
         return int(np.unique(self.patients).size)
 
-    def taken(self, which: npt.NDArray[np.bool_]) -> "Images":
-        """Those of some images [n]."""
-        return Images(self.scores[which], self.labels[which], self.patients[which])
-
     def cases(self, index: int) -> Cases:
         """Each patient once with a label and once without it, as their images are; unknown ones left out."""
         truth = self.labels[:, index] if self.labels.ndim == 2 else (self.labels == index).astype(np.int64)
         known = truth >= 0
         units, scores = patient_scores(self.scores[known, index], 2 * self.patients[known] + truth[known])
-        return Cases(scores, units % 2 == 1)
+        return Cases(scores, units % 2 == 1, units // 2)
 
     def loss(self) -> float:
         """The mean over patients, and over labels where an image has several, of -log of the truth's probability."""

@@ -3,6 +3,10 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
+import numpy as np
+
+from fedward_common.metrics.base import Ints, Parts
+
 Key = TypeVar("Key", bound=str)
 
 _NONE = "\0none"  # no label's name
@@ -59,3 +63,8 @@ def told_groups(counts: Mapping[Key, Sequence[int]], k: int, *, among: Collectio
     while left and not covered():
         left.remove(min(left, key=lambda key: (sum(counts[key]), key)))
     return left
+
+
+def counts_in(parts: Parts, *which: Ints) -> dict[str, list[int]]:
+    """By group how many of each of `which`, numbers of patients [n], are in it; of nobody at all there is no count."""
+    return {name: [int(np.count_nonzero(part[each])) for each in which if each.size] for name, part in parts.items()}

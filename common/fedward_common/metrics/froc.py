@@ -1,6 +1,6 @@
 """Free-response ROC of detections: which findings a model's boxes hit, at how many false alarms an image."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import or_
@@ -10,9 +10,10 @@ import numpy as np
 from pydantic import Field
 
 from fedward_common.errors import RunError
-from fedward_common.metrics.base import MAX_PATIENTS, Count, Floats, Ints, Record, as_probabilities
+from fedward_common.metrics.base import MAX_PATIENTS, Count, Floats, Ints, Parts, Record, as_probabilities
+from fedward_common.metrics.cells import counts_in, told_groups
 from fedward_common.metrics.intervals import LEVEL, Estimate, fraction_estimate, wilson_interval
-from fedward_common.metrics.sketch import BINS, SCORE_EDGES, ClassSketch, base_bins
+from fedward_common.metrics.sketch import BINS, SCORE_EDGES, ClassSketch, base_bins, common_edges
 from fedward_common.metrics.spread import spread
 from fedward_common.streams import stream
 
@@ -22,6 +23,7 @@ RATES = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
 _DRAWN = np.arange(0, BINS, 8)  # an interval needs no finer bins than eight together
 
 MISSED = -1.0  # the score of a finding that no box hits
+_MISSED_BIN = -1  # below all bins of hits
 
 
 class ImageHits(NamedTuple):
@@ -82,10 +84,7 @@ class Detections(Record):
         `k` patients; where fewer than `k` are left with a hit, none is told of. So sensitivity is told too low, never
         too high.
         """
-        findings = np.concatenate([image.findings for image in images])
-        false = np.concatenate([image.false_positives for image in images])
-        owners = np.repeat(patients, [image.findings.size for image in images])
-        blamed = np.repeat(patients, [image.false_positives.size for image in images])
+        findings, owners, false, blamed = _boxes(images, patients)
         if np.unique(owners).size < max(k, 1) or 0 < np.unique(blamed).size < k:
             return None
         order = np.argsort(findings, kind="stable")
@@ -97,6 +96,62 @@ class Detections(Record):
             missed=missed,
             false_positives=_sketch(false, blamed, k),
         )
+
+    def of_groups(self, images: Sequence[ImageHits], patients: Ints, parts: Parts, k: int) -> dict[str, Self]:
+        """Those of groups of the patients of whose `images` this is, as far as they may be told beside it.
+
+        A group that is told has at least `k` patients with a finding and, where there are any, `k` with a false
+        positive; so have all others together, or nobody is left. Their bins are some of these joined. Where of a group
+        findings of some but fewer than `k` patients were missed, or hit, the lowest bins of hits of all groups count as
+        missed too; where that is all of them, no group is told.
+        """
+        findings, owners, false, blamed = _boxes(images, patients)
+        told = told_groups(counts_in(parts, np.unique(owners), np.unique(blamed)), k)
+        if not told:
+            return {}
+        bins, hit = base_bins(np.maximum(findings, 0)), np.ones(findings.size, dtype=bool)
+        hit[np.argsort(findings, kind="stable")[: self.missed]] = False
+        bins[~hit] = _MISSED_BIN
+        edges, first = self.hits.edges if self.hits else (0, BINS), 0  # `first`: bin of a hit
+        if any(_few(parts, told, owners[each], k) for each in (hit, ~hit)):
+            joined = common_edges(bins, owners, parts, told, (_MISSED_BIN, *edges), k=k)
+            first = joined[1]
+        else:
+            joined = common_edges(bins[hit], owners[hit], parts, told, edges, k=k)
+        if first == BINS:
+            return {}
+        wrong = self.false_positives.edges if self.false_positives else (0, BINS)
+        wrong = tuple(common_edges(base_bins(false), blamed, parts, told, wrong, k=k))
+        return {
+            name: type(self)(
+                images=int(np.count_nonzero(part[patients])),
+                hits=_between(findings[part[owners] & (bins >= first)], sorted({0, *joined} - {_MISSED_BIN})),
+                missed=int(np.count_nonzero(part[owners] & (bins < first))),
+                false_positives=_between(false[part[blamed]], wrong),
+            )
+            for name, part in parts.items()
+            if name in told
+        }
+
+
+def _boxes(images: Sequence[ImageHits], patients: Ints) -> tuple[Floats, Ints, Floats, Ints]:
+    """Scores of all findings [n] and of all false positives [m] of `images`, and the patient of each."""
+    findings = np.concatenate([image.findings for image in images])
+    false = np.concatenate([image.false_positives for image in images])
+    owners = np.repeat(patients, [image.findings.size for image in images])
+    blamed = np.repeat(patients, [image.false_positives.size for image in images])
+    return findings, owners, false, blamed
+
+
+def _few(parts: Parts, told: Collection[str], owners: Ints, k: int) -> bool:
+    """Whether of a group that is told, or of all others together, 1 to `k` - 1 patients are among `owners`."""
+    counts = {name: sum(own) for name, own in counts_in(parts, np.unique(owners)).items()}
+    others = sum(count for name, count in counts.items() if name not in told)
+    return any(0 < count < k for count in (*(counts[name] for name in told), others))
+
+
+def _between(scores: Floats, edges: Sequence[int]) -> ClassSketch | None:
+    return ClassSketch.of(scores).between(edges) if scores.size else None
 
 
 def _missed(scores: Floats, owners: Ints, k: int) -> int:

@@ -5,19 +5,17 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from fedward_common.errors import RunError
-from fedward_common.metrics.base import MAX_PATIENTS, Floats, Record
+from fedward_common.metrics.base import MAX_PATIENTS, Bools, Floats, Parts, Record
+from fedward_common.metrics.cells import counts_in, told_groups
 from fedward_common.metrics.intervals import LEVEL, Estimate, fraction_estimate, t_quantile, wilson_interval
-from fedward_common.metrics.sketch import MIDDLES, ClassSketch
+from fedward_common.metrics.sketch import MIDDLES, ClassSketch, base_bins, common_edges
 from fedward_common.metrics.spread import spread
 
 MAX_MM = 1e6  # of a distance; no image is larger
 TOLERANCE = 1e-9  # of a share of patients, for rounding
-
-Bools = npt.NDArray[np.bool_]
 
 
 class MaskScores(NamedTuple):
@@ -130,17 +128,43 @@ class Overlap(Record):
         Were fewer than `k` patients without a score, the difference to the site's patients would tell of them: then as
         many others as it takes are left out too, the first in order, whatever their scores.
         """
-        scored = _covered(~np.isnan(scores.dice), np.ones(scores.dice.size, dtype=bool), k)
+        scored, far = _taking_part(scores, k)
         histogram = ClassSketch.of(scores.dice[scored]).suppressed(k)
         if histogram is None:
             return None
-        far = _covered(scored & ~np.isnan(scores.surface_mm), scored, k)
-        told = np.count_nonzero(far) >= max(k, 1)
+        return cls._with(histogram, scores, scored, far if np.count_nonzero(far) >= max(k, 1) else None)
+
+    def of_groups(self, scores: MaskScores, parts: Parts, k: int) -> dict[str, Self]:
+        """Those of groups of the patients of whose `scores` this is, as far as they may be told beside it.
+
+        The same patients take part. A group that is told has at least `k` of them and, where some do not, `k` who do
+        not; so have all others together, or nobody is left. So it is with distances among those with a Dice.
+        """
+        scored, far = _taking_part(scores, k)
+        told = told_groups(counts_in(parts, np.flatnonzero(scored), np.flatnonzero(~scored)), k)
+        if not told:
+            return {}
+        among, measured = {name: part & scored for name, part in parts.items()}, set[str]()
+        if self.surface_mm is not None:
+            measured = told_groups(counts_in(among, np.flatnonzero(far), np.flatnonzero(scored & ~far)), k, among=told)
+        bins = base_bins(scores.dice[scored])
+        edges = common_edges(bins, np.flatnonzero(scored), parts, told, self.histogram.edges, k=k)
+        return {
+            name: self._with(
+                ClassSketch.of(scores.dice[own]).between(edges), scores, own, own & far if name in measured else None
+            )
+            for name, own in among.items()
+            if name in told
+        }
+
+    @classmethod
+    def _with(cls, histogram: ClassSketch, scores: MaskScores, scored: Bools, far: Bools | None) -> Self:
+        """Of the patients that are `scored`, with distances of those that are `far`."""
         return cls(
             dice=Moments.of(scores.dice[scored]),
             histogram=histogram,
-            surface_mm=Moments.of(scores.surface_mm[far]) if told else None,
-            hausdorff_mm=Moments.of(scores.hausdorff_mm[far]) if told else None,
+            surface_mm=None if far is None else Moments.of(scores.surface_mm[far]),
+            hausdorff_mm=None if far is None else Moments.of(scores.hausdorff_mm[far]),
         )
 
 
@@ -152,6 +176,12 @@ def dice_percentiles(overlaps: Sequence[Overlap], percents: Sequence[float] = (5
     counts = np.sum([spread(one.histogram) for one in overlaps], axis=0)
     shares = np.cumsum(counts) / counts.sum()
     return MIDDLES[np.searchsorted(shares, np.asarray(percents) / 100 - TOLERANCE)]
+
+
+def _taking_part(scores: MaskScores, k: int) -> tuple[Bools, Bools]:
+    """Which patients count in Dice, and which of these in distances."""
+    scored = _covered(~np.isnan(scores.dice), np.ones(scores.dice.size, dtype=bool), k)
+    return scored, _covered(scored & ~np.isnan(scores.surface_mm), scored, k)
 
 
 def _covered(having: Bools, among: Bools, k: int) -> Bools:

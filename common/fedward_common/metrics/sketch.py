@@ -1,6 +1,6 @@
 """A histogram of scores that may leave a site: each class in bins of its own that hold at least k of its patients."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from operator import ge
 from typing import Annotated, Self
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from fedward_common.metrics.base import Count, Floats, Ints, Record, as_classes
+from fedward_common.metrics.base import Count, Floats, Ints, Parts, Record, as_classes
 
 BINS = 1024
 LOGIT_RANGE = 12.0  # the interior edges reach from 6e-6 to 1 - 6e-6; no bin is wider than 0.006
@@ -41,6 +41,28 @@ MOMENT_DIGITS = 2  # of a logit: less than a base bin is wide, and no more than 
 def base_bins(scores: Floats) -> Ints:
     """The base bin, 0 to 1023, of each score in [0, 1]; the last bin holds 1.0 too."""
     return np.minimum(np.searchsorted(SCORE_EDGES, scores, side="right") - 1, BINS - 1).astype(np.int64)
+
+
+def common_edges(
+    bins: Ints, owners: Ints, parts: Parts, told: Collection[str], edges: Sequence[int], *, k: int
+) -> list[int]:
+    """Of the rising `edges` those between which each of the groups `told`, at least one, has something of `k` patients.
+
+    So have all others together, or nothing at all. What is there lies in base `bins` [n] and is of the `owners` [n], of
+    whom `parts` says in which group they are. A bin is closed as soon as it may be, left to right; what is left over
+    joins the last, as in `ClassSketch`.
+    """
+    groups = [parts[name][owners] for name in told]
+    rows = [(bins[own], owners[own]) for own in (*groups, ~np.any(groups, axis=0)) if own.any()]
+
+    def full(low: int, high: int) -> bool:
+        return all(np.unique(patients[(held >= low) & (held < high)]).size >= k for held, patients in rows)
+
+    kept = [edges[0]]
+    for edge in edges[1:-1]:
+        if full(kept[-1], edge) and full(edge, edges[-1]):
+            kept.append(edge)
+    return [*kept, edges[-1]]
 
 
 class ClassSketch(Record):

@@ -5,15 +5,13 @@ from collections.abc import Iterable
 from typing import Annotated, Self
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from fedward_common.metrics.base import Count, Floats, Record
+from fedward_common.metrics.base import Bools, Count, Floats, Parts, Record
+from fedward_common.metrics.cells import counts_in, told_groups
 from fedward_common.metrics.intervals import LEVEL, Estimate, logit_interval, wilson_interval
 
 MAX_PAIRS = 10**18
-
-Bools = npt.NDArray[np.bool_]
 
 
 class Concordance(Record):
@@ -81,6 +79,17 @@ class Concordance(Record):
             comparable=pairs,
             variance=min(float(influence @ influence), 1.0),
         )
+
+    @classmethod
+    def of_groups(cls, risks: Floats, times: Floats, events: Bools, parts: Parts, k: int) -> dict[str, Self]:
+        """Those of groups of patients, over the pairs within each: of whom it may be told beside that of all.
+
+        Each has at least `k` patients with the event and, where anybody was censored, `k` censored; so have all others
+        together, or nobody is left.
+        """
+        told = sorted(told_groups(counts_in(parts, np.flatnonzero(events), np.flatnonzero(~events)), k))
+        found = {name: cls.of(risks[parts[name]], times[parts[name]], events[parts[name]], k) for name in told}
+        return {name: one for name, one in found.items() if one is not None}
 
 
 def pooled_concordance(parts: Iterable[Concordance]) -> Concordance | None:

@@ -1,20 +1,22 @@
 """The evaluations of segmentation, registration, survival and detection: siblings of `evaluate_scores`.
 
 Arrays in, an `Evaluation` out, under the same small-cell rule. `patients` [images] are any integers; a patient's figure
-is the mean over that patient's images. Losses [images] are at least 0, those that training goes by.
+is the mean over that patient's images. Losses [images] are at least 0, those that training goes by. `groups` are words
+[images] that put patients into groups, whose figures are told too (`subgroups`); `RunError` for a patient in two.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from fedward_common.errors import DataError, ModelError, RunError
-from fedward_common.metrics.base import Floats, Ints
+from fedward_common.metrics.base import Bools, Floats, Ints, Parts
 from fedward_common.metrics.evaluation import Evaluation, nothing, too_few
 from fedward_common.metrics.figures import patient_scores
-from fedward_common.metrics.froc import Detections, image_hits
+from fedward_common.metrics.froc import Detections, ImageHits, image_hits
 from fedward_common.metrics.overlap import MaskScores, Moments, Overlap
+from fedward_common.metrics.subgroups import Fields, Words, by_group, in_groups
 from fedward_common.metrics.survival import Concordance, cox_loss
 from fedward_common.study import StudySpec
 
@@ -32,6 +34,7 @@ def evaluate_overlap(
     min_cell: int,
     before: Sequence[MaskScores] = (),
     folding: npt.ArrayLike | None = None,
+    groups: Words | None = None,
 ) -> Evaluation:
     """The evaluation of masks, by structure: the `scores` of images, or in registration of pairs of them.
 
@@ -45,20 +48,35 @@ def evaluate_overlap(
         return nothing(min_cell)
     structures = study.cohort.labels
     known = np.asarray(labels, dtype=np.int64) >= 0
-    shown = _overlaps(scores, known, index, structures, min_cell)
+    after, unmoved = (_of_patients(each, known, index, structures) for each in (scores, before))
+    shown, unregistered = _overlaps(after, min_cell), _overlaps(unmoved, min_cell)
     hidden = [structure for structure in structures if structure not in shown]
-    return Evaluation(
+    whole = Evaluation(
         patients=people.size,
         loss=_mean(losses, index),
         overlaps=shown,
-        unregistered=_overlaps(before, known, index, structures, min_cell),
+        unregistered=unregistered,
         folding=None if folding is None else Moments.of(patient_scores(folding, index)[1]),
         withheld=_withheld(hidden, f"fewer than {min_cell} patients with a score"),
     )
 
+    def told(parts: Parts) -> Fields:
+        return by_group(
+            overlaps={each: one.of_groups(after[each], parts, min_cell) for each, one in shown.items()},
+            unregistered={each: one.of_groups(unmoved[each], parts, min_cell) for each, one in unregistered.items()},
+        )
+
+    return in_groups(whole, index, groups or {}, told, min_cell=min_cell)
+
 
 def evaluate_survival(
-    log_risks: npt.ArrayLike, times: npt.ArrayLike, events: npt.ArrayLike, patients: npt.ArrayLike, *, min_cell: int
+    log_risks: npt.ArrayLike,
+    times: npt.ArrayLike,
+    events: npt.ArrayLike,
+    patients: npt.ArrayLike,
+    *,
+    min_cell: int,
+    groups: Words | None = None,
 ) -> Evaluation:
     """The evaluation of `log_risks` [n], the higher the sooner, of patients followed for `times` [n].
 
@@ -77,14 +95,21 @@ def evaluate_survival(
     when, had = np.asarray(times, dtype=np.float64), np.asarray(events).astype(bool)
     if (when != when[first][index]).any() or (had != had[first][index]).any():
         raise DataError("a patient has two follow-up times: give each patient one time and event")
-    found = Concordance.of(risks, when[first], had[first], min_cell)
+    when, had = when[first], had[first]
+    found = Concordance.of(risks, when, had, min_cell)
     why = f"fewer than {min_cell} patients with the event or censored, or none to compare: C and loss stay home"
-    return Evaluation(
+    whole = Evaluation(
         patients=people.size,
-        loss=None if found is None else cox_loss(risks, when[first], had[first]),
+        loss=None if found is None else cox_loss(risks, when, had),
         concordance=found,
         withheld=why if found is None else None,
     )
+
+    def told(parts: Parts) -> Fields:
+        own = Concordance.of_groups(risks, when, had, parts, min_cell)
+        return {name: {"concordance": one} for name, one in own.items()}
+
+    return whole if found is None else in_groups(whole, index, groups or {}, told, min_cell=min_cell)
 
 
 def evaluate_detections(
@@ -95,6 +120,7 @@ def evaluate_detections(
     *,
     study: StudySpec,
     min_cell: int,
+    groups: Words | None = None,
 ) -> Evaluation:
     """The evaluation of the boxes `found` in each image, by kind of finding.
 
@@ -108,16 +134,16 @@ def evaluate_detections(
     kinds, shown = study.cohort.labels, dict[str, Detections]()
     if any(((each < 0) | (each >= len(kinds))).any() for _, _, each in found):
         raise ModelError(f"the model finds kinds that are none of the study's {len(kinds)} labels")
-    boxes = [np.asarray(each, dtype=np.float64) for each in truth]
+    boxes, images = [np.asarray(each, dtype=np.float64) for each in truth], dict[str, list[ImageHits]]()
     for number, kind in enumerate(kinds):
-        images = [
+        images[kind] = [
             image_hits(own[each == number], scores[each == number], real[real[:, -1] == number, :-1])
             for (own, scores, each), real in zip(found, boxes, strict=True)
         ]
-        told = Detections.of(images, index, min_cell)
-        if told is not None:
-            shown[kind] = told
-    return Evaluation(
+        detections = Detections.of(images[kind], index, min_cell)
+        if detections is not None:
+            shown[kind] = detections
+    whole = Evaluation(
         patients=people.size,
         loss=_mean(losses, index),
         detections=shown,
@@ -127,25 +153,37 @@ def evaluate_detections(
         ),
     )
 
+    def told(parts: Parts) -> Fields:
+        return by_group(
+            detections={kind: one.of_groups(images[kind], index, parts, min_cell) for kind, one in shown.items()}
+        )
 
-def _overlaps(
-    scores: Sequence[MaskScores], known: npt.NDArray[np.bool_], index: Ints, structures: Sequence[str], min_cell: int
-) -> dict[str, Overlap]:
+    return in_groups(whole, index, groups or {}, told, min_cell=min_cell)
+
+
+def _overlaps(scores: Mapping[str, MaskScores], min_cell: int) -> dict[str, Overlap]:
+    found = {structure: Overlap.of(each, min_cell) for structure, each in scores.items()}
+    return {structure: overlap for structure, overlap in found.items() if overlap is not None}
+
+
+def _of_patients(
+    scores: Sequence[MaskScores], known: Bools, index: Ints, structures: Sequence[str]
+) -> dict[str, MaskScores]:
+    """By structure the scores of patients; nothing without any."""
     if not structures or not scores:
         return {}
     images = MaskScores(*(np.stack(each) for each in zip(*scores, strict=True)))
     if images.dice.shape != known.shape:
         raise RunError(f"scores of shape {images.dice.shape} do not fit {known.shape} images and structures")
-    shown = {}
-    for number, structure in enumerate(structures):
-        of_images = (np.where(known[:, number], each[:, number], np.nan) for each in images)
-        overlap = Overlap.of(MaskScores(*(_of_patients(each, index) for each in of_images)), min_cell)
-        if overlap is not None:
-            shown[structure] = overlap
-    return shown
+    return {
+        structure: MaskScores(
+            *(_patient_means(np.where(known[:, number], each[:, number], np.nan), index) for each in images)
+        )
+        for number, structure in enumerate(structures)
+    }
 
 
-def _of_patients(values: Floats, index: Ints) -> Floats:
+def _patient_means(values: Floats, index: Ints) -> Floats:
     """The mean over each patient's images, `index` [images] from 0; NaN images are left out, NaN where all are."""
     given, people = ~np.isnan(values), int(index.max()) + 1
     sums = np.bincount(index[given], values[given], minlength=people)
