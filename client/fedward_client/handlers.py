@@ -32,6 +32,7 @@ from fedward_client.training.device import pick_device
 from fedward_client.training.epochs import EpochJournal
 from fedward_client.training.local import load_state
 from fedward_client.training.loop import TrainResult, journaled, train
+from fedward_client.training.pseudo_labels import pseudo_labelled
 from fedward_client.training.recalibrate import recalibrated
 from fedward_client.training.rules import Rule
 from fedward_common import __version__, models
@@ -180,6 +181,7 @@ class Hospital:
         incoming = None
         if question.score_incoming:
             incoming = self._evaluate(model, data, question, "validation", None, own_layers=bool(layers))
+        learned = self._learned_from(model, data, study, round_number, own_layers=bool(layers))
         outcome = local.train(
             local.Round(
                 study=study,
@@ -188,14 +190,14 @@ class Hospital:
                 start={**sent, **layers},
                 control={name.removeprefix(CONTROL): arrays[name] for name in arrays if name not in sent},
                 held=held,
-                fit=self._fit(question, data, state, arrays, round_number),
+                fit=self._fit(question, learned, state, arrays, round_number),
             )
         )
         for part, kept in outcome.kept.items():
             assert state is not None
             state.save(part, round_number, kept)
         result = outcome.result
-        indices = data.indices("train", unlabelled=study.layer(round_number) is not None)
+        indices = data.indices("train", unlabelled=study.takes_unlabelled(round_number))
         trained = Trained(
             site=self.source.name,
             study=study.digest,
@@ -260,9 +262,10 @@ class Hospital:
         for number in range(done + 1, study.rounds + 1):
             if study.ends_fold(number - 1):
                 load_state(model, arrays)
+            within = data.in_fold(study.fold(number), study.split.folds)
             train(
                 model,
-                data.in_fold(study.fold(number), study.split.folds),
+                self._learned_from(model, within, study, number, own_layers=True),
                 study,
                 site=self.source.name,
                 round_number=number,
@@ -309,6 +312,16 @@ class Hospital:
         if state is None or study.training.batch_norm != "local":
             return {}
         return state.load(local.LAYERS, before=before)
+
+    def _learned_from(
+        self, model: nn.Module, data: SiteData, study: StudySpec, round_number: int, *, own_layers: bool
+    ) -> SiteData:
+        """What a round learns from: with pseudo-labels, where it has some, by the model that it begins with."""
+        if not study.pseudo_labelled(round_number):
+            return data
+        with self._measured(model, data, study, own_layers=own_layers):
+            scored = scoring(model, data, site=self.source.name, device=pick_device(), listener=self.listener)
+            return pseudo_labelled(scored, study, min_cell=self.source.min_cell)
 
     def _fit(
         self, question: Question, data: SiteData, state: RunState | None, arrays: Arrays, round_number: int

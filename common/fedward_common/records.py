@@ -118,16 +118,19 @@ class Prepared(_Record):
     total: Count | None  # patients on any side
     patients: dict[Literal["train", "validation", "test"], Count | None]
     labels: ByLabel[Count | None]  # training patients a label
-    unlabelled: Count = 0  # beside them: training patients without a label, for rounds that need none
+    unlabelled: Count = 0  # beside them: training patients without a label, for rounds that take them
     folds: Annotated[tuple[Count, ...], Field(max_length=1000)] = ()  # training patients of each fold
     local_model: bool = False  # whether the site's policy lets the model leave that it trains without the others
     seconds: Seconds
 
-    def learn_from(self, layer: int | None, fold: int | None = None) -> int:
-        """How many patients a round's update is of: of a layer that learns alone, those without a label too."""
+    def learn_from(self, fold: int | None = None, *, unlabelled: bool = False) -> int:
+        """How many patients a round's update is of: those without a label too, where they take part.
+
+        All of them, however many the model is sure of in a round of pseudo-labels: that number stays at the site.
+        """
         if fold is not None:
             return self.folds[fold] if fold < len(self.folds) else 0
-        return (self.patients["train"] or 0) + (self.unlabelled if layer is not None else 0)
+        return (self.patients["train"] or 0) + (self.unlabelled if unlabelled else 0)
 
 
 class Trained(_Record):

@@ -79,7 +79,7 @@ class Cohort(Section):
     min_patients: Annotated[int, Field(ge=1, le=1_000_000)] = (
         20  # a site with fewer training patients does not take part
     )
-    unlabelled: bool = False  # patients without a label take part in [[phases]]; so may a site without any label
+    unlabelled: bool = False  # who has no label takes part in [[phases]] and by pseudo_labels; so may a site of such
     every_label: bool = True  # nor does one without a training patient of every label, where labels exclude each other
 
     rules = (

@@ -234,13 +234,45 @@ def _varied(inputs: AnyInput, training: Training) -> Iterator[Fault]:
         yield Fault(("training", "augmentation"), f"varies {what}, and this study takes {taken}; remove it")
 
 
-def _phases(phases: tuple[Phase, ...], model: Model, strategy: Strategy, cohort: Cohort) -> Iterator[Fault]:
+def _unlabelled(cohort: Cohort, phases: tuple[Phase, ...], training: Training) -> Iterator[Fault]:
+    """Who has no label takes part in phases, and where the model's own word is taken; that needs some of them."""
+    if cohort.unlabelled and not phases and training.pseudo_labels is None:
+        yield Fault(
+            ("cohort", "unlabelled"),
+            "has no effect without [[phases]] or [training] pseudo_labels; remove it, or add one of them",
+        )
+    if training.pseudo_labels is not None and not cohort.unlabelled:
+        yield Fault(
+            ("training", "pseudo_labels"), "has no effect without [cohort] unlabelled = true; set it, or remove this"
+        )
+
+
+def _pseudo_labels(
+    about: About, cohort: Cohort, split: Split, strategy: Strategy, training: Training
+) -> Iterator[Fault]:
+    """One label an image; one split, for a fold knows its patients with a label only; weights that may change."""
+    if training.pseudo_labels is None:
+        return
+    key = ("training", "pseudo_labels")
+    if about.task != "classification":
+        yield Fault(key, f'needs labels to tell apart, which [study] task = "{about.task}" has not; remove it')
+    if cohort.multi_label:
+        yield Fault(key, "needs one label an image, and [cohort] multi_label = true allows several; remove one of them")
+    if split.folds is not None:
+        yield Fault(key, f'cannot stand beside [split] kind = "{split.kind}"; remove it, or split by "hash"')
+    if strategy.name == "scaffold":
+        yield Fault(
+            key,
+            'cannot stand beside [strategy] name = "scaffold", in which hospitals keep their weights over all rounds; '
+            "choose another strategy",
+        )
+
+
+def _phases(phases: tuple[Phase, ...], model: Model, strategy: Strategy) -> Iterator[Fault]:
     """A layer for each phase; and nothing that a site keeps over rounds of a whole network."""
     from fedward_common import models
 
     if not phases:
-        if cohort.unlabelled:
-            yield Fault(("cohort", "unlabelled"), "has no effect without [[phases]]; remove it, or add phases")
         return
     if strategy.name in {"scaffold", "ditto"}:
         yield Fault(
@@ -439,7 +471,9 @@ class StudySpec(Section):
         Rule(("model", "input"), _inflate),
         Rule(("input", "cohort"), _images_only),
         Rule(("input", "training"), _varied),
-        Rule(("phases", "model", "strategy", "cohort"), _phases),
+        Rule(("cohort", "phases", "training"), _unlabelled),
+        Rule(("study", "cohort", "split", "strategy", "training"), _pseudo_labels),
+        Rule(("phases", "model", "strategy"), _phases),
         Rule(("model", "training", "strategy"), _batch_norm),
         Rule(("training", "split", "sites"), _local_layers),
         Rule(("strategy", "training"), _scaffold),
@@ -501,6 +535,15 @@ class StudySpec(Section):
             if round_number <= last:
                 return index
         return None
+
+    def pseudo_labelled(self, round_number: int) -> bool:
+        """Whether the model's own word is taken for labels in a round."""
+        asked = self.training.pseudo_labels
+        return asked is not None and round_number > sum(phase.rounds for phase in self.phases) + asked.after
+
+    def takes_unlabelled(self, round_number: int) -> bool:
+        """Whether patients without a label take part in a round."""
+        return self.layer(round_number) is not None or self.pseudo_labelled(round_number)
 
     def work(self, round_number: int) -> Work:
         """What a site does in a round: a phase's, or that of [training]."""

@@ -16,7 +16,7 @@ from fedward_common.study_strategy import Strategy
 from fedward_common.study_subgroups import BANDS
 from fedward_common.study_table import TableInput
 from fedward_common.study_task import Task
-from fedward_common.study_training import Phase, Training
+from fedward_common.study_training import Phase, PseudoLabels, Training
 
 _EXAMPLES = {"image": "images", "series": "windows", "sequence": "windows", "compound": "compounds", "table": "rows"}
 
@@ -148,9 +148,7 @@ def _patients(spec: StudySpec, who: str) -> str:
             *_narrowed(cohort),
             _looked_for(spec),
             f"A hospital with fewer than {cohort.min_patients} training {who}s does not take part{_nor(spec)}",
-            f"Without labels, {who}s without one learn too, and hospitals that lack labels"
-            if cohort.unlabelled
-            else "",
+            f"{who.capitalize()}s without a label learn too, and hospitals that lack labels" * cohort.unlabelled,
         ]
     )
 
@@ -380,8 +378,7 @@ def _rounds(work: Phase | Training, examples: str) -> str:
         amount += f" over a hospital's training {examples}"
     else:
         amount = f"{work.local_steps} batches at a hospital"
-    rounds = f"{work.rounds} round{'s' * (work.rounds != 1)}"
-    return f"{rounds}, each of {amount}, {work.batch_size} {examples} a batch"
+    return f"{_so_many_rounds(work.rounds)}, each of {amount}, {work.batch_size} {examples} a batch"
 
 
 def _optimizer(work: Phase | Training) -> str:
@@ -399,6 +396,18 @@ def _weights(spec: StudySpec, examples: str) -> str:
     return "Rare labels weigh more" if spec.training.class_weights else f"All {examples} weigh the same"
 
 
+def own_word(asked: PseudoLabels, examples: str) -> str:
+    """Which labels of [training] pseudo_labels are no doctor's, as a sentence without a full stop."""
+    return (
+        f"After {_so_many_rounds(asked.after)} of known labels alone, training {examples} without a label are learned "
+        f"from by the model's own word, where it gives a label a probability of {asked.confidence:g} or more"
+    )
+
+
+def _so_many_rounds(rounds: int) -> str:
+    return f"{rounds} round{'s' * (rounds != 1)}"
+
+
 def _training(spec: StudySpec) -> str:
     training, kind, folds = spec.training, spec.input.kind, spec.split.folds
     examples = _EXAMPLES[kind]
@@ -411,6 +420,7 @@ def _training(spec: StudySpec) -> str:
             f"Training {examples} are varied by {changes}" if changes else f"Training {examples} are not varied",
             _BATCH_NORM[training.batch_norm],
             _weights(spec, examples),
+            own_word(training.pseudo_labels, examples) if training.pseudo_labels else "",
             f"Seed {training.seed}",
         ]
     )

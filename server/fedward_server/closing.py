@@ -67,7 +67,7 @@ class Closing:
         question = self._question("test", model="alone", hand_over=lent)
         rounds = study.rounds + 1  # one for the figures
         gate, shelf, models = Gate(start, max_update_norm=None), Shelf(self.folder / LOCAL_MODELS), {}
-        trainers = [site for site in self.sites if site.learns(None)]
+        trainers = [site for site in self.sites if site.learns()]
         for site, evaluated, arrays in self.inquiry.scores(question, start, trainers, self.after, rounds=rounds):
             self.alone[site.name] = evaluated.evaluation
             if not lent:

@@ -43,9 +43,9 @@ class Participant:
     trains: bool
     prepared: Prepared
 
-    def learns(self, layer: int | None, fold: int | None = None) -> bool:
-        """Whether it has anything to learn from in a round: of one layer alone, or from labels."""
-        return self.trains and self.prepared.learn_from(layer, fold) > 0
+    def learns(self) -> bool:
+        """Whether it has labels to learn from."""
+        return self.trains and self.prepared.learn_from() > 0
 
 
 @dataclass(kw_only=True)
@@ -165,7 +165,7 @@ def quorum(study: StudySpec, gathering: Gathering[Prepared]) -> list[Participant
         Participant(name, node, not study.only_evaluates(name), prepared)
         for name, (node, prepared) in sorted(gathering.found.items())
     ]
-    trainers = sum(site.learns(None) for site in sites)
+    trainers = sum(site.learns() for site in sites)
     if trainers < study.strategy.min_sites:
         raise RunError(
             f"{trainers} sites are ready to train, the study asks for at least {study.strategy.min_sites}: "

@@ -185,8 +185,8 @@ class RoundEngine:
 
     def _questions(self, number: int) -> dict[str, Message]:
         """What is asked of each site that trains."""
-        layer, fold = self.study.layer(number), self.study.fold(number)
-        trainers = [site for site in self._sites if site.learns(layer, fold) and not self._quarantine.is_out(site.name)]
+        learning = [site for site in self._sites if site.trains and self._learn_from(site, number)]
+        trainers = [site for site in learning if not self._quarantine.is_out(site.name)]
         if len(trainers) < self.study.strategy.min_sites:
             raise RunError(
                 f"{len(trainers)} sites are left to train in round {number}, the study asks for at least "
@@ -281,7 +281,7 @@ class RoundEngine:
             raise RecordError(f"it answered another question: of round {trained.round}, study {trained.study[:12]}…")
         if trained.cohort != site.prepared.cohort:
             raise RecordError("its cohort changed during the run: finish or stop this run, then start a new one")
-        if trained.patients != site.prepared.learn_from(self.study.layer(number), self.study.fold(number)):
+        if trained.patients != self._learn_from(site, number):
             raise RecordError("it says another number of training patients than when its cohort was frozen")
         if trained.incoming is not None:
             check_labels(site.name, trained.incoming, self.study)
@@ -309,8 +309,10 @@ class RoundEngine:
 
     def _training_patients(self, number: int) -> int:
         """Of all sites that train in a round, whether they answered or not."""
-        layer, fold = self.study.layer(number), self.study.fold(number)
-        return sum(site.prepared.learn_from(layer, fold) for site in self._sites if site.trains)
+        return sum(self._learn_from(site, number) for site in self._sites if site.trains)
+
+    def _learn_from(self, site: Participant, number: int) -> int:
+        return site.prepared.learn_from(self.study.fold(number), unlabelled=self.study.takes_unlabelled(number))
 
     def _score(self, number: int, evaluations: Mapping[str, Evaluation]) -> None:
         """Add the validation figures of round `number`'s model, which is the present state, to its history."""

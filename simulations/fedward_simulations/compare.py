@@ -108,7 +108,7 @@ def simulate_seed(
     jobs = [
         local_job(study, name, took_part, out, seed)
         for name in took_part
-        if not study.only_evaluates(name) and result.sites[name].prepared.learn_from(None)
+        if not study.only_evaluates(name) and result.sites[name].prepared.learn_from()
     ]
     if pooled:
         jobs = [pooled_job(study, took_part, len(jobs), out, seed, scale=result.scale), *jobs]  # the longest first

@@ -61,7 +61,7 @@ def test_prepare_tells_how_many_train_in_each_fold(tmp_path: Path) -> None:
     prepared = hospital(tmp_path).prepare(question("prepare"))
     assert prepared.folds == (24, 26, 26, 24)
     assert (prepared.patients, prepared.total) == ({"train": 50, "validation": 0, "test": 0}, 50)
-    assert [prepared.learn_from(None, fold) for fold in (0, 3, 4, None)] == [24, 24, 0, 50]
+    assert [prepared.learn_from(fold) for fold in (0, 3, 4, None)] == [24, 24, 0, 50]
 
 
 def test_a_fold_trains_on_nobody_whom_it_tests_or_who_validates(tmp_path: Path) -> None:

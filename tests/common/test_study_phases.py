@@ -59,7 +59,7 @@ def test_a_study_says_what_it_does_without_labels() -> None:
 
 def test_a_study_of_patients_without_labels_says_so() -> None:
     told = dict(describe(loads(text(PHASE).replace("[model]", "unlabelled = true\n[model]"))))
-    assert "Without labels, patients without one learn too, and hospitals that lack labels." in told["Patients"]
+    assert "Patients without a label learn too, and hospitals that lack labels." in told["Patients"]
 
 
 def test_a_network_without_such_layers_is_refused() -> None:

@@ -7,7 +7,8 @@ import matplotlib as mpl
 import pytest
 from rich.console import Console
 
-from fedward_common.study import Evaluation, Input, Model, Split, Strategy, StudySpec, Training
+from fedward_common.study import Cohort, Evaluation, Input, Model, Split, Strategy, StudySpec, Training
+from fedward_common.study_training import PseudoLabels
 from fedward_simulations import drawing, learning_plots, method_wording, plots, wording
 from fedward_simulations.model_card import plain, render_model_card
 from fedward_simulations.report import print_table, render_report, write_report
@@ -432,6 +433,14 @@ def with_spec(results: Results, **sections: object) -> Results:
             "sensitivity of at least 0.9",
         ),
         ({"training": Training(local_steps=5)}, "Training", "5 batches at each hospital"),
+        (
+            {
+                "cohort": Cohort(labels=("benign", "malignant"), positive="malignant", unlabelled=True),
+                "training": Training(local_steps=5, pseudo_labels=PseudoLabels(after=4)),
+            },
+            "Training",
+            "training images without a label are learned from by the model's own word",
+        ),
         (
             {"strategy": Strategy(name="fedprox", options={"proximal_mu": 0.1})},
             "Training",

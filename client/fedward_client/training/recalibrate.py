@@ -22,7 +22,7 @@ def recalibrated(model: nn.Module, data: SiteData, *, dims: int, device: Device)
     No label and no augmentation takes part, and nothing is learned. Without training images they stay as they are.
     """
     layers = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
-    indices = data.indices("train")
+    indices = data.indices("train", unlabelled=True)
     device.place(model, dims)
     before = [{name: buffer.clone() for name, buffer in layer.named_buffers()} for layer in layers]
     momenta = [layer.momentum for layer in layers]

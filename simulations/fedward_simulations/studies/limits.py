@@ -217,6 +217,10 @@ def _few() -> Limit:
         "convolutional": {},
         "with augmentation": {"training": {"augmentation": ["flip", "affine", "contrast"]}},
         "begun with an ultrasound model": {"model": {"start": {"file": f"{_ULTRASOUND.name}/model.safetensors"}}},
+        "with pseudo-labels": {
+            "cohort": {"unlabelled": True},
+            "training": {"pseudo_labels": {"confidence": 0.95, "after": 2}},
+        },
         "autoencoder": {"model": _AUTOENCODER},
         "autoencoder, first on all without labels": {
             "model": _AUTOENCODER,
@@ -228,7 +232,7 @@ def _few() -> Limit:
     return Limit(
         name="few-images",
         title="Too few images",
-        question="Do augmentation, another study's model or training without labels help where patients are few?",
+        question="Do augmentation, a model of another study or images without labels help where patients are few?",
         axis="labelled patients of a hospital, at most",
         ways={
             way: {
@@ -240,7 +244,8 @@ def _few() -> Limit:
         beside={"autoencoder, first on all without labels": "autoencoder"},
         before=(_ULTRASOUND,),
         joined=True,
-        note="What is trained on all without labels sees the images of every patient of a hospital that trains.",
+        note="What is trained with pseudo-labels, or on all without labels, sees the images of every patient of a "
+        "hospital that trains.",
     )
 
 
@@ -262,7 +267,8 @@ def _partial() -> Limit:
         axis="labels that are known",
         ways={"unknown taken for absent": way("absent", "0"), "unknown left out of the loss": way("masked", "")},
         joined=True,
-        note="Patients without any label take part in training without labels, above. No pseudo-labels yet.",
+        note="Patients without any label take part by pseudo-labels and in training without labels, above; where an "
+        "image may have several labels there are no pseudo-labels.",
     )
 
 
