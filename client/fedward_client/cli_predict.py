@@ -1,10 +1,11 @@
 """`fedward model predict`: what a trained model says of a hospital's own files."""
 
 import csv
+import dataclasses
 import io
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -74,9 +75,9 @@ def predict(
         keep = _segmentations(out, about) if form is Format.SEG else None
         found = predicting.predict(source, about, network, listener, keep=keep)
     if form is Format.SR:
-        _write({out / name: report for name, report in _reports(found, about)}, out)
+        found = [_reported(each, about, out) if each.examples else each for each in found]
     elif form is Format.CSV:
-        _write({out: _csv(found, about).encode("utf-8", "surrogateescape")}, out)
+        _write(out, _csv(found, about).encode("utf-8", "surrogateescape"), out)
     without = Counter(each.note for each in found if not each.examples)
     said = _SAID[about.study.study.task]
     print(f"{out}: {len(found) - without.total()} {said}, {without.total()} without. {trained.RESEARCH_USE}")
@@ -111,44 +112,39 @@ def _segmentations(out: Path, about: "Trained") -> "Keep":
             content = encoded(made)
         except UnreadableFile as error:
             raise UnreadableFile(f"no DICOM segmentation can be made of it: {error}") from None
-        _write({out / f"{made.SOPInstanceUID}.dcm": content}, out)
+        _write(out / f"{made.SOPInstanceUID}.dcm", content, out)
 
     return keep
 
 
-def _write(files: dict[Path, bytes], out: Path) -> None:
+def _write(path: Path, content: bytes, out: Path) -> None:
     from fedward_common.disk import write_durably
     from fedward_common.errors import UsageError
 
     try:
-        for path, content in files.items():
-            write_durably(path, content)
+        write_durably(path, content)
     except OSError as error:
         raise UsageError(f"{out} cannot be written ({error.strerror}): choose another --out") from None
 
 
-def _reports(found: "Sequence[Prediction]", about: "Trained") -> Iterator[tuple[str, bytes]]:
-    """The structured reports, each with its file's name, which is its own UID and nobody's."""
-    from fedward_client.dicom_results import derived
+def _reported(each: "Prediction", about: "Trained", out: Path) -> "Prediction":
+    """The same, with a structured report in a file named for its own UID and nobody's; or with why it has none."""
+    from fedward_client.dicom_results.derived import encoded
     from fedward_client.dicom_results.report import report
     from fedward_client.intake import source
     from fedward_client.predicting import preface
-    from fedward_common.errors import UnreadableFile, UsageError
+    from fedward_common.errors import UnreadableFile
 
-    for each in found:
-        if not each.scores:
-            continue
-        comments = [*preface(about), *([f"Left out: {each.note}"] if each.note else [])]
-        scores = dict(zip(about.study.cohort.labels, each.scores, strict=True))
-        try:
-            made = report(scores, [source.read(path) for path in each.files], about, comments)
-            content = derived.encoded(made)
-        except UnreadableFile as error:
-            raise UsageError(
-                f"a DICOM report is of DICOM images only, and one of the input cannot have one ({error}): "
-                "use --format csv"
-            ) from None
-        yield f"{made.SOPInstanceUID}.dcm", content
+    comments = [*preface(about), *([f"Left out: {each.note}"] if each.note else [])]
+    try:
+        images = [source.read(path) for path in each.files]
+        made = report(dict(zip(about.study.cohort.labels, each.scores, strict=True)), images, about, comments)
+        content = encoded(made)
+    except UnreadableFile as error:
+        reason = f"no DICOM report can be made of it, use --format csv: {error}"
+        return dataclasses.replace(each, examples=0, note=reason)
+    _write(out / f"{made.SOPInstanceUID}.dcm", content, out)
+    return each
 
 
 def _csv(found: "Sequence[Prediction]", about: "Trained") -> str:
