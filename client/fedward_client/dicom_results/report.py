@@ -1,36 +1,55 @@
-"""What a model says of a patient as a structured report: Comprehensive SR with template TID 1500 (PS3.16).
+"""What a model says of a patient or an image as a structured report with template TID 1500 (PS3.16).
 
 Each label's probability is a measurement (TID 300) in [0, 1], exact in its floating point value; a label that has an
-operating point is called yes or no. The observer is a device: the model, by the SHA-256 of its arrays.
+operating point is called yes or no. Each finding is a measurement group with its place and its score. The observer is a
+device: the model, by the SHA-256 of its arrays.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
+import numpy as np
 from highdicom import UID
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import (
     AlgorithmIdentification,
     CodedConcept,
+    Comprehensive3DSR,
     ComprehensiveSR,
     DeviceObserverIdentifyingAttributes,
+    ImageRegion,
     Measurement,
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
     ObservationContext,
     ObserverContext,
+    PlanarROIMeasurementsAndQualitativeEvaluations,
     QualitativeEvaluation,
     SourceImageForMeasurementGroup,
+    SourceImageForRegion,
+    SourceSeriesForSegmentation,
     TextContentItem,
     TrackingIdentifier,
+    VolumeSurface,
+    VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from fedward_client.dicom_results import derived
 from fedward_client.dicom_results.derived import Device
-from fedward_client.intake import elements
+from fedward_client.findings import Finding
+from fedward_client.intake import elements, source
 from fedward_client.intake.segmentation import MAKER
+from fedward_common.errors import UnreadableFile
 from fedward_common.models.trained import Trained
+
+Group = (
+    MeasurementsAndQualitativeEvaluations
+    | PlanarROIMeasurementsAndQualitativeEvaluations
+    | VolumetricROIMeasurementsAndQualitativeEvaluations
+)
+SR = TypeVar("SR", ComprehensiveSR, Comprehensive3DSR)
 
 _TIME = ("StudyDate", "StudyTime", "StudyInstanceUID")
 
@@ -51,7 +70,34 @@ def report(
         )
         for label, least in about.thresholds.items()
     ]
-    return _document(_group("Patient", measured, called, images, about), images, about, comments)
+    return _document(ComprehensiveSR, [_group("Patient", measured, called, images, about)], images, about, comments)
+
+
+@derived.encoding()
+def report_of_findings(
+    findings: Sequence[Finding], images: Sequence[Dataset], about: Trained, comments: Sequence[str]
+) -> Comprehensive3DSR:
+    """The report of an image: how many `findings` it has, and each. Raises what `report` raises.
+
+    Of a volume a finding is an ellipsoid in the frame of reference, of a slice or a picture a rectangle on it. Raises
+    UnreadableFile also for a volume that does not say where it lies.
+    """
+    count = _measurement("number of findings", len(findings))
+    grid, groups = source.grid_of(images), list[Group]([_group("Image", [count], [], images, about)])
+    for number, finding in enumerate(findings, 1):
+        what: dict[str, Any] = {
+            "tracking_identifier": TrackingIdentifier(identifier=f"Finding {number}"),
+            "finding_type": derived.own(finding.label),
+            "algorithm_id": _algorithm(about),
+            "measurements": [_measurement("score", finding.score)],
+        }
+        if len(about.study.input.size) == 3:
+            surface = _ellipsoid(finding, grid)
+            groups.append(VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_volume_surface=surface, **what))
+        else:
+            region = _rectangle(finding, grid, images)
+            groups.append(PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=region, **what))
+    return _document(Comprehensive3DSR, groups, images, about, comments)
 
 
 def _group(
@@ -81,20 +127,46 @@ def _algorithm(about: Trained) -> AlgorithmIdentification:
     return AlgorithmIdentification(Device.of(about).title, about.model_sha256)
 
 
+def _ellipsoid(finding: Finding, grid: source.Grid) -> VolumeSurface:
+    """Six points: the ends of each axis (PS3.3 C.18.9.1.2)."""
+    if finding.affine is None or not grid.frame_of_reference:
+        raise UnreadableFile("the image does not say where it lies")
+    middle, axes = finding.ellipsoid
+    return VolumeSurface(
+        "ELLIPSOID",
+        np.concatenate([(middle - axis, middle + axis) for axis in axes]),
+        grid.frame_of_reference,
+        source_series=SourceSeriesForSegmentation(grid.series),
+    )
+
+
+def _rectangle(finding: Finding, grid: source.Grid, images: Sequence[Dataset]) -> ImageRegion:
+    """On the slice that was looked at, in (column, row) from its corner on (PS3.3 C.18.6.1.2)."""
+    (frame, top, left), (_, bottom, right) = finding.lower, finding.upper
+    at = grid.frames[round(frame)]
+    sop_class = {elements.text(one, "SOPInstanceUID"): elements.text(one, "SOPClassUID") for one in images}
+    numbers = [at.number] if len(grid.frames) > len(images) else None
+    return ImageRegion(
+        "POLYLINE",
+        np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]),
+        SourceImageForRegion(sop_class[at.instance], at.instance, numbers),
+    )
+
+
 def _document(
-    group: MeasurementsAndQualitativeEvaluations, images: Sequence[Dataset], about: Trained, comments: Sequence[str]
-) -> ComprehensiveSR:
-    """The report of a measurement group, which belongs to the latest study of the images."""
+    kind: type[SR], groups: Sequence[Group], images: Sequence[Dataset], about: Trained, comments: Sequence[str]
+) -> SR:
+    """The report of measurement groups, which belongs to the latest study of the images."""
     latest = max(images, key=lambda image: [elements.text(image, name) for name in _TIME])
     device = Device.of(about)
     content = MeasurementReport(
         ObservationContext(observer_device_context=_observer(device)),
         codes.SCT.ImagingProcedure,
-        [group],
+        groups,
     )
     for comment in comments:
         content[0].ContentSequence.append(TextContentItem(codes.DCM.Comment, comment, "CONTAINS"))
-    found = ComprehensiveSR(
+    found = kind(
         [derived.header(image) for image in (latest, *images)],  # each is taken once
         content[0],
         is_complete=True,
