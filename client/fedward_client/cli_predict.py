@@ -1,10 +1,11 @@
 """`fedward model predict`: what a trained model says of a hospital's own files."""
 
 import csv
+import dataclasses
 import io
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from fedward_client.predicting import Keep, Prediction
     from fedward_common.models.trained import Trained
 
+Row = tuple[str | float, ...]
+
 
 class Format(StrEnum):
     """How predictions are written."""
@@ -29,10 +32,16 @@ class Format(StrEnum):
 
 _OF_TASK = {
     "classification": (Format.CSV, Format.SR),
+    "detection": (Format.CSV, Format.SR),
     "segmentation": (Format.SEG,),
     "survival": (Format.CSV,),
 }
-_SAID = {"classification": "with probabilities", "segmentation": "segmented", "survival": "with a log-risk"}
+_SAID = {
+    "classification": "with probabilities",
+    "detection": "searched",
+    "segmentation": "segmented",
+    "survival": "with a log-risk",
+}
 
 
 def predict(
@@ -49,8 +58,9 @@ def predict(
         Format,
         typer.Option(
             "--format",
-            help="csv: a row for each patient. sr: a DICOM structured report for each patient. seg: a DICOM "
-            "segmentation for each image, of a model that finds structures.",
+            help="csv: a row for each patient, or for each finding. sr: a DICOM structured report for each patient, or "
+            "for each image of a model that looks for findings. seg: a DICOM segmentation for each image, of a model "
+            "that finds structures.",
         ),
     ] = Format.CSV,
 ) -> None:
@@ -74,9 +84,10 @@ def predict(
         keep = _segmentations(out, about) if form is Format.SEG else None
         found = predicting.predict(source, about, network, listener, keep=keep)
     if form is Format.SR:
-        _write({out / name: report for name, report in _reports(found, about)}, out)
+        found = [_reported(each, about, out) if each.examples else each for each in found]
     elif form is Format.CSV:
-        _write({out: _csv(found, about).encode("utf-8", "surrogateescape")}, out)
+        rows = _rows_of_findings(found) if about.study.study.task == "detection" else _rows(found, about)
+        _write(out, _csv(rows, about).encode("utf-8", "surrogateescape"), out)
     without = Counter(each.note for each in found if not each.examples)
     said = _SAID[about.study.study.task]
     print(f"{out}: {len(found) - without.total()} {said}, {without.total()} without. {trained.RESEARCH_USE}")
@@ -111,63 +122,79 @@ def _segmentations(out: Path, about: "Trained") -> "Keep":
             content = encoded(made)
         except UnreadableFile as error:
             raise UnreadableFile(f"no DICOM segmentation can be made of it: {error}") from None
-        _write({out / f"{made.SOPInstanceUID}.dcm": content}, out)
+        _write(out / f"{made.SOPInstanceUID}.dcm", content, out)
 
     return keep
 
 
-def _write(files: dict[Path, bytes], out: Path) -> None:
+def _write(path: Path, content: bytes, out: Path) -> None:
     from fedward_common.disk import write_durably
     from fedward_common.errors import UsageError
 
     try:
-        for path, content in files.items():
-            write_durably(path, content)
+        write_durably(path, content)
     except OSError as error:
         raise UsageError(f"{out} cannot be written ({error.strerror}): choose another --out") from None
 
 
-def _reports(found: "Sequence[Prediction]", about: "Trained") -> Iterator[tuple[str, bytes]]:
-    """The structured reports, each with its file's name, which is its own UID and nobody's."""
-    from fedward_client.dicom_results import derived
-    from fedward_client.dicom_results.report import report
+def _reported(each: "Prediction", about: "Trained", out: Path) -> "Prediction":
+    """The same, with a structured report in a file named for its own UID and nobody's; or with why it has none."""
+    from fedward_client.dicom_results.derived import encoded
+    from fedward_client.dicom_results.report import report, report_of_findings
     from fedward_client.intake import source
     from fedward_client.predicting import preface
-    from fedward_common.errors import UnreadableFile, UsageError
+    from fedward_common.errors import UnreadableFile
 
-    for each in found:
-        if not each.scores:
-            continue
-        comments = [*preface(about), *([f"Left out: {each.note}"] if each.note else [])]
-        scores = dict(zip(about.study.cohort.labels, each.scores, strict=True))
-        try:
-            made = report(scores, [source.read(path) for path in each.files], about, comments)
-            content = derived.encoded(made)
-        except UnreadableFile as error:
-            raise UsageError(
-                f"a DICOM report is of DICOM images only, and one of the input cannot have one ({error}): "
-                "use --format csv"
-            ) from None
-        yield f"{made.SOPInstanceUID}.dcm", content
+    comments = [*preface(about), *([f"Left out: {each.note}"] if each.note else [])]
+    try:
+        images = [source.read(path) for path in each.files]
+        made = (
+            report_of_findings(each.findings, images, about, comments)
+            if about.study.study.task == "detection"
+            else report(dict(zip(about.study.cohort.labels, each.scores, strict=True)), images, about, comments)
+        )
+        content = encoded(made)
+    except UnreadableFile as error:
+        reason = f"no DICOM report can be made of it, use --format csv: {error}"
+        return dataclasses.replace(each, examples=0, note=reason)
+    _write(out / f"{made.SOPInstanceUID}.dcm", content, out)
+    return each
 
 
-def _csv(found: "Sequence[Prediction]", about: "Trained") -> str:
+def _csv(rows: Iterable[Row], about: "Trained") -> str:
     """Lines that begin with "#" say what the model is and is not; then the table."""
     from fedward_client.predicting import preface
 
     text = io.StringIO()
     text.writelines(f"# {' '.join(line.split())}\n" for line in preface(about))
-    writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _rows(found: "Sequence[Prediction]", about: "Trained") -> Iterator[Row]:
+    """The names of the columns, then a row each."""
     labels = about.study.cohort.labels
     columns = ("log_risk",) if about.study.study.task == "survival" else [f"probability {label}" for label in labels]
-    writer.writerow(("file", "row", "examples", *columns, *(f"called {label}" for label in about.thresholds), "note"))
+    yield "file", "row", "examples", *columns, *(f"called {label}" for label in about.thresholds), "note"
     for each in found:
         file, row = each.place
         scores = each.scores or ("",) * len(columns)
         by_label = dict(zip(labels, each.scores, strict=False))
         called = (_called(by_label.get(label), threshold) for label, threshold in about.thresholds.items())
-        writer.writerow((file, row or "", each.examples, *scores, *called, each.note))
-    return text.getvalue()
+        yield file, row or "", each.examples, *scores, *called, each.note
+
+
+def _rows_of_findings(found: "Sequence[Prediction]") -> Iterator[Row]:
+    """The names of the columns, then a row for each finding, and for each image without one."""
+    yield "file", "label", "score", "unit", "x", "y", "z", "size x", "size y", "size z", "note"
+    for each in found:
+        for one in each.findings:
+            middle, axes = one.ellipsoid
+            sizes = 2 * (axes**2).sum(axis=0) ** 0.5
+            unit = "pixels" if one.affine is None else "mm"
+            yield each.place[0], one.label, one.score, unit, *middle.tolist(), *sizes.tolist(), ""
+        if not each.findings:
+            yield each.place[0], *("",) * 9, each.note or "nothing found"
 
 
 def _called(score: float | None, threshold: float) -> str:

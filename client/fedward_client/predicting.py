@@ -14,12 +14,14 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
 from fedward_client.catalog import Catalog, TableRow, paths, scan
 from fedward_client.cohort import CohortItem, Offered, offered, units_of
 from fedward_client.evaluation import BATCH, outputs
 from fedward_client.evaluation_of_masks import LIKELY
+from fedward_client.findings import Finding, findings_of
 from fedward_client.harmonize.grid import restored
 from fedward_client.harmonize.recipe import Masks
 from fedward_client.intake.bids_root import is_bids
@@ -27,11 +29,13 @@ from fedward_client.labelling import UNKNOWN
 from fedward_client.opening import Images, Opener, Tensor, opener, recipe_of
 from fedward_client.scored import inference, on_device
 from fedward_client.site import KEY, KEY_BYTES, SETTINGS, STATE, Site
+from fedward_client.training.detection import decoded
 from fedward_client.training.device import Device, pick_device
 from fedward_client.volume import Affine, Volume
 from fedward_common import __version__
 from fedward_common.errors import DataError, UnreadableFile, UsageError
 from fedward_common.events import Event, Listener, ignore
+from fedward_common.models.retinanet import RetinaNet
 from fedward_common.models.trained import RESEARCH_USE, Trained
 from fedward_common.study import Input, SeriesInput, StudySpec
 
@@ -45,11 +49,15 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """One patient's, or a file or row without one, with the reason. `place` is the patient's first file and row."""
+    """One patient's, or of masks and findings one image's; or a file or row without one, with the reason.
+
+    `place` is the first file and row.
+    """
 
     place: Place
     examples: int = 0  # images, windows or rows
-    scores: tuple[float, ...] = ()  # `outputs`, the mean over the examples; () where there is none, as of masks
+    scores: tuple[float, ...] = ()  # `outputs`, the mean over the examples; () where there is none, as of an image
+    findings: tuple[Finding, ...] = ()  # of a detector
     note: str = ""  # what was left out, and why
     files: tuple[Path, ...] = ()  # that it is of
 
@@ -86,7 +94,10 @@ def predict(
         patients = _by_patient(there)
         for done, rows in enumerate(patients):
             listener(Event(site=site.name, stage="evaluate", done=done, total=len(patients)))
-            found += model_here.scored(rows) if keep is None else model_here.segmented(rows, keep)
+            if keep is not None:
+                found += model_here.segmented(rows, keep)
+            else:
+                found += model_here.detected(rows) if study.study.task == "detection" else model_here.scored(rows)
     return sorted(found, key=lambda each: each.place)
 
 
@@ -97,6 +108,8 @@ def preface(about: Trained) -> Iterator[str]:
     yield f"Written by Fedward {__version__}"
     for label, threshold in about.thresholds.items():
         yield f"{label} is called from a probability of {threshold!r} on, chosen on validation patients"
+    if about.study.study.task == "detection":
+        yield "score orders findings, the more certain first: it is no probability, and most with a low score are none"
     if about.study.study.task == "survival":
         yield (
             "log_risk is the logarithm of the hazard relative to other patients, the higher the sooner is "
@@ -196,17 +209,9 @@ class _Model:
 
     def segmented(self, rows: list[Offered], keep: Keep) -> Iterator[Prediction]:
         """Each image of a patient, whose masks go to `keep`, and what could not be read."""
-        assert isinstance(self.opener, Images)
-        images, reading, count = self.opener, _Reading(), 0
-
-        def opened(item: CohortItem) -> tuple[Tensor, Affine, Volume] | None:
-            volume = images.volume(item)
-            return None if volume is None else (*images.recipe.gridded(volume), volume)
-
-        for files, (tensor, back, volume) in self._read(rows, opened, reading):
-            with inference(self.device):
-                found = self.model(on_device(np.stack([tensor]), self.device)).float().sigmoid()[0]
-            masks = restored(found.cpu().numpy(), back, volume.pixels[:, 0].shape) >= LIKELY
+        reading, count = _Reading(), 0
+        for files, output, back, volume in self._answers(rows, reading):
+            masks = restored(output.sigmoid()[0].numpy(), back, volume.pixels[:, 0].shape) >= LIKELY
             place, paths = self._place_of(files[0]), tuple(self.files[key] for key in files)
             try:
                 keep(masks.astype(np.uint8), paths)
@@ -216,6 +221,36 @@ class _Model:
             count += 1
             yield Prediction(place=place, examples=1, files=paths)
         yield from reading.rest(_place(rows[0], self.where), something=count > 0)
+
+    def detected(self, rows: list[Offered]) -> Iterator[Prediction]:
+        """Each image of a patient with its findings, and what could not be read."""
+        assert isinstance(self.model, RetinaNet)  # the study was refused otherwise
+        reading, labels = _Reading(), self.study.cohort.labels
+        for files, output, back, volume in self._answers(rows, reading):
+            [found] = decoded(output, self.model.anchors, self.study.input.size)
+            yield Prediction(
+                place=self._place_of(files[0]),
+                examples=1,
+                findings=findings_of(found, back, volume, labels),
+                files=tuple(self.files[key] for key in files),
+            )
+        yield from reading.rest(_place(rows[0], self.where), something=bool(reading.read))
+
+    def _answers(
+        self, rows: list[Offered], reading: _Reading
+    ) -> Iterator[tuple[tuple[str, ...], torch.Tensor, Affine, Volume]]:
+        """Each image of a patient: its files, the network's float32 output [1, …], where that lies, the image."""
+        assert isinstance(self.opener, Images)
+        images = self.opener
+
+        def opened(item: CohortItem) -> tuple[Tensor, Affine, Volume] | None:
+            volume = images.volume(item)
+            return None if volume is None else (*images.recipe.gridded(volume), volume)
+
+        for files, (tensor, back, volume) in self._read(rows, opened, reading):
+            with inference(self.device):
+                output = self.model(on_device(np.stack([tensor]), self.device)).float().cpu()
+            yield files, output, back, volume
 
     def _place_of(self, file: str, row: int = 0) -> Place:
         return self.where[file], row

@@ -98,3 +98,10 @@ def test_what_is_no_number_is_said_with_its_name_only(keyword: str, vr: str, dat
         elements.number(dataset, keyword)
     assert "cannot be read" in str(caught.value)
     assert "two" not in str(caught.value)
+
+
+def test_a_sequence_that_ends_early_cannot_be_read() -> None:
+    dataset, tag = Dataset(), Tag("ReferencedSeriesSequence")
+    dataset[tag] = RawDataElement(tag, "SQ", 4, b"\xfe\xff\x00\xe0", 0, False, True)
+    with quiet(), pytest.raises(UnreadableFile, match="Referenced Series Sequence cannot be read"):
+        elements.items(dataset, "ReferencedSeriesSequence")

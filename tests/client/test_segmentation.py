@@ -8,16 +8,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from highdicom.seg import segread
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import UID, CTImageStorage, DigitalXRayImageStorageForPresentation, JPEG2000Lossless, RLELossless
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    EnhancedCTImageStorage,
+    JPEG2000Lossless,
+    RLELossless,
+)
 
 from fedward_client.dicom_results import derived
-from fedward_client.dicom_results.segmentation import CODES, segmentation
+from fedward_client.dicom_results.segmentation import segmentation
 from fedward_client.intake import source
 from fedward_client.intake.dicom import read_slices, read_volume
 from fedward_client.intake.segmentation import read_masks, referenced_series
@@ -77,6 +85,8 @@ def test_what_is_written_is_read(image: list[Path], tmp_path: Path, masks: npt.N
     found = read_masks(path, image)
     assert list(found) == list(LABELS)
     np.testing.assert_array_equal(np.stack(list(found.values())), masks)
+    others = segread(path).get_pixels_by_source_instance([f"1.2.3.{number}" for number in range(SHAPE[0])])
+    np.testing.assert_array_equal(others.transpose(3, 0, 1, 2), masks)
 
 
 def test_frames_lie_where_their_slices_do(image: list[Path], tmp_path: Path) -> None:
@@ -88,8 +98,8 @@ def test_frames_lie_where_their_slices_do(image: list[Path], tmp_path: Path) -> 
     frames = written.PerFrameFunctionalGroupsSequence
     numbers = [int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber) for frame in frames]
     assert (written.NumberOfFrames, numbers) == (3, [1, 1, 2])
-    np.testing.assert_array_equal(written.pixel_array, [masks[0, 1], masks[0, 2], masks[1, 2]])
-    for frame, at in zip(frames, (1, 2, 2), strict=True):
+    np.testing.assert_array_equal(written.pixel_array, [masks[0, 2], masks[0, 1], masks[1, 2]])
+    for frame, at in zip(frames, (2, 1, 2), strict=True):
         where = [float(value) for value in frame.PlanePositionSequence[0].ImagePositionPatient]
         np.testing.assert_allclose(where * np.array([-1, -1, 1]), (volume.affine @ [0, 0, at, 1])[:3])
         [origin] = frame.DerivationImageSequence[0].SourceImageSequence
@@ -103,14 +113,6 @@ def test_frames_lie_where_their_slices_do(image: list[Path], tmp_path: Path) -> 
     written.save_as(path)
     assert referenced_series(path) == "1.2.3"
     assert referenced_series(image[0]) == ""
-
-
-def test_pixels_are_packed_from_the_lowest_bit_on(image: list[Path], tmp_path: Path) -> None:
-    """PS3.5 8.1.1 and D.1: the first pixel is the lowest bit; frames of 24 bits follow without a gap."""
-    masks = np.zeros((1, *SHAPE), np.uint8)
-    masks[0, 0, 0, [0, 7]], masks[0, 0, 2, :2], masks[0, 3, 0, 1] = 1, 1, 1
-    written = dcmread(drawn(masks, image, tmp_path / "seg.dcm"))
-    assert written.PixelData == bytes([0x81, 0, 0x03, 0x02, 0, 0])
 
 
 def test_masks_without_a_voxel_are_an_object_too(image: list[Path], tmp_path: Path) -> None:
@@ -167,9 +169,8 @@ def test_a_label_map_says_the_segment_in_each_voxel(image: list[Path], tmp_path:
         dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.66.7")
         dataset.SegmentationType = "LABELMAP"
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
-        dataset.PixelData = where.tobytes()
-        for frame in dataset.PerFrameFunctionalGroupsSequence:
-            del frame.SegmentIdentificationSequence
+        dataset.PixelData = where[::-1].tobytes()  # frames go against the normal
+        del dataset.SharedFunctionalGroupsSequence[0].SegmentIdentificationSequence
         background = Dataset()
         background.SegmentNumber, background.SegmentLabel = 0, "background"
         dataset.SegmentSequence.insert(0, background)
@@ -183,7 +184,8 @@ def test_a_label_map_says_the_segment_in_each_voxel(image: list[Path], tmp_path:
     np.testing.assert_array_equal(found["tumour"], where == 2)
 
 
-def test_frames_of_an_enhanced_object_are_found_again(write_dicom: Write, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_shared", [True, False])  # some makers say of each frame what all have
+def test_frames_of_an_enhanced_object_are_found_again(write_dicom: Write, tmp_path: Path, is_shared: bool) -> None:
     order = [2, 0, 3, 1]
     frames, shared = [], Dataset()
     for number in order:
@@ -193,11 +195,13 @@ def test_frames_of_an_enhanced_object_are_found_again(write_dicom: Write, tmp_pa
         frames.append(frame)
     direction, measures = Dataset(), Dataset()
     direction.ImageOrientationPatient, measures.PixelSpacing = OBLIQUE, [1.5, 0.7]
-    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = Sequence([direction]), Sequence([measures])
+    for group in [shared] if is_shared else frames:
+        group.PlaneOrientationSequence, group.PixelMeasuresSequence = Sequence([direction]), Sequence([measures])
     path = write_dicom(
         tmp_path / "enhanced.dcm",
         patient_id="P1",
         array=np.stack([np.full(SHAPE[1:], number, np.int16) for number in order]),
+        SOPClassUID=EnhancedCTImageStorage,
         StudyInstanceUID="1.2",
         SeriesInstanceUID="1.2.3",
         FrameOfReferenceUID="1.2.9",
@@ -210,8 +214,8 @@ def test_frames_of_an_enhanced_object_are_found_again(write_dicom: Write, tmp_pa
     np.testing.assert_array_equal(np.stack(list(read_masks(segmented, [path]).values())), masks)
     for frame in dcmread(segmented).PerFrameFunctionalGroupsSequence:
         [origin] = frame.DerivationImageSequence[0].SourceImageSequence
-        at = frame.FrameContentSequence[0].DimensionIndexValues[1] - 1
-        assert order[origin.ReferencedFrameNumber - 1] == at
+        at = order[origin.ReferencedFrameNumber - 1]
+        assert [float(value) for value in frame.PlanePositionSequence[0].ImagePositionPatient] == place(at)
 
 
 def test_a_projection_is_found_by_its_instance(write_dicom: Write, image: list[Path], tmp_path: Path) -> None:
@@ -326,6 +330,13 @@ def test_an_image_without_a_place_has_no_segmentation(write_dicom: Write, tmp_pa
         segmentation(some()[:, :1], [source.read(path)], LABELS, DEVICE)
 
 
+def test_slices_of_several_directions_have_no_segmentation(image: list[Path]) -> None:
+    turned = source.read(image[3])
+    turned.ImageOrientationPatient = [0.6, 0.8, 0.0, 0.0, 0.0, -1.0]
+    with pytest.raises(UnreadableFile, match="its frames are not parallel"):
+        segmentation(some(), [*map(source.read, image[:3]), turned], LABELS, DEVICE)
+
+
 def test_masks_on_other_voxels_have_no_segmentation(image: list[Path]) -> None:
     with pytest.raises(UnreadableFile, match="not on the voxels of the image"):
         segmentation(some()[:, :, :2], [source.read(one) for one in image], LABELS, DEVICE)
@@ -345,15 +356,6 @@ def test_a_damaged_one_is_read_or_refused(
     except UnreadableFile:
         return
     assert all(mask.shape == SHAPE and mask.max(initial=0) <= 1 for mask in found.values())
-
-
-def test_codes_are_the_standards() -> None:
-    from pydicom.sr.codedict import codes
-
-    assert CODES["tissue"] == codes.SCT.Tissue
-    assert CODES["segmentation"] == codes.DCM.SegmentationImageDerivation
-    assert CODES["source"] == codes.DCM.SourceImageForImageProcessingOperation
-    assert CODES["artificial intelligence"] == codes.DCM.ArtificialIntelligence
 
 
 def test_files_are_part_10(image: list[Path]) -> None:

@@ -1,19 +1,22 @@
 """What every object that a model makes of images has: their patient and study, a series of its own, the model.
 
-New UIDs are the operating system's random numbers (PS3.5 B.2).
+highdicom encodes the objects. It refuses headers that are not as the standard says (no accession number, a sex beside
+M, F and O, a birth date with dots), and hospitals have those: so it is given headers that were made of theirs, and what
+the images say of their patient and study is copied as it stands. New UIDs are random numbers of the operating system.
 """
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
-from copy import deepcopy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 
-from pydicom.dataset import Dataset, FileMetaDataset
+from highdicom import UID
+from highdicom.base import SOPClass
+from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
-from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from fedward_client.intake import elements
 from fedward_client.intake.quiet import DICOM_ERRORS, quiet
@@ -24,15 +27,14 @@ from fedward_common.models.trained import Trained
 
 SCHEME = "99FEDWARD"  # of codes for a study's labels, which no standard has (PS3.16 8.2: "99" is for private ones)
 _SERIES_NUMBER = 9001  # far from those of scanners
-# Of the patient and study modules (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2) what must be there, if empty, and what may be.
-_PRESENT = (
-    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
-    *("StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"),
+_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+_EMPTY = (  # what highdicom looks for, and what stays empty where an image lacks it (PS3.3 C.7.1.1, C.7.2.1: type 2)
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
-_OPTIONAL = (
-    *("IssuerOfPatientID", "TypeOfPatientID", "PatientAge", "PatientSize", "PatientWeight", "StudyDescription"),
-    *("PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence"),
-    "LongitudinalTemporalInformationModified",
+_COPIED = (
+    *("Rows", "Columns", "FrameOfReferenceUID", "PositionReferenceIndicator"),
+    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
 )
 
 
@@ -51,47 +53,58 @@ class Device:
         return cls(title=study.study.title or study.study.id, model=study.model.name, serial=about.model_sha256)
 
 
-def new_uid() -> UID:
-    """A UID that nothing has yet."""
-    return generate_uid(prefix=None)
-
-
-def new_object(image: Dataset, device: Device, *, sop_class: UID, modality: str) -> Dataset:
-    """A new object, alone in a new series of the study of `image`. Raises UnreadableFile for one without UIDs."""
-    found = _of_patient_and_study(image)
-    found.file_meta = FileMetaDataset()
-    found.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    found.SOPClassUID = found.file_meta.MediaStorageSOPClassUID = sop_class
-    found.SOPInstanceUID = found.file_meta.MediaStorageSOPInstanceUID = new_uid()
-    found.SeriesInstanceUID = new_uid()
-    found.Modality, found.SeriesDescription = modality, short(f"Research use only: {device.title}")
-    found.SeriesNumber, found.InstanceNumber = _SERIES_NUMBER, 1
+def new_series(device: Device) -> dict[str, Any]:
+    """What highdicom asks of an object alone in a new series; its text in UTF-8, for labels come in any script."""
     now = datetime.now()  # local, as DICOM's times are
-    date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
-    for kind in ("Series", "Content", "InstanceCreation"):
-        setattr(found, f"{kind}Date", date)
-        setattr(found, f"{kind}Time", time)
-    found.Manufacturer, found.ManufacturerModelName = MAKER, short(device.model)
-    found.SoftwareVersions, found.DeviceSerialNumber = __version__, device.serial
-    return found
+    return {
+        "series_instance_uid": UID(),
+        "series_number": _SERIES_NUMBER,
+        "series_description": short(f"Research use only: {device.title}"),
+        "series_date": now.date(),
+        "series_time": now.time(),
+        "sop_instance_uid": UID(),
+        "instance_number": 1,
+        "manufacturer": MAKER,
+        "manufacturer_model_name": short(device.model),
+        "software_versions": __version__,
+        "device_serial_number": device.serial,
+        "specific_character_set": "ISO_IR 192",
+    }
 
 
-def _of_patient_and_study(image: Dataset) -> Dataset:
-    """Their elements in UTF-8, for labels come in any script."""
+def header(image: Dataset) -> Dataset:
+    """An image for highdicom, without its patient. Raises UnreadableFile for one without UIDs."""
     found = Dataset()
-    found.SpecificCharacterSet = "ISO_IR 192"
-    with quiet():
-        if not all(elements.text(image, name) for name in ("StudyInstanceUID", "SOPInstanceUID", "SOPClassUID")):
+    for name in _UIDS:
+        if not (uid := elements.text(image, name)):
             raise UnreadableFile("it lacks the UIDs by which a DICOM object refers to it")
-        try:
-            for name in (*_PRESENT, *_OPTIONAL):
-                if name in image:
-                    found[name] = deepcopy(image[name])
-                elif name in _PRESENT:
-                    setattr(found, name, "")
-        except DICOM_ERRORS:
-            raise UnreadableFile("its header is damaged") from None
+        setattr(found, name, uid)
+    for name in _EMPTY:
+        setattr(found, name, None)
+    for name in _COPIED:
+        if name in image:
+            found[name] = image[name]
     return found
+
+
+@contextmanager
+def encoding() -> Iterator[None]:
+    """Inside, pydicom is quiet; what it or highdicom cannot make of an image is an UnreadableFile without values."""
+    with quiet():
+        try:
+            yield
+        except DICOM_ERRORS:
+            raise UnreadableFile(
+                "its header is damaged, or of a class of images that the DICOM standard does not have"
+            ) from None
+
+
+def encoded(found: SOPClass) -> bytes:
+    """The file of an object (PS3.10). Raises UnreadableFile where what the images say of their patient is no DICOM."""
+    file = io.BytesIO()
+    with encoding():
+        found.save_as(file, enforce_file_format=True)
+    return file.getvalue()
 
 
 def short(text: str) -> str:
@@ -102,51 +115,3 @@ def short(text: str) -> str:
 def own(label: str) -> Code:
     """A code of ours for a label of a study; the same label has the same code everywhere."""
     return Code(hashlib.sha256(label.encode()).hexdigest()[:16], SCHEME, short(label))
-
-
-def coded(code: Code) -> Dataset:
-    """An item of a code sequence (PS3.3 8.8)."""
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code[:3]
-    return item
-
-
-def reference(image: Dataset) -> Dataset:
-    """An item that refers to an instance (PS3.3 10.8)."""
-    item = Dataset()
-    item.ReferencedSOPClassUID = elements.text(image, "SOPClassUID")
-    item.ReferencedSOPInstanceUID = elements.text(image, "SOPInstanceUID")
-    return item
-
-
-def by_series(images: Iterable[Dataset]) -> dict[tuple[str, str], list[Dataset]]:
-    """Images by their study's and series' UIDs, in the order in which they come."""
-    found: dict[tuple[str, str], list[Dataset]] = {}
-    for image in images:
-        uids = elements.text(image, "StudyInstanceUID"), elements.text(image, "SeriesInstanceUID")
-        found.setdefault(uids, []).append(image)
-    return found
-
-
-def evidence(images: Sequence[Dataset]) -> list[Dataset]:
-    """References to images by study and series (PS3.3 C.17.2.1)."""
-    studies: dict[str, Dataset] = {}
-    for (study, series), members in by_series(images).items():
-        item = Dataset()
-        item.SeriesInstanceUID, item.ReferencedSOPSequence = series, [reference(image) for image in members]
-        if study not in studies:
-            studies[study] = Dataset()
-            studies[study].StudyInstanceUID, studies[study].ReferencedSeriesSequence = study, []
-        studies[study].ReferencedSeriesSequence.append(item)
-    return list(studies.values())
-
-
-def encoded(found: Dataset) -> bytes:
-    """The file of an object (PS3.10). Raises UnreadableFile where what the images say of their patient is no DICOM."""
-    file = io.BytesIO()
-    with quiet():
-        try:
-            found.save_as(file, enforce_file_format=True)
-        except DICOM_ERRORS:
-            raise UnreadableFile("what it says of its patient or study cannot be written again") from None
-    return file.getvalue()

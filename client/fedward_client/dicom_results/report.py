@@ -1,166 +1,191 @@
-"""A model's probabilities for a patient as a structured report: Comprehensive SR with template TID 1500 (PS3.16).
+"""What a model says of a patient or an image as a structured report with template TID 1500 (PS3.16).
 
 Each label's probability is a measurement (TID 300) in [0, 1], exact in its floating point value; a label that has an
-operating point is called yes or no. The observer is a device: the model, by the SHA-256 of its arrays.
+operating point is called yes or no. Each finding is a measurement group with its place and its score. The observer is a
+device: the model, by the SHA-256 of its arrays.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+from highdicom import UID
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodedConcept,
+    Comprehensive3DSR,
+    ComprehensiveSR,
+    DeviceObserverIdentifyingAttributes,
+    ImageRegion,
+    Measurement,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ObserverContext,
+    PlanarROIMeasurementsAndQualitativeEvaluations,
+    QualitativeEvaluation,
+    SourceImageForMeasurementGroup,
+    SourceImageForRegion,
+    SourceSeriesForSegmentation,
+    TextContentItem,
+    TrackingIdentifier,
+    VolumeSurface,
+    VolumetricROIMeasurementsAndQualitativeEvaluations,
+)
 from pydicom.dataset import Dataset
-from pydicom.sr.coding import Code
-from pydicom.uid import ComprehensiveSRStorage
-from pydicom.valuerep import DSfloat
+from pydicom.sr.codedict import codes
 
 from fedward_client.dicom_results import derived
-from fedward_client.dicom_results.derived import Device, coded
-from fedward_client.intake import elements
-from fedward_client.intake.quiet import quiet
+from fedward_client.dicom_results.derived import Device
+from fedward_client.findings import Finding
+from fedward_client.intake import elements, source
 from fedward_client.intake.segmentation import MAKER
+from fedward_common.errors import UnreadableFile
 from fedward_common.models.trained import Trained
 
-CODES: Mapping[str, Code] = {
-    "report": Code("126000", "DCM", "Imaging Measurement Report"),
-    "language": Code("121049", "DCM", "Language of Content Item and Descendants"),
-    "observer type": Code("121005", "DCM", "Observer Type"),
-    "device": Code("121007", "DCM", "Device"),
-    "device uid": Code("121012", "DCM", "Device Observer UID"),
-    "device name": Code("121013", "DCM", "Device Observer Name"),
-    "device maker": Code("121014", "DCM", "Device Observer Manufacturer"),
-    "device model": Code("121015", "DCM", "Device Observer Model Name"),
-    "device serial": Code("121016", "DCM", "Device Observer Serial Number"),
-    "procedure": Code("121058", "DCM", "Procedure reported"),
-    "imaging": Code("363679005", "SCT", "Imaging procedure"),
-    "library": Code("111028", "DCM", "Image Library"),
-    "library group": Code("126200", "DCM", "Image Library Group"),
-    "measurements": Code("126010", "DCM", "Imaging Measurements"),
-    "group": Code("125007", "DCM", "Measurement Group"),
-    "tracking": Code("112039", "DCM", "Tracking Identifier"),
-    "tracking uid": Code("112040", "DCM", "Tracking Unique Identifier"),
-    "algorithm": Code("111001", "DCM", "Algorithm Name"),
-    "algorithm version": Code("111003", "DCM", "Algorithm Version"),
-    "no units": Code("1", "UCUM", "no units"),
-    "yes": Code("373066001", "SCT", "Yes"),
-    "no": Code("373067005", "SCT", "No"),
-    "comment": Code("121106", "DCM", "Comment"),
-}
-_ENGLISH = Code("en", "RFC5646", "English")
+Group = (
+    MeasurementsAndQualitativeEvaluations
+    | PlanarROIMeasurementsAndQualitativeEvaluations
+    | VolumetricROIMeasurementsAndQualitativeEvaluations
+)
+SR = TypeVar("SR", ComprehensiveSR, Comprehensive3DSR)
+
+_TIME = ("StudyDate", "StudyTime", "StudyInstanceUID")
 
 
+@derived.encoding()
 def report(
-    probabilities: Mapping[str, float],
-    images: Sequence[Dataset],
-    about: Trained,
-    comments: Sequence[str],
-) -> Dataset:
+    probabilities: Mapping[str, float], images: Sequence[Dataset], about: Trained, comments: Sequence[str]
+) -> ComprehensiveSR:
     """The report of a patient: `probabilities` by label, what `images` they are of, and what must be said of them.
 
     It belongs to the latest study among the images; those of earlier studies are referred to as such (PS3.3 C.17.2).
     Raises UnreadableFile where an image does not have what a report needs.
     """
-    with quiet():
-        latest = max(images, key=lambda image: [elements.text(image, name) for name in _TIME])
-        study = elements.text(latest, "StudyInstanceUID")
-        found = derived.new_object(latest, Device.of(about), sop_class=ComprehensiveSRStorage, modality="SR")
-        found.CompletionFlag, found.VerificationFlag = "COMPLETE", "UNVERIFIED"
-        found.ReferencedPerformedProcedureStepSequence, found.PerformedProcedureCodeSequence = [], []
-        evidence = derived.evidence(images)
-        found.CurrentRequestedProcedureEvidenceSequence = [it for it in evidence if it.StudyInstanceUID == study]
-        if len(evidence) > 1:
-            found.PertinentOtherEvidenceSequence = [it for it in evidence if it.StudyInstanceUID != study]
-        scheme = Dataset()
-        scheme.CodingSchemeDesignator, scheme.CodingSchemeName = derived.SCHEME, "Labels of studies of Fedward"
-        found.CodingSchemeIdentificationSequence = [scheme]
-        found.update(_content(probabilities, images, about, comments))
+    measured = [_measurement(f"probability {label}", value) for label, value in probabilities.items()]
+    called = [
+        QualitativeEvaluation(
+            derived.own(f"called {label}"), codes.SCT.Yes if probabilities[label] >= least else codes.SCT.No
+        )
+        for label, least in about.thresholds.items()
+    ]
+    return _document(ComprehensiveSR, [_group("Patient", measured, called, images, about)], images, about, comments)
+
+
+@derived.encoding()
+def report_of_findings(
+    findings: Sequence[Finding], images: Sequence[Dataset], about: Trained, comments: Sequence[str]
+) -> Comprehensive3DSR:
+    """The report of an image: how many `findings` it has, and each. Raises what `report` raises.
+
+    Of a volume a finding is an ellipsoid in the frame of reference, of a slice or a picture a rectangle on it. Raises
+    UnreadableFile also for a volume that does not say where it lies.
+    """
+    count = _measurement("number of findings", len(findings))
+    grid, groups = source.grid_of(images), list[Group]([_group("Image", [count], [], images, about)])
+    for number, finding in enumerate(findings, 1):
+        what: dict[str, Any] = {
+            "tracking_identifier": TrackingIdentifier(identifier=f"Finding {number}"),
+            "finding_type": derived.own(finding.label),
+            "algorithm_id": _algorithm(about),
+            "measurements": [_measurement("score", finding.score)],
+        }
+        if len(about.study.input.size) == 3:
+            surface = _ellipsoid(finding, grid)
+            groups.append(VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_volume_surface=surface, **what))
+        else:
+            region = _rectangle(finding, grid, images)
+            groups.append(PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=region, **what))
+    return _document(Comprehensive3DSR, groups, images, about, comments)
+
+
+def _group(
+    name: str,
+    measured: Sequence[Measurement],
+    called: Sequence[QualitativeEvaluation],
+    images: Sequence[Dataset],
+    about: Trained,
+) -> MeasurementsAndQualitativeEvaluations:
+    """What is said of all the images, which stand here: highdicom's image library lacks classes, as dermoscopy."""
+    return MeasurementsAndQualitativeEvaluations(
+        TrackingIdentifier(identifier=name),
+        algorithm_id=_algorithm(about),
+        measurements=measured,
+        qualitative_evaluations=called,
+        source_images=[
+            SourceImageForMeasurementGroup(one.SOPClassUID, one.SOPInstanceUID) for one in map(derived.header, images)
+        ],
+    )
+
+
+def _measurement(name: str, value: float) -> Measurement:
+    return Measurement(derived.own(name), value, codes.UCUM.NoUnits)
+
+
+def _algorithm(about: Trained) -> AlgorithmIdentification:
+    return AlgorithmIdentification(Device.of(about).title, about.model_sha256)
+
+
+def _ellipsoid(finding: Finding, grid: source.Grid) -> VolumeSurface:
+    """Six points: the ends of each axis (PS3.3 C.18.9.1.2)."""
+    if finding.affine is None or not grid.frame_of_reference:
+        raise UnreadableFile("the image does not say where it lies")
+    middle, axes = finding.ellipsoid
+    return VolumeSurface(
+        "ELLIPSOID",
+        np.concatenate([(middle - axis, middle + axis) for axis in axes]),
+        grid.frame_of_reference,
+        source_series=SourceSeriesForSegmentation(grid.series),
+    )
+
+
+def _rectangle(finding: Finding, grid: source.Grid, images: Sequence[Dataset]) -> ImageRegion:
+    """On the slice that was looked at, in (column, row) from its corner on (PS3.3 C.18.6.1.2)."""
+    (frame, top, left), (_, bottom, right) = finding.lower, finding.upper
+    at = grid.frames[round(frame)]
+    sop_class = {elements.text(one, "SOPInstanceUID"): elements.text(one, "SOPClassUID") for one in images}
+    numbers = [at.number] if len(grid.frames) > len(images) else None
+    return ImageRegion(
+        "POLYLINE",
+        np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]),
+        SourceImageForRegion(sop_class[at.instance], at.instance, numbers),
+    )
+
+
+def _document(
+    kind: type[SR], groups: Sequence[Group], images: Sequence[Dataset], about: Trained, comments: Sequence[str]
+) -> SR:
+    """The report of measurement groups, which belongs to the latest study of the images."""
+    latest = max(images, key=lambda image: [elements.text(image, name) for name in _TIME])
+    device = Device.of(about)
+    content = MeasurementReport(
+        ObservationContext(observer_device_context=_observer(device)),
+        codes.SCT.ImagingProcedure,
+        groups,
+    )
+    for comment in comments:
+        content[0].ContentSequence.append(TextContentItem(codes.DCM.Comment, comment, "CONTAINS"))
+    found = kind(
+        [derived.header(image) for image in (latest, *images)],  # each is taken once
+        content[0],
+        is_complete=True,
+        coding_schemes=[CodingSchemeIdentificationItem(derived.SCHEME, "Labels of studies of Fedward")],
+        **derived.new_series(device),
+    )
+    found.copy_patient_and_study_information(latest)
     return found
 
 
-_TIME = ("StudyDate", "StudyTime", "StudyInstanceUID")
-
-
-def _content(
-    probabilities: Mapping[str, float], images: Sequence[Dataset], about: Trained, comments: Sequence[str]
-) -> Dataset:
-    """The tree of content (TID 1500), without relationship at its root."""
-    root = _container("report", "1500", [
-        _code("HAS CONCEPT MOD", CODES["language"], _ENGLISH),
-        *_observer(Device.of(about)),
-        _code("HAS CONCEPT MOD", CODES["procedure"], CODES["imaging"]),
-        _container("library", "1600", [
-            _container("library group", "", [_image(each) for each in members])
-            for members in derived.by_series(images).values()
-        ]),
-        _container("measurements", "", [_container("group", "1501", _measured(probabilities, about))]),
-        *(_text("CONTAINS", CODES["comment"], comment) for comment in comments),
-    ])  # fmt: skip
-    del root.RelationshipType
-    return root
-
-
-def _observer(device: Device) -> list[Dataset]:
-    """The model as the device that observed (TID 1002, 1004)."""
-    context = "HAS OBS CONTEXT"
-    return [
-        _code(context, CODES["observer type"], CODES["device"]),
-        _uid(context, CODES["device uid"], f"2.25.{int(device.serial[:32], 16)}"),  # the same for the same model
-        _text(context, CODES["device name"], device.title),
-        _text(context, CODES["device maker"], MAKER),
-        _text(context, CODES["device model"], device.model),
-        _text(context, CODES["device serial"], device.serial),
-    ]
-
-
-def _measured(probabilities: Mapping[str, float], about: Trained) -> list[Dataset]:
-    """The measurement group (TID 1501): the algorithm (TID 4019), probabilities (TID 300), what is called."""
-    calls = {label: probabilities[label] >= least for label, least in about.thresholds.items()}
-    return [
-        _text("HAS OBS CONTEXT", CODES["tracking"], "Patient"),
-        _uid("HAS OBS CONTEXT", CODES["tracking uid"], derived.new_uid()),
-        _text("HAS CONCEPT MOD", CODES["algorithm"], Device.of(about).title),
-        _text("HAS CONCEPT MOD", CODES["algorithm version"], about.model_sha256),
-        *(_number(derived.own(f"probability {label}"), value) for label, value in probabilities.items()),
-        *(_code("CONTAINS", derived.own(f"called {label}"), CODES["yes" if is_called else "no"])
-          for label, is_called in calls.items()),
-    ]  # fmt: skip
-
-
-def _item(relationship: str, kind: str, name: Code | None = None, **values: Any) -> Dataset:
-    item = Dataset()
-    item.RelationshipType, item.ValueType = relationship, kind
-    if name is not None:
-        item.ConceptNameCodeSequence = [coded(name)]
-    for keyword, value in values.items():
-        setattr(item, keyword, value)
-    return item
-
-
-def _container(name: str, template: str, content: list[Dataset]) -> Dataset:
-    item = _item("CONTAINS", "CONTAINER", CODES[name], ContinuityOfContent="SEPARATE", ContentSequence=content)
-    if template:
-        used = Dataset()
-        used.MappingResource, used.TemplateIdentifier = "DCMR", template
-        item.ContentTemplateSequence = [used]
-    return item
-
-
-def _code(relationship: str, name: Code, value: Code) -> Dataset:
-    return _item(relationship, "CODE", name, ConceptCodeSequence=[coded(value)])
-
-
-def _text(relationship: str, name: Code, value: str) -> Dataset:
-    return _item(relationship, "TEXT", name, TextValue=value)
-
-
-def _uid(relationship: str, name: Code, value: str) -> Dataset:
-    return _item(relationship, "UIDREF", name, UID=value)
-
-
-def _image(image: Dataset) -> Dataset:
-    return _item("CONTAINS", "IMAGE", ReferencedSOPSequence=[derived.reference(image)])
-
-
-def _number(name: Code, value: float) -> Dataset:
-    measured = Dataset()
-    measured.NumericValue, measured.FloatingPointValue = DSfloat(value, auto_format=True), value
-    measured.MeasurementUnitsCodeSequence = [coded(CODES["no units"])]
-    return _item("CONTAINS", "NUM", name, MeasuredValueSequence=[measured])
+def _observer(device: Device) -> ObserverContext:
+    """The model as the device that observed."""
+    return ObserverContext(
+        CodedConcept.from_code(codes.DCM.Device),
+        DeviceObserverIdentifyingAttributes(
+            uid=UID(f"2.25.{int(device.serial[:32], 16)}"),  # the same for the same model
+            name=device.title,
+            manufacturer_name=MAKER,
+            model_name=device.model,
+            serial_number=device.serial,
+        ),
+    )

@@ -27,7 +27,7 @@ def value(dataset: Dataset, keyword: str) -> object:
         return None
     try:
         found = dataset.get(keyword)
-    except DICOM_ERRORS:
+    except (OSError, *DICOM_ERRORS):  # pydicom's OSError for a sequence that ends early; it is read from memory
         raise unreadable(keyword) from None
     return None if found is None or (isinstance(found, str | bytes | MultiValue) and not len(found)) else found
 
