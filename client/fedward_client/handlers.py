@@ -224,8 +224,10 @@ class Hospital:
         layers = {} if whole else self._layers(study, state)
         load_state(model, {**arrays, **layers})
         if question.fold is not None:
-            self._fix_model(question, question.fold, arrays)
+            self._fix_model(question, f"fold {question.fold + 1}", arrays)
             self._score_fold(model, data, question, question.fold)
+        elif question.side == "test" and not whole:
+            self._fix_model(question, "the test patients", {**arrays, **layers})
 
         def scored(*, own_layers: bool, grouped: bool = False) -> Evaluation:
             if question.fold is not None:
@@ -414,13 +416,14 @@ class Hospital:
         part = f"{ALONE}-fold" if question.model == "alone" else "fold"
         return OutOfFold(state, self.source.name, data, part)
 
-    def _fix_model(self, question: Question, fold: int, arrays: Arrays) -> None:
-        """A fold is scored by one model: from two, with all other folds alike, its few patients could be told."""
+    def _fix_model(self, question: Question, whom: str, arrays: Arrays) -> None:
+        """Test patients are scored by one model of a run: figures of many would add up to single patients' scores.
+
+        A fold is, too: from two models, with all other folds alike, its few patients could be told.
+        """
         model = model_sha256(arrays)
-        if self.source.once(question.run, f"model of fold {fold}", model) != model:
-            raise DataError(
-                f"{self.source.name} has scored fold {fold + 1} of this run by another model: start a new one"
-            )
+        if self.source.once(question.run, f"model of {whom}", model) != model:
+            raise DataError(f"{self.source.name} has scored {whom} of this run by another model: start a new one")
 
     def _fix_operating_points(self, question: Question) -> None:
         """A run gets figures at one set of operating points: those of many would add up to single patients' scores."""

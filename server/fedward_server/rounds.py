@@ -132,14 +132,15 @@ class RoundEngine:
 
     def _rounds(self) -> None:
         for number in range(len(self._history) + 1, self.study.rounds + 1):
+            scored = number - 2  # the last round whose model is: it is in the next one's trip
+            if self._is_scored(scored) and self._selection.stalled(scored):
+                self._save()
+                self._ask.tell("stopping", number - 1, note=self._why_it_stops(scored))
+                return
             if self.study.ends_fold(number - 1):
                 self._close_fold(number - 1)
             self._round(number)
             self._ask.lets_go = True
-            if self._is_scored(number - 1) and self._selection.stalled(number - 1):
-                self._save()
-                self._ask.tell("stopping", number, note=self._why_it_stops(number - 1))
-                return
 
     def _close_fold(self, last: int) -> None:
         """Have the fold's patients scored, by the model as it is on the disk; then the first weights again."""

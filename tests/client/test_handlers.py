@@ -109,6 +109,38 @@ def test_a_run_gets_figures_at_one_set_of_operating_points(site_folder: Callable
             at.evaluate(question("evaluate", side="test", thresholds={"malignant": 0.6}), arrays())
 
 
+def test_a_run_gets_figures_on_test_patients_of_one_model(site_folder: Callable[..., Path]) -> None:
+    """By groups of patients, figures of many models would add up to single patients' scores."""
+    labels = {f"PID-{number:03}": "malignant" if number % 2 else "benign" for number in range(60)}
+    folder, sent = site_folder(labels, images=1, shape=(16, 16)), arrays()
+    other = {name: np.ones_like(array) for name, array in sent.items()}
+    asked = question("evaluate", side="test")
+    for at in (Hospital(SiteSource.open(folder)), Hospital(SiteSource.open(folder))):  # also after a restart
+        assert at.evaluate(asked, sent).evaluation.patients > 0
+        with pytest.raises(DataError, match="scored the test patients of this run by another model: start a new one"):
+            at.evaluate(asked, other)
+    at.evaluate(question("evaluate", side="validation"), other)
+    at.evaluate(asked.model_copy(update={"model": "other"}), other)
+    at.alone(asked.model_copy(update={"model": "alone"}), sent)
+    assert at.evaluate(asked.model_copy(update={"run": "run-2"}), other).evaluation.patients > 0
+
+
+def test_the_sites_own_layers_make_it_another_model(site_folder: Callable[..., Path]) -> None:
+    labels = {f"PID-{number:03}": "malignant" if number % 2 else "benign" for number in range(24)}
+    study = tiny_study(
+        cohort={"min_patients": 5}, model={"name": "resnet10", "options": {"norm": "batch"}}, input={"size": [32, 32]},
+        training={"rounds": 2, "batch_norm": "local"}, strategy={"name": "fedbn"},
+    )  # fmt: skip
+    at = Hospital(SiteSource.open(site_folder(labels, images=1, shape=(32, 32))))
+    sent = dict(models.initial_state(study, study.training.seed))
+    asked = question("evaluate", study, side="test")
+    at.train(question("train", study), sent, round_number=1)
+    at.evaluate(asked, sent)
+    at.train(question("train", study), sent, round_number=2)
+    with pytest.raises(DataError, match="scored the test patients of this run by another model"):
+        at.evaluate(asked, sent)
+
+
 @pytest.mark.parametrize("change", ["missing", "extra", "shape"])
 def test_arrays_that_do_not_fit_are_refused(change: str) -> None:
     state = arrays()

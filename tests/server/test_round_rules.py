@@ -241,6 +241,22 @@ def test_a_run_ends_early_and_says_why(tmp_path: Path) -> None:
     assert note == "loss of 0.5000 in round 2 has not become better for 2 rounds"
 
 
+def test_a_run_that_ended_early_trains_no_more_when_it_is_resumed(tmp_path: Path) -> None:
+    """Killed while its model is scored, it scores that model again: sites refuse another one."""
+    spec, kinds = by_loss(early_stopping={"patience": 2}), list[str]()
+
+    def answer(message: Message) -> Message | None:
+        kinds.append(read_question(message.content)[0].kind)
+        return scored(LOSSES)(name="a", update=learns())(message)
+
+    ended, _ = run(tmp_path, spec, {1: answer})
+    kinds.clear()
+    resumed, events = run(tmp_path, spec, {1: answer}, resume=True)
+    assert "train" not in kinds
+    assert (resumed.model_sha256, len(resumed.history)) == (ended.model_sha256, len(ended.history))
+    assert [number for number, *_ in told(events, "stopping")] == [5]
+
+
 def test_where_nothing_is_scored_there_is_no_best_and_that_is_said(tmp_path: Path) -> None:
     class Silent(FakeSite):
         def _evaluation(self, study: StudySpec, thresholds: Mapping[str, float] | None) -> Any:
