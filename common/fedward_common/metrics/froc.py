@@ -2,8 +2,6 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from operator import or_
 from typing import Annotated, NamedTuple, Self
 
 import numpy as np
@@ -13,7 +11,7 @@ from fedward_common.errors import RunError
 from fedward_common.metrics.base import MAX_PATIENTS, Count, Floats, Ints, Parts, Record, as_probabilities
 from fedward_common.metrics.cells import counts_in, told_groups
 from fedward_common.metrics.intervals import LEVEL, Estimate, fraction_estimate, wilson_interval
-from fedward_common.metrics.sketch import BINS, SCORE_EDGES, ClassSketch, base_bins, common_edges
+from fedward_common.metrics.sketch import BINS, SCORE_EDGES, ClassSketch, base_bins, common_edges, full_edges
 from fedward_common.metrics.spread import spread
 from fedward_common.streams import stream
 
@@ -164,23 +162,10 @@ def _missed(scores: Floats, owners: Ints, k: int) -> int:
 
 def _sketch(scores: Floats, owners: Ints, k: int) -> ClassSketch | None:
     """The histogram of `scores` [n] in bins that each hold some of at least `k` of the `owners` [n]; None of none."""
-    return ClassSketch.of(scores).merged_at(_cuts(base_bins(scores), owners, k)) if scores.size else None
-
-
-def _cuts(bins: Ints, owners: Ints, k: int) -> list[int]:
-    held: list[set[int]] = [set() for _ in range(BINS)]
-    for number, owner in zip(bins.tolist(), owners.tolist(), strict=True):
-        held[number].add(owner)
-    left = [len(above) for above in accumulate(reversed(held), or_)][::-1]
-    cuts, inside = [], set[int]()
-    for end in range(1, BINS):
-        inside |= held[end - 1]
-        if left[end] < k:
-            break  # the rest could not fill a bin of its own
-        if len(inside) >= k:
-            cuts.append(end)
-            inside = set()
-    return cuts
+    if not scores.size:
+        return None
+    edges = full_edges([(base_bins(scores), owners)], range(BINS + 1), k=k)
+    return ClassSketch.of(scores).merged_at(edges[1:-1])
 
 
 class FrocPoints(NamedTuple):

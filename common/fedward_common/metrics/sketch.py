@@ -1,6 +1,6 @@
 """A histogram of scores that may leave a site: each class in bins of its own that hold at least k of its patients."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from operator import ge
 from typing import Annotated, Self
 
@@ -53,16 +53,40 @@ def common_edges(
     joins the last, as in `ClassSketch`.
     """
     groups = [parts[name][owners] for name in told]
-    rows = [(bins[own], owners[own]) for own in (*groups, ~np.any(groups, axis=0)) if own.any()]
+    rows = [own for own in (*groups, ~np.any(groups, axis=0)) if own.any()]
+    return full_edges([(bins[own], owners[own]) for own in rows], edges, k=k)
 
-    def full(low: int, high: int) -> bool:
-        return all(np.unique(patients[(held >= low) & (held < high)]).size >= k for held, patients in rows)
 
-    kept = [edges[0]]
-    for edge in edges[1:-1]:
-        if full(kept[-1], edge) and full(edge, edges[-1]):
+def full_edges(rows: Iterable[tuple[Ints, Ints]], edges: Sequence[int], *, k: int) -> list[int]:
+    """Of the rising `edges` those between which each of `rows`, base bins [n] and their owners [n], has `k` owners."""
+    held = [_owners(edges, *row) for row in rows]
+    left = [_so_many_from(own) for own in held]
+    kept, inside = [edges[0]], [set[int]() for _ in held]
+    for place, edge in enumerate(edges[1:-1], start=1):
+        for own, new in zip(inside, held, strict=True):
+            own.update(new[place - 1])
+        if all(len(own) >= k for own in inside) and all(own[place] >= k for own in left):
             kept.append(edge)
+            inside = [set() for _ in held]
     return [*kept, edges[-1]]
+
+
+def _owners(edges: Sequence[int], bins: Ints, owners: Ints) -> list[set[int]]:
+    """Whose are the bins between each edge and the next."""
+    held: list[set[int]] = [set() for _ in edges[1:]]
+    places = np.searchsorted(edges, bins, side="right") - 1
+    for place, owner in zip(places.tolist(), owners.tolist(), strict=True):
+        held[place].add(owner)
+    return held
+
+
+def _so_many_from(held: Sequence[set[int]]) -> list[int]:
+    """How many there are in each set and all after it."""
+    seen, counts = set[int](), list[int]()
+    for owners in reversed(held):
+        seen |= owners
+        counts.append(len(seen))
+    return counts[::-1]
 
 
 class ClassSketch(Record):
