@@ -214,6 +214,14 @@ class Sex:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRANGERS
 
+    @cached_property
+    def _plain_words(self) -> dict[str, str]:
+        return {plain(word): sex for word, sex in self.words.items()}
+
+    def value(self, cell: str) -> str:
+        """What its word means, "" where that is not known."""
+        return self._plain_words.get(plain(cell), "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TableMap:
@@ -307,10 +315,7 @@ class TableMap:
 
     def sex_of(self, row: Mapping[str, str]) -> tuple[str, ...]:
         """One of "F", "M", "O", "" where it is not known; () where the map does not say."""
-        if self.sex is None:
-            return ()
-        words = {plain(word): sex for word, sex in self.sex.words.items()}
-        return (words.get(plain(row[self.sex.column]), ""),)
+        return () if self.sex is None else (self.sex.value(row[self.sex.column]),)
 
     def age_of(self, row: Mapping[str, str]) -> tuple[int | None, ...]:
         """Years, of the last age band the least; None where they are not known, () where the map does not say."""
