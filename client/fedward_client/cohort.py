@@ -24,7 +24,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fedward_client import choosing_rows
 from fedward_client.boxing import Corners
 from fedward_client.cache_index import purge
-from fedward_client.catalog import Catalog, ImageRow, RecordingRow, TableRow, is_scanned, scan
+from fedward_client.catalog import Catalog, is_scanned, scan
+from fedward_client.catalog_rows import ImageRow, RecordingRow, TableRow
 from fedward_client.choosing import Unit, chosen, units
 from fedward_client.grouping import groups_of
 from fedward_client.intake.fingerprints import Fingerprints, fingerprints

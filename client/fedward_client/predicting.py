@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from fedward_client.catalog import Catalog, TableRow, paths, scan
+from fedward_client.catalog import Catalog, paths, scan
+from fedward_client.catalog_rows import TableRow
 from fedward_client.cohort import CohortItem, Offered, offered, units_of
 from fedward_client.evaluation import BATCH, outputs
 from fedward_client.evaluation_of_masks import LIKELY

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from fedward_client import catalog
 from fedward_client.cache import load
-from fedward_client.catalog import Catalog, Counts
+from fedward_client.catalog import Catalog
+from fedward_client.catalog_counts import Counts
 from fedward_client.cli import app
 from fedward_client.cohort import freeze
 from fedward_client.dry_run import dry_run
