@@ -16,7 +16,6 @@ import numpy as np
 from torch import nn
 
 from fedward_client import cache
-from fedward_client.cache import SiteData
 from fedward_client.cohort import check_opted_out
 from fedward_client.evaluation import evaluate, predict
 from fedward_client.ledger import Ledger
@@ -24,6 +23,7 @@ from fedward_client.measuring import Surveyed
 from fedward_client.out_of_fold import OutOfFold, nothing_yet
 from fedward_client.scored import scoring
 from fedward_client.site import Site
+from fedward_client.site_data import SiteData
 from fedward_client.site_state import FOLDER, RunState
 from fedward_client.split import SIDES, Side
 from fedward_client.survey import survey

@@ -9,10 +9,10 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedward_client.app import answer, app, simulated
-from fedward_client.cache import SiteData
 from fedward_client.desk import SETTINGS_UNUSABLE
 from fedward_client.handlers import Hospital
 from fedward_client.member import Member
+from fedward_client.site_data import SiteData
 from fedward_client.steward import approve
 from fedward_common import audit, models
 from fedward_common.errors import DataError, SettingsError
