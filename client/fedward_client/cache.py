@@ -29,7 +29,9 @@ from fedward_client.cache_index import FILE, Index, locked, purge
 from fedward_client.cache_layout import Row, arrays_of, bytes_of_cache, folder_of
 from fedward_client.cache_room import IMAGES, TARGETS
 from fedward_client.catalog import paths, quarantine
-from fedward_client.cohort import Cohort, CohortItem, freeze, require
+from fedward_client.cohort import Cohort, CohortItem
+from fedward_client.cohort_minimum import require
+from fedward_client.freezing import freeze
 from fedward_client.intake.optout import opted_out
 from fedward_client.labelling import MASKED, shown_of
 from fedward_client.opening import AnyRecipe, opener, recipe_of

@@ -16,8 +16,8 @@ import numpy as np
 from torch import nn
 
 from fedward_client import cache
-from fedward_client.cohort import check_opted_out
 from fedward_client.evaluation import evaluate, predict
+from fedward_client.freezing import check_opted_out
 from fedward_client.ledger import Ledger
 from fedward_client.measuring import Surveyed
 from fedward_client.out_of_fold import OutOfFold, nothing_yet

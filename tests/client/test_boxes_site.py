@@ -11,7 +11,7 @@ from fedward_client import catalog
 from fedward_client.boxing import boxes_of
 from fedward_client.cache import load
 from fedward_client.catalog import Catalog
-from fedward_client.cohort import from_catalog
+from fedward_client.freezing import from_catalog
 from fedward_client.harmonize import recipe
 from fedward_client.site import Site
 from fedward_client.site_data import SiteData

@@ -17,7 +17,7 @@ from pydicom.uid import JPEGBaseline8Bit
 
 from fedward_client import catalog
 from fedward_client.cache import load
-from fedward_client.cohort import freeze
+from fedward_client.freezing import freeze
 from fedward_client.harmonize import recipe
 from fedward_client.intake.dicom import read_volume
 from fedward_client.site import Site

@@ -10,7 +10,7 @@ import pytest
 from fedward_client import cache
 from fedward_client.catalog import Catalog, scan
 from fedward_client.catalog_rows import ImageRow
-from fedward_client.cohort import freeze
+from fedward_client.freezing import freeze
 from fedward_client.grouping import groups_of
 from fedward_client.handlers import Hospital, SiteSource
 from fedward_client.site import Site

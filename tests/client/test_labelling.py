@@ -14,8 +14,8 @@ from fedward_client.cache import load
 from fedward_client.catalog import Catalog
 from fedward_client.catalog_counts import Counts
 from fedward_client.cli import app
-from fedward_client.cohort import freeze
 from fedward_client.dry_run import dry_run
+from fedward_client.freezing import freeze
 from fedward_client.site import Site
 from fedward_common.errors import DataError
 from fedward_common.study import StudySpec

@@ -16,7 +16,7 @@ from PIL import Image
 from fedward_client import catalog
 from fedward_client.cache import load
 from fedward_client.catalog import Catalog
-from fedward_client.cohort import freeze, from_catalog
+from fedward_client.freezing import freeze, from_catalog
 from fedward_client.harmonize import recipe
 from fedward_client.site import Site
 from fedward_client.site_data import SiteData

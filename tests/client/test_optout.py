@@ -12,8 +12,8 @@ from fedward_client import catalog
 from fedward_client.cache import load
 from fedward_client.catalog import Catalog
 from fedward_client.catalog_counts import Counts
-from fedward_client.cohort import freeze
 from fedward_client.desk import Desk
+from fedward_client.freezing import freeze
 from fedward_client.handlers import Hospital, SiteSource
 from fedward_client.member import Member
 from fedward_client.site import Site

@@ -11,8 +11,8 @@ import pytest
 
 from fedward_client.cache import load
 from fedward_client.catalog import paths, scan
-from fedward_client.cohort import freeze
 from fedward_client.desk import Desk, Reply
+from fedward_client.freezing import freeze
 from fedward_client.handlers import Hospital, SiteSource
 from fedward_client.harmonize import recipe
 from fedward_client.intake.files import read_volume

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from fedward_client.cache import load
 from fedward_client.catalog import scan
 from fedward_client.choosing_rows import NO_TIME, TWO_TIMES
-from fedward_client.cohort import freeze, from_catalog
 from fedward_client.dry_run import dry_run
+from fedward_client.freezing import freeze, from_catalog
 from fedward_client.handlers import Hospital, SiteSource
 from fedward_client.report.survey import survey as report
 from fedward_client.site import KEY, STATE, Site

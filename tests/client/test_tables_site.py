@@ -11,7 +11,7 @@ from fedward_client.cache import load
 from fedward_client.catalog import Catalog, scan
 from fedward_client.choosing_rows import INCOMPLETE
 from fedward_client.cli import app
-from fedward_client.cohort import freeze, from_catalog
+from fedward_client.freezing import freeze, from_catalog
 from fedward_client.handlers import Hospital, SiteSource
 from fedward_client.intake import tables
 from fedward_client.intake.tabular import Table

@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedward_client.cohort import NOT_LEARNING, TOO_FEW, Cohort, freeze, require
+from fedward_client.cohort import Cohort
+from fedward_client.cohort_choice import NOT_LEARNING, TOO_FEW
+from fedward_client.cohort_minimum import require
+from fedward_client.freezing import freeze
 from fedward_client.handlers import Hospital, SiteSource
 from fedward_client.labelling import UNLABELLED
 from fedward_client.report.survey import survey
