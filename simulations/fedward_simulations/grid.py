@@ -29,7 +29,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedward_client.handlers import Hospital, Source
+from fedward_client.handlers import Hospital
+from fedward_client.source import Source
 from fedward_common.errors import RunError
 from fedward_common.events import Event, Listener, ignore
 from fedward_common.records import answer_record

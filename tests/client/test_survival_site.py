@@ -18,10 +18,11 @@ from fedward_client.catalog import scan
 from fedward_client.choosing_rows import NO_TIME, TWO_TIMES
 from fedward_client.dry_run import dry_run
 from fedward_client.freezing import freeze, from_catalog
-from fedward_client.handlers import Hospital, SiteSource
+from fedward_client.handlers import Hospital
 from fedward_client.report.survey import survey as report
 from fedward_client.site import KEY, STATE, Site
 from fedward_client.site_data import SiteData
+from fedward_client.source import SiteSource
 from fedward_client.training.device import pick_device
 from fedward_client.training.loop import train
 from fedward_common import cli, models
