@@ -192,7 +192,8 @@ def new(
     """Ask a few questions and write a study. With --template it asks none: what no option says is the template's."""
     from fedward_common.study import load, template_names, template_path
     from fedward_common.study_new import ask, write
-    from fedward_common.study_text import HEADINGS, describe
+    from fedward_common.study_text import describe
+    from fedward_common.study_text_input import HEADINGS
 
     asked = {
         "id": name,
