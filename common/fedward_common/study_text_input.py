@@ -3,9 +3,9 @@
 from fedward_common.sentences import listed, sentences
 from fedward_common.study_compound import CompoundInput
 from fedward_common.study_input import Input
+from fedward_common.study_inputs import AnyInput
 from fedward_common.study_sequence import SequenceInput
 from fedward_common.study_series import SeriesInput
-from fedward_common.study_spec import AnyInput
 from fedward_common.study_table import TableInput
 
 HEADINGS = {

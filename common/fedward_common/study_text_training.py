@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from fedward_common import models
 from fedward_common.sentences import listed, sentences
 from fedward_common.study_faults import toml_value
-from fedward_common.study_spec import Model, StudySpec, Update
+from fedward_common.study_small_sections import Model, Update
+from fedward_common.study_spec import StudySpec
 from fedward_common.study_start import Start
 from fedward_common.study_strategy import Strategy
 from fedward_common.study_training import Phase, PseudoLabels, Training
