@@ -17,16 +17,8 @@ from fedward_client.steward import approve
 from fedward_common import audit, models
 from fedward_common.errors import DataError, SettingsError
 from fedward_common.events import Listener
-from fedward_common.records import (
-    Question,
-    Trained,
-    block_of,
-    packed,
-    question_record,
-    read_answer,
-    to_array_record,
-    unpacked,
-)
+from fedward_common.packing import block_of, packed, unpacked
+from fedward_common.records import Question, Trained, question_record, read_answer, to_array_record
 from fedward_common.study import Scale, StudySpec
 from fedward_common.testing import FakeGrid, tiny_study
 from fedward_simulations.phantoms import PhantomSource
