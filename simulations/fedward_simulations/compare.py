@@ -25,7 +25,8 @@ from fedward_server.models import keep_start
 from fedward_server.result import FILE, RunResult
 from fedward_server.runs import new_run_id
 from fedward_server.store import Store
-from fedward_simulations.grid import EmbeddedGrid, GridView
+from fedward_simulations.grid import EmbeddedGrid
+from fedward_simulations.grid_view import GridView
 from fedward_simulations.ray_engine import run_on_ray
 from fedward_simulations.sources import POOLED, OpenPooled, OpenSite
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from fedward_common.study import Input
-from fedward_common.study_text import HEADINGS, before_scaling, input_words, own_word
+from fedward_common.study_text_input import HEADINGS, before_scaling, input_words
+from fedward_common.study_text_training import own_word
 from fedward_simulations.results import Results, SiteEffectChange
 from fedward_simulations.task_wording import WORDS, TaskWords
 from fedward_simulations.wording import has_threshold, number, plural

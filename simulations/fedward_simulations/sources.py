@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fedward_client.cache import SiteData, Targets
-from fedward_client.handlers import SiteSource, Source
 from fedward_client.measuring import Surveyed
+from fedward_client.site_data import SiteData, Targets
 from fedward_client.site_state import RunState
+from fedward_client.source import SiteSource, Source
 from fedward_common.cohort_statistics import Wanted
 from fedward_common.errors import DataError
 from fedward_common.events import Listener

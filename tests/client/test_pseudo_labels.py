@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedward_client.app import answer, simulated
-from fedward_client.cache import SiteData
 from fedward_client.evaluation import predict
-from fedward_client.handlers import Hospital, SiteSource
+from fedward_client.handlers import Hospital
 from fedward_client.report.survey import survey
 from fedward_client.scored import Scored, scoring
 from fedward_client.site import Site
+from fedward_client.site_data import SiteData
+from fedward_client.source import SiteSource
 from fedward_client.training.device import pick_device
 from fedward_client.training.pseudo_labels import pseudo_labelled
 from fedward_common import models

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from fedward_client.cache import SiteData
 from fedward_client.evaluation import evaluate
+from fedward_client.site_data import SiteData
 from fedward_client.training.augment import Augmentation
 from fedward_client.training.device import Device, pick_device
 from fedward_client.training.freezing import freeze

@@ -6,11 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedward_client.cohort import NOT_LEARNING, TOO_FEW, Cohort, freeze, require
-from fedward_client.handlers import Hospital, SiteSource
+from fedward_client.cohort import Cohort
+from fedward_client.cohort_choice import NOT_LEARNING, TOO_FEW
+from fedward_client.cohort_minimum import require
+from fedward_client.freezing import freeze
+from fedward_client.handlers import Hospital
 from fedward_client.labelling import UNLABELLED
 from fedward_client.report.survey import survey
 from fedward_client.site import Site
+from fedward_client.source import SiteSource
 from fedward_common import models
 from fedward_common.errors import DataError, StudyError
 from fedward_common.records import Question

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fedward_client.catalog import ImageRow
+from fedward_client.catalog_rows import ImageRow
 from fedward_client.choosing import chosen
 from fedward_client.cohort import Cohort, CohortItem
 from fedward_client.report.quality import BLANK

@@ -22,7 +22,7 @@ class Objective(Protocol):
     """The loss of a batch: a mean over its examples, or of what is in them, as the loss of a task says."""
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """`images` [n, channels, *size]; `labels` and `targets` as a site's data have them (`cache.SiteData`)."""
+        """`images` [n, channels, *size]; `labels` and `targets` as a site's data have them (`site_data.SiteData`)."""
 
 
 def objective(

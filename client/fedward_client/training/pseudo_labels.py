@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedward_client.cache import SiteData
 from fedward_client.evaluation import predict
 from fedward_client.scored import Scored
+from fedward_client.site_data import SiteData
 from fedward_common.errors import DataError
 from fedward_common.study import StudySpec
 
