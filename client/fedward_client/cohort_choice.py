@@ -23,6 +23,7 @@ from fedward_client.labelling import (
     findings_of,
     index_of,
     labels_of,
+    nothing,
     rows_of,
     shown_of,
     splits_of,
@@ -35,7 +36,7 @@ from fedward_client.split import PatientInfo, Side, assign, folds_of
 from fedward_common.study import CompoundInput, Input, SequenceInput, SeriesInput, StudySpec, TableInput
 
 NOT_LEARNING = "patients without a label, too few or for another side than training"
-TOO_FEW = "patients with a label, too few to train on"
+TOO_FEW = "patients with a label, for another side than training, where too few have one to train on"
 
 Offered = ImageRow | RecordingRow | TableRow
 
@@ -178,20 +179,25 @@ def _learning(items: list[CohortItem], study: StudySpec, site: Site, left_out: C
     """The items of a study that takes patients without a label too, less those of whom it makes no use.
 
     Without a label they learn, each on the side that it would have with one, so that nobody is tested later who was
-    learned from; and not where they are fewer than the site's k, for their number travels with the update. A site
-    that has too few with a label learns from the others alone.
+    learned from; and not where they are fewer than the site's k, for their number travels with the update. Where too
+    few have a label to train on, they learn as if they had none.
     """
+    trains = study.cohort.unlabelled and not study.only_evaluates(site.name)
+    labelled = [item for item in items if item.labelled]
+    enough = len({item.patient for item in items if item.side == "train"}) >= needed_patients(study, site)
+    if trains and enough and too_few(labelled, study, site):
+        left_out[TOO_FEW] += len({item.patient for item in labelled if item.side != "train"})
+        items = [
+            item.model_copy(update={"label": nothing(study)})
+            for item in items
+            if not item.labelled or item.side == "train"
+        ]
     unlabelled = {item.patient for item in items if not item.labelled}
     learning = {item.patient for item in items if not item.labelled and item.side == "train"}
-    if len(learning) < site.min_cell or study.only_evaluates(site.name):
+    if len(learning) < site.min_cell or not trains:
         learning = set()
     left_out[NOT_LEARNING] += len(unlabelled - learning)
-    labelled = [item for item in items if item.labelled]
-    if len(learning) >= needed_patients(study, site) and too_few(labelled, study, site):
-        left_out[TOO_FEW] += len({item.patient for item in labelled})
-        labelled = []
-    kept = {item.image for item in labelled}
-    return [item for item in items if item.image in kept or item.patient in learning]
+    return [item for item in items if item.labelled or item.patient in learning]
 
 
 def _labels_by_patient(units: Sequence[Unit], choice: Choice) -> dict[str, frozenset[Label]]:

@@ -239,12 +239,12 @@ class Hospital:
     def _learned_from(
         self, model: nn.Module, data: SiteData, study: StudySpec, round_number: int, *, own_layers: bool
     ) -> SiteData:
-        """What a round learns from: with pseudo-labels, where it has some, by the model that it begins with."""
+        """What a round learns from: with pseudo-labels, where it takes some, of the model that it begins with."""
         if not study.pseudo_labelled(round_number):
             return data
         with self._measured(model, data, study, own_layers=own_layers):
             scored = scoring(model, data, site=self.source.name, device=pick_device(), listener=self.listener)
-            return pseudo_labelled(scored, study, min_cell=self.source.min_cell)
+            return pseudo_labelled(scored, study)
 
     def _fit(
         self, question: Question, data: SiteData, state: RunState | None, arrays: Arrays, round_number: int

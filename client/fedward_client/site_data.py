@@ -21,6 +21,7 @@ class SiteData:
     images: Images  # [n, channels, *size], memory-mapped, read-only
     # [n], index into the study's labels; of several labels an image [n, labels]: 1, 0, or -1 where it is not known
     labels: npt.NDArray[np.int64]
+    pseudo_labels: npt.NDArray[np.int64] | None = None  # [n], what a round trains on where some are the model's own
     patients: npt.NDArray[np.int64]  # [n], index of the patient, 0..
     sides: npt.NDArray[np.int8]  # [n], index into SIDES
     folds: npt.NDArray[np.int16] | None = None  # [n], the fold that tests each, in a study with folds

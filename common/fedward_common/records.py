@@ -121,10 +121,7 @@ class Prepared(_Record):
     seconds: Seconds
 
     def learn_from(self, fold: int | None = None, *, unlabelled: bool = False) -> int:
-        """How many patients a round's update is of: those without a label too, where they take part.
-
-        All of them, however many the model is sure of in a round of pseudo-labels: that number stays at the site.
-        """
+        """How many patients a round's update is of: those without a label too, where they take part."""
         if fold is not None:
             return self.folds[fold] if fold < len(self.folds) else 0
         return (self.patients["train"] or 0) + (self.unlabelled if unlabelled else 0)

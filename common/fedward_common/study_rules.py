@@ -115,14 +115,15 @@ def varied(inputs: AnyInput, training: Training) -> Iterator[Fault]:
 
 def unlabelled(cohort: Cohort, phases: tuple[Phase, ...], training: Training) -> Iterator[Fault]:
     """Who has no label takes part in phases, and where the model's own word is taken; that needs some of them."""
-    if cohort.unlabelled and not phases and training.pseudo_labels is None:
+    if cohort.unlabelled and not phases and training.pseudo_labels_after is None:
         yield Fault(
             ("cohort", "unlabelled"),
-            "has no effect without [[phases]] or [training] pseudo_labels; remove it, or add one of them",
+            "has no effect without [[phases]] or [training] pseudo_labels_after; remove it, or add one of them",
         )
-    if training.pseudo_labels is not None and not cohort.unlabelled:
+    if training.pseudo_labels_after is not None and not cohort.unlabelled:
         yield Fault(
-            ("training", "pseudo_labels"), "has no effect without [cohort] unlabelled = true; set it, or remove this"
+            ("training", "pseudo_labels_after"),
+            "has no effect without [cohort] unlabelled = true; set it, or remove this",
         )
 
 
@@ -130,9 +131,9 @@ def pseudo_labels(
     about: About, cohort: Cohort, split: Split, strategy: Strategy, training: Training
 ) -> Iterator[Fault]:
     """One label an image; one split, for a fold knows its patients with a label only; weights that may change."""
-    if training.pseudo_labels is None:
+    if training.pseudo_labels_after is None:
         return
-    key = ("training", "pseudo_labels")
+    key = ("training", "pseudo_labels_after")
     if about.task != "classification":
         yield Fault(key, f'needs labels to tell apart, which [study] task = "{about.task}" has not; remove it')
     if cohort.multi_label:
@@ -144,6 +145,17 @@ def pseudo_labels(
             key,
             'cannot stand beside [strategy] name = "scaffold", in which hospitals keep their weights over all rounds; '
             "choose another strategy",
+        )
+
+
+def stops_after_them(training: Training, evaluation: Evaluation) -> Iterator[Fault]:
+    """A run does not end before its first round of pseudo-labels."""
+    after, stopping = training.pseudo_labels_after, evaluation.early_stopping
+    if after is not None and stopping is not None and stopping.patience <= after:
+        yield Fault(
+            ("evaluation", "early_stopping", "patience"),
+            f"must be above [training] pseudo_labels_after = {after}, or the run may end before a round that takes the "
+            "model's word",
         )
 
 

@@ -59,6 +59,7 @@ class StudySpec(Section):
         Rule(("input", "training"), study_rules.varied),
         Rule(("cohort", "phases", "training"), study_rules.unlabelled),
         Rule(("study", "cohort", "split", "strategy", "training"), study_rules.pseudo_labels),
+        Rule(("training", "evaluation"), study_rules.stops_after_them),
         Rule(("phases", "model", "strategy"), study_rules.phases),
         Rule(("model", "training", "strategy"), study_rules.batch_norm),
         Rule(("training", "split", "sites"), study_split_rules.local_layers),
@@ -124,8 +125,8 @@ class StudySpec(Section):
 
     def pseudo_labelled(self, round_number: int) -> bool:
         """Whether the model's own word is taken for labels in a round."""
-        asked = self.training.pseudo_labels
-        return asked is not None and round_number > sum(phase.rounds for phase in self.phases) + asked.after
+        after = self.training.pseudo_labels_after
+        return after is not None and round_number > sum(phase.rounds for phase in self.phases) + after
 
     def takes_unlabelled(self, round_number: int) -> bool:
         """Whether patients without a label take part in a round."""

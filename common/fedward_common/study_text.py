@@ -102,7 +102,9 @@ def _patients(spec: StudySpec, who: str) -> str:
             *_narrowed(cohort),
             _looked_for(spec),
             f"A hospital with fewer than {cohort.min_patients} training {who}s does not take part{_nor(spec)}",
-            f"{who.capitalize()}s without a label learn too, and hospitals that lack labels" * cohort.unlabelled,
+            f"{who.capitalize()}s without a label learn too, and hospitals that lack labels"
+            if cohort.unlabelled
+            else "",
         ]
     )
 

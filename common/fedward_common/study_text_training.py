@@ -9,7 +9,7 @@ from fedward_common.study_small_sections import Model, Update
 from fedward_common.study_spec import StudySpec
 from fedward_common.study_start import Start
 from fedward_common.study_strategy import Strategy
-from fedward_common.study_training import Phase, PseudoLabels, Training
+from fedward_common.study_training import Phase, Training
 
 _EXAMPLES = {"image": "images", "series": "windows", "sequence": "windows", "compound": "compounds", "table": "rows"}
 
@@ -119,11 +119,11 @@ def _weights(spec: StudySpec, examples: str) -> str:
     return "Rare labels weigh more" if spec.training.class_weights else f"All {examples} weigh the same"
 
 
-def own_word(asked: PseudoLabels, examples: str) -> str:
-    """Which labels of [training] pseudo_labels are no doctor's, as a sentence without a full stop."""
+def own_word(after: int, examples: str) -> str:
+    """Which labels are no doctor's after so many rounds of [training], as a sentence without a full stop."""
     return (
-        f"After {_so_many_rounds(asked.after)} of known labels alone, training {examples} without a label are learned "
-        f"from by the model's own word, where it gives a label a probability of {asked.confidence:g} or more"
+        f"After {_so_many_rounds(after)} of known labels alone, training {examples} without a label are learned from "
+        "by the model's own word, the label that it finds most likely"
     )
 
 
@@ -144,7 +144,7 @@ def training_words(spec: StudySpec) -> str:
             f"Training {examples} are varied by {changes}" if changes else f"Training {examples} are not varied",
             _BATCH_NORM[training.batch_norm],
             _weights(spec, examples),
-            own_word(training.pseudo_labels, examples) if training.pseudo_labels else "",
+            own_word(training.pseudo_labels_after, examples) if training.pseudo_labels_after else "",
             f"Seed {training.seed}",
         ]
     )

@@ -28,7 +28,7 @@ class Objective(Protocol):
 def objective(
     model: nn.Module, study: StudySpec, labels: npt.NDArray[np.int64], layer: int | None, device: torch.device
 ) -> Objective:
-    """Of the whole network, by the study's task; or of a layer, without labels. `labels` are those of all examples."""
+    """Of the whole network, by the study's task; or of a layer, without labels. `labels` are those that are known."""
     if layer is not None:
         assert isinstance(model, Layered)  # the study was refused otherwise
         return lambda images, _labels, _targets: model.loss(layer, images)
