@@ -21,7 +21,7 @@ from fedward_client.site import Site
 from fedward_common import cli
 from fedward_common.errors import SettingsError
 from fedward_common.study import Optimizer, Phase, Section, SiteEntry, Start, StudySpec
-from fedward_common.study_spec import INPUTS
+from fedward_common.study_inputs import INPUTS
 from fedward_common.study_strategy import OPTIONS as STRATEGY_OPTIONS
 
 ROOT = Path(__file__).parents[1]

@@ -14,22 +14,15 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
 from fedward_client.desk import Desk, Reply, guarded
-from fedward_client.handlers import Hospital, SiteSource
+from fedward_client.handlers import Hospital
 from fedward_client.member import Member
 from fedward_client.outbox import Outbox
 from fedward_client.policy import unsafe_everything
 from fedward_client.site import Site, site_folders
+from fedward_client.source import SiteSource
 from fedward_common.errors import FedwardError, SettingsError
-from fedward_common.records import (
-    answer_record,
-    arrays_in,
-    block_of,
-    from_array_record,
-    packed,
-    texts_in,
-    to_array_record,
-    unpacked,
-)
+from fedward_common.packing import block_of, packed, unpacked
+from fedward_common.records import answer_record, arrays_in, from_array_record, texts_in, to_array_record
 
 REFUSED = 1000  # Flower's error code is free above its own
 

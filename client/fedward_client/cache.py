@@ -4,7 +4,7 @@ state/cache/<recipe digest>-<cohort content digest>[-<task>]/ holds images.npy (
 the order of the cohort's items), targets.npy where truth is in masks or boxes, and index.json (which row is which
 image, and a digest over that). The folder appears whole under its name or not at all; one that is torn or does not fit
 is built again. Labels and sides come from the cohort, so a change of split decodes nothing. No name and no file in it
-holds an identifier. What makes room: `cache_room`.
+holds an identifier. Which arrays: `cache_layout`; what makes room: `cache_room`.
 """
 
 import errno
@@ -16,81 +16,40 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from math import prod
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
 from fedward_client import cache_room
-from fedward_client.boxing import MOST
 from fedward_client.cache_index import FILE, Index, locked, purge
+from fedward_client.cache_layout import Row, arrays_of, bytes_of_cache, folder_of
 from fedward_client.cache_room import IMAGES, TARGETS
 from fedward_client.catalog import paths, quarantine
-from fedward_client.cohort import Cohort, CohortItem, freeze, require
+from fedward_client.cohort import Cohort, CohortItem
+from fedward_client.cohort_minimum import require
+from fedward_client.freezing import freeze
 from fedward_client.intake.optout import opted_out
 from fedward_client.labelling import MASKED, shown_of
 from fedward_client.opening import AnyRecipe, opener, recipe_of
 from fedward_client.opening import Images as ImageOpener
 from fedward_client.site import Site
-from fedward_client.split import SIDES, Side, sides_in
+from fedward_client.site_data import SiteData, Targets
+from fedward_client.split import SIDES
 from fedward_common.disk import sync, write_durably
 from fedward_common.errors import DataError, UnfitImage, UnreadableFile
 from fedward_common.events import Event, Listener, ignore
 from fedward_common.study import Scale, StudySpec
-from fedward_common.study_subgroups import Subgroups
 
 _log = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BUILDING = ".building-"
 
-Images = npt.NDArray[np.float32]
-Targets = npt.NDArray[Any]
 _Outcome = Literal["images", "unreadable", "gone"]  # the lists of the index
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SiteData:
-    """A cohort's tensors, one row an image: what training and evaluation see of a site."""
-
-    images: Images  # [n, channels, *size], memory-mapped, read-only
-    # [n], index into the study's labels; of several labels an image [n, labels]: 1, 0, or -1 where it is not known
-    labels: npt.NDArray[np.int64]
-    patients: npt.NDArray[np.int64]  # [n], index of the patient, 0..
-    sides: npt.NDArray[np.int8]  # [n], index into SIDES
-    folds: npt.NDArray[np.int16] | None = None  # [n], the fold that tests each, in a study with folds
-    groups: Mapping[Subgroups, npt.NDArray[np.str_]] = field(default_factory=dict)  # [n] each, of their patients
-    cohort_digest: str
-    rows_digest: str = ""  # of which images of the cohort the rows are: it changes where one goes or comes
-    # [n, …], by task: masks uint8 [n, labels, *size] of 0 and 1; boxes float32 as `training.boxes` has them; times of
-    # follow-up float64 [n]
-    targets: Targets | None = None
-    unreadable: int = 0  # images of the cohort whose file could not be decoded
-    gone: int = 0  # images of the cohort whose file went or changed since the run began
-
-    def has(self, label: int) -> npt.NDArray[np.bool_]:
-        """Whether each image has a label (its index), as far as that is known."""
-        found: npt.NDArray[np.bool_] = self.labels[:, label] == 1 if self.labels.ndim == 2 else self.labels == label
-        return found
-
-    def groups_at(self, rows: npt.NDArray[np.int64]) -> dict[Subgroups, npt.NDArray[np.str_]]:
-        """Of each kind the groups of the patients of `rows`."""
-        return {by: words[rows] for by, words in self.groups.items()}
-
-    def in_fold(self, fold: int | None, folds: int | None) -> "SiteData":
-        """The same images on the sides that they have in a fold of so many; as they are where there is none."""
-        if fold is None or folds is None or self.folds is None:
-            return self
-        return replace(self, sides=sides_in(fold, folds, self.folds))
-
-    def indices(self, side: Side, *, unlabelled: bool = False) -> npt.NDArray[np.int64]:
-        """The rows on one side, ascending: those with a label, or those without one too."""
-        known = (self.labels >= 0).reshape(len(self.labels), -1).any(axis=1)
-        return np.flatnonzero((self.sides == SIDES.index(side)) & (known | unlabelled)).astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,56 +68,19 @@ class _Job:
 
     @property
     def folder(self) -> Path:
-        return _folder(self.site, self.study, self.cohort, self.recipe)
+        return folder_of(self.site, self.study, self.cohort, self.recipe)
 
     @property
     def bytes_needed(self) -> int:
         return bytes_of_cache(len(self.cohort.items), self.study)
 
     @property
-    def arrays(self) -> dict[str, "_Row"]:
-        return _arrays(self.study)
+    def arrays(self) -> dict[str, Row]:
+        return arrays_of(self.study)
 
     def tell(self, done: int, note: str = "") -> None:
         total = len(self.cohort.items)
         self.listener(Event(site=self.site.name, stage="cache", done=done, total=total, note=note))
-
-
-def _folder(site: Site, study: StudySpec, cohort: Cohort, by: AnyRecipe) -> Path:
-    truth = f"-{study.study.task}" if TARGETS in _arrays(study) else ""
-    return cache_room.root_of(site) / f"{by.digest}-{cohort.content_digest}{truth}"
-
-
-def check_room(site: Site, study: StudySpec, cohort: Cohort) -> None:
-    """Raise DataError where a cohort's tensors are not there and have no room; nothing is removed for them yet."""
-    if not _folder(site, study, cohort, recipe_of(study.input, site.name)).exists():
-        cache_room.plan(site, bytes_of_cache(len(cohort.items), study))
-
-
-class _Row(NamedTuple):
-    """What an array of a cache holds of one image."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return prod(self.shape) * self.dtype.itemsize
-
-
-def _arrays(study: StudySpec) -> dict[str, _Row]:
-    """The arrays of a study's cache, by the names of their files."""
-    found = {IMAGES: _Row(np.dtype("<f4"), recipe_of(study.input, "").shape)}
-    if study.study.task in MASKED and study.cohort.labels:
-        found[TARGETS] = _Row(np.dtype("u1"), (len(study.cohort.labels), *study.input.size))
-    if study.study.task == "detection":
-        found[TARGETS] = _Row(np.dtype("<f4"), (MOST, 2 * len(study.input.size) + 1))
-    return found
-
-
-def bytes_of_cache(images: int, study: StudySpec) -> int:
-    """What so many images of a study take on disk."""
-    return sum(images * row.nbytes + 4096 for row in _arrays(study).values())
 
 
 def load(

@@ -6,21 +6,20 @@ and hashing (`paths`). The catalog is derived data: it can be deleted at any tim
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, func, select, update
 
 from fedward_client import cache_index
+from fedward_client.catalog_counts import Counts, LabelCounts, rows_left_out
+from fedward_client.catalog_rows import ImageRow, Mask, RecordingRow, TableRow
 from fedward_client.intake import index, scanning
 from fedward_client.intake.box_table import Box
-from fedward_client.intake.labels import Row, labels_in, not_known_in, said_of
 from fedward_client.intake.optout import opted_out
-from fedward_client.intake.recording import Recording
 from fedward_client.intake.recordings import of_facts
 from fedward_client.intake.walk import file_key, walk
 from fedward_client.site import Site
@@ -37,143 +36,6 @@ def _is(kind: str) -> ColumnElement[bool]:
 
 
 _IS_IMAGE = _is("image")
-_WITHOUT = {"patient": "patient", "accession": "accession number", "study": "study", "file": "file"}
-
-
-class Mask(NamedTuple):
-    """A file that shows where structures are in an image."""
-
-    key: str  # a pseudonym
-    content: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImageRow:
-    """One image, as its header says (`intake.dicom.Header`). `content`: hex BLAKE2b of the file's bytes."""
-
-    key: str  # a pseudonym, as are the next four; "" where the header names none
-    patient: str
-    study: str
-    series: str
-    accession: str
-    content: str
-    modality: str
-    rows: int
-    columns: int
-    frames: int
-    channels: int
-    manufacturer: str
-    device: str
-    transfer_syntax: str
-    body_part: str
-    sequence: str
-    tesla: float | None
-    sex: str
-    age: int | None
-    month: str
-    flags: str
-    row_mm: float | None
-    column_mm: float | None
-    orientation: str
-    place_mm: float | None
-    turn: str
-    masks: tuple[Mask, ...] = ()
-    boxes: tuple[Box, ...] = ()  # findings, where the site says where they are
-
-    @property
-    def names(self) -> tuple[str, str, str, str]:
-        """What a row of the label table may call it: the file, its study, its accession number, its patient."""
-        return self.key, self.study, self.accession, self.patient
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RecordingRow:
-    """One recording of a wearable sensor. `recording` has all of it but the values (`recordings.of_facts`)."""
-
-    key: str  # a pseudonym, as is the next
-    patient: str
-    content: str
-    recording: Recording
-
-    @property
-    def names(self) -> tuple[str, str, str, str]:
-        """What a row of the label table may call it."""
-        return self.key, "", "", self.patient
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """What an observer said of it, wherever that was; else the group that its collection puts it in."""
-        notes = self.recording.annotation
-        if notes is None:
-            return (self.recording.group,) if self.recording.group else ()
-        return tuple(word for value, word in self.recording.words.items() if value in notes)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TableRow:
-    """One usable row of a table: its file, its number in that, and what it says of itself (`tables.RowFacts`)."""
-
-    key: str  # a pseudonym, as are the next two
-    patient: str
-    file: str
-    content: str
-    number: int
-    target: str
-    missing: tuple[str, ...]
-    time: float | None = None  # of follow-up
-    sex: str = ""
-    age: int | None = None
-
-    @property
-    def names(self) -> tuple[str, str, str, str]:
-        """What a row of the label table may call it: its patient's row, for a file's would be all patients' in it."""
-        return self.key, "", "", self.patient
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """What it says itself that it shows."""
-        return (self.target,) if self.target else ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Counts:
-    """A catalog in numbers, for the site's own people: small cells included, so nothing of it leaves as it is.
-
-    `files` is the sum of images, masks, recordings, tables, duplicates, not_dicom, dicomdir, without_pixels, links,
-    opted_out and all quarantine, less the rows of tables among duplicates, opted_out and quarantine.
-    """
-
-    files: int
-    images: int
-    masks: int  # files that show where structures are in images
-    recordings: int  # of wearable sensors
-    recording_rows_left_out: int  # rows of them that could not be used
-    tables: int
-    table_rows: int  # that can be used
-    duplicates: int  # further files of an instance that is there already, further rows of a table with the same
-    not_dicom: int
-    dicomdir: int
-    without_pixels: int  # DICOM objects that are no images: reports, plans, structures
-    links: int  # not followed
-    opted_out: int  # images, recordings and rows of patients on the opt-out list
-    quarantine: dict[str, int]  # files, and rows of tables, by reason
-    patients: int
-    labelled_patients: int
-    patients_without_label: int
-    images_without_label: int  # of patients who have a label on another image
-    labels: dict[str, int]  # patients with images, by label; by finding, where it is there
-    findings_not_known: dict[str, int]  # images with a label, by finding that their row says nothing of
-    images_partly_labelled: int  # with some findings known and others not
-    labels_without_images: int  # patients, accession numbers, studies or files of the label table
-    label_conflicts: int  # labels that annotators do not agree on, and two splits of one patient or study: left out
-    label_majorities: int  # labels that annotators do not agree on, settled by more than half of them
-    label_rows_left_out: dict[str, int]  # by reason
-    unknown_words: dict[str, int]  # rows of the label table, by word that [labels] words says nothing of
-    modalities: dict[str, int]  # images, here and below
-    manufacturers: dict[str, int]
-    devices: dict[str, int]
-    transfer_syntaxes: dict[str, int]
-    sizes: dict[str, int]  # "rows x columns", and "x frames" where there are several
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -295,7 +157,7 @@ class Catalog:
             ((each.names, each.words) for each in recordings),
             ((each.names, each.words) for each in self._each_table_row()),
         )
-        labels = _LabelCounts.of(self.site, self.labels(), named)
+        labels = LabelCounts.of(self.site, self.labels(), named)
         return Counts(
             files=sum(kinds.values()),
             images=self._count(_IS_IMAGE),
@@ -321,7 +183,7 @@ class Catalog:
             labels_without_images=labels.without_images,
             label_conflicts=said.get("conflicts", 0),
             label_majorities=said.get("settled", 0),
-            label_rows_left_out=_rows_left_out(said, _WITHOUT[self.site.labels.by]),
+            label_rows_left_out=rows_left_out(said, self.site.labels.by),
             unknown_words=said.get("unknown_words", {}),
             modalities=self._by(index.files.c.modality, _IS_IMAGE),
             manufacturers=self._by(index.files.c.manufacturer, _IS_IMAGE),
@@ -362,50 +224,6 @@ class Catalog:
             f"{rows} x {columns}" + (f" x {frames}" if frames > 1 else ""): count
             for rows, columns, frames, count in self._connection.execute(query)
         }
-
-
-@dataclass(kw_only=True, slots=True)
-class _LabelCounts:
-    """What images and the label table have in common."""
-
-    patients: set[str] = field(default_factory=set)
-    labelled: set[str] = field(default_factory=set)  # patients with a label on any image
-    pairs: set[tuple[str, str]] = field(default_factory=set)  # patient and label
-    images_without: Counter[str] = field(default_factory=Counter)  # by patient
-    not_known: Counter[str] = field(default_factory=Counter)  # images, by finding
-    partly: int = 0
-    without_images: int = 0
-
-    @classmethod
-    def of(
-        cls, site: Site, table: Mapping[str, Row], images: Iterable[tuple[tuple[str, ...], tuple[str, ...]]]
-    ) -> "_LabelCounts":
-        """Of the `_NAMES` of images, and of recordings and rows that say themselves what they show, in words."""
-        found, used = cls(), set[str]()
-        for names, own in images:
-            patient = names[-1]
-            used.update(name for name in names if name in table)
-            found.patients.add(patient)
-            if own:
-                found.labelled.add(patient)
-                found.pairs.update((patient, site.labels.word(word)) for word in own)
-                continue
-            row = said_of(table, names)
-            if row is None:
-                found.images_without[patient] += 1
-                continue
-            found.labelled.add(patient)
-            found.pairs.update((patient, label) for label in labels_in(site, row))
-            missing = not_known_in(site, row)
-            found.not_known.update(missing)
-            found.partly += bool(missing)
-        found.without_images = len(table.keys() - used)
-        return found
-
-
-def _rows_left_out(said: Mapping[str, int], key: str) -> dict[str, int]:
-    reasons = {"without label": "without_label", f"without {key}": "without_key", "misaligned": "misaligned"}
-    return {reason: said[name] for reason, name in reasons.items() if said.get(name)}
 
 
 def is_scanned(site: Site) -> bool:

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedward_client.catalog import ImageRow, Mask
+from fedward_client.catalog_rows import ImageRow, Mask
 from fedward_client.intake import describe
 from fedward_client.intake.box_table import Box
 from fedward_client.intake.geometry import Slice, stacks

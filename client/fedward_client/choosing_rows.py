@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from textwrap import shorten
 from typing import NamedTuple
 
-from fedward_client.catalog import RecordingRow, TableRow
+from fedward_client.catalog_rows import RecordingRow, TableRow
 from fedward_client.choosing import Unit
 from fedward_client.intake.columns import TableMap
 from fedward_client.intake.recording import places

@@ -16,7 +16,7 @@ from fedward_client.site import Site
 from fedward_common.errors import UsageError
 
 if TYPE_CHECKING:
-    from fedward_client.catalog import Counts
+    from fedward_client.catalog_counts import Counts
     from fedward_client.report.contract import Contract
     from fedward_client.report.survey import Survey
 

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from fedward_client.cli_common import LOOK_S, AsJson, Folder, State, control_of, member_of
 from fedward_client.site import Site
+from fedward_common.cli_tables import show_pairs
 from fedward_common.errors import SettingsError
 
 LOG_LINES = 40
@@ -66,11 +66,7 @@ def _show_status(found: dict[str, Any]) -> None:
         ),
         *(("Refused", f"{q['run']}: {q['reason']}") for q in found["quarantined"]),
     ]
-    grid = Table.grid(padding=(0, 2))
-    for heading, text in rows:
-        if text:
-            grid.add_row(Text(heading, style="bold"), Text(text, overflow="fold"))
-    Console().print(grid)
+    show_pairs((heading, text) for heading, text in rows if text)
 
 
 def watch(folder: Folder, state: State = None, as_json: AsJson = False) -> None:

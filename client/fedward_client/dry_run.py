@@ -11,12 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedward_client.cache import SiteData, Targets, bytes_of_cache, check_room
+from fedward_client.cache_layout import bytes_of_cache, check_room
 from fedward_client.catalog import Catalog, is_scanned
-from fedward_client.cohort import Cohort, from_catalog, require
+from fedward_client.cohort import Cohort
+from fedward_client.cohort_minimum import require
+from fedward_client.freezing import from_catalog
 from fedward_client.intake.labels import words_in
 from fedward_client.labelling import index_of
 from fedward_client.site import Site
+from fedward_client.site_data import SiteData, Targets
 from fedward_client.split import SIDES, Side
 from fedward_common.errors import DataError
 from fedward_common.events import Listener, ignore

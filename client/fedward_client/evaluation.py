@@ -7,9 +7,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from fedward_client.cache import SiteData
 from fedward_client.evaluation_of_masks import evaluate_registration, evaluate_segmentation
 from fedward_client.scored import Indices, Scored, inference, on_device, scoring
+from fedward_client.site_data import SiteData
 from fedward_client.split import Side
 from fedward_client.training.device import Device
 from fedward_common.events import Listener

@@ -28,10 +28,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from fedward_client import locks, spool
 from fedward_client.desk import Desk, Reply
 from fedward_client.forgetting import forget
-from fedward_client.handlers import Hospital, SiteSource
+from fedward_client.handlers import Hospital
 from fedward_client.member import CONTROL_SOCKET, WORK_SOCKET, Member
 from fedward_client.site import Site
 from fedward_client.sockets import OPTIONS, Gate
+from fedward_client.source import SiteSource
 from fedward_client.steward import approve, pause, resume, withdraw
 from fedward_client.stubs import site_pb2, site_pb2_grpc
 from fedward_common.errors import FedwardError

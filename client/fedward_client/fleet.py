@@ -51,7 +51,7 @@ from fedward_client.probe import clock_offset
 from fedward_client.reach import explain
 from fedward_common.cards import HubCard
 from fedward_common.errors import LinkError
-from fedward_common.records import is_small
+from fedward_common.packing import is_small
 
 HEARTBEAT_S = 10.0  # the least that Flower takes, which takes a node for gone after two of them
 GONE_S = 2.0  # so that a hub that waits for this node, and looks twice a second at least, sees that it is gone

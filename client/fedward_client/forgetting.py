@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fedward_client import cache, cache_room
 from fedward_client.cache_index import locked
-from fedward_client.cohort import RUNS, study_of
+from fedward_client.freezing import RUNS, study_of
 from fedward_client.member import Member
 from fedward_client.outbox import Outbox
 from fedward_client.site import Site

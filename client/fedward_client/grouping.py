@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import median_low
 
-from fedward_client.catalog import ImageRow, TableRow
+from fedward_client.catalog_rows import ImageRow, TableRow
 from fedward_common.study_subgroups import NOT_KNOWN, Subgroups, band_of, vendor_of
 
 

@@ -1,32 +1,26 @@
 """A site's answers: study and arrays in, update and sketches out. Knows no Flower and no network.
 
-`Hospital` is what answers; `Source` is where its tensors come from: a site's own catalog, or, in a simulation's pooled
-baseline, several sites' at once.
+`Hospital` is what answers; its `Source` is where its tensors come from: a site's own catalog, or, in a simulation's
+pooled baseline, several sites' at once.
 """
 
-import json
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from torch import nn
 
-from fedward_client import cache
-from fedward_client.cache import SiteData
-from fedward_client.cohort import check_opted_out
 from fedward_client.evaluation import evaluate, predict
-from fedward_client.ledger import Ledger
+from fedward_client.fixed import fix_model, fix_operating_points, fix_scale
 from fedward_client.measuring import Surveyed
 from fedward_client.out_of_fold import OutOfFold, nothing_yet
 from fedward_client.scored import scoring
-from fedward_client.site import Site
-from fedward_client.site_state import FOLDER, RunState
+from fedward_client.site_data import SiteData
+from fedward_client.site_state import RunState
+from fedward_client.source import Source
 from fedward_client.split import SIDES, Side
-from fedward_client.survey import survey
 from fedward_client.training import local
 from fedward_client.training.device import pick_device
 from fedward_client.training.epochs import EpochJournal
@@ -36,7 +30,6 @@ from fedward_client.training.pseudo_labels import pseudo_labelled
 from fedward_client.training.recalibrate import recalibrated
 from fedward_client.training.rules import Rule
 from fedward_common import __version__, models
-from fedward_common.cohort_statistics import Wanted
 from fedward_common.compression import decode_model
 from fedward_common.errors import DataError
 from fedward_common.events import Listener, ignore
@@ -46,76 +39,6 @@ from fedward_common.study import Scale, StudySpec
 
 ALONE = "alone"  # of what is kept in a run's state: the model that the site trains without the others
 _ROUND = "round/number"  # beside its arrays, whose names hold no "/"
-
-
-class Source(Protocol):
-    """Where tensors come from."""
-
-    @property
-    def name(self) -> str:
-        """The site's name."""
-
-    @property
-    def min_cell(self) -> int:
-        """Counts below this never leave."""
-
-    def load(self, study: StudySpec, run: str, listener: Listener, scale: Scale | None = None) -> SiteData:
-        """The run's frozen cohort as tensors, on the scale that the run's sites measured where there is one."""
-
-    def survey(self, study: StudySpec, run: str, wanted: Wanted, listener: Listener) -> Surveyed:
-        """Statistics of the study's patients, and whose they are."""
-
-    def check_opted_out(self, run: str) -> None:
-        """Raise DataError where a patient of the run has opted out since it began."""
-
-    def once(self, run: str, name: str, value: str) -> str:
-        """Remember `value` under `name` for a run, unless something is remembered already; gives what is remembered."""
-
-    def state(self, study: StudySpec, run: str) -> RunState | None:
-        """What is kept of a run between its rounds; None where nothing can be."""
-
-
-@dataclass(frozen=True, slots=True)
-class SiteSource:
-    """One hospital's folder."""
-
-    site: Site
-
-    @classmethod
-    def open(cls, folder: Path) -> "SiteSource":
-        """The source of a site's folder."""
-        return cls(Site.open(folder))
-
-    @property
-    def name(self) -> str:
-        """The site's name."""
-        return self.site.name
-
-    @property
-    def min_cell(self) -> int:
-        """Counts below this never leave."""
-        return self.site.min_cell
-
-    def load(self, study: StudySpec, run: str, listener: Listener, scale: Scale | None = None) -> SiteData:
-        """The run's frozen cohort as tensors, from the cache where they are there already."""
-        return cache.load(self.site, study, run, listener, scale=scale)
-
-    def survey(self, study: StudySpec, run: str, wanted: Wanted, listener: Listener) -> Surveyed:
-        """From the catalog, and from the images where their pixels are asked for."""
-        return survey(self.site, study, run, wanted, listener)
-
-    def check_opted_out(self, run: str) -> None:
-        """By the site's list as it is now, and the run's frozen cohort."""
-        check_opted_out(self.site, run)
-
-    def once(self, run: str, name: str, value: str) -> str:
-        """Remembered in the site's ledger."""
-        with Ledger.open(self.site.ensure_state()) as ledger:
-            return ledger.once(run, name, value)
-
-    def state(self, study: StudySpec, run: str) -> RunState:
-        """Kept in the site's state folder."""
-        return RunState.of(self.site.ensure_state() / FOLDER, study, run)
 
 
 @dataclass(slots=True)
@@ -217,17 +140,17 @@ class Hospital:
         """Score a model on the asked side of the split, and beside it the site's own where the strategy has one."""
         started = time.perf_counter()
         data = self._load(question)
-        self._fix_operating_points(question)
+        fix_operating_points(self.source, question)
         study, state = question.study, self._state(question)
         whole = question.model == "other"  # it comes with all that its site trained
         model = network(study.canonical_json())
         layers = {} if whole else self._layers(study, state)
         load_state(model, {**arrays, **layers})
         if question.fold is not None:
-            self._fix_model(question, f"fold {question.fold + 1}", arrays)
+            fix_model(self.source, question, f"fold {question.fold + 1}", arrays)
             self._score_fold(model, data, question, question.fold)
         elif question.side == "test" and not whole:
-            self._fix_model(question, "the test patients", {**arrays, **layers})
+            fix_model(self.source, question, "the test patients", {**arrays, **layers})
 
         def scored(*, own_layers: bool, grouped: bool = False) -> Evaluation:
             if question.fold is not None:
@@ -318,12 +241,12 @@ class Hospital:
     def _learned_from(
         self, model: nn.Module, data: SiteData, study: StudySpec, round_number: int, *, own_layers: bool
     ) -> SiteData:
-        """What a round learns from: with pseudo-labels, where it has some, by the model that it begins with."""
+        """What a round learns from: with pseudo-labels, where it takes some, of the model that it begins with."""
         if not study.pseudo_labelled(round_number):
             return data
         with self._measured(model, data, study, own_layers=own_layers):
             scored = scoring(model, data, site=self.source.name, device=pick_device(), listener=self.listener)
-            return pseudo_labelled(scored, study, min_cell=self.source.min_cell)
+            return pseudo_labelled(scored, study)
 
     def _fit(
         self, question: Question, data: SiteData, state: RunState | None, arrays: Arrays, round_number: int
@@ -416,40 +339,14 @@ class Hospital:
         part = f"{ALONE}-fold" if question.model == "alone" else "fold"
         return OutOfFold(state, self.source.name, data, part)
 
-    def _fix_model(self, question: Question, whom: str, arrays: Arrays) -> None:
-        """Test patients are scored by one model of a run: figures of many would add up to single patients' scores.
-
-        A fold is, too: from two models, with all other folds alike, its few patients could be told.
-        """
-        model = model_sha256(arrays)
-        if self.source.once(question.run, f"model of {whom}", model) != model:
-            raise DataError(f"{self.source.name} has scored {whom} of this run by another model: start a new one")
-
-    def _fix_operating_points(self, question: Question) -> None:
-        """A run gets figures at one set of operating points: those of many would add up to single patients' scores."""
-        if question.thresholds is None:
-            return
-        points = json.dumps(question.thresholds, sort_keys=True)
-        if self.source.once(question.run, f"operating points, {question.side}", points) != points:
-            raise DataError(
-                f"{self.source.name} has scored this run's {question.side} patients at other operating points already; "
-                "a run gets one set of them"
-            )
-
     def _load(self, question: Question) -> SiteData:
         key = (question.study.digest, question.run, question.scale)
         if self._data is None or self._data[0] != key:
             self._data = None  # so that its cache may go where there is no room for the next one
-            self._fix_scale(question)
+            fix_scale(self.source, question)
             self._data = (key, self.source.load(question.study, question.run, self.listener, question.scale))
         self.check_opted_out(question)
         return self._data[1]
-
-    def _fix_scale(self, question: Question) -> None:
-        """A run has one scale, or what was trained on it is not what is scored."""
-        scale = question.model_dump_json(include={"scale"})
-        if question.scale is not None and self.source.once(question.run, "scale", scale) != scale:
-            raise DataError(f"{self.source.name} has this run's data on another scale already: start a new run")
 
 
 @lru_cache(maxsize=1)  # a large network stays warm between rounds, and there is one of it in a process

@@ -112,6 +112,11 @@ def shown_of(labels: Sequence[str], site: Site) -> tuple[Shown | None, ...]:
     return tuple(places.get(index) for index in range(len(labels)))
 
 
+def nothing(study: StudySpec) -> Label:
+    """The label of what has none."""
+    return (UNKNOWN,) * len(study.cohort.labels) if study.several else UNKNOWN
+
+
 def _joined(
     units: Sequence[Unit], said: Mapping[str, tuple[Label | None, bool]], study: StudySpec, left_out: Counter[str]
 ) -> dict[str, Label]:
@@ -136,8 +141,7 @@ def _joined(
     unlabelled = {patient for patient, other in patients.items() if not other}
     left_out[OTHER_LABEL] += len(patients) - len(unlabelled)
     if study.cohort.unlabelled:
-        nothing = (UNKNOWN,) * len(study.cohort.labels) if study.several else UNKNOWN
-        return found | {unit.key: nothing for unit in units if unit.patient in unlabelled}
+        return found | {unit.key: nothing(study) for unit in units if unit.patient in unlabelled}
     left_out[UNLABELLED] += len(unlabelled)
     return found
 

@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fedward_client.catalog import Catalog, paths
-from fedward_client.cohort import CohortItem, Offered, freeze
+from fedward_client.cohort import CohortItem
+from fedward_client.cohort_choice import Offered
+from fedward_client.freezing import freeze
 from fedward_client.harmonize import recipe
 from fedward_client.harmonize.table import TableRecipe
 from fedward_client.intake.labels import said_of

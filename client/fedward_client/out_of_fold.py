@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fedward_client.cache import SiteData
 from fedward_client.evaluation import evaluate_classes
+from fedward_client.site_data import SiteData
 from fedward_client.site_state import RunState
 from fedward_client.split import Side
 from fedward_common.errors import DataError

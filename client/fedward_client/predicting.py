@@ -17,8 +17,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from fedward_client.catalog import Catalog, TableRow, paths, scan
-from fedward_client.cohort import CohortItem, Offered, offered, units_of
+from fedward_client.catalog import Catalog, paths, scan
+from fedward_client.catalog_rows import TableRow
+from fedward_client.cohort import CohortItem
+from fedward_client.cohort_choice import Offered, offered, units_of
 from fedward_client.evaluation import BATCH, outputs
 from fedward_client.evaluation_of_masks import LIKELY
 from fedward_client.findings import Finding, findings_of

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from fedward_client.cache import SiteData
+from fedward_client.site_data import SiteData
 from fedward_client.training.device import Device
 from fedward_common.events import Event, Listener
 

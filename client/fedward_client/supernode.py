@@ -37,19 +37,8 @@ from fedward_common.array_blocks import view
 from fedward_common.cards import HubCard
 from fedward_common.cohort_statistics import Statistics
 from fedward_common.errors import FedwardError, LinkError, RecordError, SettingsError
-from fedward_common.records import (
-    Evaluated,
-    Prepared,
-    Trained,
-    answer_record,
-    arrays_in,
-    block_of,
-    may_be_whole,
-    packed,
-    printable,
-    texts_in,
-    without_block,
-)
+from fedward_common.packing import block_of, may_be_whole, packed, without_block
+from fedward_common.records import Evaluated, Prepared, Trained, answer_record, arrays_in, printable, texts_in
 from fedward_common.rhythm import Rhythm
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,12 @@ from statistics import median_low
 
 import numpy as np
 
-from fedward_client.catalog import Catalog, ImageRow
+from fedward_client.catalog import Catalog
+from fedward_client.catalog_rows import ImageRow
 from fedward_client.choosing import chosen
-from fedward_client.cohort import CohortItem, from_catalog, offered
+from fedward_client.cohort import CohortItem
+from fedward_client.cohort_choice import offered
+from fedward_client.freezing import from_catalog
 from fedward_client.grouping import most_common
 from fedward_client.harmonize import recipe
 from fedward_client.intake.optout import opted_out

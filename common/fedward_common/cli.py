@@ -1,121 +1,24 @@
-"""The `fedward` command: `study`, `model`, `audit` and `doctor`, beside what other parts add.
-
-A part adds a command through the entry point group `fedward.commands`; its value is a `typer.Typer` (a group) or a
-function (a command). It is imported when it is called, not before: `fedward --help` starts at once, and a machine
-without a part's packages still lists it and says what to install. The group `fedward.commands.study` adds to `study`.
-"""
+"""The `fedward` command: `study`, `model`, `audit` and `doctor`, beside what other parts add (`cli_parts`)."""
 
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from fedward_common import __version__
-from fedward_common.errors import FedwardError, ModelError, StudyError, UsageError
+from fedward_common.cli_parts import Commands, ModelGroup, OpenGroup
+from fedward_common.cli_tables import show_pairs, show_rows
+from fedward_common.errors import ModelError, StudyError, UsageError
 
 if TYPE_CHECKING:
     from fedward_common.doctor import Finding
     from fedward_common.study import StudySpec
-
-_SUMMARIES = {
-    "site": "A hospital's own data: index a folder, report what is in it.",
-    "demo": "Three simulated hospitals train one model together; ends with a report.",
-    "simulate": "Run a study on this machine, its hospitals as virtual sites.",
-    "hub": "A hub: the sites that it knows, and the server that they connect to.",
-    "stats": "Ask the hospitals what patients they have for a study, before any training.",
-    "start": "Run a study on the hospitals that are enrolled at a hub.",
-    "stop": "Stop a run of a study.",
-    "status": "List a hub's runs, or say how one stands.",
-    "resume": "Let a run that failed or was stopped go on.",
-    "add": "Register a trained model at a hub, so that a study can begin with it.",
-    "remove": "Forget a registered model.",
-    "predict": "What a trained model says of images, recordings or a table.",
-}
-_EXTRAS = {
-    "site": "site",
-    "demo": "sim",
-    "simulate": "sim",
-    "hub": "hub",
-    "study": "hub",
-    "model": "hub",
-    "predict": "site",
-    "export": "onnx",
-}
-
-
-class PartCommand(TyperCommand):
-    """Stands for another part's command until it is called, then gives way to it."""
-
-    def __init__(self, entry: EntryPoint) -> None:
-        super().__init__(entry.name, help=_SUMMARIES.get(entry.name, f"From {entry.module.partition('.')[0]}."))
-        self._entry = entry
-
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """The context of the part's own command."""
-        part = self._entry.load()
-        return _command(self._entry.name, part).make_context(info_name, args, parent=parent, **extra)
-
-
-def _command(name: str, part: Any) -> Any:
-    if isinstance(part, typer.Typer):
-        return typer.main.get_group(part)
-    single = typer.Typer(add_completion=False)
-    single.command(name)(part)
-    return typer.main.get_command(single)
-
-
-class OpenGroup(TyperGroup):
-    """A group of commands to which other parts add."""
-
-    entry_points = "fedward.commands.study"
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        for entry in sorted(entry_points(group=self.entry_points), key=lambda entry: entry.name):
-            if entry.name not in self.commands:
-                self.add_command(PartCommand(entry))
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was called; say what to install where it needs more than is there."""
-        try:
-            return super().invoke(ctx)
-        except ModuleNotFoundError as error:
-            extra = _EXTRAS.get(ctx.invoked_subcommand or "")
-            if extra is None or error.name is None or error.name.startswith("fedward_"):
-                raise
-            command, module = ctx.invoked_subcommand, error.name
-            _refuse(f"`{command}` needs {module}, which is not installed; pip install 'fedward[{extra}]'", 1)
-
-
-class ModelGroup(OpenGroup):
-    """`fedward model`, to which the hub's part and a site's add."""
-
-    entry_points = "fedward.commands.model"
-
-
-class Commands(OpenGroup):
-    """The top of the command tree: finds the parts, and tells a person of a `FedwardError` in one sentence."""
-
-    entry_points = "fedward.commands"
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was called."""
-        try:
-            return super().invoke(ctx)
-        except FedwardError as error:
-            _refuse(str(error), error.exit_code)
-
-
-def _refuse(message: str, exit_code: int) -> None:
-    typer.echo(f"fedward: {message}", err=True)
-    raise typer.Exit(exit_code)
 
 
 app = typer.Typer(
@@ -171,7 +74,7 @@ def templates(*, as_json: Json = False) -> None:
         {"name": name, "title": spec.study.title, "task": spec.study.task, "model": spec.model.name}
         for name, spec in ((name, load(template_path(name))) for name in template_names())
     ]
-    _show_rows(rows, as_json)
+    show_rows(rows, as_json)
 
 
 @study.command(epilog="Example: fedward study new --template breast-ultrasound --id my-ultrasound")
@@ -192,7 +95,8 @@ def new(
     """Ask a few questions and write a study. With --template it asks none: what no option says is the template's."""
     from fedward_common.study import load, template_names, template_path
     from fedward_common.study_new import ask, write
-    from fedward_common.study_text import HEADINGS, describe
+    from fedward_common.study_text import describe
+    from fedward_common.study_text_input import HEADINGS
 
     asked = {
         "id": name,
@@ -212,12 +116,12 @@ def new(
         rows = [
             {"name": each, "title": spec.study.title, "data": HEADINGS[spec.input.kind]} for each, spec in specs.items()
         ]
-        _show_rows(rows, as_json=False)
+        show_rows(rows, as_json=False)
         typer.echo("Enter takes the answer in brackets; Ctrl-C ends, and nothing is written.")
         template, answers = ask(overwrite=overwrite)
     path = write(template, answers, overwrite=overwrite)
     typer.echo(f"{path} is written. It begins, in words:")
-    _show_pairs(describe(load(path))[:2])
+    show_pairs(describe(load(path))[:2])
     typer.echo("Next:")
     for command in (f"study show {path}", f"study check {path}", f"simulate {path} --data hospitals --out result"):
         typer.echo(f"  fedward {command}")
@@ -241,7 +145,7 @@ def show(
     elif as_json:
         typer.echo(json.dumps({"digest": spec.digest, "study": spec.model_dump(mode="json")}, indent=2))
     else:
-        _show_pairs([*describe(spec), ("Digest", spec.digest)])
+        show_pairs([*describe(spec), ("Digest", spec.digest)])
 
 
 @study.command(epilog="Example: fedward study check my-study.toml")
@@ -303,16 +207,16 @@ def list_models(
         for card in cards
     ]
     if hub is None:
-        _show_rows(rows, as_json, columns=("name", "title", "tasks", "dims", "min_size", "options"))
+        show_rows(rows, as_json, columns=("name", "title", "tasks", "dims", "min_size", "options"))
         return
     [entry] = entry_points(group="fedward.registered", name="hub")
     registered = entry.load()(hub)
     if as_json:
         typer.echo(json.dumps({"networks": rows, "registered": registered}, indent=2))
         return
-    _show_rows(rows, as_json, columns=("name", "title", "tasks", "dims", "min_size", "options"))
+    show_rows(rows, as_json, columns=("name", "title", "tasks", "dims", "min_size", "options"))
     columns = ("name", "network", "study", "run", "sha256", "added", "note")
-    _show_rows(registered, as_json, columns=columns)
+    show_rows(registered, as_json, columns=columns)
 
 
 @model.command(epilog="Example: fedward model export result/model.safetensors --out model.onnx")
@@ -352,8 +256,8 @@ def verify(
     if as_json:
         typer.echo(json.dumps({"ok": True, **found}, indent=2))
     else:
-        _show_pairs([("OK", "every entry is whole, in its place, and signed by the holder's key")])
-        _show_pairs([(name.capitalize(), str(value)) for name, value in found.items()])
+        show_pairs([("OK", "every entry is whole, in its place, and signed by the holder's key")])
+        show_pairs([(name.capitalize(), str(value)) for name, value in found.items()])
 
 
 @app.command(epilog="Example: fedward doctor")
@@ -379,7 +283,7 @@ def doctor(
         for finding in _findings({"site": site, "hub": hub}):
             findings.append(finding)
             status.update(f"Checked: {finding.name}")
-    _show_rows([asdict(finding) for finding in findings], as_json)
+    show_rows([asdict(finding) for finding in findings], as_json)
     if any(finding.status == "fail" for finding in findings):
         raise typer.Exit(1)
 
@@ -400,44 +304,6 @@ def _findings(folders: Mapping[str, Path | None]) -> Iterator["Finding"]:
                 raise
             advice = f"pip install 'fedward[{part}]', then ask again"
             yield Finding(name=f"the {part}", status="fail", found=f"{error.name} is missing", advice=advice)
-
-
-def _show_rows(rows: Sequence[dict[str, Any]], as_json: bool, columns: Sequence[str] | None = None) -> None:
-    """All of the rows as JSON, or a table of those columns that a person looks for."""
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    columns = columns or tuple(rows[0])
-    table = Table(*columns)
-    table.columns[0].no_wrap = True
-    for row in rows:
-        table.add_row(*(Text(_cell(row[column])) for column in columns))
-    Console().print(table)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} = {item}" for name, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    if value is None:
-        return ""
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
-
-
-def _show_pairs(pairs: Sequence[tuple[str, str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table.grid(padding=(0, 2))
-    for heading, text in pairs:
-        grid.add_row(Text(heading, style="bold"), Text(text, overflow="fold"))
-    Console().print(grid)
 
 
 def main() -> None:

@@ -21,23 +21,12 @@ from fedward_common.study_cohort import Cohort
 from fedward_common.study_compound import CompoundInput
 from fedward_common.study_faults import Fault, explain, printable, report
 from fedward_common.study_input import Input
+from fedward_common.study_inputs import INPUTS, AnyInput, Scale, input_kind
 from fedward_common.study_section import Fraction, Positive, Section, Slug
 from fedward_common.study_sequence import SequenceInput
 from fedward_common.study_series import SeriesInput
-from fedward_common.study_spec import (
-    INPUTS,
-    SCHEMA_VERSION,
-    About,
-    AnyInput,
-    Evaluation,
-    Model,
-    Privacy,
-    Scale,
-    SiteEntry,
-    StudySpec,
-    Update,
-    input_kind,
-)
+from fedward_common.study_small_sections import About, Evaluation, Model, Privacy, SiteEntry, Update
+from fedward_common.study_spec import SCHEMA_VERSION, StudySpec
 from fedward_common.study_split import Split
 from fedward_common.study_start import Start
 from fedward_common.study_strategy import Strategy

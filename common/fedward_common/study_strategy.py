@@ -61,7 +61,7 @@ class FedAdagradOptions(Options):
     """Reddi et al. 2021 (arXiv 2003.00295), names and defaults of flwr.serverapp.strategy.FedAdagrad 1.41."""
 
     eta: Positive = 0.1  # the hub's learning rate
-    eta_l: Positive | None = None  # the sites' learning rate: nothing but training.optimizer.lr, see study_spec
+    eta_l: Positive | None = None  # the sites' learning rate: nothing but training.optimizer.lr, see study_rules
     tau: Positive = 1e-3
 
 
@@ -69,7 +69,7 @@ class FedAdamOptions(Options):
     """Reddi et al. 2021 (arXiv 2003.00295), names and defaults of flwr.serverapp.strategy.FedAdam 1.41."""
 
     eta: Positive = 0.1  # the hub's learning rate
-    eta_l: Positive | None = None  # the sites' learning rate: nothing but training.optimizer.lr, see study_spec
+    eta_l: Positive | None = None  # the sites' learning rate: nothing but training.optimizer.lr, see study_rules
     beta_1: Decay = 0.9
     beta_2: Decay = 0.99
     tau: Positive = 1e-3

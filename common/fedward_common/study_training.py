@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from fedward_common.study_faults import Fault
-from fedward_common.study_section import Fraction, Positive, Rule, Section, only_with
+from fedward_common.study_section import Positive, Rule, Section, only_with
 
 Rounds = Annotated[int, Field(ge=1, le=10_000)]
 
@@ -60,27 +60,10 @@ class Phase(Work):
     """
 
 
-class PseudoLabels(Section):
-    """What a model says of images without a label is taken for their label, where it is sure.
-
-    Lee 2013 (ICML workshop on challenges in representation learning); with a threshold as in FixMatch (Sohn et al.
-    2020, arXiv:2001.07685).
-    """
-
-    confidence: Fraction = 0.95  # the least probability of the label; 0 takes every word, as Lee does
-    after: Rounds  # rounds of [training] before the model's word is taken
-
-
-def _pseudo_labels(asked: PseudoLabels | None, rounds: int, steps: int | None) -> Iterator[Fault]:
-    if asked is not None and asked.after >= rounds:
+def _in_time(after: int | None, rounds: int) -> Iterator[Fault]:
+    if after is not None and after >= rounds:
         yield Fault(
-            ("pseudo_labels", "after"), f"must be less than rounds = {rounds}, or no round takes the model's word"
-        )
-    if asked is not None and steps is None:
-        yield Fault(
-            ("pseudo_labels",),
-            "needs local_steps instead of local_epochs: how many batches a pass has would tell of how many images the "
-            "model is sure",
+            ("pseudo_labels_after",), f"must be less than rounds = {rounds}, or no round takes the model's word"
         )
 
 
@@ -92,11 +75,11 @@ class Training(Work):
     class_weights: bool = True  # weigh the loss by inverse class frequency at the site
     batch_norm: Literal["share", "local", "recalibrate", "group"] = "share"  # see fedward_common.batch_norm
     smoothness: Annotated[float, Field(ge=0.0, le=1000.0)] = 1.0  # of displacements: its weight in their loss
-    pseudo_labels: PseudoLabels | None = None
+    pseudo_labels_after: Rounds | None = None  # rounds of labels alone; then images without one have the model's word
     seed: Annotated[int, Field(ge=0, lt=2**53)] = 42
 
     rules = (
         *Work.rules,
         Rule(("augmentation",), _augmentation),
-        Rule(("pseudo_labels", "rounds", "local_steps"), _pseudo_labels),
+        Rule(("pseudo_labels_after", "rounds"), _in_time),
     )

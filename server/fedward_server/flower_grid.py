@@ -42,16 +42,8 @@ from flwr.superlink.grid import HttpGrid
 from google.protobuf.message import DecodeError
 
 from fedward_common.errors import RecordError, RunError
-from fedward_common.records import (
-    MAX_ARRAYS,
-    array_bytes,
-    arrays_in,
-    for_whole_replies,
-    is_small,
-    packed,
-    texts_in,
-    unpacked,
-)
+from fedward_common.packing import for_whole_replies, is_small, packed, unpacked
+from fedward_common.records import MAX_ARRAYS, array_bytes, arrays_in, texts_in
 from fedward_common.rhythm import Rhythm
 from fedward_server.exchange import GONE, Node
 from fedward_server.reply_pieces import ReplyPieces

@@ -259,7 +259,7 @@ class RoundEngine:
     def _limits(self, names: list[str]) -> dict[str, float]:
         """Each site's own limit, from what it has needed in its last rounds; none before it has answered once.
 
-        None in a simulation, whose hospitals share a machine: its load would say which of them count.
+        None in a simulation: how busy its machines are would say which hospitals count.
         """
         if self.study.strategy.deadline == "fixed" or self.connected is None:
             return {}

@@ -7,11 +7,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedward_common.cli_tables import show_pairs
+
 
 def show_hub(found: Mapping[str, Any]) -> None:
     """What `control.survey` found."""
     state = f"up at {found['address']} (process {found['pid']})" if found["up"] else "not up"
-    _show_pairs({"Hub": found["hub"], "State": state, "Certificate ends": found["certificate_ends"][:10]})
+    show_pairs([("Hub", found["hub"]), ("State", state), ("Certificate ends", found["certificate_ends"][:10])])
     sites = [
         {**site, "fingerprint": f"{site['fingerprint'][:16]}…", "since": site["since"] or ""} for site in found["sites"]
     ]
@@ -28,7 +30,7 @@ def show_run(found: Mapping[str, Any]) -> None:
     """What `watch.report` found of a run."""
     shown = {"run": "Run", "study": "Study", "study_digest": "Digest", "status": "Status", "reason": "Reason"}
     shown |= {"started": "Started", "ended": "Ended", "model_sha256": "Model", "figures": "Figures"}
-    _show_pairs({title: found[name] for name, title in shown.items() if found[name] is not None})
+    show_pairs((title, str(found[name])) for name, title in shown.items() if found[name] is not None)
     if found["interruptions"]:
         rows = [{"interrupted after round": each["round"], "why": each["reason"]} for each in found["interruptions"]]
         show_table(rows, ("interrupted after round", "why"), "")
@@ -91,13 +93,6 @@ def _taken(parts: Sequence[Mapping[str, Any]]) -> str:
     taken = [part["site"] for part in parts if part["status"] == "accepted"]
     refused = [f"without {part['site']}: {part['reason']}" for part in parts if part["status"] == "refused"]
     return "; ".join([", ".join(taken), *refused])
-
-
-def _show_pairs(pairs: Mapping[str, Any]) -> None:
-    grid = Table.grid(padding=(0, 2))
-    for heading, text in pairs.items():
-        grid.add_row(Text(heading, style="bold"), Text(str(text), overflow="fold"))
-    Console().print(grid)
 
 
 def show_table(

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 from safetensors.numpy import save_file
 
 from fedward_client.site import Site
 from fedward_common.errors import RunError, SettingsError, UsageError
-from fedward_common.study import Scale, SiteEntry, Strategy, StudySpec, TableInput, Update, resolved
+from fedward_common.study import Scale, SiteEntry, Strategy, StudySpec, TableInput, Update, Work, resolved
 from fedward_server.app import serve
 from fedward_server.checkpoints import latest, of_round
 from fedward_server.events import RunEvent
@@ -25,7 +26,8 @@ from fedward_server.models import keep_start
 from fedward_server.result import FILE, RunResult
 from fedward_server.runs import new_run_id
 from fedward_server.store import Store
-from fedward_simulations.grid import EmbeddedGrid, GridView
+from fedward_simulations.grid import EmbeddedGrid
+from fedward_simulations.grid_view import GridView
 from fedward_simulations.ray_engine import run_on_ray
 from fedward_simulations.sources import POOLED, OpenPooled, OpenSite
 
@@ -105,13 +107,14 @@ def simulate_seed(
     else:
         result = run(federated)
     took_part = sorted(result.sites)
-    jobs = [
-        local_job(study, name, took_part, out, seed)
-        for name in took_part
-        if not study.only_evaluates(name) and result.sites[name].prepared.learn_from()
-    ]
+    training = {name: result.sites[name].prepared for name in took_part if not study.only_evaluates(name)}
+    jobs = [local_job(study, name, took_part, out, seed) for name, site in training.items() if site.learn_from()]
     if pooled:
-        jobs = [pooled_job(study, took_part, len(jobs), out, seed, scale=result.scale), *jobs]  # the longest first
+        trained = [
+            sum(site.learn_from(unlabelled=study.takes_unlabelled(number)) > 0 for site in training.values())
+            for number in range(1, study.rounds + 1)
+        ]
+        jobs = [pooled_job(study, took_part, trained, out, seed, scale=result.scale), *jobs]  # the longest first
     local, pooled_result, failed = {}, None, {}
     for job, outcome in zip(jobs, _side_by_side(run, jobs, grid), strict=True):
         if isinstance(outcome, RunError):
@@ -218,19 +221,20 @@ def local_job(study: StudySpec, name: str, names: list[str], out: Path, seed: in
 
 
 def pooled_job(
-    study: StudySpec, names: list[str], trained: int, out: Path, seed: int, *, scale: Scale | None = None
+    study: StudySpec, names: list[str], trained: Sequence[int], out: Path, seed: int, *, scale: Scale | None = None
 ) -> Job:
-    """Training patients of the hospitals in one place; as many batches as `trained` hospitals saw together.
+    """Training patients of the hospitals in one place; as many batches as they saw together.
 
-    On the `scale` that the hospitals of the federated run measured: pooled, the same sums give the same one.
+    `trained` says how many hospitals train in each round. On the `scale` that the hospitals of the federated run
+    measured: pooled, the same sums give the same one.
     """
     roster = (SiteEntry(name=POOLED), *(SiteEntry(name=name, role="evaluate") for name in names))
     plain = _plain(study.model_copy(update={"input": study.input.on_scale(scale)}))
-    training, *phases = (
-        work if work.local_steps is None else work.model_copy(update={"local_steps": work.local_steps * trained})
-        for work in (plain.training, *plain.phases)
+    phases = tuple(
+        phase.model_copy(update=_batches(phase, study, layer, trained)) for layer, phase in enumerate(plain.phases)
     )
-    plain = plain.model_copy(update={"training": training, "phases": tuple(phases)})
+    training = plain.training.model_copy(update=_batches(plain.training, study, None, trained))
+    plain = plain.model_copy(update={"training": training, "phases": phases})
     return Job(
         title="pooled data",
         hospital=POOLED,
@@ -238,6 +242,12 @@ def pooled_job(
         study=resolved(plain, sites=roster, seed=seed),
         hospitals=(POOLED, *names),
     )
+
+
+def _batches(work: Work, study: StudySpec, layer: int | None, trained: Sequence[int]) -> dict[str, int | None]:
+    """A round's batches at all hospitals together, the mean over the rounds of a phase, or of [training] (None)."""
+    hospitals = fmean(many for number, many in enumerate(trained, start=1) if study.layer(number) == layer)
+    return {"local_steps": None if work.local_steps is None else round(work.local_steps * hospitals)}
 
 
 def _alone(study: StudySpec) -> StudySpec:

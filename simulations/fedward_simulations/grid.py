@@ -5,15 +5,11 @@ The same ServerApp drives it and the same handlers answer as in a deployment. Ar
 costs its hospital the question in hand, and is replaced. Linux only.
 """
 
-import ctypes
 import logging
 import multiprocessing
-import os
-import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import log2
@@ -22,119 +18,24 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
-from fedward_client.handlers import Hospital, Source
+from fedward_client.handlers import Hospital
 from fedward_common.errors import RunError
-from fedward_common.events import Event, Listener, ignore
-from fedward_common.records import answer_record
-from fedward_simulations.shared_arrays import NO_BLOCK, BlockPool, ReplyBlock, ReplyBlocks, ReplyWriter, read_block
+from fedward_common.events import Listener, ignore
+from fedward_simulations.grid_worker import WORKER_FAILED, Answerer, Opener, identify, work
+from fedward_simulations.shared_arrays import NO_BLOCK, BlockPool, ReplyBlock, ReplyBlocks
 
 log = logging.getLogger(__name__)
 
-WORKER_FAILED = 1001
 PULL_WAIT_S = 0.05
-EVENT_GAP_S = 0.05
 _UNKNOWN_S = 2.0**40  # as if it took ages
-PRELOADED = ["fedward_client.app", "fedward_client.training.transforms", "fedward_simulations.grid"]  # by all workers
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
-
-class Opener(Protocol):
-    """Opens a hospital's source inside a worker; must be picklable."""
-
-    def __call__(self) -> Source:
-        """The source."""
-
-
-Answerer = Callable[[Source, Listener], Hospital]
-
-
-# Worker --------------------------------------------------------------------------------------------------------------
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to end this process with the one that made it, however that ends (prctl(2), PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
-
-
-class _Reporter:
-    """Sends events up the pipe, at most one in 50 ms a stage, the last of a stage always."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
-        self._last = 0.0
-
-    def __call__(self, event: Event) -> None:
-        now = time.monotonic()
-        if event.done >= event.total or now - self._last >= EVENT_GAP_S:
-            self._last = now
-            self._pipe.send(("event", event))
-
-
-def _work(
-    pipe: Connection, openers: Mapping[int, Opener], answerer: Answerer, threads: int, log_file: Path | None
-) -> None:
-    """Answer questions until the pipe closes."""
-    import torch
-
-    from fedward_client.app import REFUSED, reply, simulated
-    from fedward_client.desk import Desk, Reply
-
-    _die_with_parent()
-    if log_file is not None:
-        logging.basicConfig(filename=log_file, level=logging.INFO, format=LOG_FORMAT, encoding="utf-8")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that half-written files are removed
-    torch.set_num_threads(threads)
-    _identify(0)
-    desks: dict[int, Desk] = {}
-    reporter, writer = _Reporter(pipe), ReplyWriter()
-    while True:
-        given: Reply | None = None
-        try:
-            node, kind, config, has_arrays = pipe.recv()
-        except (EOFError, ConnectionResetError):  # the parent is gone
-            return
-        arrays = read_block(reduction.recv_handle(pipe)) if has_arrays else None
-        block = reduction.recv_handle(pipe)
-        content = RecordDict({"config": ConfigRecord(config)})
-        if arrays is not None:
-            content["arrays"] = arrays
-        message = Message(content, node, kind)
-        try:
-            if node not in desks:
-                desks[node] = simulated(answerer(openers[node](), reporter))
-            given = reply(message, desks[node])
-            if given.answer is None:
-                pipe.send(("error", REFUSED, given.refusal))
-            else:
-                if given.arrays:
-                    writer.write(block, given.arrays)
-                content = answer_record(given.answer)
-                configs = {name: dict(record) for name, record in content.config_records.items()}
-                metrics = {name: dict(record) for name, record in content.metric_records.items()}
-                pipe.send(("answer", configs, metrics, bool(given.arrays)))
-        except Exception as error:  # the process's edge: the hub hears of it, the worker goes on
-            log.exception("a worker failed")
-            pipe.send(("error", WORKER_FAILED, f"{type(error).__name__} at the site; its log says where"))
-        os.close(block)
-        del arrays, content, message, given  # so that the question's memory can go
-
-
-def _identify(node: int) -> None:
-    """Flower makes messages only in a process that has an identity."""
-    TaskIdentity.task_id = 1
-    TaskIdentity.run_id = 1
-    TaskIdentity.node_id = node
-
-
-# Hub side ------------------------------------------------------------------------------------------------------------
+# by all workers
+PRELOADED = ["fedward_client.app", "fedward_client.training.transforms", "fedward_simulations.grid_worker"]
 
 
 @dataclass(slots=True)
@@ -189,7 +90,7 @@ class EmbeddedGrid(Grid):
         self._change = threading.Condition()
         self._desk = _Desk()
         self._run = Run.create_empty(run_id=1)
-        _identify(0)
+        identify(0)
         self._wake_read, self._wake_write = connection.Pipe(duplex=False)
         self._workers = [self._start_worker() for _ in range(max(1, workers))]
         self._dispatcher = threading.Thread(target=self._dispatch, name="embedded-grid", daemon=True)
@@ -297,7 +198,7 @@ class EmbeddedGrid(Grid):
     def _start_worker(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=_work, args=(theirs, self._openers, self._answerer, self._threads, self._log_file), daemon=True
+            target=work, args=(theirs, self._openers, self._answerer, self._threads, self._log_file), daemon=True
         )
         process.start()
         theirs.close()
@@ -424,45 +325,6 @@ def _obituary(code: int | None, asked: Message) -> Message:
     why = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
     reason = f"its worker process died ({why}): look for 'out of memory' in the system's log, or lower --workers"
     return Message(Error(code=WORKER_FAILED, reason=reason), reply_to=asked)
-
-
-class GridView(Grid):
-    """An `EmbeddedGrid` with some of its hospitals only: what a baseline's engine sees."""
-
-    def __init__(self, grid: EmbeddedGrid, names: Iterable[str]) -> None:
-        self._grid = grid
-        self._nodes = sorted(grid.nodes[name] for name in names)
-
-    def get_node_ids(self) -> list[int]:
-        """The nodes of the named hospitals."""
-        return list(self._nodes)
-
-    @property
-    def run(self) -> Run:
-        """The grid's run."""
-        return self._grid.run
-
-    def set_run(self, run: Run) -> None:
-        """Take a run as the current one."""
-        self._grid.set_run(run)
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """A message to a node."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """As the grid does."""
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """As the grid does."""
-        return self._grid.pull_messages(message_ids)
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """As the grid does."""
-        return self._grid.send_and_receive(messages, timeout=timeout)
 
 
 def _cost_key(message: Message) -> tuple[int, str]:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from fedward_common.study import Input
-from fedward_common.study_text import HEADINGS, before_scaling, input_words, own_word
+from fedward_common.study_text_input import HEADINGS, before_scaling, input_words
+from fedward_common.study_text_training import own_word
 from fedward_simulations.results import Results, SiteEffectChange
 from fedward_simulations.task_wording import WORDS, TaskWords
 from fedward_simulations.wording import has_threshold, number, plural
@@ -83,8 +84,8 @@ def _training_text(results: Results) -> str:
         parts.append(f"augmentation by {', '.join(training.augmentation)}")
     if training.class_weights and results.study.spec.study.task == "classification":
         parts.append("loss weighted by inverse class frequency")
-    asked = training.pseudo_labels
-    word = f" {own_word(asked, EXAMPLES[results.study.spec.input.kind][1])}." if asked is not None else ""
+    after = training.pseudo_labels_after
+    word = f" {own_word(after, EXAMPLES[results.study.spec.input.kind][1])}." if after is not None else ""
     return f"{'; '.join(parts)}.{word} A hospital’s update counts by its number of training patients."
 
 

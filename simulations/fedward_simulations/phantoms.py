@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedward_client.cache import SiteData
 from fedward_client.measuring import Surveyed
+from fedward_client.site_data import SiteData
 from fedward_client.site_state import RunState
 from fedward_common.cohort_statistics import Wanted
 from fedward_common.errors import DataError

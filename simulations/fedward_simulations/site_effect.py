@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedward_client.cache import Images, SiteData, load
+from fedward_client.cache import load
 from fedward_client.site import Site
+from fedward_client.site_data import Images, SiteData
 from fedward_common.errors import DataError
 from fedward_common.streams import stream
 from fedward_common.study import FeatureScale, Input, Scale, StudySpec, TableInput

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 from fedward_client.catalog import Catalog
-from fedward_client.cohort import Cohort, freeze, from_catalog
+from fedward_client.cohort import Cohort
+from fedward_client.freezing import freeze, from_catalog
 from fedward_client.site import Site
 from fedward_client.split import SIDES, Side
 from fedward_common.errors import DataError

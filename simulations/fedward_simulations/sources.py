@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fedward_client.cache import SiteData, Targets
-from fedward_client.handlers import SiteSource, Source
 from fedward_client.measuring import Surveyed
+from fedward_client.site_data import SiteData, Targets
 from fedward_client.site_state import RunState
+from fedward_client.source import SiteSource, Source
 from fedward_common.cohort_statistics import Wanted
 from fedward_common.errors import DataError
 from fedward_common.events import Listener
-from fedward_common.study import Scale, StudySpec
+from fedward_common.study import Scale, SiteEntry, StudySpec
 
 POOLED = "pooled-data"
 
@@ -56,7 +56,7 @@ class PooledSource:
     def check_opted_out(self, run: str) -> None:
         """As every member checks."""
         for member in self.members:
-            member.check_opted_out(run)
+            member.check_opted_out(_own(run))
 
     def once(self, run: str, name: str, value: str) -> str:
         """As the first member remembers."""
@@ -64,7 +64,7 @@ class PooledSource:
 
     def state(self, study: StudySpec, run: str) -> RunState:
         """In the first member's state folder, beside the member's own."""
-        return self.members[0].state(study, f"pooled-{run}")
+        return self.members[0].state(study, _own(run))
 
     def survey(self, study: StudySpec, run: str, wanted: Wanted, listener: Listener) -> Surveyed:  # noqa: ARG002
         """Refused: the hospitals are asked for their own."""
@@ -75,8 +75,13 @@ class PooledSource:
         return [member for member in self.members if member.name in names]
 
     def load(self, study: StudySpec, run: str, listener: Listener, scale: Scale | None = None) -> SiteData:
-        """The tensors of the members on the study's roster, one after the other; patients are numbered through."""
-        parts = [member.load(study, run, listener, scale) for member in self._taking_part(study)]
+        """The tensors of the members on the study's roster, one after the other; patients are numbered through.
+
+        Each member gives what it would train on: in this run it only evaluates, so that is another cohort.
+        """
+        members = self._taking_part(study)
+        training = study.model_copy(update={"sites": tuple(SiteEntry(name=member.name) for member in members)})
+        parts = [member.load(training, _own(run), listener, scale) for member in members]
         sizes = [int(part.patients.max(initial=-1)) + 1 for part in parts]
         offsets = np.cumsum([0, *sizes[:-1]])
         folds = [part.folds for part in parts if part.folds is not None]
@@ -92,6 +97,11 @@ class PooledSource:
             rows_digest=hashlib.sha256("".join(part.rows_digest for part in parts).encode()).hexdigest(),
             unreadable=sum(part.unreadable for part in parts),
         )
+
+
+def _own(run: str) -> str:
+    """What a member keeps of a run as a part of the pooled data, beside what it keeps as a hospital."""
+    return f"pooled-{run}"
 
 
 def _joined(parts: Sequence[Targets | None]) -> Targets | None:

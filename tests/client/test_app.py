@@ -9,24 +9,16 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedward_client.app import answer, app, simulated
-from fedward_client.cache import SiteData
 from fedward_client.desk import SETTINGS_UNUSABLE
 from fedward_client.handlers import Hospital
 from fedward_client.member import Member
+from fedward_client.site_data import SiteData
 from fedward_client.steward import approve
 from fedward_common import audit, models
 from fedward_common.errors import DataError, SettingsError
 from fedward_common.events import Listener
-from fedward_common.records import (
-    Question,
-    Trained,
-    block_of,
-    packed,
-    question_record,
-    read_answer,
-    to_array_record,
-    unpacked,
-)
+from fedward_common.packing import block_of, packed, unpacked
+from fedward_common.records import Question, Trained, question_record, read_answer, to_array_record
 from fedward_common.study import Scale, StudySpec
 from fedward_common.testing import FakeGrid, tiny_study
 from fedward_simulations.phantoms import PhantomSource

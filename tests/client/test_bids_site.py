@@ -10,8 +10,9 @@ import pytest
 
 from fedward_client import catalog
 from fedward_client.cache import load
-from fedward_client.catalog import Catalog, ImageRow
-from fedward_client.cohort import from_catalog
+from fedward_client.catalog import Catalog
+from fedward_client.catalog_rows import ImageRow
+from fedward_client.freezing import from_catalog
 from fedward_client.site import Site
 from fedward_common.errors import DataError
 from fedward_common.study import StudySpec

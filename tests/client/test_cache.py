@@ -16,11 +16,12 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit
 
 from fedward_client import catalog
-from fedward_client.cache import SiteData, load
-from fedward_client.cohort import freeze
+from fedward_client.cache import load
+from fedward_client.freezing import freeze
 from fedward_client.harmonize import recipe
 from fedward_client.intake.dicom import read_volume
 from fedward_client.site import Site
+from fedward_client.site_data import SiteData
 from fedward_client.split import SIDES
 from fedward_common.errors import DataError
 from fedward_common.events import Event

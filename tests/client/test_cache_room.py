@@ -16,8 +16,9 @@ from fedward_client import cache_room
 from fedward_client.cache import load
 from fedward_client.cache_room import IMAGES, USERS
 from fedward_client.cli import app
-from fedward_client.handlers import Hospital, SiteSource
+from fedward_client.handlers import Hospital
 from fedward_client.site import Site
+from fedward_client.source import SiteSource
 from fedward_common.errors import DataError
 from fedward_common.events import Event
 from fedward_common.records import Question

@@ -19,7 +19,9 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import ComprehensiveSRStorage
 
 from fedward_client import catalog
-from fedward_client.catalog import Catalog, Counts, ImageRow, ScanReport
+from fedward_client.catalog import Catalog, ScanReport
+from fedward_client.catalog_counts import Counts
+from fedward_client.catalog_rows import ImageRow
 from fedward_client.intake import scanning
 from fedward_client.site import Site
 from fedward_common.errors import DataError, SettingsError

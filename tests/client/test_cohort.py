@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from fedward_client import catalog
-from fedward_client.cohort import Cohort, freeze
+from fedward_client.cohort import Cohort
+from fedward_client.freezing import freeze
 from fedward_client.site import Site
 from fedward_common.errors import DataError, RunError
 from fedward_common.events import Event

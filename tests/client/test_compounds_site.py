@@ -9,7 +9,7 @@ import pytest
 from fedward_client.cache import load
 from fedward_client.catalog import Catalog, scan
 from fedward_client.choosing_rows import INCOMPLETE
-from fedward_client.cohort import freeze
+from fedward_client.freezing import freeze
 from fedward_client.intake.columns import TableMap
 from fedward_client.site import Site
 from fedward_common.compounds import fingerprint

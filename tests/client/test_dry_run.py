@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from fedward_client.cli import app
-from fedward_client.cohort import freeze
 from fedward_client.dry_run import dry_run
+from fedward_client.freezing import freeze
 from fedward_client.intake.dicom import read_volume
 from fedward_client.site import Site
 from fedward_common.study import StudySpec

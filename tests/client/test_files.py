@@ -11,7 +11,9 @@ from PIL import Image
 
 from fedward_client import catalog
 from fedward_client.cache import load
-from fedward_client.catalog import Catalog, ImageRow
+from fedward_client.catalog import Catalog
+from fedward_client.catalog_counts import Counts
+from fedward_client.catalog_rows import ImageRow
 from fedward_client.intake.files import read_volume
 from fedward_client.site import Site
 from fedward_common.errors import SettingsError
@@ -31,7 +33,7 @@ def picture(path: Path, values: np.ndarray[Any, Any]) -> None:
     Image.fromarray(values.astype(np.uint8)).save(path)
 
 
-def scanned(folder: Path) -> tuple[catalog.Counts, list[ImageRow]]:
+def scanned(folder: Path) -> tuple[Counts, list[ImageRow]]:
     site = Site.open(folder)
     counts = catalog.scan(site).counts
     with Catalog.open(site) as opened:

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from fedward_client.cohort import from_catalog, require
+from fedward_client.cohort_minimum import require
 from fedward_client.evaluation import predict
-from fedward_client.handlers import Hospital, SiteSource, network
+from fedward_client.freezing import from_catalog
+from fedward_client.handlers import Hospital, network
 from fedward_client.out_of_fold import WITHHELD
 from fedward_client.scored import scoring
+from fedward_client.source import SiteSource
 from fedward_client.training.device import pick_device
 from fedward_client.training.local import load_state
 from fedward_common import models

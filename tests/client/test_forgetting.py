@@ -18,9 +18,10 @@ from fedward_client.desk import Desk, Reply
 from fedward_client.executor import Control, Work, serving
 from fedward_client.fleet import Envelope
 from fedward_client.forgetting import studies_of
-from fedward_client.handlers import Hospital, SiteSource
+from fedward_client.handlers import Hospital
 from fedward_client.member import LinkSettings, Member
 from fedward_client.pending import Pending
+from fedward_client.source import SiteSource
 from fedward_client.spool import IN, OUT, Parcel
 from fedward_client.steward import approve, withdraw
 from fedward_client.supernode import Link

@@ -8,11 +8,13 @@ import pydicom
 import pytest
 
 from fedward_client import cache
-from fedward_client.catalog import Catalog, ImageRow, scan
-from fedward_client.cohort import freeze
+from fedward_client.catalog import Catalog, scan
+from fedward_client.catalog_rows import ImageRow
+from fedward_client.freezing import freeze
 from fedward_client.grouping import groups_of
-from fedward_client.handlers import Hospital, SiteSource
+from fedward_client.handlers import Hospital
 from fedward_client.site import Site
+from fedward_client.source import SiteSource
 from fedward_common import models
 from fedward_common.records import Question
 from fedward_common.study import StudySpec

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedward_client.handlers import Hospital, SiteSource
+from fedward_client.handlers import Hospital
+from fedward_client.source import SiteSource
 from fedward_common import models
 from fedward_common.errors import DataError, RecordError
 from fedward_common.metrics import pooled

@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from fedward_client import catalog
 from fedward_client.cache import load
-from fedward_client.catalog import Catalog, Counts
+from fedward_client.catalog import Catalog
+from fedward_client.catalog_counts import Counts
 from fedward_client.cli import app
-from fedward_client.cohort import freeze
 from fedward_client.dry_run import dry_run
+from fedward_client.freezing import freeze
 from fedward_client.site import Site
 from fedward_common.errors import DataError
 from fedward_common.study import StudySpec

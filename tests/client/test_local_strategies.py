@@ -315,9 +315,12 @@ def test_own_layers_never_leave_and_are_what_the_site_scores_with(tmp_path: Path
     assert again.incoming is not None
 
 
-def test_recalibrated_statistics_are_those_of_the_training_images_and_go_back_afterwards() -> None:
+@pytest.mark.parametrize("known", [0, 5, 20])
+def test_recalibrated_statistics_are_those_of_the_training_images_and_go_back_afterwards(known: int) -> None:
+    """Of those without a label too."""
     study = bn_study("recalibrate")
     data = PhantomSource("north", 40, 2.0, 2).load(study, "run-1", ignore)
+    data.labels[data.indices("train")[known:]] = -1
     model = network(study.canonical_json())
     load_state(model, start(study))
     before = state_arrays(model)
@@ -328,7 +331,7 @@ def test_recalibrated_statistics_are_those_of_the_training_images_and_go_back_af
         during = state_arrays(model)
     handle.remove()
     (maps,) = seen
-    assert len(maps) == len(data.indices("train")) == 20
+    assert len(maps) == 20 > len(data.indices("validation"))
     np.testing.assert_allclose(during[f"{first}.running_mean"], maps.mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(during[f"{first}.running_var"], maps.var(dim=(0, 2, 3)), rtol=1e-4, atol=1e-5)
     after = state_arrays(model)

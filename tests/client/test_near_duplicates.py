@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fedward_client.choosing import Unit
-from fedward_client.cohort import freeze, from_catalog
+from fedward_client.freezing import freeze, from_catalog
 from fedward_client.intake.dicom import read_volume
 from fedward_client.intake.fingerprint import BITS, Fingerprint
 from fedward_client.near_duplicates import COPIES, LIMIT, UNREADABLE, counted, distinct, link, near_pairs

@@ -10,12 +10,14 @@ import pytest
 
 from fedward_client import catalog
 from fedward_client.cache import load
-from fedward_client.catalog import Catalog, Counts
-from fedward_client.cohort import freeze
+from fedward_client.catalog import Catalog
+from fedward_client.catalog_counts import Counts
 from fedward_client.desk import Desk
-from fedward_client.handlers import Hospital, SiteSource
+from fedward_client.freezing import freeze
+from fedward_client.handlers import Hospital
 from fedward_client.member import Member
 from fedward_client.site import Site
+from fedward_client.source import SiteSource
 from fedward_client.steward import approve
 from fedward_common import audit, models
 from fedward_common.errors import DataError, SettingsError

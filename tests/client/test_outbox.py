@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 import fedward_client
 from fedward_client.desk import Desk, Reply
-from fedward_client.handlers import Hospital, SiteSource
+from fedward_client.handlers import Hospital
 from fedward_client.ledger import Ledger
 from fedward_client.member import Member
 from fedward_client.outbox import Outbox, Outgoing, clip, quantise
 from fedward_client.policy import unsafe_everything
 from fedward_client.site_state import RunState
+from fedward_client.source import SiteSource
 from fedward_client.spool import OUT
 from fedward_client.steward import approve
 from fedward_common import audit, models

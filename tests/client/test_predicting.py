@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from fedward_client import predicting
 from fedward_client.cache import load
 from fedward_client.catalog import paths
-from fedward_client.cohort import freeze
 from fedward_client.evaluation import outputs
+from fedward_client.freezing import freeze
 from fedward_client.site import Site
 from fedward_client.training.device import pick_device
 from fedward_common import cli, models

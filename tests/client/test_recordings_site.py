@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fedward_client.cache import load
 from fedward_client.catalog import Catalog, scan
 from fedward_client.choosing_rows import OTHER_SIGNALS, OTHER_UNIT, SHORT, factor
-from fedward_client.cohort import freeze, from_catalog
+from fedward_client.freezing import freeze, from_catalog
 from fedward_client.intake import recordings
 from fedward_client.intake.recording import OUTSIDE, Recording, places, stretched, windows
 from fedward_client.intake.series_map import Channel

@@ -10,7 +10,7 @@ import torch
 from fedward_client.cache import load
 from fedward_client.catalog import Catalog, scan
 from fedward_client.choosing_rows import INCOMPLETE
-from fedward_client.cohort import freeze, from_catalog
+from fedward_client.freezing import freeze, from_catalog
 from fedward_client.site import Site
 from fedward_client.training.augment import Augmentation
 from fedward_common.dna import codes, one_hot

@@ -11,13 +11,14 @@ import pytest
 
 from fedward_client.cache import load
 from fedward_client.catalog import paths, scan
-from fedward_client.cohort import freeze
 from fedward_client.desk import Desk, Reply
-from fedward_client.handlers import Hospital, SiteSource
+from fedward_client.freezing import freeze
+from fedward_client.handlers import Hospital
 from fedward_client.harmonize import recipe
 from fedward_client.intake.files import read_volume
 from fedward_client.member import Member
 from fedward_client.site import Site
+from fedward_client.source import SiteSource
 from fedward_client.steward import approve
 from fedward_client.survey import survey
 from fedward_common import audit

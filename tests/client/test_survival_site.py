@@ -13,14 +13,16 @@ import torch
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from fedward_client.cache import SiteData, load
+from fedward_client.cache import load
 from fedward_client.catalog import scan
 from fedward_client.choosing_rows import NO_TIME, TWO_TIMES
-from fedward_client.cohort import freeze, from_catalog
 from fedward_client.dry_run import dry_run
-from fedward_client.handlers import Hospital, SiteSource
+from fedward_client.freezing import freeze, from_catalog
+from fedward_client.handlers import Hospital
 from fedward_client.report.survey import survey as report
 from fedward_client.site import KEY, STATE, Site
+from fedward_client.site_data import SiteData
+from fedward_client.source import SiteSource
 from fedward_client.training.device import pick_device
 from fedward_client.training.loop import train
 from fedward_common import cli, models

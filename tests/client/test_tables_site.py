@@ -11,13 +11,14 @@ from fedward_client.cache import load
 from fedward_client.catalog import Catalog, scan
 from fedward_client.choosing_rows import INCOMPLETE
 from fedward_client.cli import app
-from fedward_client.cohort import freeze, from_catalog
-from fedward_client.handlers import Hospital, SiteSource
+from fedward_client.freezing import freeze, from_catalog
+from fedward_client.handlers import Hospital
 from fedward_client.intake import tables
 from fedward_client.intake.tabular import Table
 from fedward_client.report.page import render
 from fedward_client.report.survey import survey as report
 from fedward_client.site import Site
+from fedward_client.source import SiteSource
 from fedward_client.survey import survey
 from fedward_common import feature_scale
 from fedward_common.errors import DataError

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from fedward_client.boxing import MOST, NONE
-from fedward_client.cache import SiteData
 from fedward_client.evaluation import evaluate
+from fedward_client.site_data import SiteData
 from fedward_client.split import SIDES
 from fedward_client.training.device import pick_device
 from fedward_client.training.local import load_state

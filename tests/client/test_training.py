@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from fedward_client.cache import SiteData
 from fedward_client.evaluation import evaluate
+from fedward_client.site_data import SiteData
 from fedward_client.training.augment import Augmentation
 from fedward_client.training.device import Device, pick_device
 from fedward_client.training.freezing import freeze
@@ -115,7 +115,7 @@ def test_fedprox_stays_nearer_to_the_global_model() -> None:
 
 def test_class_weights_by_hand() -> None:
     labels = np.array([0, 0, 0, 1])
-    assert class_weights(labels, 3).tolist() == pytest.approx([4 / 2 / 3, 4 / 2 / 1, 0.0])
+    assert class_weights(labels, 3).tolist() == pytest.approx([4 / 2 / 3, 4 / 2 / 1, 1.0])
     assert np.average(class_weights(labels, 3).numpy()[labels]) == pytest.approx(1.0)
 
 

@@ -6,11 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedward_client.cohort import NOT_LEARNING, TOO_FEW, Cohort, freeze, require
-from fedward_client.handlers import Hospital, SiteSource
+from fedward_client.cohort import Cohort
+from fedward_client.cohort_choice import NOT_LEARNING, TOO_FEW
+from fedward_client.cohort_minimum import require
+from fedward_client.freezing import freeze
+from fedward_client.handlers import Hospital
 from fedward_client.labelling import UNLABELLED
 from fedward_client.report.survey import survey
 from fedward_client.site import Site
+from fedward_client.source import SiteSource
 from fedward_common import models
 from fedward_common.errors import DataError, StudyError
 from fedward_common.records import Question
@@ -70,13 +74,14 @@ def test_who_has_no_label_takes_no_part_in_rounds_with_labels(site_folder: Build
     assert sum(filter(None, prepared.labels.values())) == with_label, "of labels alone"
 
 
-@pytest.mark.parametrize("labelled", [0, 4])
-def test_a_site_with_too_few_labels_learns_without_them(site_folder: Build, labelled: int) -> None:
+@pytest.mark.parametrize("labelled", [0, 8])
+def test_a_site_with_too_few_labels_learns_from_all_without_them(site_folder: Build, labelled: int) -> None:
     site = Site.open(site_folder(labels(labelled), shape=(16, 16)))
     cohort = freeze(site, study(min_patients=10), "run-1")
-    assert cohort.unlabelled() >= 10
     assert sum(sides(cohort, labelled=True).values()) == 0
-    assert cohort.left_out.get(TOO_FEW, 0) == labelled
+    left_out = [cohort.left_out.get(reason, 0) for reason in (NOT_LEARNING, TOO_FEW)]
+    assert cohort.unlabelled() == sides(cohort, labelled=False)["train"] == PATIENTS - sum(left_out) >= 10
+    assert (0 < left_out[1] < labelled) == (labelled > 0), "those on the side of training are there"
     with pytest.raises(
         DataError, match="training patients" if labelled else "no patient has a label|training patients"
     ):

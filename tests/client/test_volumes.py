@@ -15,9 +15,10 @@ from pydicom.sequence import Sequence
 from pydicom.uid import generate_uid
 
 from fedward_client import catalog
-from fedward_client.catalog import Catalog, ImageRow
+from fedward_client.catalog import Catalog
+from fedward_client.catalog_rows import ImageRow
 from fedward_client.choosing import chosen, units
-from fedward_client.cohort import freeze, from_catalog
+from fedward_client.freezing import freeze, from_catalog
 from fedward_client.intake.dicom import Header, read_header, read_slices, read_volume
 from fedward_client.site import Site
 from fedward_common.errors import UnreadableFile

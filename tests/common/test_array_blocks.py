@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as hnp
 from fedward_common.array_blocks import ALIGNMENT, block_size, pieces, view
 from fedward_common.errors import RecordError
 from fedward_common.npy import DTYPES
-from fedward_common.records import block_of, from_array_record, packed, to_array_record, unpacked
+from fedward_common.packing import block_of, packed, unpacked
+from fedward_common.records import from_array_record, to_array_record
 
 arrays_of = st.dictionaries(
     st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=20),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from fedward_common import __version__, cli
+from fedward_common import __version__, cli, cli_parts
 from fedward_common.errors import DataError, UsageError
 from fedward_common.study import load, template_names, template_path
 
@@ -128,7 +128,7 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, source: st
     (folder / f"plugged_{folder.name.replace('-', '_')}.py").write_text(source)
     monkeypatch.syspath_prepend(str(folder))
     entry = EntryPoint(name, f"plugged_{folder.name.replace('-', '_')}:{value}", "fedward.commands")
-    monkeypatch.setattr(cli, "entry_points", lambda group: EntryPoints([entry]).select(group=group))
+    monkeypatch.setattr(cli_parts, "entry_points", lambda group: EntryPoints([entry]).select(group=group))
 
 
 def test_a_group_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

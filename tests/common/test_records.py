@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 from fedward_common import npy
 from fedward_common.errors import RecordError
 from fedward_common.metrics import Evaluation
+from fedward_common.packing import is_small, packed
 from fedward_common.records import (
     MAX_ARRAYS,
     MAX_COUNT,
@@ -28,9 +29,7 @@ from fedward_common.records import (
     answer_record,
     arrays_in,
     from_array_record,
-    is_small,
     json_bytes,
-    packed,
     printable,
     question_record,
     read_answer,

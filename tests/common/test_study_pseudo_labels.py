@@ -1,4 +1,4 @@
-"""[training] pseudo_labels: what is refused, in which words, and what a study says of itself."""
+"""[training] pseudo_labels_after: what is refused, in which words, and what a study says of itself."""
 
 import pytest
 
@@ -6,12 +6,10 @@ from fedward_common.errors import StudyError
 from fedward_common.study import StudySpec, loads
 from fedward_common.study_text import describe
 
-ASKED = "pseudo_labels = { after = 4 }"
+ASKED = "pseudo_labels_after = 4"
 
 
-def text(
-    pseudo: str = ASKED, *, cohort: str = "unlabelled = true", training: str = "local_steps = 9", more: str = ""
-) -> str:
+def text(pseudo: str = ASKED, *, cohort: str = "unlabelled = true", training: str = "", more: str = "") -> str:
     return f"""[study]
 id = "s"
 task = "classification"
@@ -38,8 +36,7 @@ def refusal(study: str) -> str:
 
 def test_rounds_after_those_take_the_models_word() -> None:
     spec = loads(text())
-    assert spec.training.pseudo_labels is not None
-    assert spec.training.pseudo_labels.confidence == 0.95
+    assert spec.training.pseudo_labels_after == 4
     assert [spec.pseudo_labelled(number) for number in (1, 4, 5, 10)] == [False, False, True, True]
     assert StudySpec.from_json(spec.canonical_json()) == spec
     phases = loads(text(more="[[phases]]\nrounds = 2").replace("small-cnn", "rbm"))
@@ -52,7 +49,7 @@ def test_a_study_says_whose_word_it_takes() -> None:
     assert "Patients without a label learn too, and hospitals that lack labels." in told["Patients"]
     assert (
         "After 4 rounds of known labels alone, training images without a label are learned from by the model's own "
-        "word, where it gives a label a probability of 0.95 or more."
+        "word, the label that it finds most likely."
     ) in told["Training"]
     assert "own word" not in str(describe(loads(text("", cohort=""))))
 
@@ -61,11 +58,13 @@ def test_a_study_says_whose_word_it_takes() -> None:
     ("study", "says"),
     [
         (text(cohort=""), "has no effect without [cohort] unlabelled = true"),
-        (text(""), "has no effect without [[phases]] or [training] pseudo_labels"),
-        (text("pseudo_labels = { after = 10 }"), "must be less than rounds = 10"),
-        (text("pseudo_labels = { after = 4, confidence = 95 }"), "confidence = 95: must be"),
-        (text("pseudo_labels = { confidence = 0.95 }"), "after"),
-        (text(training=""), "needs local_steps instead of local_epochs"),
+        (text(""), "has no effect without [[phases]] or [training] pseudo_labels_after"),
+        (text("pseudo_labels_after = 10"), "must be less than rounds = 10"),
+        (text("pseudo_labels_after = 0"), "pseudo_labels_after = 0: must be"),
+        (
+            text(more="[evaluation]\nearly_stopping = { patience = 4 }"),
+            "must be above [training] pseudo_labels_after = 4",
+        ),
         (
             text(cohort="unlabelled = true\nmulti_label = true").replace('positive = "ill"\n', ""),
             "needs one label an image",
@@ -73,7 +72,7 @@ def test_a_study_says_whose_word_it_takes() -> None:
         (text(more='[split]\nkind = "folds"\nfolds = 5'), 'cannot stand beside [split] kind = "folds"'),
         (
             text(
-                training='local_steps = 9\noptimizer = { name = "sgd", momentum = 0.0 }',
+                training='optimizer = { name = "sgd", momentum = 0.0 }',
                 more='[strategy]\nname = "scaffold"',
             ),
             'cannot stand beside [strategy] name = "scaffold"',

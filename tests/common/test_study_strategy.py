@@ -10,7 +10,8 @@ from fedward_common.errors import StudyError
 from fedward_common.models import has_batch_norm, initial_model, initial_state, network
 from fedward_common.study import StudySpec, loads
 from fedward_common.study_strategy import SHIPPED
-from fedward_common.study_text import _BATCH_NORM, _STRATEGIES, describe
+from fedward_common.study_text import describe
+from fedward_common.study_text_training import _BATCH_NORM, _STRATEGIES
 from fedward_common.testing import tiny_study
 
 BATCH = 'name = "resnet10"\noptions = { norm = "batch" }'

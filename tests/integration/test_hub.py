@@ -35,7 +35,8 @@ from fedward_common import pki
 from fedward_common.audit import entries
 from fedward_common.cards import SiteCard
 from fedward_common.models.weights_file import NAME as START
-from fedward_common.records import Arrays, unpacked
+from fedward_common.packing import unpacked
+from fedward_common.records import Arrays
 from fedward_common.study import StudySpec, load
 from fedward_common.testing import Answerer, FakeGrid, FakeSite
 from fedward_server import revival, runs

@@ -28,7 +28,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedward_common.errors import RunError
-from fedward_common.records import Prepared, Question, from_array_record, question_record, to_array_record, unpacked
+from fedward_common.packing import unpacked
+from fedward_common.records import Prepared, Question, from_array_record, question_record, to_array_record
 from fedward_common.testing import FakeSite, tiny_study
 from fedward_server import flower_grid
 from fedward_server.exchange import GONE, NotYetError, read_reply

@@ -4,7 +4,7 @@ import pytest
 
 from fedward_common.errors import StudyError
 from fedward_common.study import Evaluation, loads
-from fedward_common.study_spec import EarlyStopping
+from fedward_common.study_small_sections import EarlyStopping
 from fedward_server.quarantine import OFFENCES, Quarantine
 from fedward_server.selection import Selection, Standing
 

@@ -21,7 +21,8 @@ from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
 from fedward_server.result import RunResult
 from fedward_server.rounds import RoundEngine
-from fedward_simulations.grid import EmbeddedGrid, GridView
+from fedward_simulations.grid import EmbeddedGrid
+from fedward_simulations.grid_view import GridView
 from fedward_simulations.phantoms import OpenPhantom
 from fedward_simulations.shared_arrays import BlockPool, ReplyBlocks, ReplyWriter, read_block, write_block
 

@@ -8,7 +8,6 @@ import pytest
 from rich.console import Console
 
 from fedward_common.study import Cohort, Evaluation, Input, Model, Split, Strategy, StudySpec, Training
-from fedward_common.study_training import PseudoLabels
 from fedward_simulations import drawing, learning_plots, method_wording, plots, wording
 from fedward_simulations.model_card import plain, render_model_card
 from fedward_simulations.report import print_table, render_report, write_report
@@ -436,7 +435,7 @@ def with_spec(results: Results, **sections: object) -> Results:
         (
             {
                 "cohort": Cohort(labels=("benign", "malignant"), positive="malignant", unlabelled=True),
-                "training": Training(local_steps=5, pseudo_labels=PseudoLabels(after=4)),
+                "training": Training(pseudo_labels_after=4),
             },
             "Training",
             "training images without a label are learned from by the model's own word",

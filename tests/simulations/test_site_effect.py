@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fedward_client.cache import SiteData
 from fedward_client.harmonize import Recipe, recipe
+from fedward_client.site_data import SiteData
 from fedward_client.volume import Volume
 from fedward_common.combat import fit, harmonised
 from fedward_common.combat import site_sums as combat_sums

@@ -1,6 +1,7 @@
 """Templates of segmentation, registration and detection on invented patients: each finds what is there."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -10,21 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedward_client.catalog import scan
+from fedward_client.site import Site
+from fedward_common.events import ignore
 from fedward_common.metrics import Evaluation, primary_value
 from fedward_common.streams import stream
-from fedward_common.study import template_path
+from fedward_common.study import load, template_path
 from fedward_server.result import RunResult
+from fedward_server.rounds import RoundEngine
+from fedward_simulations.compare import federated_job, openers
+from fedward_simulations.grid import EmbeddedGrid
 from fedward_simulations.studies import hospital_folder
+from fedward_simulations.studies.hippocampus import SETTINGS
 from fedward_simulations.synthetic import abdomen, chest, hippocampus
-
-MSD = """[data]
-patient = "hippocampus_(\\\\d+)"
-modality = "MR"
-[masks]
-files = 'labelsTr/(.+)'
-image = 'imagesTr/\\1'
-structures = { anterior = 1, posterior = 2 }
-"""
 
 
 def changed(template: str, **values: str) -> str:
@@ -48,6 +47,26 @@ def simulated(study: str, root: Path) -> RunResult:
     return RunResult.read(root / "out" / "seed-42" / "federated")
 
 
+def federated(study: str, root: Path) -> RunResult:
+    """The same without the models of single hospitals, which would take as long again."""
+    (root / "study.toml").write_text(study)
+    folders = {folder.name: folder for folder in sorted((root / "hospitals").iterdir())}
+    for folder in folders.values():
+        scan(Site.open(folder), ignore)
+    job = federated_job(load(root / "study.toml"), list(folders), root / "out", seed=42)
+    with EmbeddedGrid(openers(job.study, folders, pooled=False), workers=2) as grid:
+        return RoundEngine(
+            grid=grid,
+            study=job.study,
+            run="planted",
+            engine="embedded",
+            folder=job.folder,
+            deadline_s=math.inf,
+            listener=lambda _event: None,
+            on_round=lambda _row: None,
+        )()
+
+
 def evaluations_of(run: RunResult) -> list[Evaluation]:
     found = [site.test for site in run.sites.values() if site.test is not None]
     assert len(found) == len(run.sites)
@@ -65,9 +84,12 @@ def dice(run: RunResult, *, before: bool = False) -> dict[str, float]:
     return {name: float(np.mean([each[name] for each in held])) for name in run.study.cohort.labels}
 
 
-def brains(root: Path, patients: int, strength: float = 1.0) -> None:
-    for name, largest in hippocampus.SCANNERS.items():
-        folder = hospital_folder(root / "hospitals", name, MSD)
+COARSE = {"size": "[20, 28, 20]", "spacing": "[2.0, 2.0, 2.0]", "local_epochs": "5", "min_patients": "3"}
+
+
+def brains(root: Path, patients: int, *, strength: float = 1.0, hospitals: int = 3) -> None:
+    for name, largest in list(hippocampus.SCANNERS.items())[:hospitals]:
+        folder = hospital_folder(root / "hospitals", name, SETTINGS)
         for number in range(patients):
             hippocampus.write(folder, number, largest=largest, strength=strength)
 
@@ -76,7 +98,7 @@ def brains(root: Path, patients: int, strength: float = 1.0) -> None:
 def test_segmentation_on_tiny_sizes(tmp_path: Path) -> None:
     """In 2-D, at two hospitals of which one knows one structure only."""
     for name in ("north", "valley"):
-        settings = MSD.replace("anterior = 1", "anterior = [1, 2]")
+        settings = SETTINGS.replace("anterior = 1", "anterior = [1, 2]")
         if name == "valley":
             settings = settings.replace("anterior = [1, 2], ", "")
         folder, random = hospital_folder(tmp_path / "hospitals", name, settings), stream(0, "tiny", name)
@@ -109,24 +131,22 @@ def test_segmentation_on_tiny_sizes(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_hippocampus_segmentation_finds_both_parts(tmp_path: Path) -> None:
     brains(tmp_path, 16)
-    run = simulated(changed("hippocampus-segmentation", rounds="12", min_patients="3"), tmp_path)
-    assert min(dice(run).values()) > 0.35, "after 12 of the template's 20 rounds"
+    run = federated(changed("hippocampus-segmentation", **COARSE), tmp_path)
+    assert min(dice(run).values()) > 0.7
 
 
 @pytest.mark.long
-def test_hippocampus_segmentation_finds_nothing_where_nothing_shows(tmp_path: Path) -> None:
-    """But where hippocampi usually lie."""
+def test_hippocampus_segmentation_finds_no_more_than_the_usual_place_where_nothing_shows(tmp_path: Path) -> None:
+    """One mask for all patients, drawn where most of them have theirs, reaches 0.52 and 0.50."""
     brains(tmp_path, 16, strength=0.0)
-    assert (
-        max(dice(simulated(changed("hippocampus-segmentation", rounds="6", min_patients="3"), tmp_path)).values()) < 0.2
-    )
+    run = federated(changed("hippocampus-segmentation", **COARSE | {"rounds": "10"}), tmp_path)
+    assert max(dice(run).values()) < 0.6
 
 
-@pytest.mark.xfail(strict=True, reason="20 steps of the template's optimizer move nothing yet: its budget is to be set")
 @pytest.mark.long
 def test_brain_registration_brings_structures_together_without_folding(tmp_path: Path) -> None:
-    brains(tmp_path, 16)
-    run = simulated(changed("brain-registration", rounds="10", min_patients="3"), tmp_path)
+    brains(tmp_path, 16, hospitals=2)
+    run = federated(changed("brain-registration", **COARSE | {"rounds": "10", "local_epochs": "16"}), tmp_path)
     after, before = dice(run), dice(run, before=True)
     assert all(after[name] > before[name] + 0.1 for name in after)
     assert all(test.folding is not None and test.folding.mean < 0.01 for test in evaluations_of(run))
@@ -139,9 +159,12 @@ def test_liver_segmentation_finds_livers_and_tumours_in_dicom(tmp_path: Path) ->
         folder = hospital_folder(tmp_path / "hospitals", name, settings)
         for number in range(12):
             abdomen.write(folder, scanner, number)
-    study = changed("liver-segmentation", rounds="12", min_patients="3", size="[16, 48, 48]", spacing="[8.0, 8.0, 8.0]")
-    found = dice(simulated(study, tmp_path))
-    assert found["liver"] > 0.7, "tumours of a few voxels take more rounds"
+    study = changed(
+        "liver-segmentation", min_patients="3", size="[16, 48, 48]", spacing="[8.0, 8.0, 8.0]", local_epochs="6"
+    )
+    found = dice(federated(study, tmp_path))
+    assert found["liver"] > 0.8
+    assert found["tumour"] > 0.4
 
 
 @pytest.mark.long
@@ -152,7 +175,8 @@ def test_lung_nodule_finds_nodules(tmp_path: Path) -> None:
             'centre = ["coordX", "coordY", "coordZ"]\ndiameter = "diameter_mm"\n'
         )
         chest.write(hospital_folder(tmp_path / "hospitals", name, settings), scanner, 16, shape=(24, 96, 96))
-    run = simulated(changed("lung-nodule", rounds="12", min_patients="3", size="[24, 96, 96]"), tmp_path)
+    study = changed("lung-nodule", rounds="12", min_patients="3", size="[16, 72, 72]", spacing="[3.0, 4.0, 4.0]")
+    run = federated(study, tmp_path)
     score = primary_value(evaluations_of(run), run.study)
     assert score is not None
     assert score > 0.5

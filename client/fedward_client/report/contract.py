@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fedward_client.catalog import ImageRow
+from fedward_client.catalog_rows import ImageRow
 from fedward_client.choosing import chosen
 from fedward_client.cohort import Cohort, CohortItem
 from fedward_client.report.quality import BLANK
@@ -115,7 +115,7 @@ def _patients(
         for label in study.needed_labels:
             found = counts[label]
             yield Line(f"At least 1 training patient labelled {label}", f"{found} training patients", found > 0)
-    if not only_evaluates and study.training.pseudo_labels is not None:
+    if not only_evaluates and study.training.pseudo_labels_after is not None:
         found = cohort.unlabelled()
         yield Line("Those without a label are learned from by the model's own word", f"{found} training patients", True)
     if not isinstance(section := study.input, Input):

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import delete, insert, select
 
-from fedward_client.catalog import ImageRow, paths, quarantine
+from fedward_client.catalog import paths, quarantine
+from fedward_client.catalog_rows import ImageRow
 from fedward_client.intake import index
 from fedward_client.intake.reading import FEW, Readers, Row
 from fedward_client.intake.walk import Entry

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedward_client.catalog import ImageRow
+from fedward_client.catalog_rows import ImageRow
 from fedward_client.report import charts, quality
 from fedward_client.report.charts import Chart
 from fedward_client.report.contract import LOW, WRONG_PART

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 
-from fedward_client.catalog import ImageRow
+from fedward_client.catalog_rows import ImageRow
 
 SHOWN = 24
 

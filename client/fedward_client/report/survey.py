@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fedward_client.catalog import Catalog, Counts, ImageRow, paths
+from fedward_client.catalog import Catalog, paths
+from fedward_client.catalog_counts import Counts
+from fedward_client.catalog_rows import ImageRow
 from fedward_client.dry_run import resolved
 from fedward_client.intake.optout import opted_out
 from fedward_client.intake.reading import Readers

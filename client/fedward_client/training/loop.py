@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from fedward_client.cache import SiteData
+from fedward_client.site_data import SiteData
 from fedward_client.training.augment import Augmentation
 from fedward_client.training.device import Device
 from fedward_client.training.epochs import EpochJournal, Progress
@@ -74,7 +74,7 @@ def train(
     """
     started = time.perf_counter()
     layer, work = study.layer(round_number), study.work(round_number)
-    indices = data.indices("train", unlabelled=layer is not None)
+    indices = data.indices("train", unlabelled=study.takes_unlabelled(round_number))
     if not len(indices):
         raise DataError("no training image is left at this site: scan the folder again and read its report")
     rule = rule or Rule()
@@ -84,7 +84,8 @@ def train(
     freeze(model, study, layer)
     rule.begin(model)
     optimizer = make_optimizer(model, study, work.optimizer)
-    loss_of = objective(model, study, data.labels[indices], layer, device.torch)
+    loss_of = objective(model, study, data.labels[data.indices("train")], layer, device.torch)
+    taught = data.labels if data.pseudo_labels is None else data.pseudo_labels
     truth = np.empty((len(data.images), 0)) if data.targets is None else data.targets
     augment = Augmentation(study.training.augmentation, study.input.size)
     total = _steps(work, len(indices))
@@ -99,7 +100,7 @@ def train(
             targets = torch.from_numpy(np.ascontiguousarray(truth[batch]))
             images, targets = _augmented(augment, study, images, targets, seeds)
             images = images.to(device.torch, memory_format=device.layout(dims))
-            labels, targets = torch.from_numpy(data.labels[batch]).to(device.torch), targets.to(device.torch)
+            labels, targets = torch.from_numpy(taught[batch]).to(device.torch), targets.to(device.torch)
             with torch.autocast(device.torch.type, dtype=torch.bfloat16, enabled=device.amp):
                 loss = loss_of(images, labels, targets)
             if (penalty := rule.penalty(model)) is not None:
@@ -150,7 +151,7 @@ def _steps(work: Work, images: int) -> int:
 
 def journaled(study: StudySpec, data: SiteData, round_number: int) -> bool:
     """Whether a round takes more than one epoch: else there is nothing to go on from."""
-    images = len(data.indices("train", unlabelled=study.layer(round_number) is not None))
+    images = len(data.indices("train", unlabelled=study.takes_unlabelled(round_number)))
     work = study.work(round_number)
     return _steps(work, images) > _batches_per_epoch(work, images)
 

@@ -30,10 +30,10 @@ def criterion(study: StudySpec, labels: Ints) -> nn.Module:
 
 
 def class_weights(labels: Ints, classes: int) -> torch.Tensor:
-    """Inverse class frequency, mean 1 over the images; a class without images weighs nothing."""
+    """Inverse class frequency, mean 1 over the images; a class without images weighs 1, as its pseudo-labels do."""
     counts = np.bincount(labels, minlength=classes)
     present = counts > 0
-    weights = np.divide(len(labels) / max(present.sum(), 1), counts, where=present, out=np.zeros(classes))
+    weights = np.divide(len(labels) / max(present.sum(), 1), counts, where=present, out=np.ones(classes))
     return torch.as_tensor(weights, dtype=torch.float32)
 
 

@@ -22,13 +22,13 @@ class Objective(Protocol):
     """The loss of a batch: a mean over its examples, or of what is in them, as the loss of a task says."""
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """`images` [n, channels, *size]; `labels` and `targets` as a site's data have them (`cache.SiteData`)."""
+        """`images` [n, channels, *size]; `labels` and `targets` as a site's data have them (`site_data.SiteData`)."""
 
 
 def objective(
     model: nn.Module, study: StudySpec, labels: npt.NDArray[np.int64], layer: int | None, device: torch.device
 ) -> Objective:
-    """Of the whole network, by the study's task; or of a layer, without labels. `labels` are those of all examples."""
+    """Of the whole network, by the study's task; or of a layer, without labels. `labels` are those that are known."""
     if layer is not None:
         assert isinstance(model, Layered)  # the study was refused otherwise
         return lambda images, _labels, _targets: model.loss(layer, images)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedward_client.cache import SiteData
+from fedward_client.site_data import SiteData
 from fedward_client.training.device import Device
 
 _BATCH = 64

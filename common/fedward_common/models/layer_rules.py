@@ -8,7 +8,8 @@ from fedward_common.errors import ModelError
 from fedward_common.study_faults import near
 
 if TYPE_CHECKING:
-    from fedward_common.study_spec import Model, StudySpec
+    from fedward_common.study_small_sections import Model
+    from fedward_common.study_spec import StudySpec
 
 _SHOWN = 3
 

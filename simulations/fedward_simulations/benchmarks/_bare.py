@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from fedward_client.cache import SiteData
+from fedward_client.site_data import SiteData
 from fedward_common import models
 from fedward_common.study import StudySpec
 

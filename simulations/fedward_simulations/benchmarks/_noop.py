@@ -16,9 +16,10 @@ import typer
 from fedward_client import daemon, locks, spool
 from fedward_client.desk import Desk
 from fedward_client.executor import Control, Work, serving, use_threads
-from fedward_client.handlers import Hospital, SiteSource
+from fedward_client.handlers import Hospital
 from fedward_client.member import Member
 from fedward_client.site import Site
+from fedward_client.source import SiteSource
 from fedward_common import __version__
 from fedward_common.metrics import Evaluation
 from fedward_common.records import Arrays, Evaluated, Prepared, Question, Trained

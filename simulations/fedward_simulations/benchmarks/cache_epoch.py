@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fedward_client.cache import Images, load
+from fedward_client.cache import load
 from fedward_client.site import Site
+from fedward_client.site_data import Images
 from fedward_common.testing import tiny_study
 from fedward_simulations.benchmarks import Figure, _dicom_files, fastest
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import torch
 
-from fedward_client.handlers import Hospital, Source
+from fedward_client.handlers import Hospital
+from fedward_client.source import Source
 from fedward_common import models
 from fedward_common.events import ignore
 from fedward_common.records import Question

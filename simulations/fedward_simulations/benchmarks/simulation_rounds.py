@@ -25,7 +25,8 @@ from fedward_server.rounds import RoundEngine
 from fedward_server.shelf import SHARED_BYTES
 from fedward_simulations.benchmarks import Figure, _bare, _digits
 from fedward_simulations.benchmarks._noop import Echo
-from fedward_simulations.grid import Answerer, EmbeddedGrid, Opener
+from fedward_simulations.grid import EmbeddedGrid
+from fedward_simulations.grid_worker import Answerer, Opener
 from fedward_simulations.phantoms import OpenPhantom
 
 SITES = 4

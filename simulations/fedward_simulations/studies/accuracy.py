@@ -15,8 +15,9 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier  # type: ignore[import-untyped]
 from sklearn.svm import SVC  # type: ignore[import-untyped]
 
-from fedward_client.cache import SiteData, load
+from fedward_client.cache import load
 from fedward_client.site import Site
+from fedward_client.site_data import SiteData
 from fedward_client.split import SIDES, Side
 from fedward_common.models import network
 from fedward_server.checkpoints import of_round

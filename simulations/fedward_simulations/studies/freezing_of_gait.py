@@ -19,9 +19,10 @@ from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
 from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 from sklearn.svm import LinearSVC  # type: ignore[import-untyped]
 
-from fedward_client.cache import SiteData, load
+from fedward_client.cache import load
 from fedward_client.out_of_fold import OutOfFold
 from fedward_client.site import Site
+from fedward_client.site_data import SiteData
 from fedward_client.site_state import FOLDER, RunState
 from fedward_client.split import Side
 from fedward_common.study import SeriesInput

@@ -6,6 +6,7 @@ as scanners of three makers would be.
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from fedward_simulations.studies import Trial, hospital_folder
@@ -44,7 +45,26 @@ def write(source: Path, hospitals: Path) -> None:
                 shutil.copyfile(source / theirs / row["file"], target)
 
 
-TRIALS = tuple(
-    Trial(name=name, template=name, source="msd_hippocampus", write=write, data=_DATA, caveat=_CAVEAT)
-    for name in ("hippocampus-segmentation", "brain-registration")
+_TRIAL = Trial(name="", template="", source="msd_hippocampus", write=write, data=_DATA)
+TRIALS = (
+    replace(
+        _TRIAL,
+        name="hippocampus-segmentation",
+        template="hippocampus-segmentation",
+        caveat=f"{_CAVEAT} Voxels of 1.5 mm, for it was trained without a GPU.",
+        changes={
+            "input": {"size": [28, 40, 28], "spacing": [1.5, 1.5, 1.5]},
+            "training": {"rounds": 15, "local_epochs": 4},
+        },
+    ),
+    replace(
+        _TRIAL,
+        name="brain-registration",
+        template="brain-registration",
+        caveat=f"{_CAVEAT} Voxels of 2 mm, for it was trained without a GPU.",
+        changes={
+            "input": {"size": [20, 28, 20], "spacing": [2.0, 2.0, 2.0]},
+            "training": {"rounds": 15, "local_epochs": 4},
+        },
+    ),
 )

@@ -219,7 +219,7 @@ def _few() -> Limit:
         "begun with an ultrasound model": {"model": {"start": {"file": f"{_ULTRASOUND.name}/model.safetensors"}}},
         "with pseudo-labels": {
             "cohort": {"unlabelled": True},
-            "training": {"pseudo_labels": {"confidence": 0.95, "after": 2}},
+            "training": {"pseudo_labels_after": 2},
         },
         "autoencoder": {"model": _AUTOENCODER},
         "autoencoder, first on all without labels": {

@@ -1,0 +1,246 @@
+"""What cannot stand together in a study about its task, its data, its network and its training.
+
+Each rule takes values that are valid by themselves and gives a `Fault` for each thing that is wrong between them.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from packaging.version import InvalidVersion, Version
+
+from fedward_common import __version__
+from fedward_common.errors import ModelError
+from fedward_common.study_cohort import Cohort
+from fedward_common.study_faults import Fault
+from fedward_common.study_input import Input
+from fedward_common.study_inputs import AnyInput
+from fedward_common.study_section import OptionValue
+from fedward_common.study_small_sections import About, Evaluation, Model, Update
+from fedward_common.study_split import Split
+from fedward_common.study_strategy import COMPARE_COORDINATES, Strategy
+from fedward_common.study_subgroups import subgroup_faults
+from fedward_common.study_task import TASKS, task_faults
+from fedward_common.study_training import Phase, Training
+
+
+def min_fedward(min_fedward: str) -> Iterator[Fault]:
+    """A version, and none that is newer than this one."""
+    try:
+        needed = Version(min_fedward)
+    except InvalidVersion:
+        yield Fault(("min_fedward",), f'must be a version such as "{__version__}"')
+        return
+    if needed > Version(__version__):
+        yield Fault(
+            ("min_fedward",), f"needs a newer Fedward: {__version__} is installed; pip install 'fedward>={needed}'"
+        )
+
+
+def model(about: About, model: Model, inputs: AnyInput, cohort: Cohort) -> Iterator[Fault]:
+    """What the registry refuses: the name, else the options, else the network at this size."""
+    from fedward_common import models  # the registry reads StudySpec
+
+    def refused(options: Mapping[str, OptionValue]) -> str | None:
+        try:
+            classes = models.outputs(about.task, max(len(cohort.labels), TASKS[about.task].labels[0]))
+            models.check(model.name, options, inputs.size, inputs.channels, classes, task=about.task)
+        except ModelError as error:
+            return str(error)
+        return None
+
+    if reason := refused(model.options):
+        in_options = model.options and model.name in models.names() and refused({}) is None
+        yield Fault(("model", "options" if in_options else "name"), reason)
+
+
+def inflate(model: Model, inputs: AnyInput) -> Iterator[Fault]:
+    """Kernels are spread along a depth, so there must be one."""
+    if model.start is not None and model.start.inflate and len(inputs.size) != 3:
+        yield Fault(
+            ("model", "start", "inflate"), "has an effect on 3-D images only; remove it, or give [input] size a depth"
+        )
+
+
+def task(about: About, inputs: AnyInput, cohort: Cohort, evaluation: Evaluation, training: Training) -> Iterator[Fault]:
+    """What the rest of a study says that its task cannot have."""
+    yield from task_faults(
+        about.task,
+        kind=inputs.kind,
+        labels=cohort.labels,
+        positive=cohort.positive,
+        multi_label=cohort.multi_label,
+        primary=evaluation.primary,
+    )
+    yield from subgroup_faults(inputs.kind, evaluation.subgroups)
+    if about.task != "registration" and training.smoothness != Training.model_fields["smoothness"].default:
+        yield Fault(("training", "smoothness"), 'has no effect without [study] task = "registration"; remove it')
+    if about.task == "registration" and training.batch_size < 2:
+        yield Fault(("training", "batch_size"), "must be at least 2: images of a batch are brought onto each other")
+    if about.task == "registration" and {"flip", "affine"} & set(training.augmentation):
+        yield Fault(
+            ("training", "augmentation"), "must not move images that come onto each other: remove flip and affine"
+        )
+    if about.task == "survival" and training.batch_size < 2:
+        yield Fault(("training", "batch_size"), "must be at least 2: patients of a batch are compared with each other")
+
+
+_OF_IMAGES = ("modality", "body_part", "sequence", "vendors", "sex", "age", "months", "slices", "localizers")
+_TAKEN = {
+    "image": "images",
+    "series": "recordings",
+    "sequence": "sequences",
+    "compound": "compounds",
+    "table": "tables",
+}
+
+
+def images_only(inputs: AnyInput, cohort: Cohort) -> Iterator[Fault]:
+    """What is said of images, of a study that has none."""
+    if isinstance(inputs, Input):
+        return
+    what = _TAKEN[inputs.kind]
+    for key in _OF_IMAGES:
+        if getattr(cohort, key) != Cohort.model_fields[key].default:
+            yield Fault(("cohort", key), f"is said of images, and this study takes {what}; remove it")
+    if cohort.multi_label:
+        yield Fault(("cohort", "multi_label"), f"is not in this version of Fedward for {what}; remove it")
+
+
+def varied(inputs: AnyInput, training: Training) -> Iterator[Fault]:
+    """An augmentation is of one kind of input."""
+    taken = _TAKEN[inputs.kind]
+    varied = {"sequences" if name == "reverse-complement" else "images" for name in training.augmentation}
+    for what in sorted(varied - {taken}):
+        yield Fault(("training", "augmentation"), f"varies {what}, and this study takes {taken}; remove it")
+
+
+def unlabelled(cohort: Cohort, phases: tuple[Phase, ...], training: Training) -> Iterator[Fault]:
+    """Who has no label takes part in phases, and where the model's own word is taken; that needs some of them."""
+    if cohort.unlabelled and not phases and training.pseudo_labels_after is None:
+        yield Fault(
+            ("cohort", "unlabelled"),
+            "has no effect without [[phases]] or [training] pseudo_labels_after; remove it, or add one of them",
+        )
+    if training.pseudo_labels_after is not None and not cohort.unlabelled:
+        yield Fault(
+            ("training", "pseudo_labels_after"),
+            "has no effect without [cohort] unlabelled = true; set it, or remove this",
+        )
+
+
+def pseudo_labels(
+    about: About, cohort: Cohort, split: Split, strategy: Strategy, training: Training
+) -> Iterator[Fault]:
+    """One label an image; one split, for a fold knows its patients with a label only; weights that may change."""
+    if training.pseudo_labels_after is None:
+        return
+    key = ("training", "pseudo_labels_after")
+    if about.task != "classification":
+        yield Fault(key, f'needs labels to tell apart, which [study] task = "{about.task}" has not; remove it')
+    if cohort.multi_label:
+        yield Fault(key, "needs one label an image, and [cohort] multi_label = true allows several; remove one of them")
+    if split.folds is not None:
+        yield Fault(key, f'cannot stand beside [split] kind = "{split.kind}"; remove it, or split by "hash"')
+    if strategy.name == "scaffold":
+        yield Fault(
+            key,
+            'cannot stand beside [strategy] name = "scaffold", in which hospitals keep their weights over all rounds; '
+            "choose another strategy",
+        )
+
+
+def stops_after_them(training: Training, evaluation: Evaluation) -> Iterator[Fault]:
+    """A run does not end before its first round of pseudo-labels."""
+    after, stopping = training.pseudo_labels_after, evaluation.early_stopping
+    if after is not None and stopping is not None and stopping.patience <= after:
+        yield Fault(
+            ("evaluation", "early_stopping", "patience"),
+            f"must be above [training] pseudo_labels_after = {after}, or the run may end before a round that takes the "
+            "model's word",
+        )
+
+
+def phases(phases: tuple[Phase, ...], model: Model, strategy: Strategy) -> Iterator[Fault]:
+    """A layer for each phase; and nothing that a site keeps over rounds of a whole network."""
+    from fedward_common import models
+
+    if not phases:
+        return
+    if strategy.name in {"scaffold", "ditto"}:
+        yield Fault(
+            ("strategy", "name"), f'"{strategy.name}" follows a whole network, and [[phases]] train a layer at a time'
+        )
+    if model.frozen:
+        yield Fault(("model", "frozen"), "cannot stand beside [[phases]], which train layers; remove one of them")
+    try:
+        layers = models.unsupervised_layers(model.name, model.options)
+    except ModelError:  # told at its own key
+        return
+    if not layers:
+        able = ", ".join(name for name in models.names() if models.unsupervised_layers(name, {}))
+        yield Fault(
+            ("phases",), f'has no effect: model "{model.name}" learns from labels alone; remove it, or choose {able}'
+        )
+    elif len(phases) > layers:
+        yield Fault(
+            ("phases",),
+            f'has {len(phases)} phases, and model "{model.name}" has {layers} layer{"s" * (layers > 1)} to train in '
+            "them with these options; remove some",
+        )
+
+
+def batch_norm(model: Model, training: Training, strategy: Strategy) -> Iterator[Fault]:
+    """A policy for BatchNorm layers needs some, and FedBN is that they stay at their site."""
+    from fedward_common import models
+
+    policy = training.batch_norm
+    try:
+        has_layers = models.has_batch_norm(model.name, model.options)
+    except ModelError:  # told at its own key
+        return
+    if policy != "share" and not has_layers:
+        yield Fault(
+            ("training", "batch_norm"),
+            f'has no effect: model "{model.name}" has no BatchNorm layer with these options; remove it',
+        )
+    elif strategy.name == "fedbn" and not has_layers:
+        yield Fault(
+            ("strategy", "name"),
+            f'keeps BatchNorm layers at their site, and model "{model.name}" has none with these options; '
+            "choose a model with BatchNorm, or fedavg",
+        )
+    elif strategy.name == "fedbn" and policy != "local":
+        yield Fault(
+            ("strategy", "name"),
+            f'keeps BatchNorm layers at their site, and [training] batch_norm is "{policy}"; '
+            'set batch_norm = "local", or choose another strategy',
+        )
+
+
+def scaffold(strategy: Strategy, training: Training) -> Iterator[Fault]:
+    """SCAFFOLD's option II reads the mean gradient off the way that plain SGD went; no other optimizer goes so."""
+    optimizer = training.optimizer
+    if strategy.name == "scaffold" and (optimizer.name != "sgd" or optimizer.momentum != 0):
+        yield Fault(
+            ("training", "optimizer"),
+            'must be { name = "sgd", momentum = 0.0, … } for scaffold: its correction holds for plain SGD only',
+        )
+
+
+def eta_l(strategy: Strategy, training: Training) -> Iterator[Fault]:
+    """Flower takes eta_l and uses it nowhere: sites learn at training.optimizer.lr; a study must not say otherwise."""
+    eta_l, rate = strategy.options.get("eta_l"), training.optimizer.lr
+    if eta_l is not None and eta_l != rate:
+        yield Fault(
+            ("strategy", "options", "eta_l"),
+            f"is the sites' learning rate, and [training] optimizer.lr says {rate:g}; remove eta_l",
+        )
+
+
+def compared(update: Update, strategy: Strategy) -> Iterator[Fault]:
+    """Of updates that are mostly zeros, the middle of each value is zero, and distances say who kept which values."""
+    if update.compression == "top-k" and strategy.name in COMPARE_COORDINATES:
+        yield Fault(
+            ("update", "compression"),
+            f'cannot stand beside [strategy] name = "{strategy.name}", which compares updates value by value; '
+            'use "int8", "bf16" or "none"',
+        )
