@@ -36,7 +36,7 @@ from fedward_client.split import PatientInfo, Side, assign, folds_of
 from fedward_common.study import CompoundInput, Input, SequenceInput, SeriesInput, StudySpec, TableInput
 
 NOT_LEARNING = "patients without a label, too few or for another side than training"
-TOO_FEW = "patients with a label, for another side than training, where too few have one to train on"
+TOO_FEW = "patients with a label, for another side than training, where these are too few or of one label only"
 
 Offered = ImageRow | RecordingRow | TableRow
 
@@ -180,7 +180,7 @@ def _learning(items: list[CohortItem], study: StudySpec, site: Site, left_out: C
 
     Without a label they learn, each on the side that it would have with one, so that nobody is tested later who was
     learned from; and not where they are fewer than the site's k, for their number travels with the update. Where too
-    few have a label to train on, they learn as if they had none.
+    few have a label to train on, or none has one that every site must have, they learn as if they had none.
     """
     trains = study.cohort.unlabelled and not study.only_evaluates(site.name)
     labelled = [item for item in items if item.labelled]

@@ -180,6 +180,8 @@ class Desk:
             if question.model == "alone":
                 evaluated, own = self.hospital.alone(question, arrays)
                 return evaluated, own if question.hand_over else {}, {}
+            if question.model == "other" and not self.outbox.lends_model(question.study):
+                raise PolicyError(f"{self.hospital.source.name} scores others' models only where it lends its own")
             return self.hospital.evaluate(question, arrays), {}, {}
         return *self.hospital.train(question, arrays, round_number=number), {}
 

@@ -146,11 +146,13 @@ class Hospital:
         model = network(study.canonical_json())
         layers = {} if whole else self._layers(study, state)
         load_state(model, {**arrays, **layers})
+        own = {} if whole or state is None else state.load(local.PERSONAL) or {}
         if question.fold is not None:
             fix_model(self.source, question, f"fold {question.fold + 1}", arrays)
             self._score_fold(model, data, question, question.fold)
         elif question.side == "test" and not whole:
-            fix_model(self.source, question, "the test patients", {**arrays, **layers})
+            personally = {f"personal/{name}": values for name, values in own.items()}
+            fix_model(self.source, question, "the test patients", {**arrays, **layers, **personally})
 
         def scored(*, own_layers: bool, grouped: bool = False) -> Evaluation:
             if question.fold is not None:
@@ -161,7 +163,7 @@ class Hospital:
 
         evaluation = scored(own_layers=whole or bool(layers), grouped=not whole and question.side == "test")
         personal = None
-        if not whole and state is not None and (own := state.load(local.PERSONAL)):
+        if own:
             load_state(model, own)
             personal = scored(own_layers=True)
         return Evaluated(

@@ -175,9 +175,9 @@ class _Reading:
     def note(self) -> str:
         return "; ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()) if count)
 
-    def rest(self, place: Place, *, something: bool) -> Iterator[Prediction]:
-        """Those without anything: the patient at `place` of whom nothing was taken, what could not be read."""
-        if not something and not self.refused:
+    def rest(self, place: Place, *, told: bool) -> Iterator[Prediction]:
+        """What has no answer: images of the patient at `place`, unless that is `told` elsewhere; unreadable files."""
+        if not told and (self.note or not self.refused):
             yield Prediction(place=place, note=f"left out: {self.note}")
         for where, reason in self.refused.items():
             yield Prediction(place=where, note=reason)
@@ -207,7 +207,7 @@ class _Model:
             mean = tuple(scored.mean(axis=0).tolist())
             files = tuple(reading.read)
             yield Prediction(place=place, examples=len(scored), scores=mean, note=reading.note, files=files)
-        yield from reading.rest(place, something=bool(scores))
+        yield from reading.rest(place, told=bool(scores))
 
     def segmented(self, rows: list[Offered], keep: Keep) -> Iterator[Prediction]:
         """Each image of a patient, whose masks go to `keep`, and what could not be read."""
@@ -222,7 +222,7 @@ class _Model:
                 continue
             count += 1
             yield Prediction(place=place, examples=1, files=paths)
-        yield from reading.rest(_place(rows[0], self.where), something=count > 0)
+        yield from reading.rest(_place(rows[0], self.where), told=count > 0 and not reading.note)
 
     def detected(self, rows: list[Offered]) -> Iterator[Prediction]:
         """Each image of a patient with its findings, and what could not be read."""
@@ -236,7 +236,7 @@ class _Model:
                 findings=findings_of(found, back, volume, labels),
                 files=tuple(self.files[key] for key in files),
             )
-        yield from reading.rest(_place(rows[0], self.where), something=bool(reading.read))
+        yield from reading.rest(_place(rows[0], self.where), told=bool(reading.read) and not reading.note)
 
     def _answers(
         self, rows: list[Offered], reading: _Reading

@@ -11,7 +11,9 @@ import pytest
 from highdicom.sr import MeasurementReport, srread
 from PIL import Image
 from pydicom import dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import ComprehensiveSRStorage
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
@@ -177,6 +179,8 @@ def test_a_patient_of_two_studies_has_one_report_in_the_later(
 ) -> None:
     """Text in any script survives: the images' own character set is another than the report's."""
     folder, labels = tmp_path / "scans", ["良性", "恶性"]
+    schaedel = Dataset()
+    schaedel.CodeValue, schaedel.CodingSchemeDesignator, schaedel.CodeMeaning = "1", "99LOCAL", "Schädel"
     for number, year in enumerate((2021, 2019)):
         write_dicom(
             folder / f"{number}.dcm",
@@ -184,6 +188,7 @@ def test_a_patient_of_two_studies_has_one_report_in_the_later(
             array=np.random.default_rng(number).integers(0, 99, (20, 20), np.uint8),
             SpecificCharacterSet="ISO_IR 100",
             PatientName="Müller^Jörg",
+            ProcedureCodeSequence=[schaedel],
             StudyInstanceUID=f"1.2.{year}",
             SeriesInstanceUID=f"1.2.{year}.1",
             SOPInstanceUID=f"1.2.{year}.1.1",
@@ -197,6 +202,7 @@ def test_a_patient_of_two_studies_has_one_report_in_the_later(
         "20210101",
         "Müller^Jörg",
     )
+    assert report.ProcedureCodeSequence[0].CodeMeaning == "Schädel"
     assert instances(report.CurrentRequestedProcedureEvidenceSequence) == {"1.2.2021.1.1"}
     assert instances(report.PertinentOtherEvidenceSequence) == {"1.2.2019.1.1"}
     assert sum(probability(report, label) for label in labels) == pytest.approx(1)
@@ -221,8 +227,13 @@ def test_an_image_that_can_have_no_report_is_refused_by_itself(
         with warnings.catch_warnings(action="ignore"):  # pydicom's, of such values
             array = np.full((20, 20), number, np.uint8)
             write_dicom(tmp_path / "scans" / f"{number}.dcm", patient_id=f"P{number}", array=array, **tags)
+    cut = dcmread(tmp_path / "scans" / "1.dcm")
+    cut.PatientID, cut.SOPInstanceUID = "P4", "1.2.3.4"
+    ends_early = Tag("ProcedureCodeSequence")
+    cut[ends_early] = RawDataElement(ends_early, "SQ", 4, b"\xfe\xff\x00\xe0", 0, False, True)
+    cut.save_as(tmp_path / "scans" / "4.dcm")
     said = predict(model(tiny_study()), tmp_path / "scans", tmp_path / "reports", "sr", code=1)
-    assert "2 with probabilities, 2 without" in said
+    assert "2 with probabilities, 3 without" in said
     assert "1 without: no DICOM report can be made of it, use --format csv: it lacks the UIDs" in said
     assert "its header is damaged, or of a class of images that the DICOM standard does not have" in said
     with warnings.catch_warnings(action="ignore"):

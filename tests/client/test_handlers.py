@@ -126,12 +126,20 @@ def test_a_run_gets_figures_on_test_patients_of_one_model(site_folder: Callable[
     assert at.evaluate(asked.model_copy(update={"run": "run-2"}), other).evaluation.patients > 0
 
 
-def test_the_sites_own_layers_make_it_another_model(site_folder: Callable[..., Path]) -> None:
+OWN: dict[str, dict[str, Any]] = {
+    "layers": {
+        "model": {"name": "resnet10", "options": {"norm": "batch"}},
+        "training": {"rounds": 2, "batch_norm": "local"},
+        "strategy": {"name": "fedbn"},
+    },
+    "model": {"training": {"rounds": 2}, "strategy": {"name": "ditto"}},
+}
+
+
+@pytest.mark.parametrize("own", OWN)
+def test_what_is_the_sites_own_makes_it_another_model(site_folder: Callable[..., Path], own: str) -> None:
     labels = {f"PID-{number:03}": "malignant" if number % 2 else "benign" for number in range(24)}
-    study = tiny_study(
-        cohort={"min_patients": 5}, model={"name": "resnet10", "options": {"norm": "batch"}}, input={"size": [32, 32]},
-        training={"rounds": 2, "batch_norm": "local"}, strategy={"name": "fedbn"},
-    )  # fmt: skip
+    study = tiny_study(cohort={"min_patients": 5}, input={"size": [32, 32]}, **OWN[own])
     at = Hospital(SiteSource.open(site_folder(labels, images=1, shape=(32, 32))))
     sent = dict(models.initial_state(study, study.training.seed))
     asked = question("evaluate", study, side="test")

@@ -16,7 +16,7 @@ from fedward_client.catalog_counts import Counts
 from fedward_client.cli import app
 from fedward_client.dry_run import dry_run
 from fedward_client.freezing import freeze
-from fedward_client.site import Site
+from fedward_client.site import KEY, STATE, Site
 from fedward_common.errors import DataError
 from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
@@ -43,6 +43,10 @@ def folder(tmp_path: Path, write_dicom: Write) -> Path:
             names = {"StudyInstanceUID": f"1.2.{patient}.{number}", "AccessionNumber": f"ACC{patient}-{number}"}
             path = tmp_path / "north" / f"P{patient}" / f"image{number}.dcm"
             write_dicom(path, patient_id=f"P{patient}", array=array, **names)
+    key = tmp_path / "north" / STATE / KEY  # of chance, one in some hundreds leaves too few patients to train on
+    key.parent.mkdir(mode=0o700)
+    key.write_bytes(bytes(range(32)))
+    key.chmod(0o600)
     return tmp_path / "north"
 
 

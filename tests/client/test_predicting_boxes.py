@@ -213,6 +213,19 @@ def test_that_nothing_was_found_is_said(tmp_path: Path, form: str) -> None:
         assert [each.value for each in group.get_measurements()] == [0]
 
 
+def test_an_image_that_was_not_searched_is_told_beside_those_that_were(tmp_path: Path) -> None:
+    chest.write(tmp_path / "scans", chest.SCANNERS["north"], 1, shape=(16, 32, 32))
+    alone = dcmread(tmp_path / "scans" / "P0000" / "0001.dcm")
+    alone.SeriesInstanceUID, alone.SOPInstanceUID = "1.2.3", "1.2.3.4"
+    alone.save_as(tmp_path / "scans" / "P0000" / "alone.dcm")
+    said = predict(model(CT, tmp_path / "m.safetensors", finds=False), tmp_path / "scans", tmp_path / "found", code=1)
+    assert "1 searched, 1 without" in said
+    assert sorted(row["note"] for row in table(tmp_path / "found")) == [
+        "left out: 1 slices that stand alone",
+        "nothing found",
+    ]
+
+
 def test_a_volume_without_a_place_has_rows_and_no_report(write_dicom: Callable[..., Path], tmp_path: Path) -> None:
     array = np.random.default_rng(1).integers(0, 256, (16, 16, 16), np.uint8)
     uids = {"StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.2.3"}

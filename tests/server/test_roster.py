@@ -170,7 +170,7 @@ def test_a_site_that_does_not_come_back_costs_the_deadline_and_is_named(tmp_path
 
 
 @pytest.mark.parametrize("deployed", [True, False])
-def test_who_takes_far_longer_than_before_is_let_go_but_not_in_a_simulation(
+def test_who_takes_far_longer_than_before_is_let_go_and_in_a_simulation_no_sooner_than_the_study_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deployed: bool
 ) -> None:
     """Its hospitals share a machine: that one waits for a core says nothing of it."""

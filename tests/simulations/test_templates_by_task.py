@@ -157,10 +157,15 @@ def test_liver_segmentation_finds_livers_and_tumours_in_dicom(tmp_path: Path) ->
     for name, scanner in abdomen.SCANNERS.items():
         settings = '[masks]\nstructures = { liver = "Liver", tumour = "Tumour" }\n'
         folder = hospital_folder(tmp_path / "hospitals", name, settings)
-        for number in range(12):
+        for number in range(20):
             abdomen.write(folder, scanner, number)
     study = changed(
-        "liver-segmentation", min_patients="3", size="[16, 48, 48]", spacing="[8.0, 8.0, 8.0]", local_epochs="6"
+        "liver-segmentation",
+        min_patients="3",
+        shares="[0.4, 0.2, 0.4]",
+        size="[16, 48, 48]",
+        spacing="[8.0, 8.0, 8.0]",
+        local_epochs="8",
     )
     found = dice(federated(study, tmp_path))
     assert found["liver"] > 0.8
@@ -175,7 +180,15 @@ def test_lung_nodule_finds_nodules(tmp_path: Path) -> None:
             'centre = ["coordX", "coordY", "coordZ"]\ndiameter = "diameter_mm"\n'
         )
         chest.write(hospital_folder(tmp_path / "hospitals", name, settings), scanner, 16, shape=(24, 96, 96))
-    study = changed("lung-nodule", rounds="12", min_patients="3", size="[16, 72, 72]", spacing="[3.0, 4.0, 4.0]")
+    study = changed(
+        "lung-nodule",
+        min_patients="3",
+        size="[16, 48, 48]",
+        spacing="[3.0, 4.0, 4.0]",
+        rounds="12",
+        local_epochs="10",
+        optimizer='{ name = "adamw", lr = 3e-3 }',
+    )
     run = federated(study, tmp_path)
     score = primary_value(evaluations_of(run), run.study)
     assert score is not None

@@ -93,7 +93,7 @@ def encoding() -> Iterator[None]:
     with quiet():
         try:
             yield
-        except DICOM_ERRORS:
+        except (OSError, *DICOM_ERRORS):  # pydicom's of a sequence that ends early; nothing is read from a disk here
             raise UnreadableFile(
                 "its header is damaged, or of a class of images that the DICOM standard does not have"
             ) from None

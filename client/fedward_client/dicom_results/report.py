@@ -173,6 +173,7 @@ def _document(
         coding_schemes=[CodingSchemeIdentificationItem(derived.SCHEME, "Labels of studies of Fedward")],
         **derived.new_series(device),
     )
+    latest.decode()  # what is copied is written in UTF-8, whatever it was stored in
     found.copy_patient_and_study_information(latest)
     return found
 

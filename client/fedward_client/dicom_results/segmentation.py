@@ -25,12 +25,14 @@ def segmentation(
     `images` are the slices of the volume in its order, or its one file, as `intake.source.read` gives them; the masks'
     frames are in that order, `labels` name the structures. Frames without a voxel of their structure are left out, as
     the standard allows; of masks without any, all are kept. Raises UnreadableFile where the images do not say where
-    they lie, are not parallel, or have other voxels than the masks.
+    they lie, are not parallel, lie at one place, or have other voxels than the masks.
     """
     grid = source.grid_of(images)
     planes = [frame.plane for frame in grid.frames if frame.plane is not None]
     if len(planes) < len(grid.frames) or not grid.frame_of_reference:
         raise UnreadableFile("the image does not say where it lies, so there is no DICOM segmentation of it")
+    if len({plane.position for plane in planes}) < len(planes):
+        raise UnreadableFile("several of its frames lie at one place, so there is no DICOM segmentation of it")
     if masks.shape != (len(labels), len(planes), grid.rows, grid.columns):
         raise UnreadableFile("the masks are not on the voxels of the image")
     order = sorted(range(len(planes)), key=lambda at: grid.frames[at].number)  # highdicom goes by a file's own
@@ -43,6 +45,7 @@ def segmentation(
         content_description=derived.short(device.title),
         **derived.new_series(device),
     )
+    images[0].decode()  # what is copied is written in UTF-8, whatever it was stored in
     found.copy_patient_and_study_information(images[0])
     return found
 

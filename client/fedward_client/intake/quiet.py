@@ -1,4 +1,4 @@
-"""pydicom, kept quiet: it logs and warns with the values that it reads, and those are patients'."""
+"""pydicom and highdicom, kept quiet: they log and warn with the values that they read, and those are patients'."""
 
 import logging
 import struct
@@ -36,13 +36,14 @@ _SILENT = logging.CRITICAL + 1
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Inside, pydicom neither warns nor logs nor checks values; then all is as it was. For one thread at a time."""
-    logger = logging.getLogger("pydicom")  # its children take their level from it
-    level, validation = logger.level, config.settings.reading_validation_mode
-    if (level, validation) == (_SILENT, config.IGNORE):  # inside of another one: to set it again takes its time
+    """Inside, neither warns nor logs, and no value is checked; then all is as it was. For one thread at a time."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]  # whose children take their level from it
+    levels, validation = [logger.level for logger in loggers], config.settings.reading_validation_mode
+    if validation == config.IGNORE and {*levels} == {_SILENT}:  # inside of another one: to set it again takes its time
         yield
         return
-    logger.setLevel(_SILENT)
+    for logger in loggers:
+        logger.setLevel(_SILENT)
     config.settings.reading_validation_mode = config.IGNORE
     try:
         with warnings.catch_warnings():
@@ -50,4 +51,5 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         config.settings.reading_validation_mode = validation
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
