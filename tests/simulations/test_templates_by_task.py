@@ -165,6 +165,7 @@ def test_liver_segmentation_finds_livers_and_tumours_in_dicom(tmp_path: Path) ->
         shares="[0.4, 0.2, 0.4]",
         size="[16, 48, 48]",
         spacing="[8.0, 8.0, 8.0]",
+        rounds="12",
         local_epochs="8",
     )
     found = dice(federated(study, tmp_path))
