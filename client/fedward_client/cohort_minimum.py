@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 def too_few(labelled: Sequence[CohortItem], study: StudySpec, site: Site) -> bool:
-    """Whether patients with a label are too few to train on."""
+    """Whether patients with a label are too few to train on, or none has one that every site must have."""
     train = [item for item in labelled if item.side == "train"]
     there = {study.cohort.labels[label] for item in train for label in item.labels}
     return len({item.patient for item in train}) < needed_patients(study, site) or not there.issuperset(

@@ -379,9 +379,12 @@ def test_a_hospitals_own_model_leaves_whole_where_its_policy_names_it_and_not_el
     prepared = desk(at).answer(config(study, "prepare"), dict).answer
     assert isinstance(prepared, Prepared)
     assert prepared.local_model is named
+    of_another = desk(at).answer(config(study, "evaluate", side="test", model="other"), lambda: model(study))
+    assert (of_another.answer is not None) is named
     asked = config(study, "evaluate", side="test", model="alone", hand_over=True)
     reply = desk(at).answer(asked, lambda: model(study))
     if not named:
+        assert "scores others' models only where it lends its own" in of_another.refusal
         assert "does not let 'local_model' leave" in reply.refusal
         assert not reply.arrays
         return

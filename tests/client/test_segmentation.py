@@ -337,6 +337,13 @@ def test_slices_of_several_directions_have_no_segmentation(image: list[Path]) ->
         segmentation(some(), [*map(source.read, image[:3]), turned], LABELS, DEVICE)
 
 
+def test_slices_at_one_place_have_no_segmentation(image: list[Path]) -> None:
+    slices = [source.read(one) for one in image]
+    slices[3].ImagePositionPatient = slices[2].ImagePositionPatient
+    with pytest.raises(UnreadableFile, match="several of its frames lie at one place"):
+        segmentation(some(), slices, LABELS, DEVICE)
+
+
 def test_masks_on_other_voxels_have_no_segmentation(image: list[Path]) -> None:
     with pytest.raises(UnreadableFile, match="not on the voxels of the image"):
         segmentation(some()[:, :, :2], [source.read(one) for one in image], LABELS, DEVICE)

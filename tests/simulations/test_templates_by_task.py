@@ -140,7 +140,7 @@ def test_hippocampus_segmentation_finds_no_more_than_the_usual_place_where_nothi
     """One mask for all patients, drawn where most of them have theirs, reaches 0.52 and 0.50."""
     brains(tmp_path, 16, strength=0.0)
     run = federated(changed("hippocampus-segmentation", **COARSE | {"rounds": "10"}), tmp_path)
-    assert max(dice(run).values()) < 0.6
+    assert max(dice(run).values()) < 0.55
 
 
 @pytest.mark.long
@@ -174,7 +174,7 @@ def test_liver_segmentation_finds_livers_and_tumours_in_dicom(tmp_path: Path) ->
 
 
 @pytest.mark.xfail(
-    run=False, reason="learns too slowly: 700 steps a hospital lower the loss from 1.6 to 0.9 and find few"
+    strict=True, reason="learns too slowly: 700 steps a hospital lower the loss from 1.6 to 0.9 and find few"
 )
 @pytest.mark.long
 def test_lung_nodule_finds_nodules(tmp_path: Path) -> None:
