@@ -91,7 +91,7 @@ def outputs(
     Probabilities [n, labels], which add up to 1 over the labels, but where an image may have several: then each label
     has its own. Of survival log-risks [n, 1].
     """
-    with inference(device):
+    with inference(device, images.ndim - 2):
         found = model(on_device(images, device)).double()
         if study.study.task != "survival":
             found = torch.sigmoid(found) if study.several else torch.softmax(found, dim=1)

@@ -19,7 +19,7 @@ def evaluate_detection(scored: Scored, indices: Indices, study: StudySpec, min_c
     found, losses = [], list[float]()
     for batch in scored.batches(indices, study.training.batch_size):
         true = torch.from_numpy(np.ascontiguousarray(data.targets[batch]))
-        with inference(scored.device):
+        with inference(scored.device, data.images.ndim - 2):
             output = model(scored.images(batch)).float().cpu()
             losses += [
                 float(detection_loss(one[None], boxes[None], anchors, levels))

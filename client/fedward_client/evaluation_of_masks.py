@@ -23,7 +23,7 @@ def evaluate_segmentation(scored: Scored, indices: Indices, study: StudySpec, mi
     scores, losses = list[MaskScores](), list[float]()
     for batch in scored.batches(indices, study.training.batch_size):
         true, known = data.targets[batch], torch.from_numpy(data.labels[batch])
-        with inference(scored.device):
+        with inference(scored.device, data.images.ndim - 2):
             logits = scored.model(scored.images(batch)).float().cpu()
             losses += [
                 float(segmentation_loss(*(each[None] for each in image)))
@@ -53,7 +53,7 @@ def evaluate_registration(scored: Scored, indices: Indices, study: StudySpec, mi
     scores, before, losses, folding = list[MaskScores](), list[MaskScores](), list[float](), list[float]()
     for moving in scored.batches(indices, study.training.batch_size):
         fixed = np.array([partner[index] for index in moving.tolist()], dtype=np.int64)
-        with inference(scored.device):
+        with inference(scored.device, data.images.ndim - 2):
             pair = scored.images(moving), scored.images(fixed)
             displacement = scored.model(torch.cat(pair, dim=1)).float()
             losses += [

@@ -250,7 +250,7 @@ class _Model:
             return None if volume is None else (*images.recipe.gridded(volume), volume)
 
         for files, (tensor, back, volume) in self._read(rows, opened, reading):
-            with inference(self.device):
+            with inference(self.device, tensor.ndim - 1):
                 output = self.model(on_device(np.stack([tensor]), self.device)).float().cpu()
             yield files, output, back, volume
 

@@ -53,7 +53,7 @@ def on_device(images: npt.NDArray[np.float32], device: Device) -> torch.Tensor:
 
 
 @contextmanager
-def inference(device: Device) -> Iterator[None]:
-    """Without gradients, in the device's precision."""
-    with torch.inference_mode(), torch.autocast(device.torch.type, dtype=torch.bfloat16, enabled=device.amp):
+def inference(device: Device, dims: int) -> Iterator[None]:
+    """Without gradients, in the device's precision for examples of so many dimensions."""
+    with torch.inference_mode(), device.autocast(dims):
         yield

@@ -36,7 +36,8 @@ class Measured(NamedTuple):
 
     parameters: int
     step_mib: float  # that training takes beyond what the process had before
-    per_second: float  # examples
+    per_second: float  # examples, in float32
+    bfloat16: float  # how many times as many under autocast
 
 
 def measure(name: str, dims: int) -> Measured:
@@ -55,10 +56,13 @@ def measure(name: str, dims: int) -> Measured:
     network = models.build(name, options={}, size=SIZES[dims], channels=CHANNELS[dims], classes=classes, task=task)
     examples = torch.rand(BATCH, CHANNELS[dims], *SIZES[dims])
     seconds = _train(network, lambda: _loss(network, task, examples), _STEPS, _SECONDS)
+    step_mib = peak_mib() - before
+    fewer_bits = _train(network, lambda: _cast_loss(network, task, examples), _STEPS, _SECONDS)
     return Measured(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        step_mib=peak_mib() - before,
+        step_mib=step_mib,
         per_second=BATCH / seconds,
+        bfloat16=seconds / fewer_bits,
     )
 
 
@@ -105,6 +109,14 @@ def _loss(network: "nn.Module", task: "Task", examples: "Tensor") -> "Tensor":
         order = torch.arange(len(examples))
         return cox_loss(network(examples).squeeze(1), order, order % 2)
     return torch.nn.functional.cross_entropy(network(examples), torch.arange(len(examples)) % 2)
+
+
+def _cast_loss(network: "nn.Module", task: "Task", examples: "Tensor") -> "Tensor":
+    """The same under autocast."""
+    import torch
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return _loss(network, task, examples)
 
 
 def page() -> str:

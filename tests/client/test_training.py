@@ -228,6 +228,14 @@ def test_a_layout_fits_its_batches(dims: int) -> None:
     assert batch.is_contiguous() == (dims < 2)
 
 
+@pytest.mark.parametrize("dims", [0, 1, 2, 3])
+def test_rows_are_never_cast(dims: int) -> None:
+    device = Device(torch.device("cpu"), amp=True)
+    with device.autocast(dims):
+        found = torch.nn.Linear(3, 2)(torch.rand(4, 3))
+    assert found.dtype == (torch.bfloat16 if dims else torch.float32)
+
+
 def test_a_device_is_seeded_as_torch_seeds_it() -> None:
     torch.manual_seed(5)
     meant = torch.rand(9)

@@ -12,11 +12,12 @@ def test_a_small_network_is_measured() -> None:
     assert found.parameters == 13 * 2 + 2
     assert found.per_second > 100
     assert 0 < found.step_mib < 500
+    assert found.bfloat16 > 0
 
 
 def test_the_page_has_every_network_once_for_each_kind_of_example(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models_page, "_apart", lambda name, dims: Measured(2**18 * (dims + 1), 12.4, 1234.5))
+    monkeypatch.setattr(models_page, "_apart", lambda name, dims: Measured(2**18 * (dims + 1), 12.4, 1234.5, 1.26))
     page = models_page.page()
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     assert len(rows) == sum(len(models.describe(name).dims) for name in models.names())
-    assert "| `mlp` | classification, survival | 262,144 | 1.0 | 12 | 1.23e+03 | Rumelhart" in page
+    assert "| `mlp` | classification, survival | 262,144 | 1.0 | 12 | 1.23e+03 | x 1.3 | Rumelhart" in page

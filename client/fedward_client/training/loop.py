@@ -101,7 +101,7 @@ def train(
             images, targets = _augmented(augment, study, images, targets, seeds)
             images = images.to(device.torch, memory_format=device.layout(dims))
             labels, targets = torch.from_numpy(taught[batch]).to(device.torch), targets.to(device.torch)
-            with torch.autocast(device.torch.type, dtype=torch.bfloat16, enabled=device.amp):
+            with device.autocast(dims):
                 loss = loss_of(images, labels, targets)
             if (penalty := rule.penalty(model)) is not None:
                 loss = loss + penalty
