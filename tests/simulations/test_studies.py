@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fedward_common.errors import UsageError
 from fedward_simulations.results import Results
-from fedward_simulations.studies import Trial, heart_disease, running, splice_sites
+from fedward_simulations.studies import Trial, breast_ultrasound, dna, heart_disease, running
 from fedward_simulations.synthetic.heart_disease import write as write_rows
 
 SIZES = {"cleveland": 120, "hungarian": 100, "switzerland": 40, "va": 60}
@@ -66,15 +66,41 @@ def test_flambys_rows_and_test_patients(data: Path, tmp_path: Path) -> None:
             assert ill[tested].mean() == pytest.approx(ill.mean(), abs=0.03)
 
 
+def test_promoters_are_dealt_out_class_by_class(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "uci_promoters.data").write_text("".join(f"{'+-'[n % 2]},S{n},\t\tacgt{n}\n" for n in range(8)))
+    dna.write_promoters(source, tmp_path)
+    tables = []
+    for hospital in dna.HOSPITALS[:2]:
+        with (tmp_path / hospital / "windows.csv").open(newline="") as file:
+            tables.append(list(csv.DictReader(file)))
+    assert [sorted(row["class"] for row in rows) for rows in tables] == [["+", "+", "-", "-"]] * 2
+    assert {row["sequence"] for rows in tables for row in rows} == {f"acgt{n}" for n in range(8)}
+
+
+def test_as_many_breast_ultrasound_patients_as_the_field_had(tmp_path: Path) -> None:
+    breast_ultrasound.write(tmp_path, tmp_path / "few")
+    breast_ultrasound.deal(tmp_path, tmp_path / "all", ("north", "south"))
+    few, everyone = (
+        [{path.name for path in hospital.glob("P*")} for hospital in sorted((tmp_path / kind).iterdir())]
+        for kind in ("few", "all")
+    )
+    assert [len(each) for each in few] == [48, 48, 47]
+    assert [len(each) for each in everyone] == [241, 240]
+    assert len(set.union(*few)) == breast_ultrasound.PATIENTS
+    assert set.union(*few) < set.union(*everyone)
+
+
 def test_splice_sites_keep_a_gene_and_a_sequence_together(tmp_path: Path) -> None:
     source = tmp_path / "dna_small"
     source.mkdir()
     rows = [("A", "ACGT"), ("B", "ACGT"), ("B", "CCCC"), ("C-1", "GGGG"), ("D", "CCCC"), ("E", "TTTT"), ("C-1", "AAAA")]
     lines = [f"EI,    {name}-DONOR-{place},       {dna}\n" for place, (name, dna) in enumerate(rows)]
     (source / "uci_splice.csv").write_text("".join(["Class, Donor,     Sequence\n", *lines]))
-    splice_sites.write(source, tmp_path)
+    dna.write_splices(source, tmp_path)
     found: dict[tuple[str, str], list[str]] = {}
-    for hospital in splice_sites.HOSPITALS:
+    for hospital in dna.HOSPITALS:
         with (tmp_path / hospital / "windows.csv").open(newline="") as file:
             for row in csv.DictReader(file):
                 found.setdefault((hospital, row["gene"]), []).append(row["sequence"])

@@ -32,6 +32,7 @@ class Trial:
     published: str = "-"  # what the field has published of its like, on other data
     seeds: range = SEEDS
     pooled: bool = True  # whether a model of pooled data is trained too
+    row: bool = True  # whether it has a row of the page; else others begin with its model
     windows: bool = False  # whether figures by window stand on the page, beside those of other detectors
     accuracies: bool = False  # whether the page also compares accuracies, with those of classical learners
     changes: Mapping[str, Any] = field(

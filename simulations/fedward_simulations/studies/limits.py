@@ -18,9 +18,7 @@ import nibabel
 import numpy as np
 
 from fedward_common.streams import stream
-from fedward_simulations import busi
-from fedward_simulations.partition import partition
-from fedward_simulations.studies import Trial, hospital_folder
+from fedward_simulations.studies import Trial, breast_ultrasound, hospital_folder
 from fedward_simulations.studies.lung_malignancy import MAKERS, nodules
 
 TESTED = 150  # patients, at most, of the hospital that takes no part in training
@@ -120,20 +118,6 @@ def write_skin(source: Path, hospitals: Path) -> None:
         (folder / "labels.csv").write_text("".join(["patient_id,label\n", *rows]))
 
 
-def write_ultrasound(source: Path, hospitals: Path) -> None:
-    """Two hospitals of the breast ultrasound images that this package brings, so of no collection of the data."""
-    del source
-    images = busi.load_index()
-    labels = {row.patient: row.label for row in images}
-    for name, patients in zip(("north", "south"), partition(labels, (1, 1), positive_tilt=(1, 1)), strict=True):
-        folder = hospital_folder(hospitals, name, f'{_FOLDERS}modality = "US"\n')
-        for row in (each for each in images if each.patient in set(patients)):
-            (folder / row.patient).mkdir(exist_ok=True)
-            shutil.copy(busi.FOLDER / row.file, folder / row.patient)
-        rows = (f"{patient},{labels[patient]}\n" for patient in patients)
-        (folder / "labels.csv").write_text("".join(["patient_id,label\n", *rows]))
-
-
 def _drawn(patients: set[str], most: int | None) -> set[str]:
     """Of `patients`, `most` at most; fewer of them are among more."""
     order = stream(_SEED, "patients").permutation(sorted(patients))
@@ -200,9 +184,9 @@ _ULTRASOUND = replace(
     name="limits/ultrasound",
     template="breast-ultrasound",
     source="",
-    write=write_ultrasound,
-    data="BUSI (doi:10.1016/j.dib.2019.104863), dealt out to two sites",
-    caveat="Its patients are groups of images that look alike.",
+    write=partial(breast_ultrasound.deal, names=("north", "south")),
+    data=f"{breast_ultrasound.DATA}, dealt out to two sites",
+    caveat=breast_ultrasound.CAVEAT,
     changes={
         "input": _SIZE,
         "model": _CNN,

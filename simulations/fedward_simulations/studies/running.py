@@ -24,13 +24,14 @@ from fedward_simulations.studies import (
     Trial,
     alzheimer_mri,
     breast_pathology,
+    breast_ultrasound,
     compound_activity,
+    dna,
     freezing_of_gait,
     heart_disease,
     hippocampus,
     lung_malignancy,
     parkinson_gait,
-    splice_sites,
 )
 from fedward_simulations.studies.accuracy import accuracies
 from fedward_simulations.wording import METRIC_TITLES
@@ -48,8 +49,9 @@ def trials() -> tuple[Trial, ...]:
         *alzheimer_mri.TRIALS,
         *lung_malignancy.TRIALS,
         *breast_pathology.TRIALS,
+        *breast_ultrasound.TRIALS,
         *compound_activity.TRIALS,
-        *splice_sites.TRIALS,
+        *dna.TRIALS,
         *hippocampus.TRIALS,
     )
 
@@ -112,7 +114,7 @@ def run(trial: Trial, data: Path, out: Path, console: Console) -> None:
 def page(out: Path) -> str:
     """docs/results.md of the results that stand in `out`."""
     flamby = heart_disease.FLAMBY.values()
-    ready = [each for each in trials() if each not in flamby and is_done(each, out)]
+    ready = [each for each in trials() if each.row and each not in flamby and is_done(each, out)]
     return render(
         "results.md",
         seeds=len(SEEDS),
