@@ -14,7 +14,6 @@ from sklearn.metrics import balanced_accuracy_score  # type: ignore[import-untyp
 from fedward_client.intake.recording import windows
 from fedward_client.intake.wearable import read_daphnet
 from fedward_common.study import template_path
-from fedward_simulations.studies import hospital_folder
 from fedward_simulations.studies.freezing_of_gait import (
     LEARNED,
     best_threshold,
@@ -23,6 +22,7 @@ from fedward_simulations.studies.freezing_of_gait import (
     freeze_index,
     write,
 )
+from fedward_simulations.studies.invented import write_recordings
 from fedward_simulations.synthetic import freezing
 
 PATIENTS = 5  # of a hospital
@@ -86,10 +86,7 @@ def test_recordings_go_to_two_hospitals_by_patient(tmp_path: Path) -> None:
 
 def simulated(root: Path, strength: float, *, rounds: int, steps: int, seconds: float) -> dict[str, Any]:
     """The results.json of the template, shortened, at two hospitals of five patients."""
-    for hospital in ("east", "west"):
-        folder = hospital_folder(root / "hospitals", hospital)
-        for number in range(1, PATIENTS + 1):
-            freezing.write(folder, hospital, number, strength, seconds=seconds)
+    write_recordings(root, root / "hospitals", patients=PATIENTS, strength=strength, seconds=seconds)
     text = template_path("freezing-of-gait").read_text("utf-8")
     for key, value in {"folds": PATIENTS, "rounds": rounds, "local_steps": steps}.items():
         text = re.sub(rf"^{key} = \d+", f"{key} = {value}", text, flags=re.MULTILINE)

@@ -139,3 +139,8 @@ def test_a_trial_is_run_once_and_stands_on_the_page(
     before = said.getvalue()
     running.run_all(data, tmp_path, {plain.name}, Console(file=said))
     assert said.getvalue() == before, "its results stand there"
+    monkeypatch.setattr(
+        running, "trials", lambda: (plain, replace(plain, shown="synthetic"), replace(plain, shown=None))
+    )
+    real, _, synthetic = running.page(tmp_path).partition("## Synthetic patients")
+    assert [part.count("| heart-disease | logistic-regression |") for part in (real, synthetic)] == [1, 1]

@@ -5,19 +5,16 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
 from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 
-from fedward_common.streams import stream
 from fedward_common.study import template_path
-from fedward_simulations.studies import hospital_folder
+from fedward_simulations.studies import hospital_folder, invented
 from fedward_simulations.synthetic import brain, compounds, gait, heart_disease, images, regulatory
 
 STUDIES = Path(__file__).parents[2] / "docs/studies.md"
@@ -71,55 +68,22 @@ def test_parkinson_gait_finds_a_shallow_dip_between_the_peaks(tmp_path: Path) ->
     assert area(simulated("parkinson-gait", tmp_path)) > 0.95
 
 
-def pictures(
-    root: Path, settings: str, labels: Mapping[str, str], draw: Callable[[np.random.Generator, str], Any], each: int
-) -> None:
-    """Three hospitals with so many patients of each label; `labels` are the hospitals' words for the study's."""
-    for hospital in ("harbour", "north", "valley"):
-        folder = hospital_folder(root / "hospitals", hospital, settings)
-        random, rows = stream(0, "pictures", hospital), ["file,label\n"]
-        for number in range(each * len(labels)):
-            word, label = list(labels.items())[number % len(labels)]
-            path = folder / f"P{number:03d}" / "image.png"
-            path.parent.mkdir()
-            image = draw(random, label)
-            Image.fromarray(image if image.dtype == np.uint8 else (image + 2048).astype(np.uint16)).save(path)
-            rows.append(f"P{number:03d}/image.png,{word}\n")
-        (folder / "labels.csv").write_text("".join(rows))
-
-
-def settings(modality: str, words: Mapping[str, str]) -> str:
-    table = ", ".join(f'"{word}" = "{label}"' for word, label in words.items())
-    return f'[data]\npatient = "^([^/]+)/"\nmodality = "{modality}"\n[labels]\npath = "file"\nwords = {{ {table} }}\n'
-
-
 @pytest.mark.long
 def test_alzheimer_mri_finds_wide_ventricles(tmp_path: Path) -> None:
     words = {"0": "healthy", "0.5": "impaired", "1": "alzheimer"}
-    pictures(tmp_path, settings("MR", words), words, images.brain_slice, 12)
+    invented.write_pictures(tmp_path / "hospitals", invented.settings("MR", words), words, images.brain_slice, 12)
     assert area(simulated("alzheimer-mri", tmp_path)) > 0.9
-
-
-def brains(root: Path, strength: float) -> None:
-    """A hospital for each maker of scanners, with 20 patients of each label."""
-    for hospital, scanner in brain.SCANNERS.items():
-        folder = hospital_folder(root / "hospitals", hospital)
-        rows = ["patient_id,label\n"]
-        for number, label in enumerate(20 * tuple(brain.NIGRA)):
-            brain.write(folder, scanner, number, label, strength=strength)
-            rows.append(f"P{number:04d},{label}\n")
-        (folder / "labels.csv").write_text("".join(rows))
 
 
 @pytest.mark.long
 def test_parkinson_mri_finds_a_pale_nigra_and_thin_putamina(tmp_path: Path) -> None:
-    brains(tmp_path, 1.0)
+    invented.write_brains(tmp_path, tmp_path / "hospitals")
     assert area(simulated("parkinson-mri", tmp_path)) > 0.9
 
 
 @pytest.mark.long
 def test_parkinson_mri_finds_nothing_where_nothing_is_planted(tmp_path: Path) -> None:
-    brains(tmp_path, 0.0)
+    invented.write_brains(tmp_path, tmp_path / "hospitals", strength=0.0)
     chance = pytest.approx(0.5, abs=0.2)  # of 26 test patients in all
     assert area(simulated("parkinson-mri", tmp_path)) == chance
 
@@ -136,22 +100,19 @@ def test_brains_of_a_label_differ_by_what_is_planted_alone(tmp_path: Path) -> No
 @pytest.mark.long
 def test_lung_malignancy_finds_spicules(tmp_path: Path) -> None:
     words = {"1": "benign", "5": "malignant"}
-    pictures(tmp_path, settings("CT", words), words, images.nodule, 25)
+    invented.write_pictures(tmp_path / "hospitals", invented.settings("CT", words), words, images.nodule, 25)
     assert area(simulated("lung-malignancy", tmp_path)) > 0.95
 
 
 @pytest.mark.long
 def test_breast_pathology_tells_four_tissues_apart(tmp_path: Path) -> None:
-    words = {label: label for label in images.TISSUES}
-    pictures(tmp_path, settings("", words), words, images.tile, 12)
+    invented.write_tissue(tmp_path, tmp_path / "hospitals")
     assert area(simulated("breast-pathology", tmp_path)) > 0.95
 
 
 def regulatory_dna(root: Path, strength: float) -> dict[str, Any]:
     """The results of variant-effect at three hospitals of 100 genes each."""
-    for hospital in ("harbour", "north", "valley"):
-        folder = hospital_folder(root / "hospitals", hospital, '[table]\nmap = "columns.toml"\n')
-        regulatory.write(folder, hospital, 100, strength)
+    invented.write_windows(root, root / "hospitals", strength=strength)
     return simulated("variant-effect", root)
 
 

@@ -21,9 +21,9 @@ from fedward_server.result import RunResult
 from fedward_server.rounds import RoundEngine
 from fedward_simulations.compare import federated_job, openers
 from fedward_simulations.grid import EmbeddedGrid
-from fedward_simulations.studies import hospital_folder
+from fedward_simulations.studies import hospital_folder, invented
 from fedward_simulations.studies.hippocampus import SETTINGS
-from fedward_simulations.synthetic import abdomen, chest, hippocampus
+from fedward_simulations.synthetic import hippocampus
 
 
 def changed(template: str, **values: str) -> str:
@@ -154,11 +154,7 @@ def test_brain_registration_brings_structures_together_without_folding(tmp_path:
 
 @pytest.mark.long
 def test_liver_segmentation_finds_livers_and_tumours_in_dicom(tmp_path: Path) -> None:
-    for name, scanner in abdomen.SCANNERS.items():
-        settings = '[masks]\nstructures = { liver = "Liver", tumour = "Tumour" }\n'
-        folder = hospital_folder(tmp_path / "hospitals", name, settings)
-        for number in range(20):
-            abdomen.write(folder, scanner, number)
+    invented.write_abdomens(tmp_path, tmp_path / "hospitals")
     study = changed(
         "liver-segmentation",
         min_patients="3",
@@ -175,13 +171,7 @@ def test_liver_segmentation_finds_livers_and_tumours_in_dicom(tmp_path: Path) ->
 
 @pytest.mark.long
 def test_lung_nodule_finds_nodules(tmp_path: Path) -> None:
-    for name, scanner in list(chest.SCANNERS.items())[:2]:
-        settings = (
-            '[boxes]\nfile = "annotations.csv"\nlabel = "nodule"\n'
-            'centre = ["coordX", "coordY", "coordZ"]\ndiameter = "diameter_mm"\n'
-        )
-        folder = hospital_folder(tmp_path / "hospitals", name, settings)
-        chest.write(folder, scanner, 40, shape=(24, 96, 96))
+    invented.write_chests(tmp_path, tmp_path / "hospitals")
     study = changed(
         "lung-nodule",
         min_patients="3",

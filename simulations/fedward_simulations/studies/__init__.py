@@ -1,5 +1,6 @@
-"""Fedward's own studies on public real data: `make studies DATA=folder` writes docs/results.md and docs/limits.md.
+"""Fedward's own studies: `make studies DATA=folder` writes docs/results.md and docs/limits.md.
 
+They are on public real data, and on synthetic patients where none is at hand.
 A `Trial` is a template on one collection: which folder of the data it needs, how that becomes hospitals, and what it
 changes in the template. Nothing of the data is in the repository; the page says where each collection comes from.
 """
@@ -9,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fedward_client.site import KEY, STATE
 from fedward_common.study import StudySpec, load, template_path
@@ -32,7 +33,7 @@ class Trial:
     published: str = "-"  # what the field has published of its like, on other data
     seeds: range = SEEDS
     pooled: bool = True  # whether a model of pooled data is trained too
-    row: bool = True  # whether it has a row of the page; else others begin with its model
+    shown: Literal["real", "synthetic"] | None = "real"  # in which table of the page; None: others begin with its model
     windows: bool = False  # whether figures by window stand on the page, beside those of other detectors
     accuracies: bool = False  # whether the page also compares accuracies, with those of classical learners
     changes: Mapping[str, Any] = field(

@@ -70,7 +70,7 @@ def _pair(network: str) -> tuple[Trial, ...]:
         name=f"before/lung-malignancy, {network}",
         seeds=range(42, 43),
         pooled=False,
-        row=False,
+        shown=None,
         changes={"model": model, "training": {**training, "rounds": 10}},
     )
     scratch = replace(

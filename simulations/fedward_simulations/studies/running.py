@@ -30,6 +30,7 @@ from fedward_simulations.studies import (
     freezing_of_gait,
     heart_disease,
     hippocampus,
+    invented,
     lung_malignancy,
     parkinson_gait,
 )
@@ -53,6 +54,7 @@ def trials() -> tuple[Trial, ...]:
         *compound_activity.TRIALS,
         *dna.TRIALS,
         *hippocampus.TRIALS,
+        *invented.TRIALS,
     )
 
 
@@ -114,11 +116,15 @@ def run(trial: Trial, data: Path, out: Path, console: Console) -> None:
 def page(out: Path) -> str:
     """docs/results.md of the results that stand in `out`."""
     flamby = heart_disease.FLAMBY.values()
-    ready = [each for each in trials() if each.row and each not in flamby and is_done(each, out)]
+    ready = [each for each in trials() if each.shown and each not in flamby and is_done(each, out)]
+    tables = {
+        shown: [_row(trial, Results.read(out / trial.name / _RESULTS)) for trial in ready if trial.shown == shown]
+        for shown in ("real", "synthetic")
+    }
     return render(
         "results.md",
         seeds=len(SEEDS),
-        rows=[_row(trial, Results.read(out / trial.name / _RESULTS)) for trial in ready],
+        tables=tables,
         sources={trial.name: f"{trial.data}.{trial.caveat and ' '}{trial.caveat}" for trial in ready},
         compared=list(_compared(out)),
         windows=list(_by_window(out)),
@@ -182,13 +188,13 @@ def _compared(out: Path) -> Iterator[tuple[str, ...]]:
 
 
 def _by_window(out: Path) -> Iterator[tuple[str, ...]]:
-    """Model; accuracy, sensitivity and specificity by window, over seeds; last what was published."""
+    """Trial, model; accuracy, sensitivity and specificity by window, over seeds; last what was published."""
     for trial in trials():
         path = out / trial.name / _WINDOWS
         if trial.windows and path.exists():
             for name, found in json.loads(path.read_text()).items():
-                yield name, *map(mean, found.values())
-            yield "published", *(f"{value:.3f}" for value in freezing_of_gait.PUBLISHED.values())
+                yield trial.name, name, *map(mean, found.values())
+            yield trial.name, "published", *(f"{value:.3f}" for value in freezing_of_gait.PUBLISHED.values())
 
 
 def mean(values: list[float]) -> str:

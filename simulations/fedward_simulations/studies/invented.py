@@ -1,0 +1,203 @@
+"""Templates whose data no public collection at hand has, on invented patients: what can be learned is planted.
+
+Files are in the formats that hospitals have: DICOM of three makers, Daphnet's recordings, tables. At strength 0 nothing
+tells a study's labels apart.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fedward_common.streams import stream
+from fedward_simulations.studies import Trial, hospital_folder
+from fedward_simulations.synthetic import abdomen, brain, chest, freezing, images, regulatory, survival
+
+NODULES = (
+    '[boxes]\nfile = "annotations.csv"\nlabel = "nodule"\n'
+    'centre = ["coordX", "coordY", "coordZ"]\ndiameter = "diameter_mm"\n'
+)
+LIVERS = '[masks]\nstructures = { liver = "Liver", tumour = "Tumour" }\n'
+_THREE = ("harbour", "north", "valley")
+
+
+def write_brains(source: Path, hospitals: Path, *, each: int = 20, strength: float = 1.0) -> None:
+    """A hospital for each maker of scanners, with so many patients of each label."""
+    del source
+    for hospital, scanner in brain.SCANNERS.items():
+        folder = hospital_folder(hospitals, hospital)
+        rows = ["patient_id,label\n"]
+        for number, label in enumerate(each * tuple(brain.NIGRA)):
+            brain.write(folder, scanner, number, label, strength=strength)
+            rows.append(f"P{number:04d},{label}\n")
+        (folder / "labels.csv").write_text("".join(rows))
+
+
+def write_pictures(
+    hospitals: Path,
+    settings: str,
+    labels: Mapping[str, str],
+    draw: Callable[[np.random.Generator, str], Any],
+    each: int,
+) -> None:
+    """Three hospitals with so many patients of each label; `labels` are the hospitals' words for the study's."""
+    for hospital in _THREE:
+        folder = hospital_folder(hospitals, hospital, settings)
+        random, rows = stream(0, "pictures", hospital), ["file,label\n"]
+        for number in range(each * len(labels)):
+            word, label = list(labels.items())[number % len(labels)]
+            path = folder / f"P{number:03d}" / "image.png"
+            path.parent.mkdir()
+            image = draw(random, label)
+            Image.fromarray(image if image.dtype == np.uint8 else (image + 2048).astype(np.uint16)).save(path)
+            rows.append(f"P{number:03d}/image.png,{word}\n")
+        (folder / "labels.csv").write_text("".join(rows))
+
+
+def settings(modality: str, words: Mapping[str, str]) -> str:
+    """The site.toml of hospitals that `write_pictures` makes."""
+    table = ", ".join(f'"{word}" = "{label}"' for word, label in words.items())
+    return f'[data]\npatient = "^([^/]+)/"\nmodality = "{modality}"\n[labels]\npath = "file"\nwords = {{ {table} }}\n'
+
+
+def write_tissue(source: Path, hospitals: Path, *, each: int = 12) -> None:
+    """Tiles of the four tissues, one of each patient."""
+    del source
+    words = {label: label for label in images.TISSUES}
+    write_pictures(hospitals, settings("", words), words, images.tile, each)
+
+
+def write_chests(source: Path, hospitals: Path, *, patients: int = 40, strength: float = 1.0) -> None:
+    """CT of chests from scanners of two makers, a table of nodules beside them."""
+    del source
+    for name, scanner in list(chest.SCANNERS.items())[:2]:
+        chest.write(hospital_folder(hospitals, name, NODULES), scanner, patients, shape=(24, 96, 96), strength=strength)
+
+
+def write_abdomens(source: Path, hospitals: Path, *, patients: int = 20) -> None:
+    """CT of abdomens and DICOM segmentations of them."""
+    del source
+    for name, scanner in abdomen.SCANNERS.items():
+        folder = hospital_folder(hospitals, name, LIVERS)
+        for number in range(patients):
+            abdomen.write(folder, scanner, number)
+
+
+def write_windows(source: Path, hospitals: Path, *, genes: int = 100, strength: float = 0.9) -> None:
+    """Regulatory DNA, half of the windows with a motif."""
+    del source
+    for hospital in _THREE:
+        folder = hospital_folder(hospitals, hospital, '[table]\nmap = "columns.toml"\n')
+        regulatory.write(folder, hospital, genes, strength)
+
+
+def write_recordings(
+    source: Path, hospitals: Path, *, patients: int = 5, strength: float = 1.0, seconds: float = 120.0
+) -> None:
+    """Two hospitals' recordings of wearables."""
+    del source
+    for hospital in ("east", "west"):
+        folder = hospital_folder(hospitals, hospital)
+        for number in range(1, patients + 1):
+            freezing.write(folder, hospital, number, strength, seconds=seconds)
+
+
+def write_followed(source: Path, hospitals: Path, *, patients: int = 400, strength: float = 1.0) -> None:
+    """Patients with breast cancer, some of whom die."""
+    del source
+    for hospital in ("east", "north", "west"):
+        folder = hospital_folder(hospitals, hospital, '[table]\nmap = "tcga-brca"\n')
+        survival.write(folder, hospital, patients, strength)
+
+
+_TRIAL = Trial(name="", template="", source="", write=write_brains, data="", shown="synthetic")
+_BRAINS = replace(
+    _TRIAL,
+    name="parkinson-mri",
+    template="parkinson-mri",
+    data="DICOM of scanners of three makers, 20 patients of each label a hospital",
+    published="better than AlexNet, on 18,204 images",
+    changes={"training": {"local_epochs": 2}},
+)
+TRIALS = (
+    _BRAINS,
+    replace(
+        _BRAINS,
+        name="parkinson-mri, AlexNet",
+        published="-",
+        changes={
+            "model": {"name": "alexnet", "options": {"width": 512}},
+            "training": {"local_epochs": 2, "optimizer": {"lr": 1e-4}},
+        },
+    ),
+    replace(
+        _TRIAL,
+        name="freezing-of-gait, synthetic",
+        template="freezing-of-gait",
+        write=write_recordings,
+        data="Recordings in Daphnet's format, 5 patients a hospital, two minutes each",
+        published="accuracy 91.43 %, sensitivity 85.58 %, specificity 93.63 %, by window",
+        changes={"split": {"folds": 5}},
+        windows=True,
+    ),
+    replace(
+        _TRIAL,
+        name="breast-pathology",
+        template="breast-pathology",
+        write=write_tissue,
+        data="Stained tiles of 12 patients of each tissue a hospital",
+        published="accuracy 99.74 %",
+    ),
+    replace(
+        _TRIAL,
+        name="lung-nodule",
+        template="lung-nodule",
+        write=write_chests,
+        data="CT of scanners of two makers, 40 patients each, nodules of 4 to 20 mm beside vessels",
+        caveat="Voxels of 3 x 4 x 4 mm of the middle of the chest, for it was trained without a GPU.",
+        changes={
+            "input": {"size": [16, 48, 48], "spacing": [3.0, 4.0, 4.0]},
+            "training": {"rounds": 6, "local_epochs": 4},
+        },
+    ),
+    replace(
+        _TRIAL,
+        name="liver-segmentation",
+        template="liver-segmentation",
+        write=write_abdomens,
+        data="CT of scanners of three makers with DICOM segmentations, 20 patients each",
+        caveat="Voxels of 8 mm, for it was trained without a GPU.",
+        changes={
+            "split": {"shares": [0.4, 0.2, 0.4]},
+            "input": {"size": [16, 48, 48], "spacing": [8.0, 8.0, 8.0]},
+            "training": {"rounds": 12, "local_epochs": 8},
+        },
+    ),
+    replace(
+        _TRIAL,
+        name="variant-effect",
+        template="variant-effect",
+        write=write_windows,
+        data="Windows of DNA, half with a motif, of 100 genes a hospital",
+    ),
+    replace(
+        _TRIAL,
+        name="survival",
+        template="survival",
+        write=write_followed,
+        data="Follow-up in TCGA-BRCA's columns, 400 patients a hospital",
+        caveat="Who knows each patient's hazard ranks them with a C-index of 0.73.",
+        published="C-index: FLamby pooled .704, FedAvg .735, FedAdam .842",
+    ),
+    replace(
+        _TRIAL,
+        name="survival, mlp",
+        template="survival",
+        write=write_followed,
+        data="The same patients",
+        changes={"model": {"name": "mlp", "options": {"width": 16, "depth": 1, "dropout": 0.2}}},
+    ),
+)
