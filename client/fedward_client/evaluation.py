@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fedward_client.evaluation_of_masks import evaluate_registration, evaluate_segmentation
-from fedward_client.scored import Indices, Scored, inference, on_device, scoring
+from fedward_client.scored import Indices, Scored, on_device, scoring
 from fedward_client.site_data import SiteData
 from fedward_client.split import Side
 from fedward_client.training.device import Device
@@ -91,7 +91,7 @@ def outputs(
     Probabilities [n, labels], which add up to 1 over the labels, but where an image may have several: then each label
     has its own. Of survival log-risks [n, 1].
     """
-    with inference(device, images.ndim - 2):
+    with torch.inference_mode():
         found = model(on_device(images, device)).double()
         if study.study.task != "survival":
             found = torch.sigmoid(found) if study.several else torch.softmax(found, dim=1)

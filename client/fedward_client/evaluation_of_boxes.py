@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from fedward_client.scored import Indices, Scored, inference
+from fedward_client.scored import Indices, Scored
 from fedward_client.training.detection import decoded, detection_loss
 from fedward_common.metrics import Evaluation, evaluate_detections
 from fedward_common.models.retinanet import RetinaNet
@@ -19,7 +19,7 @@ def evaluate_detection(scored: Scored, indices: Indices, study: StudySpec, min_c
     found, losses = [], list[float]()
     for batch in scored.batches(indices, study.training.batch_size):
         true = torch.from_numpy(np.ascontiguousarray(data.targets[batch]))
-        with inference(scored.device, data.images.ndim - 2):
+        with torch.inference_mode():
             output = model(scored.images(batch)).float().cpu()
             losses += [
                 float(detection_loss(one[None], boxes[None], anchors, levels))

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedward_client.scored import Indices, Scored, inference
+from fedward_client.scored import Indices, Scored
 from fedward_client.training.registration_loss import registration_loss
 from fedward_client.training.segmentation_loss import segmentation_loss
 from fedward_common.metrics import Evaluation, MaskScores, evaluate_overlap, mask_scores
@@ -23,7 +23,7 @@ def evaluate_segmentation(scored: Scored, indices: Indices, study: StudySpec, mi
     scores, losses = list[MaskScores](), list[float]()
     for batch in scored.batches(indices, study.training.batch_size):
         true, known = data.targets[batch], torch.from_numpy(data.labels[batch])
-        with inference(scored.device, data.images.ndim - 2):
+        with torch.inference_mode():
             logits = scored.model(scored.images(batch)).float().cpu()
             losses += [
                 float(segmentation_loss(*(each[None] for each in image)))
@@ -53,7 +53,7 @@ def evaluate_registration(scored: Scored, indices: Indices, study: StudySpec, mi
     scores, before, losses, folding = list[MaskScores](), list[MaskScores](), list[float](), list[float]()
     for moving in scored.batches(indices, study.training.batch_size):
         fixed = np.array([partner[index] for index in moving.tolist()], dtype=np.int64)
-        with inference(scored.device, data.images.ndim - 2):
+        with torch.inference_mode():
             pair = scored.images(moving), scored.images(fixed)
             displacement = scored.model(torch.cat(pair, dim=1)).float()
             losses += [

@@ -29,7 +29,7 @@ from fedward_client.harmonize.recipe import Masks
 from fedward_client.intake.bids_root import is_bids
 from fedward_client.labelling import UNKNOWN
 from fedward_client.opening import Images, Opener, Tensor, opener, recipe_of
-from fedward_client.scored import inference, on_device
+from fedward_client.scored import on_device
 from fedward_client.site import KEY, KEY_BYTES, SETTINGS, STATE, Site
 from fedward_client.training.detection import decoded
 from fedward_client.training.device import Device, pick_device
@@ -250,7 +250,7 @@ class _Model:
             return None if volume is None else (*images.recipe.gridded(volume), volume)
 
         for files, (tensor, back, volume) in self._read(rows, opened, reading):
-            with inference(self.device, tensor.ndim - 1):
+            with torch.inference_mode():
                 output = self.model(on_device(np.stack([tensor]), self.device)).float().cpu()
             yield files, output, back, volume
 

@@ -1,7 +1,6 @@
 """What a model gives of a site's images, batch by batch, in their order: for whoever scores it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,10 +49,3 @@ def on_device(images: npt.NDArray[np.float32], device: Device) -> torch.Tensor:
     """Images [n, channels, *size] as the device has them."""
     tensor = torch.from_numpy(np.ascontiguousarray(images))
     return tensor.to(device.torch, memory_format=device.layout(tensor.dim() - 2))
-
-
-@contextmanager
-def inference(device: Device, dims: int) -> Iterator[None]:
-    """Without gradients, in the device's precision for examples of so many dimensions."""
-    with torch.inference_mode(), device.autocast(dims):
-        yield

@@ -1,6 +1,6 @@
 """The sites' half of each strategy, with the hub's own half: numbers by hand, and what stays at a site."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
+from fedward_client import handlers
 from fedward_client.handlers import Hospital, network
 from fedward_client.site_state import RunState
 from fedward_client.training.device import pick_device
@@ -41,6 +42,13 @@ def one_thread() -> Any:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training on processors with tiles for bfloat16 too: the algorithms are held against ones in float32."""
+    device = replace(pick_device(), amp=False)
+    monkeypatch.setattr(handlers, "pick_device", lambda: device)
 
 
 def hospital(folder: Path | None, name: str = "north") -> Hospital:

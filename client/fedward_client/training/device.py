@@ -18,9 +18,10 @@ class Device:
     amp: bool  # bfloat16 where it is faster than float32: see `autocast`
 
     def autocast(self, dims: int) -> AbstractContextManager[object]:
-        """The precision of a network that looks at examples of so many `dims`.
+        """The precision in which a network is trained on examples of so many `dims`.
 
         Of rows (none) it is float32 everywhere: their layers are so small that to cast them costs more than it saves.
+        Scores are computed in float32 too: in bfloat16, of eight bits, many would be equal that are not.
         """
         return torch.autocast(self.torch.type, dtype=torch.bfloat16, enabled=self.amp and dims > 0)
 

@@ -33,7 +33,7 @@ def recalibrated(model: nn.Module, data: SiteData, *, dims: int, device: Device)
                 layer.reset_running_stats()
                 layer.momentum = None  # torch's word for a mean over all batches
                 layer.train()
-            with torch.no_grad(), device.autocast(dims):
+            with torch.no_grad():
                 for batch in np.array_split(indices, ceil(len(indices) / _BATCH)):
                     images = torch.from_numpy(np.ascontiguousarray(data.images[batch]))
                     model(images.to(device.torch, memory_format=device.layout(dims)))
