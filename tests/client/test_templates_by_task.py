@@ -47,7 +47,7 @@ def tiny(template: str, options: dict[str, Any], **training: Any) -> StudySpec:
     spec = load(template_path(template)).model_dump(mode="json")
     spec["input"] |= {"size": SIZE}
     spec["model"]["options"] = options
-    spec["training"] |= {"local_epochs": 2, "batch_size": 4, **training}
+    spec["training"] |= {"local_epochs": 2, "local_steps": None, "batch_size": 4, **training}
     return StudySpec.model_validate_json(json.dumps(spec))
 
 

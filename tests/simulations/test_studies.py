@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fedward_common.errors import UsageError
 from fedward_simulations.results import Results
-from fedward_simulations.studies import Trial, breast_ultrasound, dna, heart_disease, running
+from fedward_simulations.studies import Trial, breast_ultrasound, dna, heart_disease, oasis, running
 from fedward_simulations.synthetic.heart_disease import write as write_rows
 
 SIZES = {"cleveland": 120, "hungarian": 100, "switzerland": 40, "va": 60}
@@ -64,6 +64,16 @@ def test_flambys_rows_and_test_patients(data: Path, tmp_path: Path) -> None:
         assert tested.mean() == pytest.approx(0.34, abs=0.02)
         if hospital != "switzerland":  # stratified, but for two healthy patients
             assert ill[tested].mean() == pytest.approx(ill.mean(), abs=0.03)
+
+
+def test_a_brain_and_the_fluid_in_it_are_told_by_grey_values() -> None:
+    """Also where fluid is as black as what is outside; the noise of JPEG there is none of the brain."""
+    grey = np.zeros((8, 8), np.uint8)
+    grey[0, 0], grey[1:7, 1:7], grey[3, 3], grey[4, 4] = 9, 150, 60, 0
+    expected = np.zeros((8, 8), np.uint8)
+    expected[1:7, 1:7] = 1
+    expected[3, 3] = expected[4, 4] = 2
+    assert (oasis.structures(grey) == expected).all()
 
 
 def test_promoters_are_dealt_out_class_by_class(tmp_path: Path) -> None:

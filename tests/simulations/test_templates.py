@@ -82,6 +82,18 @@ def test_parkinson_mri_finds_a_pale_nigra_and_thin_putamina(tmp_path: Path) -> N
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("other", ["healthy", "msa"])
+def test_parkinson_mri_tells_two_apart(tmp_path: Path, other: str) -> None:
+    invented.write_brains(tmp_path, tmp_path / "hospitals")
+    text = template_path("parkinson-mri").read_text("utf-8")
+    pair = f'labels = ["{other}", "parkinson"]\npositive = "parkinson"'
+    text, changed = re.subn(r'(?m)^labels = \["healthy", "parkinson", "msa"\].*$', pair, text)
+    assert changed == 1
+    (tmp_path / "study.toml").write_text(text)
+    assert area(simulated("study.toml", tmp_path)) > 0.9
+
+
+@pytest.mark.long
 def test_parkinson_mri_finds_nothing_where_nothing_is_planted(tmp_path: Path) -> None:
     invented.write_brains(tmp_path, tmp_path / "hospitals", strength=0.0)
     chance = pytest.approx(0.5, abs=0.2)  # of 26 test patients in all

@@ -1,4 +1,7 @@
-"""Templates of segmentation, registration and detection on invented patients: each finds what is there."""
+"""Templates of segmentation, registration and detection on invented patients: each finds what is there.
+
+Rounds, batches and rates are the templates'; images are coarser and patients fewer than a hospital's.
+"""
 
 import json
 import math
@@ -84,7 +87,7 @@ def dice(run: RunResult, *, before: bool = False) -> dict[str, float]:
     return {name: float(np.mean([each[name] for each in held])) for name in run.study.cohort.labels}
 
 
-COARSE = {"size": "[20, 28, 20]", "spacing": "[2.0, 2.0, 2.0]", "local_epochs": "5", "min_patients": "3"}
+COARSE = {"size": "[20, 28, 20]", "spacing": "[2.0, 2.0, 2.0]", "min_patients": "3"}
 
 
 def brains(root: Path, patients: int, *, strength: float = 1.0, hospitals: int = 3) -> None:
@@ -114,7 +117,7 @@ def test_segmentation_on_tiny_sizes(tmp_path: Path) -> None:
         options="{ width = 8, depth = 1 }",
         augmentation="[]",
         rounds="3",
-        local_epochs="10",
+        local_steps="20",
         optimizer='{ name = "adamw", lr = 1e-2 }',
     )
     run = simulated(study, tmp_path)
@@ -139,14 +142,14 @@ def test_hippocampus_segmentation_finds_both_parts(tmp_path: Path) -> None:
 def test_hippocampus_segmentation_finds_no_more_than_the_usual_place_where_nothing_shows(tmp_path: Path) -> None:
     """One mask for all patients, drawn where most of them have theirs, reaches 0.52 and 0.50."""
     brains(tmp_path, 16, strength=0.0)
-    run = federated(changed("hippocampus-segmentation", **COARSE | {"rounds": "10"}), tmp_path)
+    run = federated(changed("hippocampus-segmentation", **COARSE), tmp_path)
     assert max(dice(run).values()) < 0.55
 
 
 @pytest.mark.long
 def test_brain_registration_brings_structures_together_without_folding(tmp_path: Path) -> None:
     brains(tmp_path, 16, hospitals=2)
-    run = federated(changed("brain-registration", **COARSE | {"rounds": "10", "local_epochs": "16"}), tmp_path)
+    run = federated(changed("brain-registration", **COARSE), tmp_path)
     after, before = dice(run), dice(run, before=True)
     assert all(after[name] > before[name] + 0.1 for name in after)
     assert all(test.folding is not None and test.folding.mean < 0.01 for test in evaluations_of(run))
@@ -161,8 +164,6 @@ def test_liver_segmentation_finds_livers_and_tumours_in_dicom(tmp_path: Path) ->
         shares="[0.4, 0.2, 0.4]",
         size="[16, 48, 48]",
         spacing="[8.0, 8.0, 8.0]",
-        rounds="12",
-        local_epochs="8",
     )
     found = dice(federated(study, tmp_path))
     assert found["liver"] > 0.8
@@ -177,8 +178,6 @@ def test_lung_nodule_finds_nodules(tmp_path: Path) -> None:
         min_patients="3",
         size="[16, 48, 48]",
         spacing="[3.0, 4.0, 4.0]",
-        rounds="6",
-        local_epochs="4",
     )
     run = federated(study, tmp_path)
     score = primary_value(evaluations_of(run), run.study)

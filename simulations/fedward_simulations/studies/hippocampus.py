@@ -54,7 +54,7 @@ TRIALS = (
         caveat=f"{_CAVEAT} Voxels of 1.5 mm, for it was trained without a GPU.",
         changes={
             "input": {"size": [28, 40, 28], "spacing": [1.5, 1.5, 1.5]},
-            "training": {"rounds": 15, "local_epochs": 4},
+            "training": {"rounds": 15, "local_steps": None, "local_epochs": 4},
         },
     ),
     replace(
@@ -64,7 +64,7 @@ TRIALS = (
         caveat=f"{_CAVEAT} Voxels of 2 mm, for it was trained without a GPU.",
         changes={
             "input": {"size": [20, 28, 20], "spacing": [2.0, 2.0, 2.0]},
-            "training": {"rounds": 15, "local_epochs": 4},
+            "training": {"rounds": 15, "local_steps": None, "local_epochs": 4},
         },
     ),
 )

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from fedward_common.streams import stream
-from fedward_simulations.studies import Trial, hospital_folder
+from fedward_simulations.studies import Trial, breast_pathology, hospital_folder
 from fedward_simulations.synthetic import abdomen, brain, chest, freezing, images, regulatory, survival
 
 NODULES = (
@@ -114,6 +114,10 @@ def write_followed(source: Path, hospitals: Path, *, patients: int = 400, streng
 
 
 _TRIAL = Trial(name="", template="", source="", write=write_brains, data="", shown="synthetic")
+_ALEXNET: dict[str, Any] = {
+    "model": {"name": "alexnet", "options": {"width": 512}},
+    "training": {"optimizer": {"lr": 1e-4}},
+}
 _BRAINS = replace(
     _TRIAL,
     name="parkinson-mri",
@@ -122,16 +126,44 @@ _BRAINS = replace(
     published="better than AlexNet, on 18,204 images",
     changes={"training": {"local_epochs": 2}},
 )
+
+
+def _against(other: str, name: str) -> Trial:
+    """Parkinson's disease against one other label."""
+    cohort = {"labels": [other, "parkinson"], "positive": "parkinson"}
+    return replace(
+        _BRAINS,
+        name=f"parkinson-mri, against {name}",
+        published="-",
+        changes={**_BRAINS.changes, "cohort": cohort},
+    )
+
+
+_LUNG_TISSUE = replace(
+    breast_pathology.TRIALS[0],
+    name="before/lung tissue, AlexNet",
+    seeds=range(42, 43),
+    pooled=False,
+    shown=None,
+    changes={**breast_pathology.TRIALS[0].changes, "input": {"size": [64, 64]}, **_ALEXNET},
+)
+_TILES = replace(
+    _TRIAL,
+    name="breast-pathology",
+    template="breast-pathology",
+    write=write_tissue,
+    data="Stained tiles of 12 patients of each tissue a hospital",
+    published="accuracy 99.74 %",
+)
 TRIALS = (
     _BRAINS,
+    _against("healthy", "healthy people"),
+    _against("msa", "multiple system atrophy"),
     replace(
         _BRAINS,
         name="parkinson-mri, AlexNet",
         published="-",
-        changes={
-            "model": {"name": "alexnet", "options": {"width": 512}},
-            "training": {"local_epochs": 2, "optimizer": {"lr": 1e-4}},
-        },
+        changes={"model": _ALEXNET["model"], "training": {**_BRAINS.changes["training"], **_ALEXNET["training"]}},
     ),
     replace(
         _TRIAL,
@@ -143,13 +175,24 @@ TRIALS = (
         changes={"split": {"folds": 5}},
         windows=True,
     ),
+    _TILES,
     replace(
-        _TRIAL,
-        name="breast-pathology",
-        template="breast-pathology",
-        write=write_tissue,
-        data="Stained tiles of 12 patients of each tissue a hospital",
-        published="accuracy 99.74 %",
+        _TILES,
+        name="breast-pathology, AlexNet",
+        published="-",
+        changes={"input": {"size": [64, 64]}, **_ALEXNET},
+    ),
+    _LUNG_TISSUE,
+    replace(
+        _TILES,
+        name="breast-pathology, AlexNet, transfer",
+        caveat="Begun with a model of the lung tissue above.",
+        published="-",
+        changes={
+            "input": {"size": [64, 64]},
+            **_ALEXNET,
+            "model": {**_ALEXNET["model"], "start": {"file": f"{_LUNG_TISSUE.name}/model.safetensors"}},
+        },
     ),
     replace(
         _TRIAL,
@@ -158,10 +201,7 @@ TRIALS = (
         write=write_chests,
         data="CT of scanners of two makers, 40 patients each, nodules of 4 to 20 mm beside vessels",
         caveat="Voxels of 3 x 4 x 4 mm of the middle of the chest, for it was trained without a GPU.",
-        changes={
-            "input": {"size": [16, 48, 48], "spacing": [3.0, 4.0, 4.0]},
-            "training": {"rounds": 6, "local_epochs": 4},
-        },
+        changes={"input": {"size": [16, 48, 48], "spacing": [3.0, 4.0, 4.0]}},
     ),
     replace(
         _TRIAL,
@@ -173,7 +213,6 @@ TRIALS = (
         changes={
             "split": {"shares": [0.4, 0.2, 0.4]},
             "input": {"size": [16, 48, 48], "spacing": [8.0, 8.0, 8.0]},
-            "training": {"rounds": 12, "local_epochs": 8},
         },
     ),
     replace(

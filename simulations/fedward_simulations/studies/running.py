@@ -22,7 +22,6 @@ from fedward_simulations.simulate import Simulation
 from fedward_simulations.studies import (
     SEEDS,
     Trial,
-    alzheimer_mri,
     breast_pathology,
     breast_ultrasound,
     compound_activity,
@@ -32,6 +31,7 @@ from fedward_simulations.studies import (
     hippocampus,
     invented,
     lung_malignancy,
+    oasis,
     parkinson_gait,
 )
 from fedward_simulations.studies.accuracy import accuracies
@@ -47,7 +47,7 @@ def trials() -> tuple[Trial, ...]:
         *heart_disease.FLAMBY.values(),
         *parkinson_gait.TRIALS,
         *freezing_of_gait.TRIALS,
-        *alzheimer_mri.TRIALS,
+        *oasis.TRIALS,
         *lung_malignancy.TRIALS,
         *breast_pathology.TRIALS,
         *breast_ultrasound.TRIALS,
@@ -128,7 +128,8 @@ def page(out: Path) -> str:
         sources={trial.name: f"{trial.data}.{trial.caveat and ' '}{trial.caveat}" for trial in ready},
         compared=list(_compared(out)),
         windows=list(_by_window(out)),
-        flamby=list(_flamby(out)),
+        flamby=(flamby_rows := list(_flamby(out))),
+        best=max(flamby_rows, key=lambda row: row[1], default=("",))[0],
         published=heart_disease.PUBLISHED,
     )
 
