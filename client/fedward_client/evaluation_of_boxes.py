@@ -20,7 +20,7 @@ def evaluate_detection(scored: Scored, indices: Indices, study: StudySpec, min_c
     for batch in scored.batches(indices, study.training.batch_size):
         true = torch.from_numpy(np.ascontiguousarray(data.targets[batch]))
         with torch.inference_mode():
-            output = model(scored.images(batch)).float().cpu()
+            output = model(scored.images(batch)).cpu()
             losses += [
                 float(detection_loss(one[None], boxes[None], anchors, levels))
                 for one, boxes in zip(output, true, strict=True)

@@ -24,7 +24,7 @@ def evaluate_segmentation(scored: Scored, indices: Indices, study: StudySpec, mi
     for batch in scored.batches(indices, study.training.batch_size):
         true, known = data.targets[batch], torch.from_numpy(data.labels[batch])
         with torch.inference_mode():
-            logits = scored.model(scored.images(batch)).float().cpu()
+            logits = scored.model(scored.images(batch)).cpu()
             losses += [
                 float(segmentation_loss(*(each[None] for each in image)))
                 for image in zip(logits, torch.from_numpy(true), known, strict=True)
@@ -55,7 +55,7 @@ def evaluate_registration(scored: Scored, indices: Indices, study: StudySpec, mi
         fixed = np.array([partner[index] for index in moving.tolist()], dtype=np.int64)
         with torch.inference_mode():
             pair = scored.images(moving), scored.images(fixed)
-            displacement = scored.model(torch.cat(pair, dim=1)).float()
+            displacement = scored.model(torch.cat(pair, dim=1))
             losses += [
                 float(registration_loss(*(each[None] for each in one), smoothness=study.training.smoothness))
                 for one in zip(*pair, displacement, strict=True)

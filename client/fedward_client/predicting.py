@@ -251,7 +251,7 @@ class _Model:
 
         for files, (tensor, back, volume) in self._read(rows, opened, reading):
             with torch.inference_mode():
-                output = self.model(on_device(np.stack([tensor]), self.device)).float().cpu()
+                output = self.model(on_device(np.stack([tensor]), self.device)).cpu()
             yield files, output, back, volume
 
     def _place_of(self, file: str, row: int = 0) -> Place:

@@ -98,7 +98,7 @@ def test_no_batch_holds_a_single_image() -> None:
     study = tiny_study(training={"batch_size": 31})
     seen: list[int] = []
     model = build(study)
-    model.register_forward_hook(lambda _module, inputs, _out: seen.append(len(inputs[0])))
+    model.register_forward_hook(lambda module, inputs, _out: seen.append(len(inputs[0])) if module.training else None)
     train(model, data(study), study, site="n", round_number=1, device=pick_device(), listener=ignore)
     assert seen == [16, 16]
 
@@ -228,12 +228,39 @@ def test_a_layout_fits_its_batches(dims: int) -> None:
     assert batch.is_contiguous() == (dims < 2)
 
 
-@pytest.mark.parametrize("dims", [0, 1, 2, 3])
-def test_rows_are_never_cast(dims: int) -> None:
-    device = Device(torch.device("cpu"), amp=True)
-    with device.autocast(dims):
-        found = torch.nn.Linear(3, 2)(torch.rand(4, 3))
-    assert found.dtype == (torch.bfloat16 if dims else torch.float32)
+TILES = Device(torch.device("cpu"), amp=True)
+
+
+def test_a_network_trains_in_bfloat16_and_scores_in_float32() -> None:
+    study = tiny_study(input={"size": [32, 32]})
+    model, own, seen = build(study), data(study), list[tuple[bool, torch.dtype]]()
+    model.register_forward_hook(lambda module, _inputs, found: seen.append((module.training, found.dtype)))
+    train(model, own, study, site="n", round_number=1, device=TILES, listener=ignore)
+    evaluate(model, own, study, "test", site="n", thresholds=None, min_cell=1, device=TILES, listener=ignore)
+    assert set(seen) == {(True, torch.bfloat16), (False, torch.float32)}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shape", "dtype"),
+    [
+        ("mlp", {}, (13,), torch.float32),
+        ("cnn-1d", {}, (9, 64), torch.bfloat16),
+        ("unet", {}, (1, 32, 32), torch.bfloat16),
+        ("unet", {"depth": 2}, (1, 16, 32, 32), torch.bfloat16),
+        ("retinanet", {"levels": 3, "anchor": 4}, (1, 16, 16), torch.bfloat16),
+        ("retinanet", {"levels": 4, "anchor": 4}, (1, 16, 16), torch.float32),
+        ("resnet10", {}, (1, 32, 32), torch.float32),
+        ("resnet10", {}, (1, 64, 64), torch.bfloat16),
+    ],
+)
+def test_what_is_cast(name: str, options: dict[str, Any], shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """No rows, and no network in which a kernel with strides is wider than what it looks at."""
+    task = models.describe(name).tasks[0]
+    channels, *size = shape
+    model = models.build(name, options=options, size=tuple(size), channels=channels, classes=2, task=task)
+    with TILES.autocast(model, shape):
+        assert nn.Linear(3, 2)(torch.rand(4, 3)).dtype == dtype
+    assert model.training
 
 
 def test_a_device_is_seeded_as_torch_seeds_it() -> None:

@@ -12,7 +12,7 @@ def test_a_small_network_is_measured() -> None:
     assert found.parameters == 13 * 2 + 2
     assert found.per_second > 100
     assert 0 < found.step_mib < 500
-    assert found.bfloat16 > 0
+    assert found.faster is None, "rows are not cast"
 
 
 def test_the_page_has_every_network_once_for_each_kind_of_example(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,9 @@ def test_parkinson_gait_finds_a_shallow_dip_between_the_peaks(tmp_path: Path) ->
 @pytest.mark.long
 def test_alzheimer_mri_finds_wide_ventricles(tmp_path: Path) -> None:
     words = {"0": "healthy", "0.5": "impaired", "1": "alzheimer"}
-    invented.write_pictures(tmp_path / "hospitals", invented.settings("MR", words), words, images.brain_slice, 12)
+    invented.write_pictures(
+        tmp_path / "hospitals", invented.picture_settings("MR", words), words, images.brain_slice, 12
+    )
     assert area(simulated("alzheimer-mri", tmp_path)) > 0.9
 
 
@@ -112,7 +114,7 @@ def test_brains_of_a_label_differ_by_what_is_planted_alone(tmp_path: Path) -> No
 @pytest.mark.long
 def test_lung_malignancy_finds_spicules(tmp_path: Path) -> None:
     words = {"1": "benign", "5": "malignant"}
-    invented.write_pictures(tmp_path / "hospitals", invented.settings("CT", words), words, images.nodule, 25)
+    invented.write_pictures(tmp_path / "hospitals", invented.picture_settings("CT", words), words, images.nodule, 25)
     assert area(simulated("lung-malignancy", tmp_path)) > 0.95
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +18,15 @@ class Device:
     torch: torch.device
     amp: bool  # bfloat16 where it is faster than float32: see `autocast`
 
-    def autocast(self, dims: int) -> AbstractContextManager[object]:
-        """The precision in which a network is trained on examples of so many `dims`.
+    def autocast(self, model: nn.Module, shape: tuple[int, ...]) -> AbstractContextManager[object]:
+        """The precision in which `model`, which is here, is trained on examples of `shape` [channels, *size].
 
-        Of rows (none) it is float32 everywhere: their layers are so small that to cast them costs more than it saves.
-        Scores are computed in float32 too: in bfloat16, of eight bits, many would be equal that are not.
+        Of rows it is float32 everywhere: to cast them gains little, or costs. Scores are computed in float32 too:
+        bfloat16 has eight significant bits, in which many would be equal that are not. Asked
+        before layers are frozen: afterwards all of them are in training, or none.
         """
-        return torch.autocast(self.torch.type, dtype=torch.bfloat16, enabled=self.amp and dims > 0)
+        amp = self.amp and len(shape) > 1 and not (self.torch.type == "cpu" and _has_narrow_maps(model, shape))
+        return torch.autocast(self.torch.type, dtype=torch.bfloat16, enabled=amp)
 
     def layout(self, dims: int) -> Any:
         """A torch memory format: of images, of 2 or 3 `dims`, channels-last on a GPU, where convolutions want it."""
@@ -59,6 +62,34 @@ def pick_device() -> Device:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False  # float32 is what it says, and what an exported network computes in
     if torch.cuda.is_available():
         return Device(torch.device("cuda"), amp=torch.cuda.is_bf16_supported())
     return Device(torch.device("cpu"), amp=torch.cpu._is_amx_tile_supported())
+
+
+def _has_narrow_maps(model: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether a convolution with strides gets maps that are narrower than its kernel.
+
+    There oneDNN leaves parts of the weight's gradient unwritten in bfloat16 (seen with PyTorch 2.13: values up to
+    infinity, others each time).
+    """
+    strided = [part for part in model.modules() if isinstance(part, _ConvNd) and max(part.stride) > 1]
+    narrow = list[bool]()
+
+    def look(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        assert isinstance(layer, _ConvNd)
+        lengths = inputs[0].shape[2:]
+        narrow.append(any(length < kernel for length, kernel in zip(lengths, layer.kernel_size, strict=True)))
+
+    handles = [part.register_forward_pre_hook(look) for part in strided]
+    training = model.training
+    try:
+        if strided:
+            with torch.no_grad():
+                model.eval()(torch.zeros(1, *shape))
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return any(narrow)

@@ -80,6 +80,7 @@ def train(
     rule = rule or Rule()
     dims = len(study.input.size)
     device.place(model, dims)
+    precision = device.autocast(model, seen_by(study, data.images.shape[1:]))
     model.train()
     freeze(model, study, layer)
     rule.begin(model)
@@ -101,7 +102,7 @@ def train(
             images, targets = _augmented(augment, study, images, targets, seeds)
             images = images.to(device.torch, memory_format=device.layout(dims))
             labels, targets = torch.from_numpy(taught[batch]).to(device.torch), targets.to(device.torch)
-            with device.autocast(dims):
+            with precision:
                 loss = loss_of(images, labels, targets)
             if (penalty := rule.penalty(model)) is not None:
                 loss = loss + penalty
@@ -124,6 +125,12 @@ def train(
             "for broken images in the report"
         )
     return TrainResult(loss=mean_loss, steps=total, seconds=time.perf_counter() - started)
+
+
+def seen_by(study: StudySpec, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """What its network gets of an example of `shape` [channels, *size]: registration sees two at a time."""
+    channels, *size = shape
+    return ((1 + (study.study.task == "registration")) * channels, *size)
 
 
 def _augmented(

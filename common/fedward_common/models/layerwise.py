@@ -38,7 +38,7 @@ class Layered(nn.Module):
         """Of one layer, on what those below it give for examples [n, channels, *size]; these do not learn."""
         with torch.no_grad():
             below = self._below(examples, layer)
-        return cast(Layer, self.layers[layer]).loss(below)
+        return cast(Layer, self.layers[layer]).loss(below.float())
 
     def _below(self, examples: torch.Tensor, layer: int) -> torch.Tensor:
         found = examples.flatten(1)

@@ -22,7 +22,7 @@ _SETTINGS = '[policy]\noutputs = ["counts", "statistics", "update", "evaluation"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """A template on real data. `write(source, hospitals)` makes the folders of the hospitals."""
+    """A template on some data. `write(source, hospitals)` makes the folders of the hospitals."""
 
     name: str  # of its row of the page, and of its folder
     template: str

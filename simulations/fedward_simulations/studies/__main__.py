@@ -1,4 +1,4 @@
-"""`python -m fedward_simulations.studies`: run the studies on real data, and write the page of their results."""
+"""`python -m fedward_simulations.studies`: run the studies, and write the page of their results."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ def main(
     results: Annotated[Path, typer.Option(help="The page that is written.")] = Path("docs/results.md"),
     only: Annotated[list[str] | None, typer.Option(help="These studies only; may be repeated.")] = None,
 ) -> None:
-    """Run Fedward's studies on real data, three seeds each, and write the page of their results once all have run.
+    """Run Fedward's studies, three seeds each, and write the page of their results once all have run.
 
     Then the same for the four limits of the field: their page, limits.md, stands beside that of the results. What has
     its results in --out is not run again; a study whose collection is not in --data is left out.

@@ -22,9 +22,9 @@ DATA = "BUSI, breast ultrasound (doi:10.1016/j.dib.2019.104863)"
 CAVEAT = "Its patients are groups of images that look alike."
 
 
-def write(source: Path, hospitals: Path, *, most: int = PATIENTS) -> None:
-    """Three sites of so many patients together, drawn once."""
-    deal(source, hospitals, ("harbour", "north", "valley"), most=most)
+def write(source: Path, hospitals: Path) -> None:
+    """Three sites of `PATIENTS` together, drawn once."""
+    deal(source, hospitals, ("harbour", "north", "valley"), most=PATIENTS)
 
 
 def deal(source: Path, hospitals: Path, names: Sequence[str], *, most: int | None = None) -> None:
@@ -61,7 +61,7 @@ _SCRATCH = Trial(
 )
 
 
-def _pair(network: str) -> tuple[Trial, ...]:
+def _trials(network: str) -> tuple[Trial, ...]:
     """The nodules that a network begins with, and breast ultrasound with that and without."""
     model, rate = _NETWORKS[network]
     training = {"optimizer": {"lr": rate}}
@@ -81,10 +81,11 @@ def _pair(network: str) -> tuple[Trial, ...]:
     transfer = replace(
         scratch,
         name=f"breast-ultrasound, {network}, transfer",
+        source=nodules.source,
         caveat=f"{CAVEAT} Begun with a model of the lung nodules above, of 10 rounds.",
         changes={**scratch.changes, "model": {**model, "start": {"file": f"{nodules.name}/model.safetensors"}}},
     )
     return nodules, scratch, transfer
 
 
-TRIALS = tuple(trial for network in _NETWORKS for trial in _pair(network))
+TRIALS = tuple(trial for network in _NETWORKS for trial in _trials(network))

@@ -1,7 +1,7 @@
-"""Templates whose data no public collection at hand has, on invented patients: what can be learned is planted.
+"""Templates for which no public collection is at hand, on invented patients: what can be learned is planted.
 
-Files are in the formats that hospitals have: DICOM of three makers, Daphnet's recordings, tables. At strength 0 nothing
-tells a study's labels apart.
+Files are in the formats that hospitals have: DICOM of three makers, Daphnet's recordings, tables. Where a writer has a
+strength, nothing is planted at 0.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,13 +24,13 @@ LIVERS = '[masks]\nstructures = { liver = "Liver", tumour = "Tumour" }\n'
 _THREE = ("harbour", "north", "valley")
 
 
-def write_brains(source: Path, hospitals: Path, *, each: int = 20, strength: float = 1.0) -> None:
-    """A hospital for each maker of scanners, with so many patients of each label."""
+def write_brains(source: Path, hospitals: Path, *, strength: float = 1.0) -> None:
+    """A hospital for each maker of scanners, with 20 patients of each label."""
     del source
     for hospital, scanner in brain.SCANNERS.items():
         folder = hospital_folder(hospitals, hospital)
         rows = ["patient_id,label\n"]
-        for number, label in enumerate(each * tuple(brain.NIGRA)):
+        for number, label in enumerate(20 * tuple(brain.NIGRA)):
             brain.write(folder, scanner, number, label, strength=strength)
             rows.append(f"P{number:04d},{label}\n")
         (folder / "labels.csv").write_text("".join(rows))
@@ -57,41 +57,41 @@ def write_pictures(
         (folder / "labels.csv").write_text("".join(rows))
 
 
-def settings(modality: str, words: Mapping[str, str]) -> str:
+def picture_settings(modality: str, words: Mapping[str, str]) -> str:
     """The site.toml of hospitals that `write_pictures` makes."""
     table = ", ".join(f'"{word}" = "{label}"' for word, label in words.items())
     return f'[data]\npatient = "^([^/]+)/"\nmodality = "{modality}"\n[labels]\npath = "file"\nwords = {{ {table} }}\n'
 
 
-def write_tissue(source: Path, hospitals: Path, *, each: int = 12) -> None:
-    """Tiles of the four tissues, one of each patient."""
+def write_tissue(source: Path, hospitals: Path) -> None:
+    """Tiles of the four tissues, of 12 patients each, one of each patient."""
     del source
     words = {label: label for label in images.TISSUES}
-    write_pictures(hospitals, settings("", words), words, images.tile, each)
+    write_pictures(hospitals, picture_settings("", words), words, images.tile, 12)
 
 
-def write_chests(source: Path, hospitals: Path, *, patients: int = 40, strength: float = 1.0) -> None:
-    """CT of chests from scanners of two makers, a table of nodules beside them."""
+def write_chests(source: Path, hospitals: Path) -> None:
+    """CT of 40 chests from scanners of two makers each, a table of nodules beside them."""
     del source
     for name, scanner in list(chest.SCANNERS.items())[:2]:
-        chest.write(hospital_folder(hospitals, name, NODULES), scanner, patients, shape=(24, 96, 96), strength=strength)
+        chest.write(hospital_folder(hospitals, name, NODULES), scanner, 40, shape=(24, 96, 96))
 
 
-def write_abdomens(source: Path, hospitals: Path, *, patients: int = 20) -> None:
-    """CT of abdomens and DICOM segmentations of them."""
+def write_abdomens(source: Path, hospitals: Path) -> None:
+    """CT of 20 abdomens from scanners of three makers each, and DICOM segmentations of them."""
     del source
     for name, scanner in abdomen.SCANNERS.items():
         folder = hospital_folder(hospitals, name, LIVERS)
-        for number in range(patients):
+        for number in range(20):
             abdomen.write(folder, scanner, number)
 
 
-def write_windows(source: Path, hospitals: Path, *, genes: int = 100, strength: float = 0.9) -> None:
-    """Regulatory DNA, half of the windows with a motif."""
+def write_windows(source: Path, hospitals: Path, *, strength: float = 0.9) -> None:
+    """Regulatory DNA of 100 genes a hospital, half of the windows with a motif."""
     del source
     for hospital in _THREE:
         folder = hospital_folder(hospitals, hospital, '[table]\nmap = "columns.toml"\n')
-        regulatory.write(folder, hospital, genes, strength)
+        regulatory.write(folder, hospital, 100, strength)
 
 
 def write_recordings(
@@ -105,12 +105,12 @@ def write_recordings(
             freezing.write(folder, hospital, number, strength, seconds=seconds)
 
 
-def write_followed(source: Path, hospitals: Path, *, patients: int = 400, strength: float = 1.0) -> None:
-    """Patients with breast cancer, some of whom die."""
+def write_followed(source: Path, hospitals: Path) -> None:
+    """400 patients with breast cancer a hospital, some of whom die."""
     del source
     for hospital in ("east", "north", "west"):
         folder = hospital_folder(hospitals, hospital, '[table]\nmap = "tcga-brca"\n')
-        survival.write(folder, hospital, patients, strength)
+        survival.write(folder, hospital, 400, 1.0)
 
 
 _TRIAL = Trial(name="", template="", source="", write=write_brains, data="", shown="synthetic")
@@ -171,9 +171,7 @@ TRIALS = (
         template="freezing-of-gait",
         write=write_recordings,
         data="Recordings in Daphnet's format, 5 patients a hospital, two minutes each",
-        published="accuracy 91.43 %, sensitivity 85.58 %, specificity 93.63 %, by window",
         changes={"split": {"folds": 5}},
-        windows=True,
     ),
     _TILES,
     replace(

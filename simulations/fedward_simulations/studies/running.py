@@ -37,6 +37,7 @@ from fedward_simulations.studies import (
 from fedward_simulations.studies.accuracy import accuracies
 from fedward_simulations.wording import METRIC_TITLES
 
+_KINDS = {"real": "Public data", "synthetic": "Synthetic patients", None: "Public data"}
 _RESULTS, _ACCURACIES, _WINDOWS = "results.json", "accuracies.json", "windows.json"
 
 
@@ -101,7 +102,7 @@ def run(trial: Trial, data: Path, out: Path, console: Console) -> None:
             pooled=trial.pooled,
             workers=len(os.sched_getaffinity(0)),
             resume=True,
-            data_notes=tuple(filter(None, (f"Public data: {trial.data}.", trial.caveat))),
+            data_notes=tuple(filter(None, (f"{_KINDS[trial.shown]}: {trial.data}.", trial.caveat))),
             weights=started.weights,
         )(bars)
     if trial.accuracies:
@@ -189,13 +190,13 @@ def _compared(out: Path) -> Iterator[tuple[str, ...]]:
 
 
 def _by_window(out: Path) -> Iterator[tuple[str, ...]]:
-    """Trial, model; accuracy, sensitivity and specificity by window, over seeds; last what was published."""
+    """Model; accuracy, sensitivity and specificity by window, over seeds; last what was published."""
     for trial in trials():
         path = out / trial.name / _WINDOWS
         if trial.windows and path.exists():
             for name, found in json.loads(path.read_text()).items():
-                yield trial.name, name, *map(mean, found.values())
-            yield trial.name, "published", *(f"{value:.3f}" for value in freezing_of_gait.PUBLISHED.values())
+                yield name, *map(mean, found.values())
+            yield "published", *(f"{value:.3f}" for value in freezing_of_gait.PUBLISHED.values())
 
 
 def mean(values: list[float]) -> str:
