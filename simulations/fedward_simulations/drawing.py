@@ -7,7 +7,7 @@ markers differ as well, so a greyscale print reads the same.
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -17,8 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 
-from fedward_simulations.results import ModelName
+from fedward_simulations.results import ModelName, Results
 
+PANELS = 3  # in a row
+MOST = 6  # panels; more labels stand in the table only
 INK, MUTED, RULE = "#1f2933", "#5b6770", "#d5dae0"
 
 
@@ -99,6 +101,29 @@ def new_canvas(inches: tuple[float, float]) -> Iterator[Canvas]:
         canvas = Canvas(figsize=inches, layout="constrained")
         FigureCanvasSVG(canvas)
         yield canvas
+
+
+def drawn_labels(results: Results, held: Sequence[Mapping[ModelName, Mapping[str, Any]]]) -> list[str]:
+    """The study's labels of which anything is drawn, up to `MOST`."""
+    drawn = {label for run in held for labels in run.values() for label in labels}
+    return [label for label in results.study.labels if label in drawn][:MOST]
+
+
+def panel_inches(many: int, height: float) -> tuple[float, float]:
+    """Of a figure with so many panels: one is as wide as half a page, more fill it."""
+    return (3.7 if many == 1 else 7.2, height * -(-many // PANELS))
+
+
+def panels(canvas: Canvas, many: int) -> list[Axes]:
+    """So many axes, row by row."""
+    columns = min(many, PANELS)
+    return [canvas.add_subplot(-(-many // columns), columns, index + 1) for index in range(many)]
+
+
+def panel_title(axes: Axes, label: str, labels: Sequence[str]) -> None:
+    """Name a panel where there are several."""
+    if len(labels) > 1:
+        axes.set_title(label, fontsize=9.5)
 
 
 def svg_text(canvas: Canvas, name: str, alt: str, *, transparent: bool = True) -> str:

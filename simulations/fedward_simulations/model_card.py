@@ -90,6 +90,10 @@ def _table(results: Results) -> str:
         for metric in wording.metrics_shown(results):
             cells = [_cell(block, metric, results.study.headline) for block in columns]
             rows.append([plain(name), wording.METRIC_TITLES[metric], *cells])
+    headline, overall = results.study.headline, blocks[-1][1]
+    for label in dict.fromkeys(label for block in overall if block is not None for label in block.labels):
+        cells = [_cell(block.labels.get(label) if block else None, headline, headline) for block in overall]
+        rows.append([blocks[-1][0], f"{wording.METRIC_TITLES[headline]}: {plain(label)}", *cells])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -1,56 +1,81 @@
 """The report's figures as inline SVG: text stays text, the same results give the same bytes, nothing is fetched."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
-from fedward_simulations.drawing import LOOKS, MUTED, RULE, SERIES, add_legend, line_style, new_canvas, svg_text
+from fedward_simulations.drawing import (
+    LOOKS,
+    MUTED,
+    RULE,
+    SERIES,
+    add_legend,
+    drawn_labels,
+    line_style,
+    new_canvas,
+    panel_inches,
+    panel_title,
+    panels,
+    svg_text,
+)
 from fedward_simulations.results import Block, Figure, Metric, ModelName, PrecisionRecall, Results
 from fedward_simulations.wording import METRIC_TITLES, MODEL_TITLES, figure_text, number, shown
 
 SPREAD = 0.2  # of a hospital's models above and below its row
-SQUARE = (3.7, 3.5)  # inches
 GRID = np.linspace(0.0, 1.0, 201)
 
 Floats = npt.NDArray[np.float64]
 
 
 def roc(results: Results) -> str:
-    """ROC curves of all hospitals' test patients, the diagonal, and each model at its operating point.
+    """ROC curves of all hospitals' test patients, the diagonal, and each model at its operating point; a panel a label.
 
     Over several seeds: the mean true positive rate at each false positive rate (vertical averaging, Fawcett 2006).
     """
-    with new_canvas(SQUARE) as canvas:
-        axes = canvas.add_subplot()
-        axes.plot([0, 1], [0, 1], color=RULE, linewidth=1.0)
-        for model in shown(results):
-            curve = _mean_curve(results, model)
-            if curve is not None:
-                axes.plot(*curve, label=_roc_label(results, model), **line_style(model))
-        for model in shown(results):
-            _operating_point(axes, model, getattr(results.overall, model))
-        _unit_square(axes, "1 − specificity", "Sensitivity")
-        add_legend(axes, loc="lower right")
+    labels = drawn_labels(results, [run.roc for run in results.runs])
+    with new_canvas(_squares(labels)) as canvas:
+        for axes, label in zip(panels(canvas, len(labels)), labels, strict=True):
+            axes.plot([0, 1], [0, 1], color=RULE, linewidth=1.0)
+            for model in shown(results):
+                curve = _mean_curve(results, model, label)
+                if curve is not None:
+                    axes.plot(*curve, label=_roc_label(results, model, label), **line_style(model))
+            for model in shown(results):
+                _operating_point(axes, model, _block(results, model, label))
+            _unit_square(axes, "1 − specificity", "Sensitivity")
+            panel_title(axes, label, labels)
+            add_legend(axes, loc="lower right")
         return svg_text(canvas, "roc", roc_alt(results))
 
 
 def roc_alt(results: Results) -> str:
     """The ROC figure in words."""
-    parts = [_roc_label(results, model) for model in shown(results)]
-    return f"ROC curves of all hospitals’ test patients. Area under the curve: {'; '.join(parts)}."
+    said = _said(results, drawn_labels(results, [run.roc for run in results.runs]), _roc_label)
+    return f"ROC curves of all hospitals’ test patients. Area under the curve: {said}."
 
 
-def _roc_label(results: Results, model: ModelName) -> str:
+def _said(results: Results, labels: Sequence[str], words: Callable[[Results, ModelName, str], str]) -> str:
+    """`words` of each label and model; the label is named where there are several."""
+    parts = ("; ".join(words(results, model, label) for model in shown(results)) for label in labels)
+    return "; ".join(f"{label}: {part}" if len(labels) > 1 else part for label, part in zip(labels, parts, strict=True))
+
+
+def _block(results: Results, model: ModelName, label: str) -> Block | None:
     block: Block = getattr(results.overall, model)
-    return f"{MODEL_TITLES[model]} {number(block.roc_auc.value if block.roc_auc else None)}"
+    return block.of_label(label)
 
 
-def _mean_curve(results: Results, model: ModelName) -> tuple[Floats, Floats] | None:
-    curves = [run.roc[model] for run in results.runs if model in run.roc]
+def _roc_label(results: Results, model: ModelName, label: str) -> str:
+    block = _block(results, model, label)
+    return f"{MODEL_TITLES[model]} {number(block.roc_auc.value if block and block.roc_auc else None)}"
+
+
+def _mean_curve(results: Results, model: ModelName, label: str) -> tuple[Floats, Floats] | None:
+    curves = [run.roc[model][label] for run in results.runs if label in run.roc.get(model, {})]
     if not curves:
         return None
     if len(curves) == 1:
@@ -59,10 +84,9 @@ def _mean_curve(results: Results, model: ModelName) -> tuple[Floats, Floats] | N
     return np.concatenate(([0.0], GRID)), np.concatenate(([0.0], mean))
 
 
-def _operating_point(axes: Axes, model: ModelName, block: Block) -> None:
-    if block.sensitivity is None or block.specificity is None:
-        return
-    _marker(axes, model, (1 - block.specificity.value, block.sensitivity.value))
+def _operating_point(axes: Axes, model: ModelName, block: Block | None) -> None:
+    if block is not None and block.sensitivity is not None and block.specificity is not None:
+        _marker(axes, model, (1 - block.specificity.value, block.sensitivity.value))
 
 
 def _marker(axes: Axes, model: ModelName, point: tuple[float, float]) -> None:
@@ -73,34 +97,38 @@ def _marker(axes: Axes, model: ModelName, point: tuple[float, float]) -> None:
 def precision_recall(results: Results) -> str:
     """Precision over recall of all hospitals' test patients, in steps; the share of positives is what chance gives.
 
-    Over several seeds: the mean precision at each recall.
+    A panel a label. Over several seeds: the mean precision at each recall.
     """
-    with new_canvas(SQUARE) as canvas:
-        axes = canvas.add_subplot()
-        block = results.overall.federated
-        if block.positives is not None and block.patients:
-            axes.plot([0, 1], [block.positives / block.patients] * 2, color=RULE, linewidth=1.0)
-        for model in shown(results):
-            curves = [run.precision_recall[model] for run in results.runs if model in run.precision_recall]
-            if curves:
-                mean = np.mean([_steps(curve) for curve in curves], axis=0)
-                axes.plot(GRID, mean, label=_precision_label(results, model), **line_style(model))
-        for model in shown(results):
-            _calls(axes, model, getattr(results.overall, model))
-        _unit_square(axes, "Recall (sensitivity)", "Precision")
-        add_legend(axes, loc="lower left")
+    labels = drawn_labels(results, [run.precision_recall for run in results.runs])
+    with new_canvas(_squares(labels)) as canvas:
+        for axes, label in zip(panels(canvas, len(labels)), labels, strict=True):
+            block = _block(results, "federated", label)
+            if block is not None and block.positives is not None and block.patients:
+                axes.plot([0, 1], [block.positives / block.patients] * 2, color=RULE, linewidth=1.0)
+            for model in shown(results):
+                held = [run.precision_recall.get(model, {}) for run in results.runs]
+                curves = [_steps(curves[label]) for curves in held if label in curves]
+                if curves:
+                    said = _precision_label(results, model, label)
+                    axes.plot(GRID, np.mean(curves, axis=0), label=said, **line_style(model))
+            for model in shown(results):
+                _calls(axes, model, _block(results, model, label))
+            _unit_square(axes, "Recall (sensitivity)", "Precision")
+            panel_title(axes, label, labels)
+            add_legend(axes, loc="lower left")
         return svg_text(canvas, "precision-recall", precision_recall_alt(results))
 
 
 def precision_recall_alt(results: Results) -> str:
     """The precision-recall figure in words."""
-    parts = [_precision_label(results, model) for model in shown(results)]
-    return f"Precision–recall curves of all hospitals’ test patients. Average precision: {'; '.join(parts)}."
+    labels = drawn_labels(results, [run.precision_recall for run in results.runs])
+    said = _said(results, labels, _precision_label)
+    return f"Precision–recall curves of all hospitals’ test patients. Average precision: {said}."
 
 
-def _precision_label(results: Results, model: ModelName) -> str:
-    block: Block = getattr(results.overall, model)
-    return f"{MODEL_TITLES[model]} {number(block.average_precision)}"
+def _precision_label(results: Results, model: ModelName, label: str) -> str:
+    block = _block(results, model, label)
+    return f"{MODEL_TITLES[model]} {number(block.average_precision if block else None)}"
 
 
 def _steps(curve: PrecisionRecall) -> Floats:
@@ -109,39 +137,58 @@ def _steps(curve: PrecisionRecall) -> Floats:
     return np.asarray(curve.precision)[np.minimum(place, len(curve.precision) - 1)]
 
 
-def _calls(axes: Axes, model: ModelName, block: Block) -> None:
-    if block.sensitivity is not None and block.precision is not None:
+def _calls(axes: Axes, model: ModelName, block: Block | None) -> None:
+    if block is not None and block.sensitivity is not None and block.precision is not None:
         _marker(axes, model, (block.sensitivity.value, block.precision.value))
 
 
 def calibration(results: Results) -> str:
-    """Reliability: the observed share of positives against the mean score, in groups of patients; first seed."""
-    with new_canvas(SQUARE) as canvas:
-        axes = canvas.add_subplot()
-        axes.plot([0, 1], [0, 1], color=RULE, linewidth=1.0)
-        for model in shown(results):
-            points = results.runs[0].calibration.get(model, ())
-            if points:
-                x, y = [point.predicted for point in points], [point.observed.value for point in points]
-                axes.plot(x, y, label=_brier_label(results, model), **line_style(model, marked=True))
-        for point in results.runs[0].calibration.get("federated", ()):
-            ends = [point.observed.low, point.observed.high]
-            axes.plot([point.predicted] * 2, ends, color=LOOKS["federated"].colour, linewidth=0.8)
-        _unit_square(axes, "Mean score", "Observed share of positives")
-        add_legend(axes, loc="upper left")
+    """Reliability: the observed share of positives against the mean score, in groups of patients; first seed.
+
+    A panel a label; with several, Brier scores would not fit into the legend.
+    """
+    held = results.runs[0].calibration
+    labels = drawn_labels(results, [held])
+    with new_canvas(_squares(labels)) as canvas:
+        for axes, label in zip(panels(canvas, len(labels)), labels, strict=True):
+            axes.plot([0, 1], [0, 1], color=RULE, linewidth=1.0)
+            for model in shown(results):
+                points = held.get(model, {}).get(label, ())
+                if points:
+                    x, y = [point.predicted for point in points], [point.observed.value for point in points]
+                    name = _brier_label(results, model) if len(labels) == 1 else MODEL_TITLES[model]
+                    axes.plot(x, y, label=name, **line_style(model, marked=True))
+            for point in held.get("federated", {}).get(label, ()):
+                ends = [point.observed.low, point.observed.high]
+                axes.plot([point.predicted] * 2, ends, color=LOOKS["federated"].colour, linewidth=0.8)
+            _unit_square(axes, "Mean score", "Observed share")
+            panel_title(axes, label, labels)
+            if len(labels) == 1:
+                add_legend(axes, loc="upper left")
+        if len(labels) > 1:
+            canvas.legend(*canvas.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
         return svg_text(canvas, "calibration", calibration_alt(results))
 
 
 def calibration_alt(results: Results) -> str:
     """The calibration figure in words."""
-    points = results.runs[0].calibration.get("federated", ())
-    said = "; ".join(f"score {number(point.predicted)}, observed {number(point.observed.value)}" for point in points)
+    labels = drawn_labels(results, [results.runs[0].calibration])
+    said = "; ".join(
+        f"{label}, score {number(point.predicted)}, observed {number(point.observed.value)}"
+        for label in labels
+        for point in results.runs[0].calibration.get("federated", {}).get(label, ())
+    )
     return f"Calibration on all hospitals’ test patients. Federated model: {said or 'too few patients'}."
 
 
 def _brier_label(results: Results, model: ModelName) -> str:
     block: Block = getattr(results.overall, model)
     return MODEL_TITLES[model] if block.brier is None else f"{MODEL_TITLES[model]}, Brier {number(block.brier)}"
+
+
+def _squares(labels: Sequence[str]) -> tuple[float, float]:
+    """Inches of a figure with a square panel a label."""
+    return panel_inches(len(labels), 3.5 if len(labels) == 1 else 2.7)
 
 
 def gain(results: Results) -> str:

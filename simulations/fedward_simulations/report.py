@@ -178,17 +178,21 @@ def _group(results: Results, title: str, note: str, blocks: list[Block | None]) 
 
 
 def _label_rows(blocks: list[Block | None], metrics: list[Metric]) -> tuple[Row, ...]:
-    """Each structure's or finding's figures, where there are several."""
+    """Each label's figures, where there are several: of one against the rest, a structure, a kind of finding."""
     labels = dict.fromkeys(label for block in blocks if block is not None for label in block.labels)
     return tuple(
         Row(
             f"{wording.METRIC_TITLES[metric]}: {label}",
-            tuple(None if block is None else _cell(block.labels.get(label, {}).get(metric)) for block in blocks),
+            tuple(None if block is None else _cell(_of_label(block, label, metric)) for block in blocks),
         )
         for label in labels
         for metric in metrics
-        if any(block is not None and metric in block.labels.get(label, {}) for block in blocks)
+        if any(block is not None and _of_label(block, label, metric) for block in blocks)
     )
+
+
+def _of_label(block: Block, label: str, metric: Metric) -> Figure | None:
+    return block.labels[label].figure(metric) if label in block.labels else None
 
 
 def _tested(blocks: list[Block | None]) -> str:
@@ -205,7 +209,7 @@ def _withheld(block: Block | None, metrics: list[Metric]) -> str | None:
     """Why a column shows nothing; None when it shows something."""
     if block is None:
         return "not trained"
-    if any(block.figure(metric) for metric in metrics):
+    if block.labels or any(block.figure(metric) for metric in metrics):
         return None
     return f"withheld: {block.withheld}"
 
@@ -217,18 +221,21 @@ def _block_cell(block: Block | None, metric: Metric) -> Cell | None:
 def _cell(figure: Figure | None) -> Cell:
     if figure is None:
         return Cell("–", "", "")
-    sd = "" if figure.sd is None else f"± {wording.number(figure.sd)}"
-    return Cell(wording.number(figure.value), wording.interval(figure), sd)
+    return _plain_cell(figure.value, figure.sd)._replace(interval=wording.interval(figure))
 
 
-def _plain_cell(value: float | None) -> Cell:
-    return Cell("–" if value is None else wording.number(value), "", "")
+def _plain_cell(value: float | None, sd: float | None = None) -> Cell:
+    return Cell(wording.number(value), "", "" if sd is None else f"± {wording.number(sd)}")
 
 
 def _mean_group(results: Results, models: list[ModelName]) -> Group:
     means = [getattr(results.overall, model).mean for model in models]
+    headline = results.study.headline
     rows = tuple(
-        Row(wording.METRIC_TITLES[metric], tuple(Cell(wording.number(mean.figure(metric)), "", "") for mean in means))
+        Row(
+            wording.METRIC_TITLES[metric],
+            tuple(_plain_cell(mean.figure(metric), mean.sd if metric == headline else None) for mean in means),
+        )
         for metric in wording.metrics_shown(results)
     )
     note = f"each hospital counts once; {wording.plural(means[0].sites, 'hospital')} with figures for every model"
@@ -255,8 +262,9 @@ def _rounds(results: Results) -> str:
 def _plots(results: Results) -> list[Plot]:
     from fedward_simulations import learning_plots, plots, subgroup_report, task_plots
 
-    several = len(results.seeds) > 1
+    several, labels = len(results.seeds) > 1, len(results.study.spec.asked_labels) > 1
     averaged = ", averaged over the seeds" if several else ""
+    against = ", each label against the rest" if labels else ""
     at_point = " The markers are the operating points." if wording.has_threshold(results) else ""
     seed = f" Seed {results.runs[0].seed}." if several else ""
     found = [
@@ -268,14 +276,15 @@ def _plots(results: Results) -> list[Plot]:
         caption = f"The federated model on groups of test patients{averaged}. A grey line is that of all of them."
         found.append(Plot(subgroup_report.forest(results), "Groups of patients", caption, wide=True))
     if any(run.roc for run in results.runs):
-        caption = f"All hospitals’ test patients{averaged}.{at_point}"
-        found.append(Plot(plots.roc(results), "ROC curves", caption, wide=False))
+        caption = f"All hospitals’ test patients{against}{averaged}.{at_point}"
+        found.append(Plot(plots.roc(results), "ROC curves", caption, wide=labels))
     if any(run.precision_recall for run in results.runs):
-        caption = f"All hospitals’ test patients{averaged}. The grey line is the share of patients with the finding."
-        found.append(Plot(plots.precision_recall(results), "Precision–recall curves", caption, wide=False))
+        share = "The grey line is the share of patients with the finding."
+        caption = f"All hospitals’ test patients{against}{averaged}. {share}"
+        found.append(Plot(plots.precision_recall(results), "Precision–recall curves", caption, wide=labels))
     if results.runs[0].calibration:
         caption = f"On the grey line, a score means what it says.{seed}"
-        found.append(Plot(plots.calibration(results), "Calibration", caption, wide=False))
+        found.append(Plot(plots.calibration(results), "Calibration", caption, wide=labels))
     if any(run.froc for run in results.runs):
         caption = f"All hospitals’ test patients{averaged}. Further up and left is better."
         found.append(Plot(task_plots.froc(results), "FROC curves", caption, wide=len(results.study.labels) > 1))

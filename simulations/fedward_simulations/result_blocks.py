@@ -93,10 +93,10 @@ class Block(Part):
     """How well one model does on one group of test patients.
 
     Sensitivity, specificity and precision are at `threshold`, the operating point; None where the study has none or
-    (precision) where nobody was called positive. Tasks other than classification have `figures` by metric instead, the
-    means over structures or kinds of finding, and where there are several, each one's in `labels`. `withheld` says in
-    words what the small-cell rule kept at home; over several seeds it may stand beside figures that only some seeds
-    gave. Counts are of patients, rounded means over seeds.
+    (precision) where nobody was called positive. Tasks other than classification have `figures` by metric instead.
+    Where several labels (structures, kinds of finding) count, figures are means over labels, and each label's own,
+    against the rest, are in `labels`. `withheld` says in words what the small-cell rule kept at home; over several
+    seeds it may stand beside figures that only some seeds gave. Counts are of patients, rounded means over seeds.
     """
 
     roc_auc: Figure | None = None
@@ -113,7 +113,7 @@ class Block(Part):
     negatives: Count | None = None
     withheld: str | None = None
     figures: dict[Metric, Figure] = Field(default_factory=dict, exclude_if=_empty)
-    labels: dict[str, dict[Metric, Figure]] = Field(default_factory=dict, exclude_if=_empty)
+    labels: dict[str, "Block"] = Field(default_factory=dict, exclude_if=_empty)
 
     @model_validator(mode="after")
     def _missing_needs_reason(self) -> Self:
@@ -142,6 +142,10 @@ class Block(Part):
         value: Figure | None = getattr(self, metric) if metric in METRICS else self.figures.get(metric)
         return value
 
+    def of_label(self, label: str) -> "Block | None":
+        """The block of one of several labels, None where it stays home; this block where there is one label only."""
+        return self.labels.get(label) if self.labels else self
+
 
 class GroupBlock(Block):
     """A model on one group of patients, of the `sites` hospitals that may tell of so many."""
@@ -154,9 +158,13 @@ GroupBlocks = dict[Subgroups, dict[str, dict[str, GroupBlock]]]
 
 
 class Means(Part):
-    """Means over the `sites` hospitals that have the figure for every model compared: each hospital counts once."""
+    """Means over the `sites` hospitals that have the figure for every model compared: each hospital counts once.
+
+    `sd` is that of the study's main figure over the seeds, of each seed's own such mean.
+    """
 
     sites: Count
+    sd: float | None = None
     roc_auc: float | None
     sensitivity: float | None
     specificity: float | None

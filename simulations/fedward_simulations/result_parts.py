@@ -181,9 +181,9 @@ class SeedRun(Part):
     overall: Compared
     history: tuple[RoundPoint, ...]
     local_history: dict[str, tuple[RoundPoint, ...]]
-    roc: dict[ModelName, Curve]
-    precision_recall: dict[ModelName, PrecisionRecall] = Field(default_factory=dict)
-    calibration: dict[ModelName, tuple[CalibrationPoint, ...]]
+    roc: dict[ModelName, dict[str, Curve]]  # by label, as the next two
+    precision_recall: dict[ModelName, dict[str, PrecisionRecall]] = Field(default_factory=dict)
+    calibration: dict[ModelName, dict[str, tuple[CalibrationPoint, ...]]]
     froc: dict[ModelName, dict[str, FrocCurve]] = Field(default_factory=dict, exclude_if=lambda held: not held)
     dice: dict[ModelName, dict[str, Spread]] = Field(default_factory=dict, exclude_if=lambda held: not held)
     subgroups: GroupBlocks = Field(default_factory=dict, exclude_if=lambda held: not held)  # the federated model

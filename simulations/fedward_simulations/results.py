@@ -4,8 +4,9 @@ Scripts may rely on study, seeds, engine, sites (name, patients, local, federate
 sensitivity, specificity, precision, each with value, low, high), rounds, seconds_per_round, bytes_per_site_per_round
 (up, down), model_sha256 and wall_s; every other key stands beside them. Where the task is not classification, a model's
 figures are in `figures`: dice, surface_mm, hausdorff_mm; dice_before, folding_percent; c_index; froc, sensitivity_at_1.
-Nothing here is about one patient. Where the study asks for groups of patients, `subgroups` has them by sex, age or
-vendor, group and label.
+Of several labels without a positive one a figure is the mean over labels, and each label's own figures are in `labels`;
+curves in `runs` are by model and label. Nothing here is about one patient. Where the study asks for groups of patients,
+`subgroups` has them by sex, age or vendor, group and label.
 
 `combine` makes the file of one seed or of several: a figure is then the mean over the seeds, its interval the mean of
 the seeds' 95 % intervals, and `sd` says how much the value differs between seeds.
@@ -210,7 +211,7 @@ def combine(
         ),
         model_sha256=runs[0].model_sha256,
         wall_s=wall_s,
-        overall=_overall([run.overall for run in runs], sites, study.headline),
+        overall=_overall(runs, sites, study.headline),
         training_share=_mean([run.training_share for run in runs]),
         planted=planted,
         data_notes=tuple(data_notes),
@@ -264,7 +265,7 @@ def mean_block(blocks: Sequence[Block]) -> Block:
         withheld=_withheld(blocks),
         figures=_mean_figures([block.figures for block in blocks]),
         labels={
-            label: _mean_figures([block.labels.get(label, {}) for block in blocks])
+            label: mean_block([block.labels[label] for block in blocks if label in block.labels])
             for label in dict.fromkeys(label for block in blocks for label in block.labels)
         },
     )
@@ -310,8 +311,13 @@ def _mean_figure(figures: Sequence[Figure | None]) -> Figure | None:
         value=fmean(figure.value for figure in given),
         low=fmean(figure.low for figure in given),
         high=fmean(figure.high for figure in given),
-        sd=stdev(figure.value for figure in given) if len(given) > 1 else None,
+        sd=_sd([figure.value for figure in given]),
     )
+
+
+def _sd(values: Sequence[float | None]) -> float | None:
+    given = [value for value in values if value is not None]
+    return stdev(given) if len(given) > 1 else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -324,13 +330,16 @@ def _mean_count(values: Sequence[int | None]) -> int | None:
     return None if mean is None else round(mean)
 
 
-def _overall(seeds: Sequence[Compared], sites: Sequence[SiteResult], headline: Metric) -> Overall:
+def _overall(runs: Sequence[SeedRun], sites: Sequence[SiteResult], headline: Metric) -> Overall:
+    seeds = [run.overall for run in runs]
     pooled = [seed.pooled for seed in seeds if seed.pooled is not None]
     personal = [seed.personal for seed in seeds if seed.personal is not None]
-    means = _means(sites, headline)
+    means, by_seed = _means(sites, headline), [_means(run.sites, headline) for run in runs]
 
     def block(blocks: Sequence[Block], model: ModelName) -> OverallBlock:
-        return OverallBlock(**{**dict(mean_block(blocks)), "mean": means(model)})
+        sd = _sd([of_seed(model).figure(headline) for of_seed in by_seed])
+        mean = means(model).model_copy(update={"sd": sd})
+        return OverallBlock(**{**dict(mean_block(blocks)), "mean": mean})
 
     return Overall(
         local=block([seed.local for seed in seeds], "local"),

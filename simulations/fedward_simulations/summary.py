@@ -4,11 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from fedward_common.metrics import (
-    Estimate,
     Evaluation,
     GroupEvaluation,
     MergedHistogram,
-    SiteFigures,
     pooled,
     pooled_at,
 )
@@ -63,7 +61,7 @@ def summarize(comparison: Comparison, *, workers: int) -> SeedRun:
     if own := {name: e for name in names if (e := run.sites[name].personal) is not None}:
         tests["personal"] = own
     merged = {model: _merged(found, run.study) for model, found in tests.items()}
-    single = {model: found for model, found in merged.items() if found is not None and model not in ONE_EACH}
+    single = {model: by_label for model, by_label in merged.items() if by_label and model not in ONE_EACH}
     overall = {model: _overall(found, merged[model], run.study) for model, found in tests.items()}
     if run.study.study.task in RANKED:
         overall |= {model: _without_ranking(overall[model]) for model in ONE_EACH if model in overall}
@@ -86,11 +84,18 @@ def summarize(comparison: Comparison, *, workers: int) -> SeedRun:
         local_history={
             name: tuple(_point(row, run.study) for row in one.history) for name, one in comparison.local.items()
         },
-        roc={model: Curve.of(histogram.roc()) for model, histogram in single.items()},
-        precision_recall={
-            model: PrecisionRecall.of(histogram.precision_recall()) for model, histogram in single.items()
+        roc={
+            model: {label: Curve.of(histogram.roc()) for label, histogram in by_label.items()}
+            for model, by_label in single.items()
         },
-        calibration={model: _calibration(histogram) for model, histogram in single.items()},
+        precision_recall={
+            model: {label: PrecisionRecall.of(histogram.precision_recall()) for label, histogram in by_label.items()}
+            for model, by_label in single.items()
+        },
+        calibration={
+            model: {label: _calibration(histogram) for label, histogram in by_label.items()}
+            for model, by_label in single.items()
+        },
         froc={model: curves for model, found in one_model.items() if (curves := froc_curves(found.values()))},
         subgroups=_groups(tests["federated"], run.study),
         dice={model: spreads for model, found in tests.items() if (spreads := dice_spreads(found.values()))},
@@ -154,72 +159,104 @@ def _block(evaluation: Evaluation | None, study: StudySpec) -> Block:
     if study.study.task != "classification":
         return task_block([evaluation], study)
     labels = _labels(study)
-    figures = [evaluation.figures[label] for label in labels if label in evaluation.figures]
-    # a mean over some labels cannot stand beside one over all; of several labels an image, each hospital knows its own
-    if not figures or (len(figures) < len(labels) and not study.cohort.multi_label):
+    blocks = {label: Block.of(evaluation.figures[label]) for label in labels if label in evaluation.figures}
+    if not blocks:
         return Block(withheld=evaluation.withheld or NOT_SCORED)
-    if len(labels) == 1:
-        return Block.of(figures[0])
+    if study.cohort.positive is not None:
+        return blocks[study.cohort.positive]
+    # a mean over some labels cannot stand beside one over all; of several labels an image, each hospital knows its own
+    if len(blocks) < len(labels) and not study.cohort.multi_label:
+        return Block(labels=blocks, patients=evaluation.patients, withheld=evaluation.withheld or NOT_SCORED)
+    return _macro(blocks, patients=evaluation.patients, withheld=evaluation.withheld)
+
+
+def _macro(blocks: Mapping[str, Block], *, patients: int, withheld: str | None) -> Block:
+    """The means over labels, each judged against the rest ("macro"); None where a label has none.
+
+    An interval's ends are the means of the labels' own. However the labels' errors go together, the standard deviation
+    of a mean is at most the mean of the standard deviations (the triangle inequality), with equality where all err
+    alike: so this interval is rather too wide than too narrow, and nothing need be assumed of their correlation.
+    """
+    held = blocks.values()
     return Block(
-        roc_auc=_mean_figure([one.roc_auc for one in figures]),
-        sensitivity=_mean_figure([one.sensitivity for one in figures]),
-        specificity=_mean_figure([one.specificity for one in figures]),
-        precision=_mean_figure([one.precision for one in figures]),
-        brier=fmean(one.brier for one in figures),
-        f1=_mean_f1(figures),
-        patients=evaluation.patients,
-        withheld=evaluation.withheld,
+        roc_auc=_mean_figure([block.roc_auc for block in held]),
+        sensitivity=_mean_figure([block.sensitivity for block in held]),
+        specificity=_mean_figure([block.specificity for block in held]),
+        precision=_mean_figure([block.precision for block in held]),
+        brier=_mean([block.brier for block in held]),
+        f1=_mean([block.f1 for block in held]),
+        average_precision=_mean([block.average_precision for block in held]),
+        calibration_error=_mean([block.calibration_error for block in held]),
+        patients=patients,
+        withheld=withheld,
+        labels=dict(blocks),
     )
 
 
-def _mean_f1(figures: Sequence[SiteFigures]) -> float | None:
-    """The mean over labels ("macro"); None where one of them has none."""
-    values = [f1(one.precision, one.sensitivity) for one in figures]
-    given = [value for value in values if value is not None]
-    return fmean(given) if len(given) == len(values) else None
+def _mean(given: Sequence[float | None]) -> float | None:
+    values = [value for value in given if value is not None]
+    return fmean(values) if len(values) == len(given) else None
 
 
-def _mean_figure(given: list[Estimate | None]) -> Figure | None:
-    """The mean over labels; None where one of them has none."""
-    estimates = [one for one in given if one is not None]
-    if len(estimates) < len(given):
+def _mean_figure(given: Sequence[Figure | None]) -> Figure | None:
+    figures = [one for one in given if one is not None]
+    if len(figures) < len(given):
         return None
     return Figure(
-        value=fmean(one.value for one in estimates),
-        low=fmean(one.low for one in estimates),
-        high=fmean(one.high for one in estimates),
+        value=fmean(one.value for one in figures),
+        low=fmean(one.low for one in figures),
+        high=fmean(one.high for one in figures),
     )
 
 
-def _merged(evaluations: Evaluations, study: StudySpec) -> MergedHistogram | None:
-    """All hospitals' sketches of the positive label; None where there is no positive label or nothing left home."""
-    if study.cohort.positive is None or study.study.task != "classification":
-        return None
-    return pooled([evaluations[name] for name in sorted(evaluations)], study.cohort.positive)
+def _merged(evaluations: Evaluations, study: StudySpec) -> dict[str, MergedHistogram]:
+    """All hospitals' sketches of each label that counts and that some hospital shows."""
+    if study.study.task != "classification":
+        return {}
+    held = [evaluations[name] for name in sorted(evaluations)]
+    return {label: histogram for label in _labels(study) if (histogram := pooled(held, label)) is not None}
 
 
 def _without_ranking(block: Block) -> Block:
     """The block of several models together: their calls can be counted, their scores not ranked."""
     unranked = dict.fromkeys(("roc_auc", "brier", "average_precision", "calibration_error"))
-    return block.model_copy(update={**unranked, "figures": {}, "labels": {}, "withheld": block.withheld or MIXED})
+    labels = {label: _without_ranking(own) for label, own in block.labels.items()}
+    why = (block.withheld, MIXED) if labels else (block.withheld or MIXED,)
+    kept = {"figures": {}, "labels": labels, "withheld": "; ".join(filter(None, why))}
+    return block.model_copy(update={**unranked, **kept})
 
 
-def _overall(evaluations: Evaluations, merged: MergedHistogram | None, study: StudySpec) -> Block:
+def _overall(evaluations: Evaluations, merged: Mapping[str, MergedHistogram], study: StudySpec) -> Block:
     """All hospitals' test patients together: of classes, the area from merged sketches, the rest exact."""
+    held = [evaluations[name] for name in sorted(evaluations)]
     if study.study.task != "classification":
-        return task_block([evaluations[name] for name in sorted(evaluations)], study)
-    positive = study.cohort.positive
-    if merged is None or positive is None:
-        why = "the study has no positive label" if positive is None else "too few patients for any hospital to show"
-        return Block(withheld=f"no figure over all hospitals: {why}")
-    if len(evaluations) == 1:  # then all together is that hospital, exactly
-        block = _block(next(iter(evaluations.values())), study)
-        return block.model_copy(update=_of_scores(merged))
-    return _pooled_block(list(evaluations.values()), positive, merged, study)
+        return task_block(held, study)
+    if not merged:
+        return Block(withheld="no figure over all hospitals: too few patients for any hospital to show")
+    blocks = {label: _pooled_block(held, label, histogram, study) for label, histogram in merged.items()}
+    if study.cohort.positive is not None:
+        return blocks[study.cohort.positive]
+    shown = sum(e.patients for e in held if e.figures)
+    return _macro(blocks, patients=shown, withheld=_partial(evaluations, blocks, study))
+
+
+def _partial(evaluations: Evaluations, blocks: Mapping[str, Block], study: StudySpec) -> str | None:
+    """Which hospitals count in a label's figures where not all do, and why a label has no area."""
+    found = []
+    for label in _labels(study):
+        shown = [name for name, e in sorted(evaluations.items()) if label in e.figures]
+        if len(shown) < len(evaluations):
+            found.append(f"{label} is shown by {' and '.join(shown) or 'no hospital'}")
+        if label in blocks and blocks[label].withheld:
+            found.append(f"{label}: {blocks[label].withheld}")
+    return "; ".join(found) or None
 
 
 def _pooled_block(held: Sequence[GroupEvaluation], label: str, merged: MergedHistogram, study: StudySpec) -> Block:
-    """Patients of several hospitals together, for one label."""
+    """Patients of several hospitals together, for one label; of one that shows it alone, exactly."""
+    own = [e for e in held if label in e.figures]
+    if len(own) == 1:
+        return Block.of(own[0].figures[label]).model_copy(update=_of_scores(merged))
     close = merged.tied() > MOST_TIES
     interval = None if close else merged.roc_auc_interval(stream_seed(study.training.seed, "overall"))
     calls = pooled_at(held, label)
@@ -261,8 +298,7 @@ def _group(held: Sequence[GroupEvaluation], label: str, study: StudySpec) -> Gro
     merged = pooled(own, label)
     if merged is None:
         return None
-    block = Block.of(own[0].figures[label]) if len(own) == 1 else _pooled_block(own, label, merged, study)
-    return GroupBlock(**dict(block), sites=len(own))
+    return GroupBlock(**dict(_pooled_block(own, label, merged, study)), sites=len(own))
 
 
 def _of_scores(merged: MergedHistogram) -> dict[str, float | None]:

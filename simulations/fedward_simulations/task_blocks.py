@@ -39,7 +39,7 @@ def task_block(evaluations: Iterable[Evaluation], study: StudySpec) -> Block:
         why = why or (NO_FIGURE if study.cohort.labels else NO_STRUCTURES)
     return Block(
         figures=figures,
-        labels=labels if len(labels) > 1 else {},
+        labels={label: Block(figures=own) for label, own in labels.items()} if len(labels) > 1 else {},
         patients=sum(e.patients for e in held if e.overlaps or e.detections or e.concordance or e.folding) or None,
         withheld=why,
     )

@@ -5,24 +5,31 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from fedward_common.metrics.froc import RATES
-from fedward_simulations.drawing import LOOKS, add_legend, line_style, new_canvas, svg_text
+from fedward_simulations.drawing import (
+    LOOKS,
+    add_legend,
+    drawn_labels,
+    line_style,
+    new_canvas,
+    panel_inches,
+    panel_title,
+    panels,
+    svg_text,
+)
 from fedward_simulations.results import ModelName, Results, Spread
 from fedward_simulations.wording import MODEL_TITLES, figure_text, number, shown
 
-PANELS = 3  # in a row
-MOST = 6  # panels; more structures or kinds of finding stand in the table only
 _RATE_TICKS = ("1/8", "1/4", "1/2", "1", "2", "4", "8")
 
 
 def froc(results: Results) -> str:
     """FROC curves of all hospitals' test patients, a panel for each kind of finding; over seeds, vertical averages."""
-    kinds = _labels(results, [run.froc for run in results.runs])
-    with new_canvas(_inches(len(kinds), 3.4)) as canvas:
-        for axes, kind in zip(_panels(canvas, len(kinds)), kinds, strict=True):
+    kinds = drawn_labels(results, [run.froc for run in results.runs])
+    with new_canvas(panel_inches(len(kinds), 3.4)) as canvas:
+        for axes, kind in zip(panels(canvas, len(kinds)), kinds, strict=True):
             for model in shown(results):
                 curves = [run.froc[model][kind] for run in results.runs if kind in run.froc.get(model, {})]
                 if curves:
@@ -34,7 +41,7 @@ def froc(results: Results) -> str:
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set(xlabel="False positives an image", ylabel="Sensitivity", ylim=(-0.015, 1.015))
-            _title(axes, kind, kinds)
+            panel_title(axes, kind, kinds)
             add_legend(axes, loc="lower right")
         return svg_text(canvas, "froc", froc_alt(results))
 
@@ -52,7 +59,7 @@ def froc_alt(results: Results) -> str:
 
 def dice(results: Results) -> str:
     """How Dice is spread over all hospitals' test patients: boxes of each model by structure; means over seeds."""
-    structures = _labels(results, [run.dice for run in results.runs])
+    structures = drawn_labels(results, [run.dice for run in results.runs])
     models = [model for model in shown(results) if any(model in run.dice for run in results.runs)]
     with new_canvas((7.2, 1.0 + 0.3 * len(structures) * (len(models) + 1))) as canvas:
         axes = canvas.add_subplot()
@@ -106,24 +113,3 @@ def _box(axes: Axes, height: float, model: ModelName, held: Sequence[Spread]) ->
         capprops=look,
         medianprops=look | {"linewidth": 2.2},
     )
-
-
-def _labels(results: Results, held: Sequence[dict[ModelName, dict[str, Any]]]) -> list[str]:
-    """The study's labels of which anything is drawn, up to `MOST`."""
-    drawn = {label for run in held for labels in run.values() for label in labels}
-    return [label for label in results.study.labels if label in drawn][:MOST]
-
-
-def _inches(panels: int, height: float) -> tuple[float, float]:
-    """Of a figure with so many panels: one is as wide as half a page, more fill it."""
-    return (3.7 if panels == 1 else 7.2, height * -(-panels // PANELS))
-
-
-def _panels(canvas: Canvas, panels: int) -> list[Axes]:
-    columns = min(panels, PANELS)
-    return [canvas.add_subplot(-(-panels // columns), columns, index + 1) for index in range(panels)]
-
-
-def _title(axes: Axes, label: str, labels: Sequence[str]) -> None:
-    if len(labels) > 1:
-        axes.set_title(label, fontsize=9.5)

@@ -28,7 +28,8 @@ _CLASSES = TaskWords(
     intervals=(
         "At a hospital: DeLong’s method for the ROC-AUC, Wilson’s score interval for sensitivity, specificity and "
         "precision. Over all hospitals: bootstrap on the merged score histograms, stratified by class, for the "
-        "ROC-AUC; Wilson’s interval on the summed counts for the rest."
+        "ROC-AUC; Wilson’s interval on the summed counts for the rest. Of the mean over several labels, the mean of "
+        "their intervals’ ends, which is rather too wide than too narrow."
     ),
     leaves=(
         "Scores leave as histograms, one a class, whose every bin holds at least that many patients, with the class’s "

@@ -113,15 +113,19 @@ def seed_run(seed: int) -> SeedRun:
             name: history(aucs[0], seed + index, missing=False)
             for index, (name, (_, _, aucs)) in enumerate(SITES.items())
         },
-        roc={"local": roc_curve(0.80 + shift), "federated": roc_curve(0.87 + shift), "pooled": roc_curve(0.88 + shift)},
+        roc={
+            "local": {"malignant": roc_curve(0.80 + shift)},
+            "federated": {"malignant": roc_curve(0.87 + shift)},
+            "pooled": {"malignant": roc_curve(0.88 + shift)},
+        },
         precision_recall={
-            model: PrecisionRecall(recall=(0.2, 0.6, 1.0), precision=(0.95, 0.8 + shift, 0.36))
+            model: {"malignant": PrecisionRecall(recall=(0.2, 0.6, 1.0), precision=(0.95, 0.8 + shift, 0.36))}
             for model in ("federated", "pooled")
         },
         calibration={
-            "local": calibration_points(0.12),
-            "federated": calibration_points(-0.05),
-            "pooled": calibration_points(0.02),
+            "local": {"malignant": calibration_points(0.12)},
+            "federated": {"malignant": calibration_points(-0.05)},
+            "pooled": {"malignant": calibration_points(0.02)},
         },
     )
 

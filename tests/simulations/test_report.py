@@ -65,6 +65,7 @@ def renamed(results: Results, name: str) -> Results:
         run.model_copy(
             update={
                 "sites": (run.sites[0].model_copy(update={"name": name}), *run.sites[1:]),
+                "roc": {model: {name: curves["malignant"]} for model, curves in run.roc.items()},
                 "history": tuple(
                     point.model_copy(update={"sites": (), "missing": {name: name}}) for point in run.history
                 ),

@@ -254,8 +254,8 @@ def test_segmentation_shows_each_structure_and_its_distances(by_task: dict[str, 
     north, south = masks(40, 0.85, 10), masks(24, 0.85, 11)
     together = pooled_moments([north.overlaps["liver"].dice, south.overlaps["liver"].dice])
     assert together is not None
-    assert run.overall.federated.labels["liver"]["dice"].value == together.mean
-    assert run.sites[0].federated.labels["tumour"]["surface_mm"].value == pytest.approx(5 * 0.35, abs=0.1)
+    assert run.overall.federated.labels["liver"].figures["dice"].value == together.mean
+    assert run.sites[0].federated.labels["tumour"].figures["surface_mm"].value == pytest.approx(5 * 0.35, abs=0.1)
     assert run.overall.local.figures["dice"].value < run.overall.federated.figures["dice"].value
     assert run.overall.federated.patients == 64
     spread = run.dice["federated"]["liver"]

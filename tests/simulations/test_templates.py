@@ -31,7 +31,7 @@ def simulated(template: str, root: Path) -> dict[str, Any]:
 
 
 def area(results: dict[str, Any]) -> float:
-    """Over all hospitals' test patients; of a study without a positive label the mean over hospitals and labels."""
+    """Over all hospitals' test patients; where that cannot be told, the mean over hospitals."""
     block = results["overall"]["federated"]
     value: float = block["mean"]["roc_auc"] if block["roc_auc"] is None else block["roc_auc"]["value"]
     return value

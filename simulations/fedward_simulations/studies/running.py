@@ -138,7 +138,9 @@ def page(out: Path) -> str:
 def _row(trial: Trial, results: Results) -> tuple[str, ...]:
     study = results.study.spec
     overall, metric = results.overall, results.study.headline
-    local = overall.local.mean.figure(metric)
+    mean = overall.local.mean
+    local = mean.figure(metric)
+    spread = "" if mean.sd is None else f", sd {mean.sd:.3f}"
     named = "" if metric == "roc_auc" else f"{METRIC_TITLES[metric]} "
     return (
         trial.name,
@@ -146,7 +148,7 @@ def _row(trial: Trial, results: Results) -> tuple[str, ...]:
         str(len(results.sites)),
         str(sum(site.patients for site in results.sites)),
         budget(study),
-        "withheld" if local is None else f"{named}{local:.3f} (mean of {overall.local.mean.sites})",
+        "withheld" if local is None else f"{named}{local:.3f} (mean of {mean.sites}{spread})",
         named + _figure(overall.federated, study),
         "-" if overall.pooled is None else named + _figure(overall.pooled, study),
         trial.published,
@@ -169,12 +171,8 @@ def budget(study: StudySpec) -> str:
 
 
 def _figure(block: OverallBlock, study: StudySpec) -> str:
-    """Of all hospitals' test patients; of three classes and more, of the mean over hospitals that have figures."""
-    metric = headline(study)
-    if metric == "roc_auc" and len(study.cohort.labels) > 2:
-        mean = block.mean
-        return "withheld" if mean.roc_auc is None else f"{mean.roc_auc:.3f} (mean of {mean.sites})"
-    found = block.figure(metric)
+    """Of all hospitals' test patients; of three classes and more, the mean over labels."""
+    found = block.figure(headline(study))
     if found is None:
         return "withheld"
     spread = "" if found.sd is None else f", sd {found.sd:.3f}"
