@@ -178,7 +178,7 @@ def _group(results: Results, title: str, note: str, blocks: list[Block | None]) 
 
 
 def _label_rows(blocks: list[Block | None], metrics: list[Metric]) -> tuple[Row, ...]:
-    """Each structure's or finding's figures, where there are several."""
+    """The figures of each structure, finding or label, where there are several."""
     labels = dict.fromkeys(label for block in blocks if block is not None for label in block.labels)
     return tuple(
         Row(
@@ -205,7 +205,7 @@ def _withheld(block: Block | None, metrics: list[Metric]) -> str | None:
     """Why a column shows nothing; None when it shows something."""
     if block is None:
         return "not trained"
-    if any(block.figure(metric) for metric in metrics):
+    if block.labels or any(block.figure(metric) for metric in metrics):
         return None
     return f"withheld: {block.withheld}"
 

@@ -94,9 +94,9 @@ class Block(Part):
 
     Sensitivity, specificity and precision are at `threshold`, the operating point; None where the study has none or
     (precision) where nobody was called positive. Tasks other than classification have `figures` by metric instead, the
-    means over structures or kinds of finding, and where there are several, each one's in `labels`. `withheld` says in
-    words what the small-cell rule kept at home; over several seeds it may stand beside figures that only some seeds
-    gave. Counts are of patients, rounded means over seeds.
+    means over structures or kinds of finding, and where there are several, each one's in `labels`; so is the area of
+    each of several labels an image. `withheld` says in words what the small-cell rule kept at home; over several seeds
+    it may stand beside figures that only some seeds gave. Counts are of patients, rounded means over seeds.
     """
 
     roc_auc: Figure | None = None

@@ -289,7 +289,7 @@ def _mean_group(blocks: Sequence[GroupBlock]) -> GroupBlock:
 
 
 def _mean_figures(given: Sequence[Mapping[Metric, Figure]]) -> dict[Metric, Figure]:
-    means = {metric: _mean_figure([figures.get(metric) for figures in given]) for metric in OTHER_METRICS}
+    means = {metric: _mean_figure([figures.get(metric) for figures in given]) for metric in (*METRICS, *OTHER_METRICS)}
     return {metric: mean for metric, mean in means.items() if mean is not None}
 
 

@@ -35,7 +35,7 @@ from fedward_simulations.results import (
     f1,
     mean_block,
 )
-from fedward_simulations.task_blocks import dice_spreads, froc_curves, group_block, task_block
+from fedward_simulations.task_blocks import Figures, dice_spreads, figures_of, froc_curves, group_block, task_block
 
 NOT_SCORED = "the model was not scored here; the run's log says why"
 TOO_CLOSE = "the scores lie too close together for histograms to tell them apart"
@@ -169,6 +169,11 @@ def _block(evaluation: Evaluation | None, study: StudySpec) -> Block:
         f1=_mean_f1(figures),
         patients=evaluation.patients,
         withheld=evaluation.withheld,
+        labels={
+            label: figures_of({"roc_auc": one.roc_auc})
+            for label, one in evaluation.figures.items()
+            if study.cohort.multi_label
+        },
     )
 
 
@@ -211,11 +216,22 @@ def _overall(evaluations: Evaluations, merged: MergedHistogram | None, study: St
     positive = study.cohort.positive
     if merged is None or positive is None:
         why = "the study has no positive label" if positive is None else "too few patients for any hospital to show"
-        return Block(withheld=f"no figure over all hospitals: {why}")
+        return Block(withheld=f"no figure over all hospitals: {why}", labels=_areas(evaluations, study))
     if len(evaluations) == 1:  # then all together is that hospital, exactly
         block = _block(next(iter(evaluations.values())), study)
         return block.model_copy(update=_of_scores(merged))
     return _pooled_block(list(evaluations.values()), positive, merged, study)
+
+
+def _areas(evaluations: Evaluations, study: StudySpec) -> dict[str, Figures]:
+    """Of several labels an image, the area of each from all hospitals' merged sketches."""
+    found: dict[str, Figures] = {}
+    for label in study.cohort.labels if study.cohort.multi_label else ():
+        merged = pooled([evaluations[name] for name in sorted(evaluations)], label)
+        if merged is not None and merged.tied() <= MOST_TIES:
+            interval = merged.roc_auc_interval(stream_seed(study.training.seed, "overall"))
+            found[label] = figures_of({"roc_auc": interval})
+    return found
 
 
 def _pooled_block(held: Sequence[GroupEvaluation], label: str, merged: MergedHistogram, study: StudySpec) -> Block:

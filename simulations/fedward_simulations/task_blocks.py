@@ -69,7 +69,8 @@ def _mean(given: Sequence[Figures]) -> Figures:
     return found
 
 
-def _figures(estimates: Mapping[Metric, Estimate | None]) -> Figures:
+def figures_of(estimates: Mapping[Metric, Estimate | None]) -> Figures:
+    """Those that there are."""
     return {metric: figure for metric, one in estimates.items() if (figure := Figure.of(one)) is not None}
 
 
@@ -88,7 +89,7 @@ def _masks(held: Sequence[GroupEvaluation], study: StudySpec) -> tuple[dict[str,
     for structure in study.cohort.labels:
         own = [e.overlaps[structure] for e in held if structure in e.overlaps]
         before = [e.unregistered[structure] for e in held if structure in e.unregistered]
-        figures = _figures(
+        figures = figures_of(
             {
                 "dice": _dice(own),
                 "dice_before": _dice(before),
@@ -107,7 +108,7 @@ def _masks(held: Sequence[GroupEvaluation], study: StudySpec) -> tuple[dict[str,
 
 def _survival(held: Sequence[GroupEvaluation], study: StudySpec) -> tuple[dict[str, Figures], Figures]:
     pairs = pooled_concordance(e.concordance for e in held if e.concordance is not None)
-    return {} if pairs is None else {study.cohort.labels[-1]: _figures({"c_index": pairs.interval()})}, {}
+    return {} if pairs is None else {study.cohort.labels[-1]: figures_of({"c_index": pairs.interval()})}, {}
 
 
 def _detections(held: Sequence[GroupEvaluation], study: StudySpec) -> tuple[dict[str, Figures], Figures]:
@@ -116,7 +117,7 @@ def _detections(held: Sequence[GroupEvaluation], study: StudySpec) -> tuple[dict
         froc = merged_froc(_of_kind(held, kind))
         if froc is not None:
             at_one = float(froc.sensitivities()[RATES.index(1.0)])
-            labels[kind] = _figures(
+            labels[kind] = figures_of(
                 {
                     "froc": froc.interval(stream_seed(study.training.seed, "overall")),
                     "sensitivity_at_1": wilson_interval(at_one * froc.findings, froc.findings),
