@@ -3,6 +3,7 @@
 import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,6 +23,7 @@ PLURALS: Mapping[Kind, str] = {
     "file": "files",
 }
 _Text = Annotated[str, Field(min_length=1)]
+_Words = Annotated[tuple[str, ...], Field(strict=False)]  # TOML has lists, no tuples
 
 
 class LabelsSection(BaseModel):
@@ -35,10 +37,10 @@ class LabelsSection(BaseModel):
     study: str = ""
     path: str = ""
     label: _Text = "label"
-    findings: Annotated[tuple[_Text, ...], Field(strict=False)] = ()  # TOML has lists, no tuples
+    findings: Annotated[tuple[_Text, ...], Field(strict=False)] = ()
     annotator: str = ""
     agreement: Agreement = "unanimous"
-    words: dict[str, str] = {}
+    words: dict[str, str | _Words] = {}
     encoding: _Text = "utf-8"
 
 
@@ -49,6 +51,9 @@ class LabelSettings:
     A row is of what `by` says, which column `key` names. `label` is the column of labels; where there are `findings`,
     each of these columns says of one finding whether it is there, and `label` is not read. `words` are the site's own
     words for labels and findings, and the study's for them; "" for a word that says nothing.
+
+    Where words of the column of labels stand for several labels each, `several` has these by what `words` makes of
+    them, and `findings` are all that any of them stands for.
     """
 
     file: Path | None = None
@@ -60,12 +65,13 @@ class LabelSettings:
     annotator: str = ""
     agreement: Agreement = "unanimous"
     words: Mapping[str, str] = field(default_factory=dict)
+    several: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     encoding: str = "utf-8"
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that say labels."""
-        return self.findings or (self.label,)
+        """The column that says each of `findings`; without any, the column of labels."""
+        return self.findings if self.findings and not self.several else (self.label,) * max(len(self.findings), 1)
 
     def word(self, text: str) -> str:
         """What a word of the site's is in a study: as `words` says, exactly, else but for case; else the word itself.
@@ -105,6 +111,11 @@ def checked(section: LabelsSection, folder: Path, source: str, participants: Pat
             f"{source}: [labels] encoding '{section.encoding}' is not known; common are utf-8, gb18030, cp1252"
         ) from None
     by, key = _key(section, source)
+    words, several = _words(section)
+    if several and section.findings:
+        raise SettingsError(
+            f"{source}: [labels] has findings beside a list in words, which is of the label column; keep one of them"
+        )
     columns_named = [section.patient, *(section.findings or (section.label,)), *filter(None, [section.annotator])]
     columns_named += [key] if by != "patient" else []
     if twice := sorted({name for name in columns_named if columns_named.count(name) > 1}):
@@ -115,12 +126,22 @@ def checked(section: LabelsSection, folder: Path, source: str, participants: Pat
         by=by,
         key=key,
         label=section.label,
-        findings=section.findings,
+        findings=section.findings or tuple(dict.fromkeys(chain(*several.values()))),
         annotator=section.annotator,
         agreement=section.agreement,
-        words={own.strip(): word.strip() for own, word in section.words.items()},
+        words=words,
+        several=several,
         encoding=section.encoding,
     )
+
+
+def _words(section: LabelsSection) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """`words` and `several`: where there is a list, it stands under its own word, and one label is a list of one."""
+    given = {own.strip(): said for own, said in section.words.items()}
+    words = {own: said.strip() if isinstance(said, str) else own for own, said in given.items()}
+    lists = {own: tuple(map(str.strip, said)) for own, said in given.items() if not isinstance(said, str)}
+    ones = {word: (word,) for word in words.values() if word}
+    return words, {**ones, **lists} if lists else {}
 
 
 def _key(section: LabelsSection, source: str) -> tuple[Kind, str]:

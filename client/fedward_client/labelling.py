@@ -169,12 +169,14 @@ def _check_kind(wanted: Cohort, site: Site) -> None:
     if wanted.multi_label and not site.labels.findings:
         raise DataError(
             f"{site.name}: the study has several labels an image; say which columns of the label table hold findings, "
-            "under [labels] findings in site.toml, then run `fedward site scan`"
+            "under [labels] findings in site.toml, or which labels each of its words stands for, as lists under "
+            "[labels] words, then run `fedward site scan`"
         )
     if site.labels.findings and not wanted.multi_label:
         raise DataError(
-            f"{site.name}: the study has one label an image, and the label table is read as columns of findings; "
-            "name its column of labels, and no [labels] findings, in site.toml, then run `fedward site scan`"
+            f"{site.name}: the study has one label an image, and the label table is read as several; name its column "
+            "of labels under [labels] in site.toml, no findings, and words that stand for one label each, then run "
+            "`fedward site scan`"
         )
 
 

@@ -4,6 +4,7 @@ Each rule takes values that are valid by themselves and gives a `Fault` for each
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
@@ -50,6 +51,41 @@ def model(about: About, model: Model, inputs: AnyInput, cohort: Cohort) -> Itera
     if reason := refused(model.options):
         in_options = model.options and model.name in models.names() and refused({}) is None
         yield Fault(("model", "options" if in_options else "name"), reason)
+    elif model.name == "retinanet":
+        options = {**models.describe(model.name).options, **model.options}
+        yield from _anchors(options, inputs.size)
+
+
+def _anchors(options: Mapping[str, Any], size: tuple[int, ...]) -> Iterator[Fault]:
+    """No finding is as large as an anchor that is longer than every side of the image."""
+    largest = options["anchor"] * 2 ** (options["levels"] - 1)
+    if largest > max(size):
+        yield Fault(
+            ("model", "options"),
+            f"give anchors of up to {largest} pixels, and no side of [input] size is as long; lower levels or anchor",
+        )
+
+
+def visible(model: Model, inputs: AnyInput) -> Iterator[Fault]:
+    """Binary visible units are chances: what they see lies in [0, 1] (Hinton 2010, UTML TR 2010-003, section 13)."""
+    centred = getattr(inputs, "intensity", None) == "zscore" or (inputs.kind == "table" and inputs.measures_scale)
+    if centred and model.name in {"rbm", "dbn"} and model.options.get("visible") == "binary":
+        yield Fault(
+            ("model", "options", "visible"),
+            'is for inputs between 0 and 1, and those of this study have mean 0; set visible = "gaussian"',
+        )
+
+
+def magnetic_resonance(cohort: Cohort, inputs: AnyInput) -> Iterator[Fault]:
+    """What is said of magnetic resonance images, of a study that names another modality."""
+    if cohort.modality in {None, "MR"}:
+        return
+    if cohort.sequence:
+        yield Fault(("cohort", "sequence"), f'is said of MR images, and modality is "{cohort.modality}"; remove it')
+    if isinstance(inputs, Input) and inputs.bias_field is not None:
+        yield Fault(
+            ("input", "bias_field"), f'is said of MR images, and [cohort] modality is "{cohort.modality}"; remove it'
+        )
 
 
 def inflate(model: Model, inputs: AnyInput) -> Iterator[Fault]:
@@ -73,6 +109,12 @@ def task(about: About, inputs: AnyInput, cohort: Cohort, evaluation: Evaluation,
     yield from subgroup_faults(inputs.kind, evaluation.subgroups)
     if about.task != "registration" and training.smoothness != Training.model_fields["smoothness"].default:
         yield Fault(("training", "smoothness"), 'has no effect without [study] task = "registration"; remove it')
+    if about.task != "classification" and not training.class_weights:
+        yield Fault(("training", "class_weights"), 'has no effect without [study] task = "classification"; remove it')
+    if about.task != "classification" and evaluation.operating_point != "youden":
+        yield Fault(
+            ("evaluation", "operating_point"), 'has no effect without [study] task = "classification"; remove it'
+        )
     if about.task == "registration" and training.batch_size < 2:
         yield Fault(("training", "batch_size"), "must be at least 2: images of a batch are brought onto each other")
     if about.task == "registration" and {"flip", "affine"} & set(training.augmentation):

@@ -205,6 +205,19 @@ def test_a_site_that_knows_one_label_only_takes_part(folder: Path) -> None:
     assert {item.label for item in cohort.items} == {(-1, 0), (-1, 1)}
 
 
+def test_a_column_of_ratings_is_a_label_for_each_threshold(folder: Path) -> None:
+    words = 'words = { "1" = [], "2" = ["at least 2"], "3" = ["at least 2", "at least 3"] }'
+    rows = [f"P{p},{p % 3 + 1}" for p in range(PATIENTS)]
+    site = opened(folder, rows, f'patient = "of"\nlabel = "rating"\n{words}', "of,rating")
+    study = spec(labels=["at least 2", "at least 3"], positive=None, multi_label=True)
+    cohort = freeze(site, study, "run-1")
+    expected = {site.pseudonym("patient", f"P{p}"): ((0, 0), (1, 0), (1, 1))[p % 3] for p in range(PATIENTS)}
+    assert {item.patient: item.label for item in cohort.items} == expected
+    assert counts(site).labels == {"at least 2": 16, "at least 3": 8}
+    with pytest.raises(DataError, match="words that stand for one label each"):
+        freeze(site, spec(), "run-2")
+
+
 def test_a_study_and_a_table_of_another_kind_do_not_go_together(folder: Path) -> None:
     with pytest.raises(DataError, match="say which columns of the label table hold findings"):
         freeze(opened(folder, [f"P{p},benign" for p in range(PATIENTS)], 'patient = "of"'), SEVERAL, "run-1")

@@ -172,6 +172,8 @@ def test_a_table_of_studies_may_name_no_patients(tmp_path: Path) -> None:
         ('annotator = "label"', "the column 'label' twice"),
         ('agreement = "guess"', "agreement"),
         ("words = { a = 1 }", "words.a"),
+        ("words = { a = [1] }", "words.a"),
+        ('findings = ["a"]\nwords = { b = ["c"] }', "findings beside a list in words"),
     ],
 )
 def test_settings_that_cannot_be(tmp_path: Path, settings: str, words: str) -> None:
@@ -280,6 +282,46 @@ def test_two_columns_are_not_one_finding(tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text('[labels]\nfindings = ["a", "b"]\nwords = { a = "c", b = "c" }\n')
     with pytest.raises(DataError, match="two columns of findings one name"):
         read(tmp_path, "patient_id,a,b\nA,1,0\n")
+
+
+# Words for several labels --------------------------------------------------------------------------------------------
+
+RATINGS = '[labels.words]\n"1" = []\n"2" = ["at least 2"]\n"3" = [" at least 2", "at least 3"]\nunclear = ""\n'
+
+
+def test_a_word_stands_for_several_labels_or_none(tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text(RATINGS + 'suspicious = "at least 3"\n')
+    rows = ["A,1", "B,2", "C,3", "D,unclear", "E,", "F,4", "F,4", "G,Suspicious"]
+    site, table = read(tmp_path, "\n".join(["patient_id,label", *rows]))
+    assert by_patient(site, table, *"ABCDEFG") == [
+        {"at least 2": "0", "at least 3": "0"},
+        {"at least 2": "1", "at least 3": "0"},
+        {"at least 2": "1", "at least 3": "1"},
+        None,
+        None,
+        None,
+        {"at least 2": "0", "at least 3": "1"},
+    ]
+    assert (table.conflicts, table.without_label, table.unknown_words) == (0, 4, {"4": 2})
+
+
+def test_annotators_agree_on_each_label_that_a_word_stands_for(tmp_path: Path) -> None:
+    rows = "\n".join(["patient_id,label", "A,1", "A,2", "B,1", "B,3", "B,3"])
+    (tmp_path / "site.toml").write_text(RATINGS)
+    site, table = read(tmp_path, rows)
+    assert by_patient(site, table, "A", "B") == [{"at least 2": "", "at least 3": "0"}, None]
+    (tmp_path / "site.toml").write_text('[labels]\nagreement = "majority"\n' + RATINGS)
+    site, table = read(tmp_path, rows)
+    assert by_patient(site, table, "A", "B") == [
+        {"at least 2": "", "at least 3": "0"},
+        {"at least 2": "1", "at least 3": "1"},
+    ]
+
+
+def test_a_table_without_the_column_of_such_words_is_told(tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text(RATINGS)
+    with pytest.raises(DataError, match=r"names none of 'patient_id', 'label' among its 2 columns"):
+        read(tmp_path, "pid,rating\nA,1\n")
 
 
 # Damage --------------------------------------------------------------------------------------------------------------

@@ -147,6 +147,13 @@ def test_our_defaults_are_flowers() -> None:
             assert theirs[option].default == value
 
 
+SEGMENTS, UNET = 'id = "s"\ntask = "segmentation"', 'name = "unet"'
+DICE, SENSITIVE = 'primary = "dice"', "operating_point = { sensitivity = 0.9 }"
+DETECTS = {
+    "study": 'id = "s"\ntask = "detection"',
+    "cohort": 'labels = ["nodule"]',
+    "evaluation": 'primary = "froc"',
+}
 FAULTS: list[tuple[dict[str, str], str]] = [
     (
         {"training": "round = 20"},
@@ -291,6 +298,44 @@ FAULTS: list[tuple[dict[str, str], str]] = [
     ({"evaluation": "operating_point = {}"}, '[evaluation] operating_point: must be "youden", or { sensitivity ='),
     ({"evaluation": "operating_point = { sensitivity = 2 }"}, 'operating_point: must be "youden", or { sensitivity ='),
     ({"evaluation": 'primary = "auc_roc"'}, 'must be one of "roc_auc", "loss"'),
+    (
+        {"study": SEGMENTS, "cohort": 'labels = ["a"]', "model": UNET, "evaluation": f"{DICE}\n{SENSITIVE}"},
+        '[evaluation] operating_point: has no effect without [study] task = "classification"; remove it',
+    ),
+    (
+        {
+            "study": SEGMENTS,
+            "cohort": 'labels = ["a"]',
+            "model": UNET,
+            "evaluation": DICE,
+            "training": "class_weights = false",
+        },
+        '[training] class_weights = false: has no effect without [study] task = "classification"; remove it',
+    ),
+    (
+        {"cohort": f'{GOOD["cohort"]}\nmodality = "CT"\nsequence = ["T1"]'},
+        'line 9: [cohort] sequence = ["T1"]: is said of MR images, and modality is "CT"; remove it',
+    ),
+    (
+        {"cohort": f'{GOOD["cohort"]}\nmodality = "US"', "input": 'bias_field = "n4"'},
+        '[input] bias_field = "n4": is said of MR images, and [cohort] modality is "US"; remove it',
+    ),
+    (
+        {"model": 'name = "dbn"\noptions = { visible = "binary" }', "input": 'size = [16, 16]\nintensity = "zscore"'},
+        '[model] options.visible = "binary": is for inputs between 0 and 1, and those of this study have mean 0; set',
+    ),
+    (
+        {"model": 'name = "rbm"\noptions.visible = "binary"', "input": 'kind = "table"\nfeatures = ["age"]'},
+        "line 10: [model] options.visible",
+    ),
+    (
+        {**DETECTS, "model": 'name = "retinanet"', "input": "size = [24, 16]"},
+        "[model] options: give anchors of up to 32 pixels, and no side of [input] size is as long; lower levels or",
+    ),
+    (
+        {**DETECTS, "model": 'name = "retinanet"\noptions = { levels = 9007199254740991 }'},
+        "[model] options: ",
+    ),
     ({"top": 'min_fedward = "99.1"'}, 'line 1: min_fedward = "99.1": needs a newer Fedward: '),
     ({"top": 'min_fedward = "new"'}, 'min_fedward = "new": must be a version such as'),
     ({"top": "schema_version = 2"}, "line 1: schema_version = 2: must be 1"),
@@ -323,6 +368,25 @@ def test_a_fault_is_told_in_one_line(sections: dict[str, str], says: str) -> Non
 def test_what_the_registry_refuses_stands_at_the_name_or_the_options(sections: dict[str, str], key: str) -> None:
     (line,) = refusal(text(**sections))
     assert key in line
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"cohort": f'{GOOD["cohort"]}\nmodality = "MR"\nsequence = ["T1"]', "input": 'bias_field = "n4"'},
+        {"cohort": f'{GOOD["cohort"]}\nsequence = ["T1"]', "input": 'bias_field = "n4"'},
+        {"model": 'name = "dbn"\noptions = { visible = "binary" }', "input": "size = [16, 16]"},
+        {
+            "model": 'name = "rbm"\noptions = { visible = "binary" }',
+            "input": 'kind = "table"\nfeatures = ["share"]\nscale = { centre = [0.0], spread = [1.0] }',
+        },
+        {**DETECTS, "model": 'name = "retinanet"', "input": "size = [16, 32]"},
+        {**DETECTS, "model": 'name = "retinanet"\noptions = { anchor = 4 }', "input": "size = [16, 16]"},
+        {"input": 'channels = 3\nintensity = "window"\nwindow = [40, 400]'},  # grey becomes three equal channels
+    ],
+)
+def test_pairings_that_work_are_taken(sections: dict[str, str]) -> None:
+    loads(text(**sections))
 
 
 def test_where_a_network_begins_is_told_in_words_and_in_the_digest() -> None:

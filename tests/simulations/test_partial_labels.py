@@ -71,3 +71,6 @@ def test_each_hospital_teaches_what_it_knows(tmp_path: Path) -> None:
     assert "nodule" in sites["north"]["federated"]["withheld"]
     assert "effusion" in sites["south"]["federated"]["withheld"]
     assert sites["west"]["federated"]["withheld"] is None
+    assert {name: list(site["federated"]["labels"]) for name, site in sites.items()} == {
+        name: list(known) for name, known in KNOWN.items()
+    }

@@ -14,7 +14,7 @@ import pytest
 from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 
 from fedward_common.study import template_path
-from fedward_simulations.studies import hospital_folder, invented
+from fedward_simulations.studies import hospital_folder, invented, lung_malignancy
 from fedward_simulations.synthetic import brain, compounds, gait, heart_disease, images, regulatory
 
 STUDIES = Path(__file__).parents[2] / "docs/studies.md"
@@ -116,6 +116,18 @@ def test_lung_malignancy_finds_spicules(tmp_path: Path) -> None:
     words = {"1": "benign", "5": "malignant"}
     invented.write_pictures(tmp_path / "hospitals", invented.picture_settings("CT", words), words, images.nodule, 25)
     assert area(simulated("lung-malignancy", tmp_path)) > 0.95
+
+
+@pytest.mark.long
+def test_lung_malignancy_finds_how_far_spicules_reach(tmp_path: Path) -> None:
+    ratings = {rating: rating for rating in "12345"}
+    invented.write_pictures(tmp_path / "hospitals", lung_malignancy.ORDINAL, ratings, images.nodule, 12)
+    text = template_path("lung-malignancy").read_text("utf-8")
+    binary = '["benign", "malignant"]\npositive = "malignant"'
+    (tmp_path / "study.toml").write_text(text.replace(binary, f"{lung_malignancy.THRESHOLDS}\nmulti_label = true"))
+    labels = simulated("study.toml", tmp_path)["overall"]["federated"]["labels"]
+    assert list(labels) == lung_malignancy.THRESHOLDS
+    assert all(figures["roc_auc"]["value"] > 0.9 for figures in labels.values()), labels
 
 
 @pytest.mark.long

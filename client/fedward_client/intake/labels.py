@@ -39,7 +39,7 @@ class LabelTable:
     """By pseudonym of what a row is of, the columns that a study may use; what was left out, and why.
 
     The columns are the label column, or findings under the study's names with "1" (there), "0" (not there) or "" (not
-    known), and the column to split by.
+    known), and the column to split by. A label column whose words stand for several labels is kept as findings.
     """
 
     rows: dict[str, dict[str, str]]
@@ -77,7 +77,7 @@ class _Reading:
     site: Site
     columns: _Columns
     said: dict[str, _Said] = field(default_factory=lambda: defaultdict(_Said))  # by key
-    meanings: dict[str, tuple[str, bool]] = field(default_factory=dict)  # of cells: a table has few words
+    meanings: dict[tuple[str, str], tuple[str, bool]] = field(default_factory=dict)  # of cells: they are few words
     left_out: Counter[str] = field(default_factory=Counter)  # rows, by reason
     unknown: Counter[str] = field(default_factory=Counter)  # rows, by word
 
@@ -90,7 +90,9 @@ class _Reading:
         if not row[self.columns.key]:
             self.left_out["without_key"] += 1
             return
-        words = {name: self._word(row[position]) for name, position in self.columns.labels.items()}
+        said = {name: row[position] for name, position in self.columns.labels.items()}
+        self.unknown.update(sorted({cell for name, cell in said.items() if not self._meaning(name, cell)[1]}))
+        words = {name: self._meaning(name, cell)[0] for name, cell in said.items()}
         if not any(words.values()):
             self.left_out["without_label"] += 1
             return
@@ -102,14 +104,10 @@ class _Reading:
         for name, position in self.columns.split.items():
             found.split[name].add(row[position])
 
-    def _word(self, cell: str) -> str:
-        """What a cell says in a study's words; "" where it says nothing."""
-        if cell not in self.meanings:
-            self.meanings[cell] = _meaning(self.site.labels, cell)
-        word, known = self.meanings[cell]
-        if not known:
-            self.unknown[cell] += 1
-        return word
+    def _meaning(self, name: str, cell: str) -> tuple[str, bool]:
+        if (name, cell) not in self.meanings:
+            self.meanings[name, cell] = _meaning(self.site.labels, name, cell)
+        return self.meanings[name, cell]
 
     def table(self) -> LabelTable:
         """What the rows agree on."""
@@ -148,10 +146,11 @@ def read_labels(site: Site, *, split: str = SPLIT) -> LabelTable:
         return LabelTable(rows={})
     header, body = _rows(site)
     settings = site.labels
+    names = _finding_names(site) or (settings.label,)
     columns = _Columns(
         width=len(header),
         key=_position(header, settings.key, site),
-        labels={_kept_name(site, column): _position(header, column, site) for column in settings.columns},
+        labels={name: _position(header, column, site) for name, column in zip(names, settings.columns, strict=True)},
         split={split: _position(header, split, site)} if split in header else {},
         annotator=_position(header, settings.annotator, site) if settings.annotator else None,
     )
@@ -211,22 +210,21 @@ def agreed(words: Collection[Set[str]], rule: Agreement) -> str | None:
     return word if most == votes.total() or (rule == "majority" and 2 * most > votes.total()) else None
 
 
-def _meaning(settings: LabelSettings, cell: str) -> tuple[str, bool]:
-    """What a cell says in a study's words, "" where it says nothing; and whether it is a word that it may be."""
+def _meaning(settings: LabelSettings, name: str, cell: str) -> tuple[str, bool]:
+    """What a cell says of a finding, or else in a study's words, "" for nothing; and whether it is a word for that."""
     word = settings.word(cell)
-    if settings.findings:
+    if settings.findings and not settings.several:
         found = _FINDING.get(plain(word).casefold())
         return found or NOT_KNOWN, found is not None
+    if settings.several:
+        there = settings.several.get(word)
+        word = NOT_KNOWN if there is None else THERE if name in there else NOT_THERE
     return word, not cell or settings.knows(cell)
 
 
-def _kept_name(site: Site, column: str) -> str:
-    """What a column of labels is kept under: a finding under the study's name for it."""
-    return site.labels.word(column) if site.labels.findings else column
-
-
 def _finding_names(site: Site) -> tuple[str, ...]:
-    return tuple(_kept_name(site, column) for column in site.labels.findings)
+    """What findings are kept under: the study's names for them."""
+    return tuple(map(site.labels.word, site.labels.findings))
 
 
 def _pseudonym(site: Site, key: str) -> str:
@@ -270,7 +268,7 @@ def _position(header: list[str], column: str, site: Site) -> int:
         return header.index(column)
     advice = "name the table's own columns under [labels] in site.toml"
     if not {site.labels.key, site.labels.patient, *site.labels.columns} & set(header):
-        wanted = ", ".join(map(repr, (site.labels.key, *site.labels.columns)))
+        wanted = ", ".join(map(repr, dict.fromkeys((site.labels.key, *site.labels.columns))))
         raise DataError(
             f"the first row of the label table names none of {wanted} among its {len(header)} columns; {advice}"
         )

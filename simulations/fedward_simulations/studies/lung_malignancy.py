@@ -6,6 +6,7 @@ Labels are single radiologists' ratings. The crops hold stored values, which are
 import csv
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,10 @@ from PIL import Image
 
 from fedward_simulations.studies import Trial, hospital_folder
 
-_SETTINGS = """[data]
-patient = "^([^/]+)/"
-modality = "CT"
-[labels]
-path = "file"
-words = { "1" = "benign", "2" = "benign", "4" = "malignant", "5" = "malignant" }
-"""
+_FILES = '[data]\npatient = "^([^/]+)/"\nmodality = "CT"\n[labels]\npath = "file"\n[labels.words]\n'
+_BINARY = _FILES + '1 = "benign"\n2 = "benign"\n4 = "malignant"\n5 = "malignant"\n'
+THRESHOLDS = [f"at least {rating}" for rating in range(2, 6)]
+ORDINAL = _FILES + "".join(f"{rating} = {THRESHOLDS[: rating - 1]}\n" for rating in range(1, 6))
 MAKERS = {"GE MEDICAL SYSTEMS": "ge", "SIEMENS": "siemens", "Philips": "philips"}
 _LEAST = -2048  # of the stored values, which a picture has from 0 on
 _DATA = "LIDC-IDRI nodules rated 1, 2, 4 or 5, a site for each maker (doi:10.1118/1.3528204)"
@@ -39,10 +37,10 @@ def nodules(source: Path, maker: str) -> Iterator[tuple[dict[str, str], npt.NDAr
                 yield nodule, images[int(nodule["noduleID"])]
 
 
-def write(source: Path, hospitals: Path) -> None:
-    """Pictures of 16 bits in a folder for each patient; ratings of 3 too, which no label of the study is."""
+def write(source: Path, hospitals: Path, settings: str = _BINARY) -> None:
+    """Pictures of 16 bits in a folder for each patient; ratings of 3 too, which no label of the binary study is."""
     for maker, hospital in MAKERS.items():
-        folder = hospital_folder(hospitals, hospital, _SETTINGS)
+        folder = hospital_folder(hospitals, hospital, settings)
         rows = ["file,label\n"]
         for nodule, image in nodules(source, maker):
             path = f"{nodule['patient']}/{nodule['noduleID']}.png"
@@ -66,5 +64,12 @@ TRIALS = (
         _TRIAL,
         name="lung-malignancy, ResNet",
         changes={"model": {"name": "resnet10"}},
+    ),
+    replace(
+        _TRIAL,
+        name="lung-malignancy, ordinal",
+        write=partial(write, settings=ORDINAL),
+        data="LIDC-IDRI nodules rated 1 to 5, a site for each maker (doi:10.1118/1.3528204)",
+        changes={"cohort": {"labels": THRESHOLDS, "positive": None, "multi_label": True}},
     ),
 )

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from fedward_common.metrics.base import Floats
 
 VENTRICLES: Mapping[str, float] = {"healthy": 0.12, "impaired": 0.19, "alzheimer": 0.26}  # of the brain's radius
-SPICULES: Mapping[str, float] = {"benign": 0.03, "malignant": 0.25}  # how far a nodule's edge leaves a circle
+_RATED = {"1": 0.03, "2": 0.08, "3": 0.13, "4": 0.19, "5": 0.25}
+SPICULES: Mapping[str, float] = {"benign": 0.03, "malignant": 0.25, **_RATED}  # how far a nodule's edge leaves a circle
 # nuclei a tile, their radius in pixels, and how far the glands' lumen reaches, of the tile
 TISSUES: Mapping[str, tuple[int, float, float]] = {
     "carcinoma in situ": (90, 4.0, 0.28),
@@ -37,7 +38,7 @@ def brain_slice(random: np.random.Generator, label: str) -> npt.NDArray[np.uint8
 
 
 def nodule(random: np.random.Generator, label: str) -> npt.NDArray[np.int16]:
-    """A CT crop [71, 71] in HU: a nodule in lung, smooth or with spicules."""
+    """A CT crop [71, 71] in HU: a nodule in lung, smooth or with spicules; `label` may be a rating."""
     y, x = _places(71, 71)
     angle = np.arctan2(y, x)
     edge = random.uniform(0.25, 0.5) * (
