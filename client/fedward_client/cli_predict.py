@@ -17,6 +17,7 @@ from fedward_client.cli_common import progress
 if TYPE_CHECKING:
     from fedward_client.harmonize.recipe import Masks
     from fedward_client.predicting import Keep, Prediction
+    from fedward_client.volume import Affine
     from fedward_common.models.trained import Trained
 
 Row = tuple[str | float, ...]
@@ -28,12 +29,13 @@ class Format(StrEnum):
     CSV = "csv"
     SR = "sr"
     SEG = "seg"
+    NIFTI = "nifti"
 
 
 _OF_TASK = {
     "classification": (Format.CSV, Format.SR),
     "detection": (Format.CSV, Format.SR),
-    "segmentation": (Format.SEG,),
+    "segmentation": (Format.CSV, Format.SEG, Format.NIFTI),
     "survival": (Format.CSV,),
 }
 _SAID = {
@@ -52,15 +54,15 @@ def predict(
         Path, typer.Argument(metavar="INPUT", exists=True, help="A hospital's folder, or any folder or file like it.")
     ],
     out: Annotated[
-        Path, typer.Option(metavar="PATH", help="What is written: a CSV file, or a new folder of DICOM files.")
+        Path, typer.Option(metavar="PATH", help="What is written: a CSV file, or a new folder of DICOM or NIfTI files.")
     ],
     form: Annotated[
         Format,
         typer.Option(
             "--format",
-            help="csv: a row for each patient, or for each finding. sr: a DICOM structured report for each patient, or "
-            "for each image of a model that looks for findings. seg: a DICOM segmentation for each image, of a model "
-            "that finds structures.",
+            help="csv: a row for each patient, each finding, or each structure in an image with its size. sr: a DICOM "
+            "structured report for each patient, or for each image of a model that looks for findings. Of a model "
+            "that finds structures: seg, a DICOM segmentation for each image; nifti, a mask for each structure in it.",
         ),
     ] = Format.CSV,
 ) -> None:
@@ -69,6 +71,8 @@ def predict(
     Exit code 1 where something could not be read or taken; the reasons are told, in the CSV file row by row.
 
     Example: fedward model predict result/model.safetensors /srv/hospital --out predictions.csv
+
+    Example: fedward model predict result/model.safetensors imagesTs --out masks --format nifti
     """
     from fedward_client import predicting
     from fedward_common.errors import UsageError
@@ -81,12 +85,14 @@ def predict(
     about, network = trained.read(model)
     _check(form, about)
     with progress("Reading") as listener:
-        keep = _segmentations(out, about) if form is Format.SEG else None
+        keeping = {Format.SEG: _segmentations, Format.NIFTI: _masks}.get(form)
+        keep = None if keeping is None else keeping(out, about)
         found = predicting.predict(source, about, network, listener, keep=keep)
     if form is Format.SR:
         found = [_reported(each, about, out) if each.examples else each for each in found]
     elif form is Format.CSV:
-        rows = _rows_of_findings(found) if about.study.study.task == "detection" else _rows(found, about)
+        how = {"detection": _rows_of_findings, "segmentation": _rows_of_structures}
+        rows = how.get(about.study.study.task, _rows)(found, about)
         _write(out, _csv(rows, about).encode("utf-8", "surrogateescape"), out)
     without = Counter(each.note for each in found if not each.examples)
     said = _SAID[about.study.study.task]
@@ -115,14 +121,34 @@ def _segmentations(out: Path, about: "Trained") -> "Keep":
     from fedward_client.intake import source
     from fedward_common.errors import UnreadableFile
 
-    def keep(masks: "Masks", files: tuple[Path, ...]) -> None:
+    def keep(found: "Prediction", masks: "Masks", _: "Affine | None") -> None:
         try:
-            images = [source.read(path) for path in files]
+            images = [source.read(path) for path in found.files]
             made = segmentation(masks, images, about.study.cohort.labels, Device.of(about))
             content = encoded(made)
         except UnreadableFile as error:
-            raise UnreadableFile(f"no DICOM segmentation can be made of it: {error}") from None
+            raise UnreadableFile(
+                f"no DICOM segmentation can be made of it, use --format nifti or csv: {error}"
+            ) from None
         _write(out / f"{made.SOPInstanceUID}.dcm", content, out)
+
+    return keep
+
+
+def _masks(out: Path, about: "Trained") -> "Keep":
+    """What writes a mask of each structure in an image: in the structure's folder, by the image's own path."""
+    from fedward_client.nifti_mask import encoded
+    from fedward_client.predicting import preface
+    from fedward_common.errors import UnreadableFile
+
+    def keep(found: "Prediction", masks: "Masks", affine: "Affine | None") -> None:
+        name = f"{found.place[0].removesuffix('.gz').removesuffix('.nii')}.nii.gz"
+        folders = [label.replace("/", "%2F").lstrip(".") for label in about.study.cohort.labels]  # ".." leads elsewhere
+        paths = [out / folder / name for folder in folders]
+        if any(path.exists() for path in paths):
+            raise UnreadableFile("its masks would have the name of another image's: give it alone, with another --out")
+        for path, mask in zip(paths, masks, strict=True):
+            _write(path, encoded(mask, affine, tuple(preface(about))), out)
 
     return keep
 
@@ -184,7 +210,7 @@ def _rows(found: "Sequence[Prediction]", about: "Trained") -> Iterator[Row]:
         yield file, row or "", each.examples, *scores, *called, each.note
 
 
-def _rows_of_findings(found: "Sequence[Prediction]") -> Iterator[Row]:
+def _rows_of_findings(found: "Sequence[Prediction]", _: "Trained") -> Iterator[Row]:
     """The names of the columns, then a row for each finding, and for each image without one."""
     yield "file", "label", "score", "unit", "x", "y", "z", "size x", "size y", "size z", "note"
     for each in found:
@@ -195,6 +221,16 @@ def _rows_of_findings(found: "Sequence[Prediction]") -> Iterator[Row]:
             yield each.place[0], one.label, one.score, unit, *middle.tolist(), *sizes.tolist(), ""
         if not each.findings:
             yield each.place[0], *("",) * 9, each.note or "nothing found"
+
+
+def _rows_of_structures(found: "Sequence[Prediction]", about: "Trained") -> Iterator[Row]:
+    """The names of the columns, then a row for each structure in an image, and for each image that has no answer."""
+    yield "file", "structure", "size", "unit", "note"
+    for each in found:
+        for label, size in zip(about.study.cohort.labels, each.sizes, strict=False):
+            yield each.place[0], label, size, each.unit, ""
+        if not each.sizes:
+            yield each.place[0], "", "", "", each.note
 
 
 def _called(score: float | None, threshold: float) -> str:

@@ -45,7 +45,6 @@ EACH_FILE = "(.+)"  # a file that does not say whose it is, in a folder without 
 GONE = "it changed while it was read"
 
 Place = tuple[str, int]  # a file below the input, and the number of a row in it; 0 for the whole file
-Keep = Callable[[Masks, tuple[Path, ...]], None]  # masks [structures, frames, rows, columns], and their image's files
 Read = TypeVar("Read")
 
 
@@ -60,8 +59,13 @@ class Prediction:
     examples: int = 0  # images, windows or rows
     scores: tuple[float, ...] = ()  # `outputs`, the mean over the examples; () where there is none, as of an image
     findings: tuple[Finding, ...] = ()  # of a detector
+    sizes: tuple[float, ...] = ()  # of the structures in an image, in `unit`
+    unit: str = ""  # "ml", of a 2-D study "mm2", or "voxels" of an image that does not say where it lies
     note: str = ""  # what was left out, and why
     files: tuple[Path, ...] = ()  # that it is of
+
+
+Keep = Callable[[Prediction, Masks, Affine | None], None]  # an image's masks [structures, frames, rows, columns]
 
 
 def predict(
@@ -69,9 +73,9 @@ def predict(
 ) -> list[Prediction]:
     """What `model` says of each patient in a folder or a file, in the order of the files.
 
-    A model that finds structures says it to `keep`, image by image. Who is on the opt-out list is left out. Raises
-    SettingsError for a folder's settings, UsageError for a part of one, DataError where nothing in it is what the study
-    takes, or its features cannot be brought to the study's scale.
+    The masks of a model that finds structures go to `keep`, image by image. Who is on the opt-out list is left out.
+    Raises SettingsError for a folder's settings, UsageError for a part of one, DataError where nothing in it is what
+    the study takes, or its features cannot be brought to the study's scale.
     """
     study, device = about.study.model_copy(update={"input": about.input}), pick_device()
     device.place(model, len(study.input.size))
@@ -96,10 +100,13 @@ def predict(
         patients = _by_patient(there)
         for done, rows in enumerate(patients):
             listener(Event(site=site.name, stage="evaluate", done=done, total=len(patients)))
-            if keep is not None:
-                found += model_here.segmented(rows, keep)
-            else:
-                found += model_here.detected(rows) if study.study.task == "detection" else model_here.scored(rows)
+            match study.study.task:
+                case "segmentation":
+                    found += model_here.segmented(rows, keep)
+                case "detection":
+                    found += model_here.detected(rows)
+                case _:
+                    found += model_here.scored(rows)
     return sorted(found, key=lambda each: each.place)
 
 
@@ -156,6 +163,16 @@ def _refused_place(key: str, where: dict[str, str]) -> Place:
     return where[file], int(number or 0)
 
 
+def _voxel(affine: Affine | None, dims: int) -> tuple[float, str]:
+    """How large a voxel of an image is, and in what unit."""
+    if affine is None:
+        return 1.0, "voxels"
+    column, row, _ = axes = affine[:3, :3].T
+    if dims == 2:
+        return float(np.linalg.norm(np.cross(column, row))), "mm2"
+    return float(abs(np.linalg.det(axes))) / 1000, "ml"
+
+
 def _by_patient(there: list[Offered]) -> list[list[Offered]]:
     found: dict[str, list[Offered]] = {}
     for row in there:
@@ -209,19 +226,27 @@ class _Model:
             yield Prediction(place=place, examples=len(scored), scores=mean, note=reading.note, files=files)
         yield from reading.rest(place, told=bool(scores))
 
-    def segmented(self, rows: list[Offered], keep: Keep) -> Iterator[Prediction]:
+    def segmented(self, rows: list[Offered], keep: Keep | None) -> Iterator[Prediction]:
         """Each image of a patient, whose masks go to `keep`, and what could not be read."""
         reading, count = _Reading(), 0
         for files, output, back, volume in self._answers(rows, reading):
-            masks = restored(output.sigmoid()[0].numpy(), back, volume.pixels[:, 0].shape) >= LIKELY
-            place, paths = self._place_of(files[0]), tuple(self.files[key] for key in files)
+            likely = restored(output.sigmoid()[0].numpy(), back, volume.pixels[:, 0].shape) >= LIKELY
+            masks, (each, unit) = likely.astype(np.uint8), _voxel(volume.affine, len(self.study.input.size))
+            found = Prediction(
+                place=self._place_of(files[0]),
+                examples=1,
+                sizes=tuple((likely.sum(axis=(1, 2, 3)) * each).tolist()),
+                unit=unit,
+                files=tuple(self.files[key] for key in files),
+            )
             try:
-                keep(masks.astype(np.uint8), paths)
+                if keep is not None:
+                    keep(found, masks, volume.affine)
             except UnreadableFile as error:
-                reading.refused[place] = str(error)
+                reading.refused[found.place] = str(error)
                 continue
             count += 1
-            yield Prediction(place=place, examples=1, files=paths)
+            yield found
         yield from reading.rest(_place(rows[0], self.where), told=count > 0 and not reading.note)
 
     def detected(self, rows: list[Offered]) -> Iterator[Prediction]:

@@ -11,6 +11,7 @@ from fedward_common.metrics import Evaluation
 from fedward_common.models.trained import Trained
 from fedward_common.records import Prepared
 from fedward_common.study import Scale, StudySpec
+from fedward_server import limits as run_limits
 
 FILE = "run.json"
 
@@ -73,15 +74,21 @@ class RunResult(_Record):
     model_sha256: str
     wall_s: Seconds
 
-    def trained(self, limits: Sequence[str] = ()) -> Trained:
-        """What whoever uses the model must know; `limits` are sentences of its card."""
+    def trained(self, limits: Sequence[str] | None = None) -> Trained:
+        """What whoever uses the model must know; `limits` are sentences of its card, those of the run without one."""
         return Trained(
             study=self.study,
             scale=self.scale,
             thresholds=self.thresholds,
             model_sha256=self.model_sha256,
-            limits=tuple(limits),
+            limits=tuple(self.limits() if limits is None else limits),
         )
+
+    def limits(self) -> list[str]:
+        """What its figures cannot say, a sentence each; who did not take part stands first."""
+        tested = sum(site.test.patients for site in self.sites.values() if site.test is not None)
+        found = run_limits.limits(self.study, sorted(self.sites), patients=tested or None)
+        return [*(f"Not in the run: {reason}." for reason in self.left_out), *found]
 
     def write(self, folder: Path) -> None:
         """Write `run.json` so that it is whole or not there."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from fedward_common.study import Input
 from fedward_common.study_text_input import HEADINGS, before_scaling, input_words
 from fedward_common.study_text_training import own_word
+from fedward_server import limits as run_limits
 from fedward_simulations.results import Results, SiteEffectChange
 from fedward_simulations.task_wording import WORDS, TaskWords
 from fedward_simulations.wording import has_threshold, number, plural
@@ -212,14 +213,7 @@ def privacy_text(secure_aggregation: bool, *, dp: bool) -> str:
 
 def tested_where(results: Results) -> str:
     """Whether any hospital was tested that did not train."""
-    spec = results.study.spec
-    outside = {site.name for site in spec.sites if site.role == "evaluate"} | {spec.split.site} - {None}
-    tested = [site.name for site in results.sites if site.name in outside]
-    if not tested:
-        return "Tested on held-out patients of the hospitals that trained; no hospital outside the training was tested."
-    return (
-        f"Tested on held-out patients of the hospitals that trained, and at {', '.join(tested)}, which did not train."
-    )
+    return run_limits.tested_where(results.study.spec, [site.name for site in results.sites])
 
 
 def limits(results: Results) -> list[str]:
@@ -232,21 +226,5 @@ def limits(results: Results) -> list[str]:
         )
     if results.engine != "deployment" or results.planted:
         found.append("Hospitals and hub ran on one system: times hold no hospital network between them.")
-    if tested is not None:
-        found.append(
-            f"The figures rest on {plural(tested, 'test patient')} in all; the intervals show how little that settles."
-        )
-    if results.study.spec.split.folds is not None:
-        found.append(
-            "The model itself was trained on all patients after the folds and was tested on none: the figures are of "
-            "the folds’ models, which were trained alike on fewer patients."
-        )
-    if len(results.seeds) == 1:
-        found.append(
-            "One seed: how much the figures change with another split or other initial weights was not measured."
-        )
-    found += [
-        tested_where(results),
-        "The analysis is retrospective.",
-    ]
-    return found
+    sites = [site.name for site in results.sites]
+    return found + run_limits.limits(results.study.spec, sites, patients=tested, seeds=len(results.seeds))

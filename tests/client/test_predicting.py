@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
+from numpy.typing import ArrayLike
 from PIL import Image
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
@@ -21,6 +22,8 @@ from fedward_client.freezing import freeze
 from fedward_client.site import Site
 from fedward_client.training.device import pick_device
 from fedward_common import cli, models
+from fedward_common.compounds import fingerprint
+from fedward_common.dna import codes, one_hot
 from fedward_common.errors import DataError
 from fedward_common.models import trained
 from fedward_common.models.trained import RESEARCH_USE, Trained
@@ -179,6 +182,54 @@ def test_rows_of_a_table_are_on_the_scale_of_the_run(model: Callable[..., Path],
         assert float(two["probability malignant"]) == pytest.approx(float(scores[1]), abs=1e-6)
         assert (bad["row"], bad["probability malignant"]) == ("5", "")
         assert bad["note"].startswith("a row of a table: ")
+
+
+COLUMN = """patient = "group"
+[[features]]
+"""
+DNA = ('kind = "sequence"\ncolumn = "dna"\nlength = 16\n', {"kind": "sequence", "column": "dna", "length": 16})
+SMILES = (
+    'kind = "compound"\ncolumn = "smiles"\nbits = 128\n',
+    {"kind": "compound", "column": "smiles", "bits": 128, "radius": 2},
+)
+
+
+@pytest.mark.parametrize(
+    ("how", "network", "values", "taken"),
+    [
+        (DNA, "cnn-1d", ("ACGTNACGTTGCAACG", "TTGACCNACGTTAGCA", "ACGU"), lambda text: one_hot(codes(text, 16))),
+        (SMILES, "logistic-regression", ("CCO", "c1ccccc1N", "C1CC("), lambda text: fingerprint(text, 2, 128)),
+    ],
+    ids=["dna", "compounds"],
+)
+def test_a_column_of_sequences_or_compounds(
+    how: tuple[str, dict[str, object]],
+    network: str,
+    values: tuple[str, str, str],
+    taken: Callable[[str], ArrayLike],
+    model: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    """Two rows of one group, one of another, and one that is neither a sequence nor a compound."""
+    (settings, section), (first, second, wrong) = how, values
+    folder, out = tmp_path / "north", tmp_path / "found.csv"
+    folder.mkdir()
+    rows_of_table = (f"A,{first}", f"B,{second}", f"A,{second}", f"C,{wrong}")
+    (folder / "rows.csv").write_text("\n".join([f"group,{section['column']}", *rows_of_table, ""]))
+    (folder / "columns.toml").write_text(COLUMN + settings)
+    (folder / "site.toml").write_text('[table]\nmap = "columns.toml"\n')
+    file = model(tiny_study(input=section, model={"name": network}))
+    assert fedward(file, folder, "--out", out).exit_code == 1
+    examples = torch.tensor(np.array([taken(first), taken(second)], np.float32))
+    with torch.no_grad():
+        one, two = trained.read(file)[1](examples).softmax(dim=1)[:, 1].tolist()
+    both, alone, bad = rows(out)
+    assert (both["row"], both["examples"]) == ("2", "2")
+    assert float(both["probability malignant"]) == pytest.approx((one + two) / 2, abs=1e-6)
+    assert (alone["row"], alone["examples"]) == ("3", "1")
+    assert float(alone["probability malignant"]) == pytest.approx(two, abs=1e-6)
+    assert (bad["row"], bad["probability malignant"]) == ("5", "")
+    assert wrong not in bad["note"]
 
 
 def test_windows_of_a_recording_are_one_patient_s(model: Callable[..., Path], tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 import pytest
+import torch
 from click.testing import Result
 from safetensors.numpy import load_file, save_file
+from torch import nn
 from typer.testing import CliRunner
 
 from fedward_common import cli, models
@@ -82,6 +84,76 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
     assert b"fedward_common" not in out.read_bytes()  # nor any other path
     [found] = session.run(["probabilities"], {"input": np.zeros((3, 1, 16, 16), np.float32)})
     np.testing.assert_allclose(found.sum(axis=1), np.ones(3), rtol=1e-6)
+
+
+OF_IMAGES: dict[str, Any] = {"cohort": {"labels": ["cyst", "nodule"], "positive": None}, "input": {"size": [32, 32]}}
+TASKS = [
+    pytest.param(
+        tiny_study(
+            **OF_IMAGES,
+            study={"task": "segmentation"},
+            model={"name": "unet", "options": {"width": 4, "depth": 2}},
+            evaluation={"primary": "dice"},
+        ),
+        "probabilities",
+        id="unet",
+        marks=pytest.mark.long,
+    ),
+    pytest.param(
+        tiny_study(
+            study={"task": "registration"},
+            cohort={"labels": [], "positive": None},
+            model={"name": "voxelmorph", "options": {"width": 4, "depth": 1}},
+            evaluation={"primary": "loss"},
+        ),
+        "displacements",
+        id="voxelmorph",
+        marks=pytest.mark.long,
+    ),
+    pytest.param(
+        tiny_study(
+            **OF_IMAGES,
+            study={"task": "detection"},
+            model={"name": "retinanet", "options": {"width": 4, "levels": 2, "anchor": 4}},
+            evaluation={"primary": "froc"},
+        ),
+        "findings",
+        id="retinanet",
+        marks=pytest.mark.long,
+    ),
+    pytest.param(
+        tiny_study(
+            study={"task": "survival"},
+            cohort={"labels": ["censored", "event"], "positive": "event"},
+            input={"kind": "table", "features": ["age", "marker"]},
+            model={"name": "mlp"},
+            evaluation={"primary": "c_index"},
+        ),
+        "log_risks",
+        id="mlp",
+    ),
+]
+
+
+@pytest.mark.parametrize(("study", "output"), TASKS)
+def test_a_model_of_each_task_is_exported(study: StudySpec, output: str, tmp_path: Path) -> None:
+    """With larger weights than those that training begins with, so that much comes out."""
+    random = np.random.default_rng(1)
+    initial = models.initial_state(study, 7)
+    arrays = {name: random.normal(0, 0.1, array.shape).astype(array.dtype) for name, array in initial.items()}
+    model, out = tmp_path / "model.safetensors", tmp_path / "model.onnx"
+    save_file(arrays, model, metadata=Trained(study=study, thresholds={}, model_sha256=model_sha256(arrays)).header)
+    done = fedward("model", "export", model, "--out", out)
+    assert done.exit_code == 0, done.output
+    network = trained.read(model)[1]
+    task, size = study.study.task, study.input.size
+    last, _ = onnx_file.ending(task, multi_label=False, anchors=getattr(network, "anchors", None))
+    examples = random.normal(size=(3, *onnx_file.example_shape(task, study.input.channels, size))).astype(np.float32)
+    [found] = onnxruntime.InferenceSession(out).run([output], {"input": examples})
+    with torch.no_grad():
+        expected = nn.Sequential(network, last)(torch.from_numpy(examples)).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.ptp(found[..., 0]) > 1e-4
 
 
 def test_of_several_labels_each_has_its_own_probability(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import Result
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
@@ -74,7 +75,7 @@ def finished_run(hub: Hub, run: str = "run-1") -> None:
         sites={},
         history=(),
         kept_round=2,
-        left_out=(),
+        left_out=("south: nobody answered",),
         thresholds={"malignant": 0.4},
         model_sha256=model_sha256(ARRAYS),
         wall_s=1.0,
@@ -119,6 +120,22 @@ def test_the_model_of_a_run_that_finished_is_registered(hub: Hub) -> None:
     about = trained.about(hub.folder / "models" / "pilot.safetensors")
     assert about is not None
     assert (about.study, about.thresholds) == (STUDY, {"malignant": 0.4})
+
+
+def test_predictions_with_the_model_of_a_run_tell_its_limits(hub: Hub, tmp_path: Path) -> None:
+    finished_run(hub)
+    Registry(hub).add_run("pilot", "run-1")
+    (tmp_path / "in").mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (20, 30), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "in" / "a.png")
+    file, out = hub.folder / "models" / "pilot.safetensors", tmp_path / "found.csv"
+    done = fedward("model", "predict", file, tmp_path / "in", "--out", out)
+    assert done.exit_code == 0, done.output
+    text = out.read_text()
+    assert "# Not in the run: south: nobody answered.\n" in text
+    assert "# One seed: how much the figures change" in text
+    assert "# Tested on held-out patients of the hospitals that trained; no hospital outside" in text
+    assert "without a card" not in text
 
 
 def test_a_file_keeps_what_it_says_of_itself(hub: Hub, file: Path) -> None:
