@@ -70,7 +70,7 @@ def parameters(model: nn.Module) -> int:
 def loss_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Of the labels, and of every layer that can learn without them; what is no list of logits is to become small."""
     torch.manual_seed(0)
-    found = model(images)
+    found: torch.Tensor = model(images)
     if found.shape != (2, 3):
         return found.float().square().mean() + found.float().mean()
     loss = functional.cross_entropy(found, torch.tensor([0, 1], device=found.device))
