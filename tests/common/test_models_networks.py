@@ -11,21 +11,25 @@ from torch import nn
 from torch.nn import functional
 
 from fedward_common import models
-from fedward_common.models import Option
+from fedward_common.models import Option, onnx_file
 from fedward_common.models.layers import AdaptiveMean, LocalResponseNorm, Pool3d
 from fedward_common.models.layerwise import Layered
 
 CLASSIFIERS = [name for name in models.names() if "classification" in models.describe(name).tasks]
 SLOW = {("densenet169", 2), ("densenet169", 3), ("resnet34", 3), ("resnet50", 3)}  # more of their smaller kin's layers
-DEEP_3D = {("resnet10", 3), ("resnet18", 3), ("densenet121", 3)}
+LONG_STEPS = SLOW | {
+    *(("densenet121", 2), ("resnet34", 2), ("resnet50", 2)),
+    *(("densenet121", 3), ("resnet10", 3), ("resnet18", 3), ("unet", 3), ("voxelmorph", 3)),
+}
 CASES, IN_BFLOAT16 = (  # over the latter most processors take long, longest over volumes
     [
         pytest.param(name, dims, id=f"{name}-{dims}d", marks=[pytest.mark.long] if (name, dims) in slow else [])
-        for name in CLASSIFIERS
+        for name in names
         for dims in models.describe(name).dims
     ]
-    for slow in (SLOW, SLOW | DEEP_3D)
+    for names, slow in ((CLASSIFIERS, SLOW), (models.names(), LONG_STEPS))
 )
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")
 
 
 @pytest.fixture(autouse=True)
@@ -45,15 +49,18 @@ def built(
     channels: int = 1,
     classes: int = 3,
 ) -> tuple[nn.Module, torch.Tensor]:
-    """A network and a batch of two images for it, the same every time."""
+    """A network for the first of its tasks and a batch of two examples for it, the same every time."""
+    task = models.describe(name).tasks[0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = models.build(name, options=options or {}, size=size, channels=channels, classes=classes)
-        return model, torch.rand(2, channels, *size)
+        outputs = models.outputs(task, classes)
+        model = models.build(name, options=options or {}, size=size, channels=channels, classes=outputs, task=task)
+        return model, torch.rand(2, *onnx_file.example_shape(task, channels, size))
 
 
 def small(name: str) -> dict[str, Option]:
-    return {"width": 64} if name == "alexnet" else {}
+    widths: dict[str, Option] = {"alexnet": 64, "retinanet": 4, "unet": 4, "voxelmorph": 4}
+    return {"width": widths[name]} if name in widths else {}
 
 
 def parameters(model: nn.Module) -> int:
@@ -61,9 +68,12 @@ def parameters(model: nn.Module) -> int:
 
 
 def loss_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Of the labels, and of every layer that can learn without them."""
+    """Of the labels, and of every layer that can learn without them; what is no list of logits is to become small."""
     torch.manual_seed(0)
-    loss = functional.cross_entropy(model(images), torch.tensor([0, 1]))
+    found: torch.Tensor = model(images)
+    if found.shape != (2, 3):
+        return found.float().square().mean() + found.float().mean()
+    loss = functional.cross_entropy(found, torch.tensor([0, 1], device=found.device))
     if isinstance(model, Layered):
         loss = sum((model.loss(layer, images) for layer in range(len(model.layers))), start=loss)
     return loss
@@ -108,14 +118,21 @@ def size_without_2x2x2_maps(name: str, dims: int) -> tuple[int, ...]:
     return (72,) * dims if name == "alexnet" or name.startswith("resnet") else (40,) * dims
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NO_GPU)])
 @pytest.mark.parametrize(("name", "dims"), IN_BFLOAT16)
-def test_bfloat16_autocast_is_finite(name: str, dims: int) -> None:
-    model, images = built(name, size_without_2x2x2_maps(name, dims), small(name))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = loss_of(model, images)
-    torch.autograd.backward(loss)
-    assert loss.isfinite()
-    assert all(each.grad is not None and each.grad.isfinite().all() for each in model.parameters())
+def test_three_steps_under_bfloat16_autocast_are_finite(name: str, dims: int, device: str) -> None:
+    model, examples = built(name, size_without_2x2x2_maps(name, dims), small(name))
+    model, examples = model.to(device), examples.to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(3):
+        with torch.autocast(device, dtype=torch.bfloat16):
+            loss = loss_of(model, examples)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        assert loss.isfinite()
+        assert all(each.grad is not None and each.grad.isfinite().all() for each in model.parameters())
+        optimizer.step()
+    assert all(each.isfinite().all() for each in model.state_dict().values())
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
