@@ -33,7 +33,7 @@ MASKS = tiny_study(
 BOXES = tiny_study(
     study={"task": "detection"},
     cohort={"labels": ("nodule",), "positive": None},
-    model={"name": "retinanet"},
+    model={"name": "retinanet", "options": {"levels": 2, "anchor": 4}},
     evaluation={"primary": "froc"},
 )
 

@@ -421,7 +421,10 @@ def with_spec(results: Results, **sections: object) -> Results:
         ({"input": Input(intensity="window", window=(40.0, 400.0))}, "Images", "window with centre 40 and width 400"),
         ({"input": Input(spacing=(1.0, 0.5))}, "Images", "1 x 0.5 mm; images more than 4 times as coarse are left out"),
         (
-            {"input": Input(bias_field="n4", crop="foreground")},
+            {
+                "cohort": Cohort(modality="MR", labels=("benign", "malignant"), positive="malignant"),
+                "input": Input(bias_field="n4", crop="foreground"),
+            },
             "Images",
             "The bias field is taken out (N4). Images are",
         ),
