@@ -59,7 +59,7 @@ def measure(name: str, dims: int) -> Measured:
     examples = torch.rand(BATCH, CHANNELS[dims], *SIZES[dims])
     seconds = _train(network, lambda: _loss(network, task, examples), _STEPS, _SECONDS)
     step_mib = peak_mib() - before
-    shape = (CHANNELS[dims] * (1 + (task == "registration")), *SIZES[dims])
+    shape = models.example_shape(task, CHANNELS[dims], SIZES[dims])
     precision = Device(torch.device("cpu"), amp=True).autocast(network, shape)
 
     def cast_loss() -> Tensor:

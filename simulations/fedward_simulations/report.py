@@ -262,9 +262,9 @@ def _rounds(results: Results) -> str:
 def _plots(results: Results) -> list[Plot]:
     from fedward_simulations import learning_plots, plots, subgroup_report, task_plots
 
-    several, labels = len(results.seeds) > 1, len(results.study.spec.asked_labels) > 1
+    several, by_label = len(results.seeds) > 1, len(results.study.spec.asked_labels) > 1
     averaged = ", averaged over the seeds" if several else ""
-    against = ", each label against the rest" if labels else ""
+    against = ", each label against the rest" if by_label else ""
     at_point = " The markers are the operating points." if wording.has_threshold(results) else ""
     seed = f" Seed {results.runs[0].seed}." if several else ""
     found = [
@@ -277,14 +277,14 @@ def _plots(results: Results) -> list[Plot]:
         found.append(Plot(subgroup_report.forest(results), "Groups of patients", caption, wide=True))
     if any(run.roc for run in results.runs):
         caption = f"All hospitals’ test patients{against}{averaged}.{at_point}"
-        found.append(Plot(plots.roc(results), "ROC curves", caption, wide=labels))
+        found.append(Plot(plots.roc(results), "ROC curves", caption, wide=by_label))
     if any(run.precision_recall for run in results.runs):
         share = "The grey line is the share of patients with the finding."
         caption = f"All hospitals’ test patients{against}{averaged}. {share}"
-        found.append(Plot(plots.precision_recall(results), "Precision–recall curves", caption, wide=labels))
+        found.append(Plot(plots.precision_recall(results), "Precision–recall curves", caption, wide=by_label))
     if results.runs[0].calibration:
         caption = f"On the grey line, a score means what it says.{seed}"
-        found.append(Plot(plots.calibration(results), "Calibration", caption, wide=labels))
+        found.append(Plot(plots.calibration(results), "Calibration", caption, wide=by_label))
     if any(run.froc for run in results.runs):
         caption = f"All hospitals’ test patients{averaged}. Further up and left is better."
         found.append(Plot(task_plots.froc(results), "FROC curves", caption, wide=len(results.study.labels) > 1))

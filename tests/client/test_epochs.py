@@ -1,5 +1,6 @@
 """A round's training that is cut off goes on after its last whole epoch, with the same bits."""
 
+import math
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from torch import nn
 from fedward_client.app import simulated
 from fedward_client.handlers import Hospital
 from fedward_client.site_state import RunState
+from fedward_client.training import epochs
 from fedward_client.training.epochs import EpochJournal, Progress
 from fedward_common import models
 from fedward_common.events import Event
@@ -62,14 +64,16 @@ def trained(
             if len(steps) == ends_at:
                 end()
 
-    before = torch.get_num_threads()
+    before, cheap = torch.get_num_threads(), epochs._CHEAP_S
     torch.set_num_threads(1)
+    epochs._CHEAP_S = math.inf  # each epoch is written down, however long writing takes on a busy machine
     try:
         hospital = Hospital(PhantomSource("north", 40, 2.0, 5, folder), listen)
         question = Question(kind="train", study=spec, run="run-1", score_incoming=True)
         answer, update = hospital.train(question, models.initial_state(spec, start), round_number=2)
     finally:
         torch.set_num_threads(before)
+        epochs._CHEAP_S = cheap
     return Done(model_sha256(update), answer.train_loss, steps)
 
 
@@ -83,7 +87,7 @@ def study(optimizer: str, amount: dict[str, int], **strategy: object) -> StudySp
 
 
 def test_a_killed_training_goes_on_with_the_same_bits(tmp_path: Path) -> None:
-    """It dies in its third epoch of four: steps 1 to 6 are written down, or 1 to 3 where writing took its time."""
+    """It dies in its third epoch of four: steps 1 to 6 are written down."""
     spec, here = study("adamw", {"local_epochs": 4}), str(Path(__file__).parent)
     arguments = [here, spec.canonical_json().decode(), str(tmp_path), "8"]
     killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, check=False)
@@ -91,7 +95,7 @@ def test_a_killed_training_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*.journal")] == ["000002-model.journal"]
     again, whole = trained(spec, tmp_path), trained(spec, None)
     assert (again.sha256, again.loss) == (whole.sha256, whole.loss)
-    assert again.steps in (whole.steps[6:], whole.steps[3:])
+    assert again.steps == whole.steps[6:]
 
 
 def test_momentum_and_steps_that_end_within_an_epoch_go_on_too(tmp_path: Path) -> None:
@@ -132,8 +136,8 @@ def test_dittos_own_model_goes_on_too(tmp_path: Path) -> None:
 
 def test_one_epoch_writes_nothing_and_an_answered_round_leaves_nothing(tmp_path: Path) -> None:
     hospital = Hospital(PhantomSource("north", 40, 2.0, 5, tmp_path))
-    for epochs, files in ((1, 0), (2, 1)):
-        spec = tiny_study(training={"local_epochs": epochs})
+    for many, files in ((1, 0), (2, 1)):
+        spec = tiny_study(training={"local_epochs": many})
         question = Question(kind="train", study=spec, run="run-1")
         hospital.train(question, models.initial_state(spec, 1), round_number=1)
         assert len(list(tmp_path.rglob("*.journal"))) == files

@@ -148,7 +148,7 @@ def test_a_model_of_each_task_is_exported(study: StudySpec, output: str, tmp_pat
     network = trained.read(model)[1]
     task, size = study.study.task, study.input.size
     last, _ = onnx_file.ending(task, multi_label=False, anchors=getattr(network, "anchors", None))
-    examples = random.normal(size=(3, *onnx_file.example_shape(task, study.input.channels, size))).astype(np.float32)
+    examples = random.normal(size=(3, *models.example_shape(task, study.input.channels, size))).astype(np.float32)
     [found] = onnxruntime.InferenceSession(out).run([output], {"input": examples})
     with torch.no_grad():
         expected = nn.Sequential(network, last)(torch.from_numpy(examples)).numpy()

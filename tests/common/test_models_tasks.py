@@ -44,7 +44,7 @@ def built(
             classes=models.outputs(task, labels),
             task=task,
         )
-        return model, torch.rand(2, *onnx_file.example_shape(task, channels, size))
+        return model, torch.rand(2, *models.example_shape(task, channels, size))
 
 
 @pytest.mark.parametrize(("name", "task", "dims"), OF_IMAGES)

@@ -386,7 +386,7 @@ def test_what_the_registry_refuses_stands_at_the_name_or_the_options(sections: d
     ],
 )
 def test_pairings_that_work_are_taken(sections: dict[str, str]) -> None:
-    loads(text(**sections))
+    assert loads(text(**sections)).rounds
 
 
 def test_where_a_network_begins_is_told_in_words_and_in_the_digest() -> None:

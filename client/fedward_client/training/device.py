@@ -22,8 +22,8 @@ class Device:
         """The precision in which `model`, which is here, is trained on examples of `shape` [channels, *size].
 
         Of rows it is float32 everywhere: to cast them gains little, or costs. Scores are computed in float32 too:
-        bfloat16 has eight significant bits, in which many would be equal that are not. Asked
-        before layers are frozen: afterwards all of them are in training, or none.
+        bfloat16 has eight significant bits, in which many would be equal that are not. To be asked before layers are
+        frozen: afterwards all of them are in training, or none.
         """
         amp = self.amp and len(shape) > 1 and not (self.torch.type == "cpu" and _has_narrow_maps(model, shape))
         return torch.autocast(self.torch.type, dtype=torch.bfloat16, enabled=amp)

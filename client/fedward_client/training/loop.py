@@ -22,7 +22,7 @@ from fedward_client.training.objective import objective
 from fedward_client.training.rules import Rule
 from fedward_common.errors import DataError
 from fedward_common.events import Event, Listener
-from fedward_common.models import rate_factor
+from fedward_common.models import example_shape, rate_factor
 from fedward_common.records import MAX_LOSS
 from fedward_common.streams import stream
 from fedward_common.study import Optimizer, StudySpec, Work
@@ -80,7 +80,7 @@ def train(
     rule = rule or Rule()
     dims = len(study.input.size)
     device.place(model, dims)
-    precision = device.autocast(model, seen_by(study, data.images.shape[1:]))
+    precision = device.autocast(model, example_shape(study.study.task, data.images.shape[1], data.images.shape[2:]))
     model.train()
     freeze(model, study, layer)
     rule.begin(model)
@@ -125,12 +125,6 @@ def train(
             "for broken images in the report"
         )
     return TrainResult(loss=mean_loss, steps=total, seconds=time.perf_counter() - started)
-
-
-def seen_by(study: StudySpec, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """What its network gets of an example of `shape` [channels, *size]: registration sees two at a time."""
-    channels, *size = shape
-    return ((1 + (study.study.task == "registration")) * channels, *size)
 
 
 def _augmented(

@@ -4,6 +4,7 @@
     describe()   one network's card: dimensions, smallest size, options and their defaults
     check()      whether a network fits a study, before anything is built
     outputs()    how many outputs a study's task needs
+    example_shape()   what a network for the task takes of an example
     build()      the network, as a torch module
     unsupervised_layers()   how many of its layers can learn without labels
     initial_model(), initial_state()   the weights that every run of a study starts from
@@ -24,6 +25,7 @@ from fedward_common.models.registry import (
     build,
     check,
     describe,
+    example_shape,
     has_batch_norm,
     names,
     outputs,
@@ -54,6 +56,7 @@ __all__ = [
     "check",
     "check_layers",
     "describe",
+    "example_shape",
     "frozen_names",
     "has_batch_norm",
     "initial_model",

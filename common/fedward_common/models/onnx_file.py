@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedward_common.errors import ModelError, UsageError
-from fedward_common.models import trained
+from fedward_common.models import example_shape, trained
 from fedward_common.models.trained import Trained
 from fedward_common.streams import stream
 from fedward_common.study_task import Task
@@ -81,11 +81,6 @@ def ending(task: Task, *, multi_label: bool, anchors: "torch.Tensor | None" = No
             from fedward_common.models.retinanet import Findings
 
             return Findings(anchors), "findings"
-
-
-def example_shape(task: Task, channels: int, size: tuple[int, ...]) -> tuple[int, ...]:
-    """[channels, *size] of what a network takes: of a pair of images for registration."""
-    return (2 * channels if task == "registration" else channels, *size)
 
 
 def write(

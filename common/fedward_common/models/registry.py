@@ -73,6 +73,11 @@ def outputs(task: Task, labels: int) -> int:
     return 1 if task == "survival" else labels
 
 
+def example_shape(task: Task, channels: int, size: tuple[int, ...]) -> tuple[int, ...]:
+    """[channels, *size] of what a network takes: of a pair of images for registration."""
+    return (2 * channels if task == "registration" else channels, *size)
+
+
 def has_batch_norm(name: str, options: Mapping[str, Option]) -> bool:
     """Whether a network with these options has BatchNorm layers; `ModelError` where there is none of that name.
 

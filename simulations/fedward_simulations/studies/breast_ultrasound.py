@@ -5,7 +5,7 @@ that is lung nodules (`lung_malignancy`), for no weights of ImageNet are at hand
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from fedward_common.streams import stream
 from fedward_simulations import busi
 from fedward_simulations.partition import partition
-from fedward_simulations.studies import Trial, hospital_folder, lung_malignancy
+from fedward_simulations.studies import ALEXNET, Trial, hospital_folder, lung_malignancy
 
 PATIENTS = 143
 
@@ -44,10 +44,10 @@ def deal(source: Path, hospitals: Path, names: Sequence[str], *, most: int | Non
         (folder / "labels.csv").write_text("".join(["patient_id,label\n", *rows]))
 
 
-_NETWORKS: dict[str, tuple[dict[str, Any], float]] = {  # as studies have them, and AdamW's rate
-    "AlexNet": ({"name": "alexnet", "options": {"width": 512}}, 1e-4),
-    "ResNet": ({"name": "resnet10"}, 5e-4),
-    "DenseNet": ({"name": "densenet121"}, 5e-4),
+_NETWORKS: Mapping[str, Mapping[str, Any]] = {
+    "AlexNet": ALEXNET,
+    "ResNet": {"model": {"name": "resnet10"}, "training": {"optimizer": {"lr": 5e-4}}},
+    "DenseNet": {"model": {"name": "densenet121"}, "training": {"optimizer": {"lr": 5e-4}}},
 }
 _SCRATCH = Trial(
     name="",
@@ -63,27 +63,26 @@ _SCRATCH = Trial(
 
 def _trials(network: str) -> tuple[Trial, ...]:
     """The nodules that a network begins with, and breast ultrasound with that and without."""
-    model, rate = _NETWORKS[network]
-    training = {"optimizer": {"lr": rate}}
+    how = _NETWORKS[network]
     nodules = replace(
         lung_malignancy.TRIALS[0],
         name=f"before/lung-malignancy, {network}",
         seeds=range(42, 43),
         pooled=False,
         shown=None,
-        changes={"model": model, "training": {**training, "rounds": 10}},
+        changes={**how, "training": {**how["training"], "rounds": 10}},
     )
     scratch = replace(
         _SCRATCH,
         name=f"breast-ultrasound, {network}",
-        changes={**_SCRATCH.changes, "model": model, "training": training},
+        changes={**_SCRATCH.changes, **how},
     )
     transfer = replace(
         scratch,
         name=f"breast-ultrasound, {network}, transfer",
         source=nodules.source,
         caveat=f"{CAVEAT} Begun with a model of the lung nodules above, of 10 rounds.",
-        changes={**scratch.changes, "model": {**model, "start": {"file": f"{nodules.name}/model.safetensors"}}},
+        changes={**scratch.changes, "model": {**how["model"], "start": {"file": f"{nodules.name}/model.safetensors"}}},
     )
     return nodules, scratch, transfer
 

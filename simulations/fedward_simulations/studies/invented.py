@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from fedward_common.streams import stream
-from fedward_simulations.studies import Trial, breast_pathology, hospital_folder
+from fedward_simulations.studies import ALEXNET, Trial, breast_pathology, hospital_folder
 from fedward_simulations.synthetic import abdomen, brain, chest, freezing, images, regulatory, survival
 
 NODULES = (
@@ -114,10 +114,6 @@ def write_followed(source: Path, hospitals: Path) -> None:
 
 
 _TRIAL = Trial(name="", template="", source="", write=write_brains, data="", shown="synthetic")
-_ALEXNET: dict[str, Any] = {
-    "model": {"name": "alexnet", "options": {"width": 512}},
-    "training": {"optimizer": {"lr": 1e-4}},
-}
 _BRAINS = replace(
     _TRIAL,
     name="parkinson-mri",
@@ -145,7 +141,7 @@ _LUNG_TISSUE = replace(
     seeds=range(42, 43),
     pooled=False,
     shown=None,
-    changes={**breast_pathology.TRIALS[0].changes, "input": {"size": [64, 64]}, **_ALEXNET},
+    changes={**breast_pathology.TRIALS[0].changes, "input": {"size": [64, 64]}, **ALEXNET},
 )
 _TILES = replace(
     _TRIAL,
@@ -163,7 +159,7 @@ TRIALS = (
         _BRAINS,
         name="parkinson-mri, AlexNet",
         published="-",
-        changes={"model": _ALEXNET["model"], "training": {**_BRAINS.changes["training"], **_ALEXNET["training"]}},
+        changes={"model": ALEXNET["model"], "training": {**_BRAINS.changes["training"], **ALEXNET["training"]}},
     ),
     replace(
         _TRIAL,
@@ -178,7 +174,7 @@ TRIALS = (
         _TILES,
         name="breast-pathology, AlexNet",
         published="-",
-        changes={"input": {"size": [64, 64]}, **_ALEXNET},
+        changes={"input": {"size": [64, 64]}, **ALEXNET},
     ),
     _LUNG_TISSUE,
     replace(
@@ -188,8 +184,8 @@ TRIALS = (
         published="-",
         changes={
             "input": {"size": [64, 64]},
-            **_ALEXNET,
-            "model": {**_ALEXNET["model"], "start": {"file": f"{_LUNG_TISSUE.name}/model.safetensors"}},
+            **ALEXNET,
+            "model": {**ALEXNET["model"], "start": {"file": f"{_LUNG_TISSUE.name}/model.safetensors"}},
         },
     ),
     replace(
@@ -197,7 +193,7 @@ TRIALS = (
         name="lung-nodule",
         template="lung-nodule",
         write=write_chests,
-        data="CT of scanners of two makers, 40 patients each, nodules of 4 to 20 mm beside vessels",
+        data="CT of scanners of two makers, 40 patients each, nodules of 7 to 20 mm beside vessels",
         caveat="Voxels of 3 x 4 x 4 mm of the middle of the chest, for it was trained without a GPU.",
         changes={"input": {"size": [16, 48, 48], "spacing": [3.0, 4.0, 4.0]}},
     ),

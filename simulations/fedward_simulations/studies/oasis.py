@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.ndimage import binary_fill_holes  # type: ignore[import-untyped]
 
 from fedward_simulations.partition import partition
-from fedward_simulations.studies import Trial, hospital_folder
+from fedward_simulations.studies import ALEXNET, Trial, hospital_folder
 
 _SETTINGS = """[data]
 patient = "^(OAS1_[0-9]+)_"
@@ -84,7 +84,7 @@ TRIALS = (
         _TRIAL,
         name="alzheimer-mri, AlexNet",
         published="-",
-        changes={"model": {"name": "alexnet", "options": {"width": 512}}, "training": {"optimizer": {"lr": 1e-4}}},
+        changes=ALEXNET,
     ),
     replace(
         _TRIAL,

@@ -37,7 +37,6 @@ from fedward_simulations.studies import (
 from fedward_simulations.studies.accuracy import accuracies
 from fedward_simulations.wording import METRIC_TITLES
 
-_KINDS = {"real": "Public data", "synthetic": "Synthetic patients", None: "Public data"}
 _RESULTS, _ACCURACIES, _WINDOWS = "results.json", "accuracies.json", "windows.json"
 
 
@@ -92,6 +91,7 @@ def run(trial: Trial, data: Path, out: Path, console: Console) -> None:
         trial.write(source, building)
         building.rename(hospitals)
     console.print(f"{trial.name} …", highlight=False)
+    kind = "Synthetic patients" if trial.shown == "synthetic" else "Public data"
     started = resolve_start(trial.study(), base=out, registry=None)
     with Bars(console) as bars:
         Simulation(
@@ -102,7 +102,7 @@ def run(trial: Trial, data: Path, out: Path, console: Console) -> None:
             pooled=trial.pooled,
             workers=len(os.sched_getaffinity(0)),
             resume=True,
-            data_notes=tuple(filter(None, (f"{_KINDS[trial.shown]}: {trial.data}.", trial.caveat))),
+            data_notes=tuple(filter(None, (f"{kind}: {trial.data}.", trial.caveat))),
             weights=started.weights,
         )(bars)
     if trial.accuracies:
@@ -116,8 +116,8 @@ def run(trial: Trial, data: Path, out: Path, console: Console) -> None:
 
 def page(out: Path) -> str:
     """docs/results.md of the results that stand in `out`."""
-    flamby = heart_disease.FLAMBY.values()
-    ready = [each for each in trials() if each.shown and each not in flamby and is_done(each, out)]
+    apart, flamby = heart_disease.FLAMBY.values(), list(_flamby(out))
+    ready = [each for each in trials() if each.shown and each not in apart and is_done(each, out)]
     tables = {
         shown: [_row(trial, Results.read(out / trial.name / _RESULTS)) for trial in ready if trial.shown == shown]
         for shown in ("real", "synthetic")
@@ -129,8 +129,8 @@ def page(out: Path) -> str:
         sources={trial.name: f"{trial.data}.{trial.caveat and ' '}{trial.caveat}" for trial in ready},
         compared=list(_compared(out)),
         windows=list(_by_window(out)),
-        flamby=(flamby_rows := list(_flamby(out))),
-        best=max(flamby_rows, key=lambda row: row[1], default=("",))[0],
+        flamby=flamby,
+        best=max(flamby, key=lambda row: row[1], default=("",))[0],
         published=heart_disease.PUBLISHED,
     )
 
