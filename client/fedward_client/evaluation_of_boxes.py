@@ -6,7 +6,7 @@ import torch
 from fedward_client.scored import Indices, Scored
 from fedward_client.training.detection import decoded, detection_loss
 from fedward_common.metrics import Evaluation, evaluate_detections
-from fedward_common.models.retinanet import RetinaNet
+from fedward_common.models import Detector
 from fedward_common.study import StudySpec
 
 
@@ -14,7 +14,7 @@ def evaluate_detection(scored: Scored, indices: Indices, study: StudySpec, min_c
     """The boxes that are found in the images at `indices`, held against the true ones."""
     data, model = scored.data, scored.model
     assert data.targets is not None
-    assert isinstance(model, RetinaNet)  # the study was refused otherwise
+    assert isinstance(model, Detector)  # none other is built
     anchors, levels = model.anchors, model.levels
     found, losses = [], list[float]()
     for batch in scored.batches(indices, study.training.batch_size):

@@ -37,7 +37,7 @@ from fedward_client.volume import Affine, Volume
 from fedward_common import __version__
 from fedward_common.errors import DataError, UnreadableFile, UsageError
 from fedward_common.events import Event, Listener, ignore
-from fedward_common.models.retinanet import RetinaNet
+from fedward_common.models import Detector
 from fedward_common.models.trained import RESEARCH_USE, Trained
 from fedward_common.study import Input, SeriesInput, StudySpec
 
@@ -251,7 +251,7 @@ class _Model:
 
     def detected(self, rows: list[Offered]) -> Iterator[Prediction]:
         """Each image of a patient with its findings, and what could not be read."""
-        assert isinstance(self.model, RetinaNet)  # the study was refused otherwise
+        assert isinstance(self.model, Detector)  # none other is built
         reading, labels = _Reading(), self.study.cohort.labels
         for files, output, back, volume in self._answers(rows, reading):
             [found] = decoded(output, self.model.anchors, self.study.input.size)

@@ -13,6 +13,13 @@ MAX_LABELS, MAX_LABEL = 1000, 256  # labels, and the characters of one; a site's
 
 # what sites tell apart by the words of a series' description
 Sequence = Literal["T1", "T2", "T2*", "PD", "FLAIR", "DWI", "DTI", "ADC", "SWI", "BOLD", "ASL", "MRA", "STIR", "EPI"]
+# of images: DICOM PS3.3 C.7.3.1.1.1, defined terms, in use and retired
+_MODALITIES = (
+    "AR", "AS", "BDUS", "BI", "BMD", "CD", "CF", "CFM", "CP", "CR", "CS", "CT", "DD", "DF", "DG", "DM", "DMS", "DS",
+    "DX", "EC", "ES", "FA", "FS", "GM", "IO", "IVOCT", "IVUS", "LP", "LS", "MA", "MG", "MR", "MS", "NM", "OCT", "OP",
+    "OPM", "OPR", "OPT", "OT", "PA", "PT", "PX", "RF", "RG", "RTIMAGE", "SC", "SM", "ST", "TG", "US", "VF", "VL",
+    "XA", "XC",
+)  # fmt: skip
 Years = Annotated[int, Field(ge=0, le=90)]
 Month = Annotated[str, Field(pattern=r"^(19|20)\d{2}-(0[1-9]|1[0-2])$", description='a month such as "2019-03"')]
 Slices = Annotated[int, Field(ge=2, le=100_000)]
@@ -30,8 +37,9 @@ def _labels(labels: tuple[str, ...]) -> Iterator[Fault]:
 
 
 def _modality(modality: str | None) -> Iterator[Fault]:
-    if modality is not None and (not modality.strip() or modality != modality.upper()):
-        yield Fault(("modality",), 'must be a DICOM modality in capitals such as "US"; remove the key to take any')
+    if modality is not None and modality not in _MODALITIES:
+        guess = near(modality.upper(), _MODALITIES)
+        yield Fault(("modality",), f"must be a DICOM modality of images in capitals, or absent to take any{guess}")
 
 
 def _positive(positive: str | None, labels: tuple[str, ...], multi_label: bool) -> Iterator[Fault]:

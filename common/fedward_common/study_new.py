@@ -3,6 +3,7 @@
 Every answer is judged by the study's own rules: what `fedward study check` would refuse is refused here, in its words.
 """
 
+import csv
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ _KEYS: Mapping[str, KeyPath] = {
 _CALLED: Mapping[Task, str] = {
     "classification": "Labels as the hospitals write them, commas between",
     "segmentation": "Structures to be found, as the hospitals call them, commas between",
-    "registration": "Structures whose overlap is measured, commas between",
+    "registration": "Structures whose overlap is measured, commas between; or none",
     "detection": "Kinds of finding as the hospitals call them, commas between",
 }
 _LEFT_OUT = {"positive": "each", "modality": "any"}  # the answers that leave a key out
@@ -44,8 +45,11 @@ def begun(template: str, answers: Mapping[str, Any]) -> str:
     text = template_path(template).read_text(encoding="utf-8")
     old = loads(text).model_dump(mode="json")
     new: dict[KeyPath, Any] = {
-        _KEYS[name]: None if _LEFT_OUT.get(name) == answer else answer for name, answer in answers.items()
+        _KEYS[name]: None if _LEFT_OUT.get(name) == answer and answer not in answers.get("labels", ()) else answer
+        for name, answer in answers.items()
     }
+    if answers.get("labels") == []:
+        new["evaluation", "primary"] = "loss"  # no structure is there to be scored
     if value_at(old, _KEYS["positive"]) not in new.get(_KEYS["labels"], old["cohort"]["labels"]):
         new.setdefault(_KEYS["positive"], None)
     changes = {key: value for key, value in new.items() if value != value_at(old, key)}
@@ -142,9 +146,10 @@ def _template(text: str) -> str:
 
 
 def _labels(text: str, task: Task) -> dict[str, Any]:
-    labels = [label.strip() for label in text.split(",")] if text else []
+    """One that holds a comma stands in double quotes."""
+    labels = [label.strip() for label in next(csv.reader([text], skipinitialspace=True), [])]
     if task != "classification":
-        return {"labels": labels}
+        return {"labels": [] if labels == ["none"] and task == "registration" else labels}
     return {"labels": labels, "positive": labels[0] if labels else None}  # which one is looked for is the next question
 
 

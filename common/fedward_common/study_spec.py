@@ -56,7 +56,7 @@ class StudySpec(Section):
         Rule(("study", "model", "input", "cohort"), study_rules.model),
         Rule(("model", "input"), study_rules.visible),
         Rule(("model", "input"), study_rules.inflate),
-        Rule(("cohort", "input"), study_rules.magnetic_resonance),
+        Rule(("cohort", "input"), study_rules.modality),
         Rule(("input", "cohort"), study_rules.images_only),
         Rule(("input", "training"), study_rules.varied),
         Rule(("cohort", "phases", "training"), study_rules.unlabelled),
@@ -71,7 +71,7 @@ class StudySpec(Section):
         Rule(("sites",), study_split_rules.roster),
         Rule(("strategy", "split", "sites"), study_split_rules.quorum),
         Rule(("split", "sites"), study_split_rules.left_out_site),
-        Rule(("evaluation", "split"), study_split_rules.decided_by_validation),
+        Rule(("study", "evaluation", "split"), study_split_rules.decided_by_validation),
         Rule(("study", "split", "phases", "evaluation"), study_split_rules.folds),
         Rule(("split", "strategy", "training", "input"), study_split_rules.anew),
     )

@@ -96,9 +96,10 @@ def _narrowed(cohort: Cohort) -> list[str]:
 def _patients(spec: StudySpec, who: str) -> str:
     cohort, kind = spec.cohort, spec.input.kind
     taken = f"Patients with {cohort.modality} images and" if cohort.modality else _ANY[kind]
+    truth = _truth(spec)
     return sentences(
         [
-            f"{taken} {_truth(spec)}",
+            f"{taken} {truth}" if truth else taken.removesuffix(" and"),
             *_narrowed(cohort),
             _looked_for(spec),
             f"A hospital with fewer than {cohort.min_patients} training {who}s does not take part{_nor(spec)}",
@@ -114,7 +115,7 @@ def _truth(spec: StudySpec) -> str:
     labels = listed(spec.cohort.labels, "or")
     match spec.study.task:
         case "segmentation" | "registration":
-            return f"a mask that shows at least one of {labels}" if labels else "nothing else"
+            return f"a mask that shows at least one of {labels}" if labels else ""
         case "detection":
             return f"a list of where {labels} is seen, an empty one too"
         case "survival":
@@ -196,6 +197,9 @@ def _success(spec: StudySpec, who: str) -> str:
             f"The operating point is chosen on validation {who}s, {chosen}" if task == "classification" else "",
             f"The model is that of the round which does best on validation {who}s" * (evaluation.keep == "best"),
             f"Training ends when that has not become better for {stopping.patience} rounds" if stopping else "",
+            "Each hospital also trains alone, for as long as all rounds together, and sees what it gained"
+            if evaluation.local_baseline and spec.split.folds is None
+            else "",
             f"Figures of test {who}s also leave by {by}, of groups of enough {who}s" if by else "",
         ]
     )

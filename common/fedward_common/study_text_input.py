@@ -88,7 +88,8 @@ def _images(images: Input) -> str:
     window = images.window or (0.0, 0.0)
     colour, values = ("grey", "grey values") if images.channels == 1 else ("colour", "colour values")
     words = {
-        "percentile": values + " from percentile {:g} to percentile {:g} become 0 to 1".format(*images.percentiles),
+        "percentile": values
+        + " from percentile {:g} to percentile {:g}, nearly all of an image, become 0 to 1".format(*images.percentiles),
         "zscore": f"{values} are brought to mean 0 and standard deviation 1",
         "window": values + " in the window with centre {:g} and width {:g} become 0 to 1".format(*window),
         "landmarks": f"{values} are matched to the hospitals' common scale, from 0 to 1"
@@ -104,7 +105,9 @@ def _images(images: Input) -> str:
 def before_scaling(images: Input) -> list[str]:
     """What happens to an image besides size and grey values, in sentences without a full stop."""
     turned = f"Axes are turned to {images.orientation}" if images.orientation else ""
-    corrected = "The bias field is taken out (N4)" * (images.bias_field is not None)
+    corrected = "Slow changes of brightness over an image, which the scanner adds, are taken out (N4)" * (
+        images.bias_field is not None
+    )
     cut = "Images are cropped to their foreground" * (images.crop is not None)
     respaced = (
         ""

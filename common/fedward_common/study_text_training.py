@@ -1,6 +1,6 @@
 """What a study trains and how, and what becomes of the hospitals' models, in words for a clinician."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fedward_common import models
 from fedward_common.sentences import listed, sentences
@@ -58,12 +58,13 @@ _COMPRESSION = {
 
 def network_words(model: Model) -> str:
     """The network, what it begins with, and what of it learns."""
-    options = f" with {_settings(model.options)}" if model.options else ""
-    title = models.describe(model.name).title
+    card = models.describe(model.name)
+    chosen = {**card.options, **model.options}
+    options = f" with {_settings(chosen)}" if chosen else ""
     rates = [f"{pattern} times {factor:g}" for pattern, factor in model.learning_rates.items()]
     return sentences(
         [
-            f"{title} ({model.name}{options})",
+            f"{card.title} ({model.name}{options})",
             _start(model.start) if model.start is not None else "",
             f"Held as they are: {listed(model.frozen, 'and')}" if model.frozen else "",
             f"Learning rates of layers: {listed(rates, 'and')}" if rates else "",
@@ -106,7 +107,9 @@ def _rounds(work: Phase | Training, examples: str) -> str:
 
 def _optimizer(work: Phase | Training) -> str:
     optimizer = work.optimizer
-    return f"Optimizer {optimizer.name}, learning rate {optimizer.lr:g}, weight decay {optimizer.weight_decay:g}"
+    momentum = f", momentum {optimizer.momentum:g}" if optimizer.name == "sgd" and optimizer.momentum else ""
+    rate = f"Optimizer {optimizer.name}, learning rate {optimizer.lr:g}{momentum}"
+    return f"{rate}, weight decay {optimizer.weight_decay:g}"
 
 
 def _weights(spec: StudySpec, examples: str) -> str:
@@ -162,8 +165,8 @@ def combination_words(strategy: Strategy, who: str) -> str:
             f"A round waits at most {strategy.round_deadline_s:g} s for them"
             + (", and not so long for one that is gone or far slower than before" * (strategy.deadline == "adaptive")),
             f"It ends as soon as {strategy.quorum} have answered" if strategy.quorum != "all" else "",
-            f"An update with an L2 norm above {norm:g} is refused" if norm is not None else "",
-            f"An update whose cosine to the others' mean direction is below {cosine:g} is refused"
+            f"An update that is longer than {norm:g} (L2 norm) is refused" if norm is not None else "",
+            f"An update that goes another way than the others do is refused (cosine to their mean below {cosine:g})"
             if cosine is not None
             else "",
         ]
@@ -185,5 +188,5 @@ def messages_words(update: Update) -> str:
     )
 
 
-def _settings(options: object) -> str:
-    return toml_value(options).strip("{}")
+def _settings(options: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} = {toml_value(value)}" for name, value in options.items())

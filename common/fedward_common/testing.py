@@ -51,7 +51,7 @@ def unchanged(arrays: Arrays) -> Arrays:
 
 @dataclass(kw_only=True)
 class FakeSite:
-    """Answers like a hospital of `patients` patients whose training is `update`; scores are drawn from its name."""
+    """Answers like a hospital of `patients` patients whose training is `update`; scores hang on name and side."""
 
     name: str
     patients: int = 40
@@ -71,7 +71,7 @@ class FakeSite:
             evaluated = Evaluated(
                 site=self.name,
                 cohort=self._digest,
-                evaluation=self._evaluation(question.study, question.thresholds),
+                evaluation=self._evaluation(question.study, question.thresholds, question.side),
                 seconds=0.1,
             )
             own = None
@@ -140,8 +140,10 @@ class FakeSite:
             seconds=0.1,
         )
 
-    def _evaluation(self, study: StudySpec, thresholds: Mapping[str, float] | None) -> Evaluation:
-        random = np.random.default_rng(len(self.name))
+    def _evaluation(
+        self, study: StudySpec, thresholds: Mapping[str, float] | None, side: str = "validation"
+    ) -> Evaluation:
+        random = np.random.default_rng([len(self.name), *side.encode()])
         classes = len(study.cohort.labels)
         truth = np.arange(self.patients) % classes
         scores = random.dirichlet(np.ones(classes), size=self.patients)

@@ -50,7 +50,7 @@ _MASKS = TaskWords(
     output="A mask of each of {labels}",
     of_patient=(
         "a patient’s figure is the mean over that patient’s {several}; a structure that is neither in the model’s mask "
-        "nor in the true one takes no part in it, one that is in one of them only counts as Dice 0, without a distance"
+        "nor in the true one counts as Dice 1, one that is in one of them only as Dice 0, both without a distance"
     ),
     measures="Dice, mean symmetric surface distance, 95 % Hausdorff distance",
     threshold="None is chosen: a voxel is part of a structure from a probability of 0.5 on.",

@@ -243,6 +243,14 @@ def test_an_installed_plug_in_is_a_model_like_any_other(site_packages: Path) -> 
     assert set(models.initial_state(study("linear-net"), 1)) == {"1.weight", "1.bias"}
 
 
+def test_a_plug_in_that_tells_no_anchors_is_no_detector(site_packages: Path) -> None:
+    install(site_packages, "plug_boxes", name="boxes-net", point="NET")
+    module = site_packages / "plug_boxes.py"
+    module.write_text(module.read_text().replace("dims=(2,)", 'dims=(2,), tasks=("detection",)'))
+    with pytest.raises(ModelError, match='model "boxes-net" finds no boxes: it has no anchors and levels'):
+        models.build("boxes-net", options={}, size=(16, 16), channels=1, classes=1, task="detection")
+
+
 def test_a_plug_in_is_not_imported_to_be_listed(site_packages: Path) -> None:
     install(site_packages, "plug_lazy", name="lazy-net", point="NET")
     assert "lazy-net" in models.names()

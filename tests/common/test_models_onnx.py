@@ -42,9 +42,9 @@ def saved(study: StudySpec, path: Path, **changes: Any) -> Path:
 def study_of(name: str, dims: int) -> StudySpec:
     card = models.describe(name)
     options = {"width": 64} if name == "alexnet" else {}
-    size = [card.min_size + 3] * dims
+    least = max(card.min_size, 8)  # a study's images have 8 pixels a side
     if dims > 1:
-        return tiny_study(model={"name": name, "options": options}, input={"size": size})
+        return tiny_study(model={"name": name, "options": options}, input={"size": [least + 3] * dims})
     section: dict[str, Any] = {"kind": "table", "features": ["a", "b", "c"]}
     if dims == 1:
         section = {
@@ -52,7 +52,7 @@ def study_of(name: str, dims: int) -> StudySpec:
             "signals": ["x", "y"],
             "unit": "mg",
             "rate_hz": 10.0,
-            "window_s": card.min_size / 10,
+            "window_s": least / 10,
         }
     return tiny_study(model={"name": name}, input=section, cohort={"labels": ["benign", "malignant", "normal"]})
 

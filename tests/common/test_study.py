@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,10 @@ statistics = "foreground"
 landmarks = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 """
     assert dict(describe(loads(text(input=body))))["Images"] == (
-        "Axes are turned to LPS. The bias field is taken out (N4). Images are cropped to their foreground. One pixel "
-        "is 2 x 1 x 1 mm; images more than 4 times as coarse are left out. Cut or padded to 8 x 32 x 32 (depth x "
-        "height x width), grey; grey values are matched to the hospitals' common scale, from 0 to 1, measured on the "
+        "Axes are turned to LPS. Slow changes of brightness over an image, which the scanner adds, are taken out (N4). "
+        "Images are cropped to their foreground. One pixel is 2 x 1 x 1 mm; images more than 4 times as coarse are "
+        "left out. Cut or padded to 8 x 32 x 32 (depth x height x width), grey; grey values are matched to the "
+        "hospitals' common scale, from 0 to 1, measured on the "
         "foreground."
     )
 
@@ -322,8 +324,41 @@ FAULTS: list[tuple[dict[str, str], str]] = [
     ),
     (
         {"model": 'name = "dbn"\noptions = { visible = "binary" }', "input": 'size = [16, 16]\nintensity = "zscore"'},
-        '[model] options.visible = "binary": is for inputs between 0 and 1, and those of this study have mean 0; set',
+        '[model] options.visible = "binary": is for inputs between 0 and 1, and those of this study can be others; set',
     ),
+    (
+        {
+            "model": 'name = "dbn"\noptions = { visible = "binary" }',
+            "input": 'kind = "series"\nsignals = ["x"]\nunit = "mg"\nrate_hz = 10\nwindow_s = 2\nintensity = "none"',
+        },
+        '[model] options.visible = "binary": is for inputs between 0 and 1',
+    ),
+    (
+        {
+            "model": 'name = "rbm"\noptions = { visible = "binary" }',
+            "input": 'kind = "table"\nfeatures = ["age"]\nscale = { centre = [60.0], spread = [10.0] }',
+        },
+        '[model] options.visible = "binary": is for inputs between 0 and 1',
+    ),
+    (
+        {"cohort": f'{GOOD["cohort"]}\nmodality = "MR"', "input": 'intensity = "window"\nwindow = [-600, 1500]'},
+        '[input] window = [-600, 1500]: begins at -1350, as for CT, and [cohort] modality is "MR"',
+    ),
+    (
+        {"cohort": f'{GOOD["cohort"]}\nmodality = "MRI"'},
+        "must be a DICOM modality of images in capitals, or absent to take any; did you mean MR?",
+    ),
+    (
+        {"cohort": f"{GOOD['cohort']}\nslices = [20, 60]"},
+        "[cohort] slices = [20, 60]: has no effect on 2-D images; remove it",
+    ),
+    ({"split": "shares = [0.8, 0.2, 0]"}, "[split] shares item 3 = 0: must be above 0: it is the share of patients"),
+    ({"split": "shares = [0.8, 0, 0.2]"}, "[split] shares item 2 = 0: must be above 0: the operating point is"),
+    (
+        {"split": 'kind = "leave-site-out"\nsite = "a"\nshares = [0.8, 0, 0.2]'},
+        "[split] shares item 2 = 0: must be above 0: the operating point is",
+    ),
+    ({"split": 'kind = "column"\nshares = [0.8, 0.1, 0.1]'}, 'has no effect with kind = "column"'),
     (
         {"model": 'name = "rbm"\noptions.visible = "binary"', "input": 'kind = "table"\nfeatures = ["age"]'},
         "line 10: [model] options.visible",
@@ -383,6 +418,7 @@ def test_what_the_registry_refuses_stands_at_the_name_or_the_options(sections: d
         {**DETECTS, "model": 'name = "retinanet"', "input": "size = [16, 32]"},
         {**DETECTS, "model": 'name = "retinanet"\noptions = { anchor = 4 }', "input": "size = [16, 16]"},
         {"input": 'channels = 3\nintensity = "window"\nwindow = [40, 400]'},  # grey becomes three equal channels
+        {"cohort": f'{GOOD["cohort"]}\nmodality = "MR"', "input": 'intensity = "window"\nwindow = [900, 1800]'},
     ],
 )
 def test_pairings_that_work_are_taken(sections: dict[str, str]) -> None:
@@ -397,14 +433,15 @@ def test_where_a_network_begins_is_told_in_words_and_in_the_digest() -> None:
     assert spec.digest != plain.digest
     words = dict(describe(spec))["Network"]
     assert words == (
-        "Small network for first trials and small images (small-cnn). Begins with the weights of the registered model "
-        "old (SHA-256 filled in when the study is started), taking encoder. as features. and all names as all. "
-        "Held as they are: 1.*. Learning rates of layers: 11.* times 10."
+        "Small network for first trials and small images (small-cnn with width = 16). Begins with the weights of the "
+        "registered model old (SHA-256 filled in when the study is started), taking encoder. as features. and all "
+        "names as all. Held as they are: 1.*. Learning rates of layers: 11.* times 10."
     )
     body = f'{GOOD["model"]}\nstart = {{ file = "w.safetensors", sha256 = "{"a" * 64}", inflate = true }}'
     spec = loads(text(model=body, input="size = [8, 32, 32]"))
     assert f"weights of w.safetensors (SHA-256 {'a' * 64}), 2-D kernels spread" in dict(describe(spec))["Network"]
-    assert dict(describe(plain))["Network"] == "Small network for first trials and small images (small-cnn)."
+    alone = "Small network for first trials and small images (small-cnn with width = 16)."
+    assert dict(describe(plain))["Network"] == alone
 
 
 def test_all_faults_are_told_at_once_in_the_order_of_the_file() -> None:
@@ -507,6 +544,13 @@ def test_the_breast_ultrasound_template_is_the_one_of_the_demo() -> None:
     assert spec.positive_index == 1
     assert spec.model.name == "enhanced-alexnet"
     assert (spec.training.rounds, spec.strategy.min_sites, spec.input.size) == (20, 3, (128, 128))
+
+
+@pytest.mark.parametrize("name", template_names())
+def test_every_template_is_told_in_whole_sentences(name: str) -> None:
+    for heading, words in describe(load(template_path(name))):
+        assert re.fullmatch(r"[A-Z0-9].*\.", words), heading
+        assert not re.search(r"None|  |\.\.|\band nothing\b|[{}] ?\.", words), (heading, words)
 
 
 def test_a_study_is_found_by_path_or_template_name(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_steward_reads_whose_images_are_meant() -> None:
         "slices": [20, 60],
         "localizers": True,
     }
-    said = dict(describe(tiny_study(cohort=cohort)))["Patients"]
+    said = dict(describe(tiny_study(cohort=cohort, input={"size": [16, 16, 16]})))["Patients"]
     assert "Body part: BRAIN. MR sequence: T2 and FLAIR. Scanner made by: Siemens or GE. Sex: F." in said
     assert "Age: 60 to 90 years. Examined from: 2015-01 to 2019-12. Slices of a volume: 20 to 60." in said
 

@@ -76,7 +76,7 @@ def test_a_wrong_answer_is_refused_in_the_words_of_check_and_asked_for_anew() ->
         '[cohort] labels = ["a"]: must be the words for what a patient may have, two or more',
         'holds "a" 2 times; name each label once',
         '[cohort] positive = "c": must be one of the labels: a, b',
-        'must be a DICOM modality in capitals such as "US"',
+        "must be a DICOM modality of images in capitals",
         "[strategy] min_sites = 0: must be a whole number at least 1",
         '[training] rounds = "many": must be a whole number at least 1',
     ):

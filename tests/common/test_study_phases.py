@@ -52,7 +52,7 @@ def test_a_study_says_what_it_does_without_labels() -> None:
         "First one layer after the other learns from training images alone, without their labels. Layer 1: 3 rounds, "
         "each of one pass over a hospital's training images, 32 images a batch; optimizer adamw, learning rate 0.0003, "
         "weight decay 0.01. Layer 2: 1 round, each of 20 batches at a hospital, 8 images a batch; optimizer sgd, "
-        "learning rate 0.1, weight decay 0.01."
+        "learning rate 0.1, momentum 0.9, weight decay 0.01."
     )
     assert "Without labels" not in dict(describe(loads(text(""))))
 

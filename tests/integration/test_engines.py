@@ -1,7 +1,9 @@
-"""Every kind of study on the embedded engine and on a deployment: one file, the same hospitals, the same bits."""
+"""Every kind of study on all three engines: one file, the same hospitals, the same bits."""
 
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -163,4 +165,15 @@ def test_a_deployment_gives_the_bits_of_the_embedded_engine(
 ) -> None:
     found = running.run(load(work / kind / "study.toml"), lambda _event: None)
     assert found.engine == "deployment"
+    assert_same(found, embedded(kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ray_gives_the_bits_of_the_embedded_engine(embedded: Callable[[str], RunResult], work: Path, kind: str) -> None:
+    command = [str(Path(sys.executable).with_name("fedward")), "simulate", "study.toml", "--data", "hospitals"]
+    command += ["--out", "ray", "--engine", "ray", "--no-pooled"]
+    done = subprocess.run(command, cwd=work / kind, capture_output=True, text=True, check=False, timeout=800)
+    assert done.returncode == 0, done.stderr
+    found = RunResult.read(work / kind / "ray" / f"seed-{SEED}" / "federated")
+    assert found.engine == "ray"
     assert_same(found, embedded(kind))

@@ -12,6 +12,7 @@ from flwr.app import ConfigRecord, Message
 
 from fedward_common import models
 from fedward_common.errors import CheckpointError, RunError
+from fedward_common.metrics import Evaluation, pooled
 from fedward_common.records import (
     Arrays,
     answer_record,
@@ -99,12 +100,26 @@ def test_bits_do_not_depend_on_the_order_of_nodes(tmp_path: Path) -> None:
     assert one.model_sha256 == two.model_sha256
 
 
+@pytest.mark.parametrize("rule", ["youden", {"sensitivity": 0.95}])
+def test_the_operating_point_is_chosen_on_validation_patients(tmp_path: Path, rule: str | dict[str, float]) -> None:
+    study = tiny_study(evaluation={"operating_point": rule})
+    result = engine({1: FakeSite(name="a"), 2: FakeSite(name="bb")}, study, tmp_path)()
+    sides = [[site.validation for site in result.sites.values()], [site.test for site in result.sites.values()]]
+    chosen, of_test = ({"malignant": _threshold(side, study)} for side in sides)
+    assert result.thresholds == chosen != of_test
+
+
+def _threshold(evaluations: list[Evaluation | None], study: StudySpec) -> float:
+    merged = pooled([each for each in evaluations if each is not None], "malignant")
+    assert merged is not None
+    return merged.threshold(study.evaluation.operating_point)
+
+
 def test_every_round_has_its_validation_figures(tmp_path: Path) -> None:
     study = tiny_study(training={"rounds": 3})
     result = engine({1: FakeSite(name="a"), 2: FakeSite(name="b")}, study, tmp_path)()
     assert [row.round for row in result.history] == [1, 2, 3]
     assert all(row.primary is not None and row.validation_loss is not None for row in result.history)
-    assert 0.0 <= result.thresholds["malignant"] <= 1.0
     test = result.sites["a"].test
     assert test is not None
     assert test.figures["malignant"].threshold == result.thresholds["malignant"]

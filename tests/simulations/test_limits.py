@@ -77,6 +77,17 @@ def test_labels_are_unknown_where_a_hospital_trains(data: Path, tmp_path: Path) 
     assert 0.3 < half.count("") / len(half) < 0.7
 
 
+def test_a_hospital_may_have_no_label_and_all_its_patients(data: Path, tmp_path: Path) -> None:
+    limits.write_nodules(data / "lidc_nodules", tmp_path / "known")
+    limits.write_nodules(data / "lidc_nodules", tmp_path / "withheld", unlabelled="philips")
+    known, withheld = (
+        {name: table(tmp_path / kind / name) for name in MAKERS.values()} for kind in ("known", "withheld")
+    )
+    assert {name for name in known if known[name] == withheld[name]} == {"ge", "siemens"}
+    assert known["philips"].keys() == withheld["philips"].keys()
+    assert not any(row[name] for row in withheld["philips"].values() for name in limits.FINDINGS)
+
+
 def test_a_coarse_hospital_has_as_many_millimetres_in_half_the_pixels(data: Path, tmp_path: Path) -> None:
     limits.write_nodules(data / "lidc_nodules", tmp_path, coarse=True)
     for name, side, size in (("ge", 35, 1.4), ("siemens", SIDE, 0.7), ("philips", SIDE, 0.7)):
@@ -107,7 +118,7 @@ def test_a_limit_is_run_once_and_has_a_figure_and_a_table(
         training = {**trial.changes["training"], "rounds": 2, "local_steps": 4}
         return replace(trial, seeds=range(42, 44), changes={**trial.changes, "training": training})
 
-    resolution = LIMITS[3]
+    [resolution] = [limit for limit in LIMITS if limit.name == "low-resolution"]
     full, half = (short(trial) for trial in resolution.ways["spacing of 1.4 mm, 36 x 36 pixels"].values())
     ways = {"there": {"full": full, "half": half}, "back": {"full": half, "half": full}}
     monkeypatch.setattr(limits_page, "LIMITS", (LIMITS[0], replace(resolution, ways=ways)))

@@ -17,6 +17,7 @@ from fedward_common.study import template_path
 from fedward_simulations.studies import hospital_folder, invented, lung_malignancy
 from fedward_simulations.synthetic import brain, compounds, gait, heart_disease, images, regulatory
 
+NETWORKS = ("enhanced-alexnet", "alexnet")
 STUDIES = Path(__file__).parents[2] / "docs/studies.md"
 
 
@@ -28,6 +29,18 @@ def simulated(template: str, root: Path) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     results: dict[str, Any] = json.loads((root / "out" / "results.json").read_text())
     return results
+
+
+def of_network(template: str, network: str, root: Path) -> str:
+    """A template with its own network, or its study file with AlexNet and what the template says that it needs."""
+    if network != "alexnet":
+        return template
+    text = template_path(template).read_text("utf-8")
+    said = re.search(r'(?m)^name = "enhanced-alexnet" .*"alexnet", with (options = .*) and (lr = .*)$', text)
+    assert said is not None
+    text = text.replace(said[0], f'name = "alexnet"\n{said[1]}')
+    (root / "study.toml").write_text(re.sub(r"\blr = [^ }]*", said[2], text))
+    return "study.toml"
 
 
 def area(results: dict[str, Any]) -> float:
@@ -69,18 +82,20 @@ def test_parkinson_gait_finds_a_shallow_dip_between_the_peaks(tmp_path: Path) ->
 
 
 @pytest.mark.long
-def test_alzheimer_mri_finds_wide_ventricles(tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", NETWORKS)
+def test_alzheimer_mri_finds_wide_ventricles(tmp_path: Path, network: str) -> None:
     words = {"0": "healthy", "0.5": "impaired", "1": "alzheimer"}
     invented.write_pictures(
         tmp_path / "hospitals", invented.picture_settings("MR", words), words, images.brain_slice, 12
     )
-    assert area(simulated("alzheimer-mri", tmp_path)) > 0.9
+    assert area(simulated(of_network("alzheimer-mri", network, tmp_path), tmp_path)) > 0.9
 
 
 @pytest.mark.long
-def test_parkinson_mri_finds_a_pale_nigra_and_thin_putamina(tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", NETWORKS)
+def test_parkinson_mri_finds_a_pale_nigra_and_thin_putamina(tmp_path: Path, network: str) -> None:
     invented.write_brains(tmp_path, tmp_path / "hospitals")
-    assert area(simulated("parkinson-mri", tmp_path)) > 0.9
+    assert area(simulated(of_network("parkinson-mri", network, tmp_path), tmp_path)) > 0.9
 
 
 @pytest.mark.long
@@ -131,9 +146,46 @@ def test_lung_malignancy_finds_how_far_spicules_reach(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_breast_pathology_tells_four_tissues_apart(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"name": '"alexnet"\noptions = { width = 512 }', "lr": "1e-4"},
+        {"name": '"resnet10"', "lr": "5e-4"},
+        {"name": '"densenet121"', "lr": "5e-4"},
+    ],
+    ids=["as shipped", "alexnet", "resnet", "densenet"],
+)
+def test_breast_ultrasound_finds_tall_lesions_in_shadow(changes: dict[str, str], tmp_path: Path) -> None:
+    words = {"benign": "benign", "malignant": "malignant"}
+    settings = invented.picture_settings("US", words)
+    invented.write_pictures(tmp_path / "hospitals", settings, words, images.ultrasound, 20)
+    text = template_path("breast-ultrasound").read_text("utf-8")
+    small = {"size": "[64, 64]", "batch_size": "8", "local_epochs": "2"} if changes else {}
+    for key, value in {**small, **changes}.items():
+        text, changed = re.subn(rf"\b{key} = [^#\n}}]*", f"{key} = {value}  ", text, count=1)
+        assert changed, key
+    (tmp_path / "study.toml").write_text(text)
+    assert area(simulated("study.toml", tmp_path)) > 0.9
+
+
+@pytest.mark.long
+def test_image_classification_finds_what_is_present(tmp_path: Path) -> None:
+    lesions = {"absent": "benign", "present": "malignant"}
+
+    def drawn(random: np.random.Generator, label: str) -> npt.NDArray[np.uint8]:
+        return images.ultrasound(random, lesions[label])
+
+    words = {label: label for label in lesions}
+    invented.write_pictures(tmp_path / "hospitals", invented.picture_settings("US", words), words, drawn, 30)
+    assert area(simulated("image-classification", tmp_path)) > 0.9
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("network", NETWORKS)
+def test_breast_pathology_tells_four_tissues_apart(tmp_path: Path, network: str) -> None:
     invented.write_tissue(tmp_path, tmp_path / "hospitals")
-    assert area(simulated("breast-pathology", tmp_path)) > 0.95
+    assert area(simulated(of_network("breast-pathology", network, tmp_path), tmp_path)) > 0.95
 
 
 def regulatory_dna(root: Path, strength: float) -> dict[str, Any]:
@@ -167,12 +219,12 @@ def test_variant_effect_finds_nothing_in_background(tmp_path: Path) -> None:
     assert area(regulatory_dna(tmp_path, 0.0)) == pytest.approx(0.5, abs=0.1)
 
 
-def assays(root: Path, strength: float) -> dict[str, Any]:
-    """The results of compound-activity at three laboratories of 150 compounds each."""
+def assays(root: Path, strength: float, study: str = "compound-activity") -> dict[str, Any]:
+    """The results of compound-activity, or of another study, at three laboratories of 150 compounds each."""
     for laboratory in ("east", "north", "west"):
         folder = hospital_folder(root / "hospitals", laboratory, '[table]\nmap = "columns.toml"\n')
         compounds.write(folder, laboratory, 150, strength)
-    return simulated("compound-activity", root)
+    return simulated(study, root)
 
 
 @pytest.mark.long
@@ -185,6 +237,32 @@ def test_compound_activity_finds_the_group_that_acts(tmp_path: Path) -> None:
     assert alone[-1] < 0.7 * alone[0]
     assert all((point["train_loss"] is None) == (point["layer"] is not None) for point in run["history"])
     assert "Learning without labels" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("network", "options", "phases"),
+    [
+        ("sparse-autoencoder", "hidden = [512, 128], dropout = 0.3", 2),
+        ("rbm", 'hidden = [512], visible = "binary", dropout = 0.3', 1),
+        ("lista", "atoms = 256, dropout = 0.3", 1),
+    ],
+)
+def test_compound_activity_finds_it_with_each_network_of_layers(
+    network: str, options: str, phases: int, tmp_path: Path
+) -> None:
+    text = template_path("compound-activity").read_text("utf-8")
+    text = re.sub(r"(?m)^name = \"dbn\".*\noptions = .*$", f'name = "{network}"\noptions = {{ {options} }}', text)
+    first, *others = re.split(r"(?m)^(?=\[\[phases\]\]|\[training\])", text)
+    (tmp_path / "study.toml").write_text("".join([first, *others[:phases], others[-1]]))
+    results = assays(tmp_path, 1.0, "study.toml")
+    assert results["study"]["model"]["name"] == network
+    assert area(results) > 0.9
+    [run] = results["runs"]
+    for layer in range(phases):
+        alone = [point["layer_loss"] for point in run["history"] if point["layer"] == layer]
+        assert len(alone) == 10
+        assert alone[-1] < alone[0]
 
 
 @pytest.mark.long

@@ -155,9 +155,9 @@ def test_brain_registration_brings_structures_together_without_folding(tmp_path:
     assert all(test.folding is not None and test.folding.mean < 0.01 for test in evaluations_of(run))
 
 
-@pytest.mark.long
-def test_liver_segmentation_finds_livers_and_tumours_in_dicom(tmp_path: Path) -> None:
-    invented.write_abdomens(tmp_path, tmp_path / "hospitals")
+def abdomens(root: Path, strength: float) -> dict[str, float]:
+    """Dice of the liver and of tumours, of the template on voxels of 8 mm."""
+    invented.write_abdomens(root, root / "hospitals", strength=strength)
     study = changed(
         "liver-segmentation",
         min_patients="3",
@@ -165,21 +165,38 @@ def test_liver_segmentation_finds_livers_and_tumours_in_dicom(tmp_path: Path) ->
         size="[16, 48, 48]",
         spacing="[8.0, 8.0, 8.0]",
     )
-    found = dice(federated(study, tmp_path))
-    assert found["liver"] > 0.8
+    return dice(federated(study, root))
+
+
+@pytest.mark.long
+def test_liver_segmentation_finds_livers_and_tumours_in_dicom(tmp_path: Path) -> None:
+    found = abdomens(tmp_path, 1.0)
+    assert found["liver"] > 0.85, "one mask in the usual place reaches 0.76: test_synthetic_ct"
     assert found["tumour"] > 0.4
 
 
 @pytest.mark.long
-def test_lung_nodule_finds_nodules(tmp_path: Path) -> None:
-    invented.write_chests(tmp_path, tmp_path / "hospitals")
-    study = changed(
-        "lung-nodule",
-        min_patients="3",
-        size="[16, 48, 48]",
-        spacing="[3.0, 4.0, 4.0]",
-    )
-    run = federated(study, tmp_path)
+def test_liver_segmentation_finds_livers_alone_where_tumours_do_not_show(tmp_path: Path) -> None:
+    found = abdomens(tmp_path, 0.0)
+    assert found["liver"] > 0.85
+    assert found["tumour"] < 0.2
+
+
+def nodules(root: Path, strength: float) -> float:
+    """The FROC score of the template on voxels of 3 x 4 x 4 mm."""
+    invented.write_chests(root, root / "hospitals", strength=strength)
+    study = changed("lung-nodule", min_patients="3", size="[16, 48, 48]", spacing="[3.0, 4.0, 4.0]")
+    run = federated(study, root)
     score = primary_value(evaluations_of(run), run.study)
     assert score is not None
-    assert score > 0.5
+    return score
+
+
+@pytest.mark.long
+def test_lung_nodule_finds_nodules(tmp_path: Path) -> None:
+    assert nodules(tmp_path, 1.0) > 0.5
+
+
+@pytest.mark.long
+def test_lung_nodule_finds_none_where_none_shows(tmp_path: Path) -> None:
+    assert nodules(tmp_path, 0.0) < 0.1

@@ -1,6 +1,6 @@
 """What training minimises of a batch, by a study's task."""
 
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,9 @@ from fedward_client.training.loss import criterion
 from fedward_client.training.registration_loss import registration_loss
 from fedward_client.training.segmentation_loss import segmentation_loss
 from fedward_client.training.survival_loss import cox_loss
+from fedward_common.models import Detector
 from fedward_common.models.layerwise import Layered
 from fedward_common.study import StudySpec
-
-if TYPE_CHECKING:
-    from fedward_common.models.retinanet import RetinaNet
 
 
 class Objective(Protocol):
@@ -56,6 +54,6 @@ def _registered(model: nn.Module, images: torch.Tensor, smoothness: float) -> to
 def _detector(model: nn.Module) -> Objective:
     from fedward_client.training.detection import detection_loss  # MONAI takes seconds to import
 
-    detector = cast("RetinaNet", model)  # the study was refused otherwise
-    anchors, levels = detector.anchors, detector.levels
+    assert isinstance(model, Detector)  # none other is built
+    anchors, levels = model.anchors, model.levels
     return lambda images, _labels, targets: detection_loss(model(images), targets, anchors, levels)

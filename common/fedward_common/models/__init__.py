@@ -19,7 +19,7 @@ Importing this package does not import torch; building a network does. A network
 A name can be taken once: nothing replaces a network that a hospital has approved by name.
 """
 
-from fedward_common.models.cards import Architecture, Choice, ModelCard, Option, Range, Widths
+from fedward_common.models.cards import Architecture, Choice, Detector, ModelCard, Option, Range, Widths
 from fedward_common.models.layer_rules import check_layers, frozen_names, of_layer, rate_factor
 from fedward_common.models.registry import (
     build,
@@ -46,6 +46,7 @@ __all__ = [
     "Architecture",
     "Beginning",
     "Choice",
+    "Detector",
     "ModelCard",
     "Option",
     "Range",

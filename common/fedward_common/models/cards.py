@@ -1,9 +1,13 @@
 """What is known of a network without building it: values only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from fedward_common.study_task import Task
+
+if TYPE_CHECKING:
+    import torch
 
 Option = bool | int | float | str | tuple[int, ...]
 
@@ -72,6 +76,22 @@ class ModelCard:
     layers: int | str = 0  # how many learn without labels, or the option that lists their widths; see `layerwise`
 
 
+@runtime_checkable
+class Detector(Protocol):
+    """What a network that finds boxes has beside its output."""
+
+    @property
+    def anchors(self) -> "torch.Tensor":
+        """Boxes [anchors, 2 * dims] float32 in voxels, in the order of the output: lower corner, then upper corner.
+
+        Axes in the order of the array; corners on the voxels' edges.
+        """
+
+    @property
+    def levels(self) -> Sequence[int]:
+        """How many of the anchors each level has, the finest first."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
     """A network's card, and where it is built.
@@ -82,8 +102,7 @@ class Architecture:
 
     classification   logits [n, classes]
     segmentation     logits [n, classes, *size], of each structure by itself
-    detection        logits and box differences [n, anchors, classes + 2 * dims] beside properties `anchors`
-                     [anchors, 2 * dims] and `levels`: see `models.retinanet`
+    detection        logits and box differences [n, anchors, classes + 2 * dims], of a `Detector`
     registration     displacements [n, dims, *size] in voxels, of [n, 2 * channels, *size]: moving, then fixed images
     survival         log-risks [n, 1]; `classes` is 1
 

@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import TYPE_CHECKING, cast
 
 from fedward_common.errors import ModelError
-from fedward_common.models.cards import Architecture, ModelCard, Option
+from fedward_common.models.cards import Architecture, Detector, ModelCard, Option
 from fedward_common.models.shipped import SHIPPED
 from fedward_common.study_faults import near
 from fedward_common.study_task import Task
@@ -116,7 +116,10 @@ def build(
     except (ImportError, AttributeError) as error:
         raise ModelError(f'model "{name}" cannot be built here: {error}; install what it needs') from error
     filled = {**architecture.card.options, **options}
-    return cast("nn.Module", builder(dims=len(size), size=size, channels=channels, classes=classes, **filled))
+    network = cast("nn.Module", builder(dims=len(size), size=size, channels=channels, classes=classes, **filled))
+    if task == "detection" and not isinstance(network, Detector):
+        raise ModelError(f'model "{name}" finds no boxes: it has no anchors and levels; choose retinanet, or repair it')
+    return network
 
 
 def _find(name: str) -> Architecture:

@@ -71,15 +71,12 @@ class RetinaNet(nn.Module):
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """How many anchors each level has, the finest first."""
+        """As `Detector` says."""
         return tuple(len(each) for each in self._anchors())
 
     @property
     def anchors(self) -> torch.Tensor:
-        """Boxes [anchors, 2 * dims] float32 in voxels, in the order of the output: lower corner, then upper corner.
-
-        Axes in the order of the array; corners on the voxels' edges. No buffer: it is not a part of what is averaged.
-        """
+        """As `Detector` says. No buffer: it is not a part of what is averaged."""
         return torch.cat(self._anchors())
 
     def _anchors(self) -> list[torch.Tensor]:

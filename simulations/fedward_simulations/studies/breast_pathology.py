@@ -6,10 +6,11 @@ one are one patient's here. Whose tissue a tile is was never published, so tiles
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from fedward_simulations.partition import partition
-from fedward_simulations.studies import Trial, hospital_folder
+from fedward_simulations.studies import ALEXNET, Trial, hospital_folder
 
 _SETTINGS = """[data]
 patient = "^([^/]+)/"
@@ -36,15 +37,20 @@ def write(source: Path, hospitals: Path) -> None:
             shutil.copy(source / tile["file"], folder / tile["tile_group"])
 
 
-TRIALS = (
-    Trial(
-        name="breast-pathology, lung tissue",
-        template="breast-pathology",
-        source="lc25000_lung_clean",
-        write=write,
-        data="LC25000, lung tiles by group, dealt out to three sites (arXiv:1912.12142)",
-        caveat=_CAVEAT,
-        published="accuracy 99.74 % on four breast tissues",
-        changes={"cohort": {"labels": ["lung_n", "lung_aca", "lung_scc"]}},
-    ),
+_TRIAL = Trial(
+    name="breast-pathology, lung tissue",
+    template="breast-pathology",
+    source="lc25000_lung_clean",
+    write=write,
+    data="LC25000, lung tiles by group, dealt out to three sites (arXiv:1912.12142)",
+    caveat=_CAVEAT,
+    published="accuracy 99.74 % on four breast tissues",
+    changes={"cohort": {"labels": ["lung_n", "lung_aca", "lung_scc"]}},
 )
+ALEXNETS = replace(
+    _TRIAL,
+    name="breast-pathology, lung tissue, AlexNet",
+    published="-",
+    changes={**_TRIAL.changes, "input": {"size": [64, 64]}, **ALEXNET},
+)
+TRIALS = (_TRIAL, ALEXNETS)

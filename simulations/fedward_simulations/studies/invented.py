@@ -70,20 +70,21 @@ def write_tissue(source: Path, hospitals: Path) -> None:
     write_pictures(hospitals, picture_settings("", words), words, images.tile, 12)
 
 
-def write_chests(source: Path, hospitals: Path) -> None:
+def write_chests(source: Path, hospitals: Path, *, strength: float = 1.0) -> None:
     """CT of 40 chests from scanners of two makers each, a table of nodules beside them."""
     del source
     for name, scanner in list(chest.SCANNERS.items())[:2]:
-        chest.write(hospital_folder(hospitals, name, NODULES), scanner, 40, shape=(24, 96, 96))
+        folder = hospital_folder(hospitals, name, NODULES)
+        chest.write(folder, scanner, 40, shape=(24, 96, 96), strength=strength)
 
 
-def write_abdomens(source: Path, hospitals: Path) -> None:
+def write_abdomens(source: Path, hospitals: Path, *, strength: float = 1.0) -> None:
     """CT of 20 abdomens from scanners of three makers each, and DICOM segmentations of them."""
     del source
     for name, scanner in abdomen.SCANNERS.items():
         folder = hospital_folder(hospitals, name, LIVERS)
         for number in range(20):
-            abdomen.write(folder, scanner, number)
+            abdomen.write(folder, scanner, number, strength=strength)
 
 
 def write_windows(source: Path, hospitals: Path, *, strength: float = 0.9) -> None:
@@ -135,14 +136,6 @@ def _against(other: str, name: str) -> Trial:
     )
 
 
-_LUNG_TISSUE = replace(
-    breast_pathology.TRIALS[0],
-    name="before/lung tissue, AlexNet",
-    seeds=range(42, 43),
-    pooled=False,
-    shown=None,
-    changes={**breast_pathology.TRIALS[0].changes, "input": {"size": [64, 64]}, **ALEXNET},
-)
 _TILES = replace(
     _TRIAL,
     name="breast-pathology",
@@ -176,16 +169,15 @@ TRIALS = (
         published="-",
         changes={"input": {"size": [64, 64]}, **ALEXNET},
     ),
-    _LUNG_TISSUE,
     replace(
         _TILES,
         name="breast-pathology, AlexNet, transfer",
-        caveat="Begun with a model of the lung tissue above.",
+        caveat="Begun with a model of the lung tissue of LC25000.",
         published="-",
         changes={
             "input": {"size": [64, 64]},
             **ALEXNET,
-            "model": {**ALEXNET["model"], "start": {"file": f"{_LUNG_TISSUE.name}/model.safetensors"}},
+            "model": {**ALEXNET["model"], "start": {"file": f"{breast_pathology.ALEXNETS.name}/model.safetensors"}},
         },
     ),
     replace(

@@ -64,13 +64,14 @@ def write_nodules(
     known: float = 1.0,
     unknown: str = "",
     others: bool = False,
+    unlabelled: str = "",
     coarse: bool = False,
 ) -> None:
     """A hospital for each maker of scanners, GE's tested; files say how large a pixel is.
 
     Those that train have `most` patients at most, and know each finding of an image with probability `known`: else
-    `unknown` is written. With `others`, the rest of their patients are there without a label. With `coarse`, GE's
-    images have half the rows and columns.
+    `unknown` is written. With `others`, the rest of their patients are there without a label; the hospital `unlabelled`
+    has no label at all. With `coarse`, GE's images have half the rows and columns.
     """
     for maker, hospital in MAKERS.items():
         tested = hospital == "ge"
@@ -93,7 +94,8 @@ def write_nodules(
                 "lobulated": int(row["lobulation"]) > 1,
                 "spiculated": int(row["spiculation"]) > 1,
             }
-            share = 1.0 if tested else known if row["patient"] in patients else 0.0
+            labelled = row["patient"] in patients and hospital != unlabelled
+            share = 1.0 if tested else known if labelled else 0.0
             told = (
                 str(int(value)) if stream(_SEED, "known", path, name).random() < share else unknown
                 for name, value in found.items()
@@ -174,7 +176,7 @@ def _arm(trial: Trial, *names: str, changes: Mapping[str, Any] | None = None, **
     """The trial under another name, with more changes; `writing` goes to the writer of its hospitals."""
     merged = dict(trial.changes)
     for section, more in (changes or {}).items():
-        merged[section] = more if section == "phases" else {**merged[section], **more}
+        merged[section] = more if section == "phases" else {**merged.get(section, {}), **more}
     write = partial(trial.write, **writing) if writing else trial.write
     return replace(trial, name="/".join(("limits", *names)), write=write, changes=merged)
 
@@ -196,21 +198,25 @@ _ULTRASOUND = replace(
 )
 
 
+_WITHOUT_LABELS: dict[str, dict[str, Any]] = {
+    "convolutional": {},
+    "with pseudo-labels": {"cohort": {"unlabelled": True}, "training": {"pseudo_labels_after": 2}},
+    "autoencoder": {"model": _AUTOENCODER},
+    "autoencoder, first on all without labels": {
+        "model": _AUTOENCODER,
+        "cohort": {"unlabelled": True},
+        "phases": [{"rounds": 4, "local_epochs": None, "local_steps": 50, "optimizer": {"lr": 0.002}}],
+    },
+}
+_BESIDE = {"autoencoder, first on all without labels": "autoencoder"}
+
+
 def _few() -> Limit:
     ways: dict[str, dict[str, Any]] = {
         "convolutional": {},
         "with augmentation": {"training": {"augmentation": ["flip", "affine", "contrast"]}},
         "begun with an ultrasound model": {"model": {"start": {"file": f"{_ULTRASOUND.name}/model.safetensors"}}},
-        "with pseudo-labels": {
-            "cohort": {"unlabelled": True},
-            "training": {"pseudo_labels_after": 2},
-        },
-        "autoencoder": {"model": _AUTOENCODER},
-        "autoencoder, first on all without labels": {
-            "model": _AUTOENCODER,
-            "cohort": {"unlabelled": True},
-            "phases": [{"rounds": 4, "local_epochs": None, "local_steps": 50, "optimizer": {"lr": 0.002}}],
-        },
+        **_WITHOUT_LABELS,
     }
     places = {"20": 20, "40": 40, "all": None}
     return Limit(
@@ -225,11 +231,35 @@ def _few() -> Limit:
             }
             for way, changes in ways.items()
         },
-        beside={"autoencoder, first on all without labels": "autoencoder"},
+        beside=_BESIDE,
         before=(_ULTRASOUND,),
         joined=True,
         note="What is trained with pseudo-labels, or on all without labels, sees the images of every patient of a "
         "hospital that trains.",
+    )
+
+
+_FEW = _few()
+
+
+def _missing() -> Limit:
+    known = {way: _FEW.ways[way]["all"] for way in _WITHOUT_LABELS}
+    known["with pseudo-labels"] = known["convolutional"]  # where all labels are known there are none
+
+    def withheld(way: str, changes: Mapping[str, Any]) -> Trial:
+        alone = {**changes, "strategy": {"min_sites": 1}}  # Siemens, where Philips cannot train
+        return _arm(_LUNG, "missing-labels", way, "withheld", changes=alone, unlabelled="philips")
+
+    return Limit(
+        name="missing-labels",
+        title="Labels missing or partial: a hospital that has none",
+        question="One of the two hospitals that train has images and no label: do they help where it cannot train?",
+        axis="labels of Philips' patients",
+        ways={
+            way: {"known": known[way], "withheld": withheld(way, changes)} for way, changes in _WITHOUT_LABELS.items()
+        },
+        beside=_BESIDE,
+        note="Withheld, the first and the third way are of Siemens' patients alone.",
     )
 
 
@@ -246,13 +276,12 @@ def _partial() -> Limit:
 
     return Limit(
         name="partial-labels",
-        title="Labels missing or partial",
+        title="Labels missing or partial: findings that are known of some images",
         question="Three findings, known of some images only: is the unknown left out of the loss, or taken for absent?",
         axis="labels that are known",
         ways={"unknown taken for absent": way("absent", "0"), "unknown left out of the loss": way("masked", "")},
         joined=True,
-        note="Patients without any label take part by pseudo-labels and in training without labels, above; where an "
-        "image may have several labels there are no pseudo-labels.",
+        note="Where an image may have several labels there are no pseudo-labels.",
     )
 
 
@@ -302,4 +331,4 @@ def _resolution() -> Limit:
     )
 
 
-LIMITS = (_few(), _partial(), _standard(), _resolution())
+LIMITS = (_FEW, _missing(), _partial(), _standard(), _resolution())

@@ -128,6 +128,7 @@ def page(out: Path) -> str:
         tables=tables,
         sources={trial.name: f"{trial.data}.{trial.caveat and ' '}{trial.caveat}" for trial in ready},
         compared=list(_compared(out)),
+        models=freezing_of_gait.LEARNED,
         windows=list(_by_window(out)),
         flamby=flamby,
         best=max(flamby, key=lambda row: row[1], default=("",))[0],
@@ -188,13 +189,13 @@ def _compared(out: Path) -> Iterator[tuple[str, ...]]:
 
 
 def _by_window(out: Path) -> Iterator[tuple[str, ...]]:
-    """Model; accuracy, sensitivity and specificity by window, over seeds; last what was published."""
+    """Accuracy, sensitivity and specificity by window: of each model over seeds; last what was published."""
     for trial in trials():
         path = out / trial.name / _WINDOWS
         if trial.windows and path.exists():
-            for name, found in json.loads(path.read_text()).items():
-                yield name, *map(mean, found.values())
-            yield "published", *(f"{value:.3f}" for value in freezing_of_gait.PUBLISHED.values())
+            found = json.loads(path.read_text())
+            for figure, published in freezing_of_gait.PUBLISHED.items():
+                yield figure, *(mean(found[name][figure]) for name in freezing_of_gait.LEARNED), f"{published:.3f}"
 
 
 def mean(values: list[float]) -> str:

@@ -1,4 +1,4 @@
-"""Images of invented patients: brain slices, lung nodules, stained tissue; what tells their labels apart is planted.
+"""Images of invented patients, with what tells their labels apart: brain, lung nodules, breast ultrasound, tissue.
 
 Each function draws one image; `random` makes it a patient's own.
 """
@@ -13,6 +13,8 @@ from fedward_common.metrics.base import Floats
 VENTRICLES: Mapping[str, float] = {"healthy": 0.12, "impaired": 0.19, "alzheimer": 0.26}  # of the brain's radius
 _RATED = {"1": 0.03, "2": 0.08, "3": 0.13, "4": 0.19, "5": 0.25}
 SPICULES: Mapping[str, float] = {"benign": 0.03, "malignant": 0.25, **_RATED}  # how far a nodule's edge leaves a circle
+# a lesion's width by its height, how far its edge leaves an ellipse, and how bright it is behind it, of the tissue
+LESIONS: Mapping[str, tuple[float, float, float]] = {"benign": (1.6, 0.03, 1.4), "malignant": (0.8, 0.2, 0.5)}
 # nuclei a tile, their radius in pixels, and how far the glands' lumen reaches, of the tile
 TISSUES: Mapping[str, tuple[int, float, float]] = {
     "carcinoma in situ": (90, 4.0, 0.28),
@@ -48,6 +50,20 @@ def nodule(random: np.random.Generator, label: str) -> npt.NDArray[np.int16]:
     image = -820 + inside * random.normal(850, 60) + random.normal(0, 40, x.shape)
     found: npt.NDArray[np.int16] = np.clip(image, -2048, 4095).astype(np.int16)
     return found
+
+
+def ultrasound(random: np.random.Generator, label: str) -> npt.NDArray[np.uint8]:
+    """A B-mode image [96, 128]: a dark lesion in speckle, flat and smooth, or tall and spiculated before a shadow."""
+    wide, spiculated, behind = LESIONS[label]
+    y, x = _places(96, 128)
+    x, y = x + random.normal(0, 0.2), y + random.uniform(0.1, 0.3)
+    size, wide = random.uniform(0.25, 0.4), wide * random.normal(1, 0.1)
+    angle = np.arctan2(y, x)
+    edge = 1 + spiculated * np.sin(random.integers(9, 15) * angle + random.uniform(0, 6))
+    inside = np.hypot(x / wide, y) < size * edge
+    tissue = np.where((np.abs(x) < size * wide) & (y > 0), behind, 1.0) * (110 + 25 * np.sin(9 * y + 2 * x))
+    image = np.where(inside, 25.0, tissue) * random.rayleigh(0.8, x.shape) * random.normal(1, 0.1)
+    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def tile(random: np.random.Generator, label: str) -> npt.NDArray[np.uint8]:
