@@ -6,6 +6,7 @@ have one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import ceil, gcd
 from typing import Any
 
@@ -157,3 +158,20 @@ def replace(
 def without_batch_norm(model: nn.Module) -> None:
     """Put group normalisation in the place of every BatchNorm layer; the names of parameters stay."""
     replace(model, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), lambda part: group_norm(part.num_features))
+
+
+def adapted(network: nn.Module, norm: str) -> nn.Module:
+    """Exchange in a network of MONAI's its normalisation, where `norm` is "group", and 3-D pooling, in place.
+
+    The latter has no deterministic gradient on a GPU. The names of parameters stay.
+    """
+    if norm == "group":
+        without_batch_norm(network)
+    replace(network, nn.MaxPool3d, partial(_pool_3d, functional.max_pool2d))
+    replace(network, nn.AvgPool3d, partial(_pool_3d, functional.avg_pool2d))
+    return network
+
+
+def _pool_3d(pool: Pooling, part: Any) -> nn.Module:
+    """For an nn.MaxPool3d or nn.AvgPool3d, whose kernels may be of three lengths by type; MONAI's are cubes."""
+    return Pool3d(pool, part.kernel_size, part.stride, part.padding)

@@ -1,6 +1,6 @@
-"""A multilayer perceptron for rows of a table: rectifiers and dropout between layers; with none of them, regression.
+"""A multilayer perceptron for rows of a table: rectifiers and dropout between layers.
 
-Takes features around 0, as [input] kind = "table" gives them. No hidden layer is multinomial logistic regression.
+Takes features around 0, as [input] kind = "table" gives them.
 """
 
 from torch import nn
@@ -21,8 +21,3 @@ def build(
     model = nn.Sequential(*layers, nn.Linear(inputs, classes))
     he_normal(model)
     return model
-
-
-def logistic(*, dims: int, size: tuple[int, ...], channels: int, classes: int) -> nn.Module:
-    """Multinomial logistic regression; [n, channels] to logits [n, classes]."""
-    return build(dims=dims, size=size, channels=channels, classes=classes, width=0, depth=0, dropout=0.0)

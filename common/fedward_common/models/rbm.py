@@ -1,11 +1,10 @@
-"""Restricted Boltzmann machines, one or a stack of them: a deep belief network, with a classifier on top.
+"""A restricted Boltzmann machine, with a classifier on top.
 
 Contrastive divergence: Hinton: Training products of experts by minimizing contrastive divergence. Neural Computation
 14, 2002. Gaussian visible units of unit variance, and what else is the field's practice: Hinton: A practical guide to
 training restricted Boltzmann machines. UTML TR 2010-003.
 """
 
-from itertools import pairwise
 from math import prod
 
 import torch
@@ -85,11 +84,8 @@ def build(
     steps: int,
     dropout: float,
 ) -> nn.Module:
-    """A machine of each width in `hidden`, the first over `visible` units, the others over the one below's."""
+    """One machine; `hidden` is its width alone. [n, channels, *size] to logits [n, classes]."""
     del dims
-    widths = (channels * prod(size), *hidden)
-    layers = [
-        RestrictedBoltzmannMachine(below, width, gaussian=not index and visible == "gaussian", steps=steps)
-        for index, (below, width) in enumerate(pairwise(widths))
-    ]
-    return Layered(layers, features=widths[-1], classes=classes, dropout=dropout)
+    [width] = hidden
+    machine = RestrictedBoltzmannMachine(channels * prod(size), width, gaussian=visible == "gaussian", steps=steps)
+    return Layered([machine], features=width, classes=classes, dropout=dropout)

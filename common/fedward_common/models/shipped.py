@@ -6,7 +6,7 @@ _DROPOUT = Range(0.0, 0.9)
 _ANY = (0, 1, 2)  # of networks that take an example as one list of numbers
 
 
-def _monai(name: str, title: str, paper: str) -> Architecture:
+def _monai(file: str, name: str, title: str, paper: str) -> Architecture:
     card = ModelCard(
         name=name,
         title=title,
@@ -17,19 +17,19 @@ def _monai(name: str, title: str, paper: str) -> Architecture:
         limits={"norm": Choice(("group", "batch"))},
         batch_norm=True,
     )
-    return Architecture(card=card, builder=f"fedward_common.models.monai_nets:{name}")
+    return Architecture(card=card, builder=f"fedward_common.models.{file}:{name}")
 
 
 def _resnet(depth: int) -> Architecture:
     paper = "He, Zhang, Ren, Sun: Deep residual learning for image recognition. CVPR 2016, arXiv:1512.03385"
-    return _monai(f"resnet{depth}", f"ResNet-{depth} (MONAI)", paper)
+    return _monai("resnet", f"resnet{depth}", f"ResNet-{depth} (MONAI)", paper)
 
 
 def _densenet(depth: int) -> Architecture:
     paper = (
         "Huang, Liu, van der Maaten, Weinberger: Densely connected convolutional networks. CVPR 2017, arXiv:1608.06993"
     )
-    return _monai(f"densenet{depth}", f"DenseNet-{depth} (MONAI)", paper)
+    return _monai("densenet", f"densenet{depth}", f"DenseNet-{depth} (MONAI)", paper)
 
 
 def _boltzmann(name: str, title: str, paper: str, hidden: tuple[int, ...], most: int) -> Architecture:
@@ -48,7 +48,7 @@ def _boltzmann(name: str, title: str, paper: str, hidden: tuple[int, ...], most:
         },
         layers="hidden",
     )
-    return Architecture(card=card, builder="fedward_common.models.rbm:build")
+    return Architecture(card=card, builder=f"fedward_common.models.{name}:build")
 
 
 SHIPPED = (
@@ -174,7 +174,7 @@ SHIPPED = (
             dims=(0,),
             min_size=0,
         ),
-        builder="fedward_common.models.mlp:logistic",
+        builder="fedward_common.models.logistic_regression:build",
     ),
     _boltzmann(
         "rbm",

@@ -15,8 +15,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from fedward_common.models.layers import convolution, crop, pad_to_multiple
-from fedward_common.models.monai_nets import adapted
+from fedward_common.models.layers import adapted, convolution, crop, pad_to_multiple
 
 
 class UNet(nn.Module):

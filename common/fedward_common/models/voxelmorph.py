@@ -15,8 +15,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from fedward_common.models.layers import Convolution, crop, pad_to_multiple
-from fedward_common.models.monai_nets import adapted
+from fedward_common.models.layers import Convolution, adapted, crop, pad_to_multiple
 from fedward_common.models.warp import warp
 
 
