@@ -71,7 +71,7 @@ class StudySpec(Section):
         Rule(("sites",), study_split_rules.roster),
         Rule(("strategy", "split", "sites"), study_split_rules.quorum),
         Rule(("split", "sites"), study_split_rules.left_out_site),
-        Rule(("study", "evaluation", "split"), study_split_rules.decided_by_validation),
+        Rule(("evaluation", "split"), study_split_rules.decided_by_validation),
         Rule(("study", "split", "phases", "evaluation"), study_split_rules.folds),
         Rule(("split", "strategy", "training", "input"), study_split_rules.anew),
     )

@@ -23,8 +23,6 @@ def _shares(shares: tuple[float, float, float], kind: str) -> Iterator[Fault]:
         yield Fault(("shares",), f"must add up to 1 (train, validation, test); these add up to {sum(shares):g}")
     if shares[0] == 0:
         yield Fault(("shares", 0), "must be above 0: it is the share of training patients")
-    if shares[2] == 0 and kind == "hash":
-        yield Fault(("shares", 2), "must be above 0: it is the share of patients on whom the result is tested")
     if kind in FOLDED and shares != _SHARES:
         yield Fault(("shares",), f'has no effect with kind = "{kind}": one fold is tested, the next one validates')
     if kind == "column" and shares != _SHARES:

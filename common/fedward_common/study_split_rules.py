@@ -45,11 +45,9 @@ def quorum(strategy: Strategy, split: Split, sites: Sites) -> Iterator[Fault]:
             yield Fault(("strategy", key), f"must be at most {training}, the number of sites in [[sites]] that train")
 
 
-def decided_by_validation(about: About, evaluation: Evaluation, split: Split) -> Iterator[Fault]:
-    """Operating point, best round and last one are told by validation patients, of whom there must be some."""
+def decided_by_validation(evaluation: Evaluation, split: Split) -> Iterator[Fault]:
+    """The best round and the last one are told by validation patients, of whom there must be some."""
     none = split.kind in {"hash", "leave-site-out"} and split.shares[1] == 0
-    if none and about.task == "classification":
-        yield Fault(("split", "shares", 1), "must be above 0: the operating point is chosen on validation patients")
     if none and evaluation.keep == "best":
         yield Fault(("evaluation", "keep"), "needs validation patients: give [split] shares a second number above 0")
     if none and evaluation.early_stopping is not None:

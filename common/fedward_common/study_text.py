@@ -184,17 +184,12 @@ def _success(spec: StudySpec, who: str) -> str:
     measure = _LOSSES[task] if evaluation.primary == "loss" else _PRIMARY[evaluation.primary]
     if evaluation.primary == "roc_auc":
         measure += f" for {cohort.positive}" if cohort.positive else ", mean over the labels"
-    point, stopping = evaluation.operating_point, evaluation.early_stopping
+    stopping = evaluation.early_stopping
     by = listed([_SUBGROUPS[each] for each in evaluation.subgroups], "and")
-    chosen = (
-        "where sensitivity plus specificity is highest (Youden)"
-        if point == "youden"
-        else f"at a sensitivity of {point['sensitivity']:g}"
-    )
     return sentences(
         [
             f"Decided by {measure}, on test {who}s",
-            f"The operating point is chosen on validation {who}s, {chosen}" if task == "classification" else "",
+            _operating_point(spec, who),
             f"The model is that of the round which does best on validation {who}s" * (evaluation.keep == "best"),
             f"Training ends when that has not become better for {stopping.patience} rounds" if stopping else "",
             "Each hospital also trains alone, for as long as all rounds together, and sees what it gained"
@@ -203,6 +198,20 @@ def _success(spec: StudySpec, who: str) -> str:
             f"Figures of test {who}s also leave by {by}, of groups of enough {who}s" if by else "",
         ]
     )
+
+
+def _operating_point(spec: StudySpec, who: str) -> str:
+    point = spec.evaluation.operating_point
+    if spec.study.task != "classification":
+        return ""
+    if spec.split.kind in {"hash", "leave-site-out"} and spec.split.shares[1] == 0:
+        return f"There is no validation {who} to choose an operating point"
+    how = (
+        "where sensitivity plus specificity is highest (Youden)"
+        if point == "youden"
+        else f"at a sensitivity of {point['sensitivity']:g}"
+    )
+    return f"The operating point is chosen on validation {who}s, {how}"
 
 
 def _hospitals(spec: StudySpec) -> str:

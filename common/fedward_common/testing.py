@@ -222,6 +222,8 @@ def tiny_study(phases: Sequence[Mapping[str, Any]] = (), /, **sections: Mapping[
         "training": {"rounds": 2, "batch_size": 8},
         "strategy": {"min_sites": 1, "round_deadline_s": 60.0},
     }
+    if sections.get("split", {}).get("kind") == "column":
+        del base["split"]["shares"]
     if "kind" in sections.get("input", {}):  # of no images
         del base["input"], base["cohort"]["modality"]
     merged = {name: {**base.get(name, {}), **sections.get(name, {})} for name in {**base, **sections}}

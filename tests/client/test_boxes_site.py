@@ -36,7 +36,7 @@ def study(size: list[int], labels: list[str], modality: str = "US") -> StudySpec
         study={"task": "detection"},
         cohort={"modality": modality, "labels": labels, "positive": None, "min_patients": 1},
         split={"shares": [1.0, 0.0, 0.0]},
-        input={"size": size, "intensity": "window", "window": [-600.0, 1500.0]},
+        input={"size": size, "intensity": "window", "window": [-600.0, 1500.0] if modality == "CT" else [128.0, 256.0]},
         model={"name": "retinanet", "options": {"width": 4, "levels": 2, "anchor": 4}},
         evaluation={"primary": "froc"},
     )

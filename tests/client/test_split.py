@@ -174,7 +174,7 @@ def test_linked_patients_are_on_one_side_and_nobody_else_moves(
     numbers: dict[str, int], parts: Shares, kind: str
 ) -> None:
     site = "south" if kind == "leave-site-out" else None
-    split = Split.model_validate({"kind": kind, "shares": parts, "site": site})
+    split = Split.model_validate({"kind": kind, "site": site} | ({} if kind == "column" else {"shares": parts}))
     patients = {one: PatientInfo(SIDES[int(one[0], 16) % 3]) for one in numbers}
     members = {number: sorted(one for one in numbers if numbers[one] == number) for number in range(3)}  # others: alone
     groups = {one: group[0] for group in members.values() if len(group) > 1 for one in group}

@@ -352,11 +352,12 @@ FAULTS: list[tuple[dict[str, str], str]] = [
         {"cohort": f"{GOOD['cohort']}\nslices = [20, 60]"},
         "[cohort] slices = [20, 60]: has no effect on 2-D images; remove it",
     ),
-    ({"split": "shares = [0.8, 0.2, 0]"}, "[split] shares item 3 = 0: must be above 0: it is the share of patients"),
-    ({"split": "shares = [0.8, 0, 0.2]"}, "[split] shares item 2 = 0: must be above 0: the operating point is"),
     (
-        {"split": 'kind = "leave-site-out"\nsite = "a"\nshares = [0.8, 0, 0.2]'},
-        "[split] shares item 2 = 0: must be above 0: the operating point is",
+        {
+            "split": 'kind = "leave-site-out"\nsite = "a"\nshares = [0.8, 0, 0.2]',
+            "evaluation": 'keep = "best"',
+        },
+        '[evaluation] keep = "best": needs validation patients',
     ),
     ({"split": 'kind = "column"\nshares = [0.8, 0.1, 0.1]'}, 'has no effect with kind = "column"'),
     (
@@ -544,6 +545,11 @@ def test_the_breast_ultrasound_template_is_the_one_of_the_demo() -> None:
     assert spec.positive_index == 1
     assert spec.model.name == "enhanced-alexnet"
     assert (spec.training.rounds, spec.strategy.min_sites, spec.input.size) == (20, 3, (128, 128))
+
+
+def test_where_nobody_validates_no_operating_point_is_promised() -> None:
+    told = dict(describe(loads(text(split="shares = [0.8, 0, 0.2]"))))["Success"]
+    assert "There is no validation patient to choose an operating point." in told
 
 
 @pytest.mark.parametrize("name", template_names())

@@ -418,7 +418,7 @@ def with_spec(results: Results, **sections: object) -> Results:
         ({"split": Split(kind="folds", folds=5)}, "Operating point", "No test score played a part in it"),
         ({"split": Split(kind="folds", folds=5)}, "Training", "for each of 5 folds, and as many for the model of all"),
         ({"input": Input(size=(16, 64, 64), intensity="zscore")}, "Images", "16 × 64 × 64 pixels"),
-        ({"input": Input(intensity="window", window=(40.0, 400.0))}, "Images", "window with centre 40 and width 400"),
+        ({"input": Input(intensity="window", window=(240.0, 400.0))}, "Images", "window with centre 240 and width 400"),
         ({"input": Input(spacing=(1.0, 0.5))}, "Images", "1 x 0.5 mm; images more than 4 times as coarse are left out"),
         (
             {
@@ -426,7 +426,7 @@ def with_spec(results: Results, **sections: object) -> Results:
                 "input": Input(bias_field="n4", crop="foreground"),
             },
             "Images",
-            "The bias field is taken out (N4). Images are",
+            "are taken out (N4). Images are",
         ),
         ({"input": Input(intensity="landmarks", landmarks=(0.5,) * 9)}, "Images", "common landmarks (Nyúl)."),
         ({"input": Input(statistics="foreground")}, "Images", "set to 0 and 1, measured on the foreground"),
