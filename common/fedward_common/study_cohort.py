@@ -1,5 +1,6 @@
 """[cohort]: which of a site's patients and images a study takes."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Annotated, Literal
@@ -13,7 +14,7 @@ MAX_LABELS, MAX_LABEL = 1000, 256  # labels, and the characters of one; a site's
 
 # what sites tell apart by the words of a series' description
 Sequence = Literal["T1", "T2", "T2*", "PD", "FLAIR", "DWI", "DTI", "ADC", "SWI", "BOLD", "ASL", "MRA", "STIR", "EPI"]
-# of images: DICOM PS3.3 C.7.3.1.1.1, defined terms, in use and retired
+# DICOM PS3.3 C.7.3.1.1.1, terms of images, in use and retired; others may be in use
 _MODALITIES = (
     "AR", "AS", "BDUS", "BI", "BMD", "CD", "CF", "CFM", "CP", "CR", "CS", "CT", "DD", "DF", "DG", "DM", "DMS", "DS",
     "DX", "EC", "ES", "FA", "FS", "GM", "IO", "IVOCT", "IVUS", "LP", "LS", "MA", "MG", "MR", "MS", "NM", "OCT", "OP",
@@ -37,9 +38,11 @@ def _labels(labels: tuple[str, ...]) -> Iterator[Fault]:
 
 
 def _modality(modality: str | None) -> Iterator[Fault]:
-    if modality is not None and modality not in _MODALITIES:
-        guess = near(modality.upper(), _MODALITIES)
-        yield Fault(("modality",), f"must be a DICOM modality of images in capitals, or absent to take any{guess}")
+    if modality is None or modality in _MODALITIES:
+        return
+    guess = near(modality.upper(), _MODALITIES)
+    if guess or not re.fullmatch(r"[A-Z0-9_]{1,16}", modality):
+        yield Fault(("modality",), f'must be a DICOM modality in capitals such as "US", or absent to take any{guess}')
 
 
 def _positive(positive: str | None, labels: tuple[str, ...], multi_label: bool) -> Iterator[Fault]:

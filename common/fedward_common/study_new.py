@@ -45,10 +45,11 @@ def begun(template: str, answers: Mapping[str, Any]) -> str:
     text = template_path(template).read_text(encoding="utf-8")
     old = loads(text).model_dump(mode="json")
     new: dict[KeyPath, Any] = {
-        _KEYS[name]: None if _LEFT_OUT.get(name) == answer and answer not in answers.get("labels", ()) else answer
-        for name, answer in answers.items()
+        _KEYS[name]: None if _LEFT_OUT.get(name) == answer else answer for name, answer in answers.items()
     }
-    if answers.get("labels") == []:
+    if "positive" in answers and answers["positive"] in answers.get("labels", ()):  # also one that is called "each"
+        new[_KEYS["positive"]] = answers["positive"]
+    if answers.get("labels") == [] and old["study"]["task"] == "registration":
         new["evaluation", "primary"] = "loss"  # no structure is there to be scored
     if value_at(old, _KEYS["positive"]) not in new.get(_KEYS["labels"], old["cohort"]["labels"]):
         new.setdefault(_KEYS["positive"], None)

@@ -19,7 +19,6 @@ from fedward_common.study_small_sections import About, Evaluation, Model, Update
 from fedward_common.study_split import Split
 from fedward_common.study_strategy import COMPARE_COORDINATES, Strategy
 from fedward_common.study_subgroups import subgroup_faults
-from fedward_common.study_table import TableInput
 from fedward_common.study_task import TASKS, task_faults
 from fedward_common.study_training import Phase, Training
 
@@ -69,29 +68,26 @@ def _anchors(options: Mapping[str, Any], size: tuple[int, ...]) -> Iterator[Faul
 
 def visible(model: Model, inputs: AnyInput) -> Iterator[Fault]:
     """Binary visible units are chances: what they see lies in [0, 1] (Hinton 2010, UTML TR 2010-003, section 13)."""
-    beyond = getattr(inputs, "intensity", None) == "zscore" or inputs.kind == "series"
-    if isinstance(inputs, TableInput):
-        scale = inputs.scale
-        beyond = scale is None or any(scale.centre) or any(spread != 1 for spread in scale.spread)
-    if beyond and model.name in {"rbm", "dbn"} and model.options.get("visible") == "binary":
+    centred = getattr(inputs, "intensity", None) == "zscore" or (inputs.kind == "table" and inputs.measures_scale)
+    if centred and model.name in {"rbm", "dbn"} and model.options.get("visible") == "binary":
         yield Fault(
             ("model", "options", "visible"),
-            'is for inputs between 0 and 1, and those of this study can be others; set visible = "gaussian"',
+            'is for inputs between 0 and 1, and those of this study have mean 0; set visible = "gaussian"',
         )
 
 
-_UNSIGNED = {"CR", "DX", "MG", "MR", "US"}  # what they show has no values below 0
+_UNSIGNED = {"CR", "DX", "MG", "US"}  # their values are not below 0
 
 
 def modality(cohort: Cohort, inputs: AnyInput) -> Iterator[Fault]:
     """What is said of images of one modality, of a study that names another one."""
     if isinstance(inputs, Input) and inputs.window is not None and cohort.modality in _UNSIGNED:
-        least = inputs.window[0] - inputs.window[1] / 2
-        if least < 0:
+        centre = inputs.window[0]
+        if centre <= 0:
             yield Fault(
                 ("input", "window"),
-                f'begins at {least:g}, as for CT, and [cohort] modality is "{cohort.modality}", whose values are not '
-                'below 0; set intensity = "percentile"',
+                f'lies around {centre:g}, as for CT, and [cohort] modality is "{cohort.modality}", whose values are '
+                'not below 0; set intensity = "percentile"',
             )
     if cohort.modality in {None, "MR"}:
         return

@@ -60,6 +60,11 @@ class Split(Section):
         only_with("site", None, "kind", "leave-site-out"),
     )
 
+    @property
+    def validates(self) -> bool:
+        """Whether some patients are for validation, as far as the study says."""
+        return self.kind not in {"hash", "leave-site-out"} or self.shares[1] > 0
+
     def fold(self, round_number: int, rounds: int) -> int | None:
         """The fold of a round, from 0, where each has so many `rounds`; None without folds and in the last rounds."""
         at = (round_number - 1) // rounds

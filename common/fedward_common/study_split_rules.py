@@ -47,7 +47,7 @@ def quorum(strategy: Strategy, split: Split, sites: Sites) -> Iterator[Fault]:
 
 def decided_by_validation(evaluation: Evaluation, split: Split) -> Iterator[Fault]:
     """The best round and the last one are told by validation patients, of whom there must be some."""
-    none = split.kind in {"hash", "leave-site-out"} and split.shares[1] == 0
+    none = not split.validates
     if none and evaluation.keep == "best":
         yield Fault(("evaluation", "keep"), "needs validation patients: give [split] shares a second number above 0")
     if none and evaluation.early_stopping is not None:

@@ -192,8 +192,8 @@ def _success(spec: StudySpec, who: str) -> str:
             _operating_point(spec, who),
             f"The model is that of the round which does best on validation {who}s" * (evaluation.keep == "best"),
             f"Training ends when that has not become better for {stopping.patience} rounds" if stopping else "",
-            "Each hospital also trains alone, for as long as all rounds together, and sees what it gained"
-            if evaluation.local_baseline and spec.split.folds is None
+            "Each hospital that trains on labels also does so alone, as long as all rounds together, to see its gain"
+            if evaluation.local_baseline
             else "",
             f"Figures of test {who}s also leave by {by}, of groups of enough {who}s" if by else "",
         ]
@@ -204,7 +204,7 @@ def _operating_point(spec: StudySpec, who: str) -> str:
     point = spec.evaluation.operating_point
     if spec.study.task != "classification":
         return ""
-    if spec.split.kind in {"hash", "leave-site-out"} and spec.split.shares[1] == 0:
+    if not spec.split.validates:
         return f"There is no validation {who} to choose an operating point"
     how = (
         "where sensitivity plus specificity is highest (Youden)"

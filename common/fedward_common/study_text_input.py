@@ -88,8 +88,7 @@ def _images(images: Input) -> str:
     window = images.window or (0.0, 0.0)
     colour, values = ("grey", "grey values") if images.channels == 1 else ("colour", "colour values")
     words = {
-        "percentile": values
-        + " from percentile {:g} to percentile {:g}, nearly all of an image, become 0 to 1".format(*images.percentiles),
+        "percentile": values + " from percentile {:g} to percentile {:g} become 0 to 1".format(*images.percentiles),
         "zscore": f"{values} are brought to mean 0 and standard deviation 1",
         "window": values + " in the window with centre {:g} and width {:g} become 0 to 1".format(*window),
         "landmarks": f"{values} are matched to the hospitals' common scale, from 0 to 1"

@@ -324,29 +324,15 @@ FAULTS: list[tuple[dict[str, str], str]] = [
     ),
     (
         {"model": 'name = "dbn"\noptions = { visible = "binary" }', "input": 'size = [16, 16]\nintensity = "zscore"'},
-        '[model] options.visible = "binary": is for inputs between 0 and 1, and those of this study can be others; set',
+        '[model] options.visible = "binary": is for inputs between 0 and 1, and those of this study have mean 0; set',
     ),
     (
-        {
-            "model": 'name = "dbn"\noptions = { visible = "binary" }',
-            "input": 'kind = "series"\nsignals = ["x"]\nunit = "mg"\nrate_hz = 10\nwindow_s = 2\nintensity = "none"',
-        },
-        '[model] options.visible = "binary": is for inputs between 0 and 1',
-    ),
-    (
-        {
-            "model": 'name = "rbm"\noptions = { visible = "binary" }',
-            "input": 'kind = "table"\nfeatures = ["age"]\nscale = { centre = [60.0], spread = [10.0] }',
-        },
-        '[model] options.visible = "binary": is for inputs between 0 and 1',
-    ),
-    (
-        {"cohort": f'{GOOD["cohort"]}\nmodality = "MR"', "input": 'intensity = "window"\nwindow = [-600, 1500]'},
-        '[input] window = [-600, 1500]: begins at -1350, as for CT, and [cohort] modality is "MR"',
+        {"cohort": f'{GOOD["cohort"]}\nmodality = "US"', "input": 'intensity = "window"\nwindow = [-600, 1500]'},
+        '[input] window = [-600, 1500]: lies around -600, as for CT, and [cohort] modality is "US"',
     ),
     (
         {"cohort": f'{GOOD["cohort"]}\nmodality = "MRI"'},
-        "must be a DICOM modality of images in capitals, or absent to take any; did you mean MR?",
+        'must be a DICOM modality in capitals such as "US", or absent to take any; did you mean MR?',
     ),
     (
         {"cohort": f"{GOOD['cohort']}\nslices = [20, 60]"},
@@ -419,7 +405,12 @@ def test_what_the_registry_refuses_stands_at_the_name_or_the_options(sections: d
         {**DETECTS, "model": 'name = "retinanet"', "input": "size = [16, 32]"},
         {**DETECTS, "model": 'name = "retinanet"\noptions = { anchor = 4 }', "input": "size = [16, 16]"},
         {"input": 'channels = 3\nintensity = "window"\nwindow = [40, 400]'},  # grey becomes three equal channels
-        {"cohort": f'{GOOD["cohort"]}\nmodality = "MR"', "input": 'intensity = "window"\nwindow = [900, 1800]'},
+        {
+            "cohort": f'{GOOD["cohort"]}\nmodality = "MR"',
+            "input": 'intensity = "window"\nwindow = [0, 400]',
+        },  # of phase
+        {"cohort": f'{GOOD["cohort"]}\nmodality = "US"', "input": 'intensity = "window"\nwindow = [127, 256]'},
+        {"cohort": f'{GOOD["cohort"]}\nmodality = "RTDOSE"'},
     ],
 )
 def test_pairings_that_work_are_taken(sections: dict[str, str]) -> None:

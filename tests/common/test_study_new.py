@@ -66,23 +66,50 @@ def test_answers_become_a_study_that_keeps_the_templates_comments() -> None:
 
 def test_a_wrong_answer_is_refused_in_the_words_of_check_and_asked_for_anew() -> None:
     Path("taken.toml").write_text("mine")
-    wrong = ("no-such", "breast-ultrasound", "My Study", "taken", "s", "", "a", "a,a", "a,b", "", "c", "b", "us", "")
+    wrong = (
+        "no-such",
+        "breast-ultrasound",
+        "My Study",
+        "taken",
+        "s",
+        "",
+        " ",
+        "a",
+        "a,a",
+        "a,b",
+        "",
+        "c",
+        "b",
+        "us",
+        "",
+    )
     result = answered(*wrong, "0", "3", "many", "5")
     assert result.exit_code == 0, result.output
     for words in (
         "no template is called 'no-such'",
         '[study] id = "My Study": must be 1 to 63 lower-case letters',
         "taken.toml is here already: give the study another short name, or say --overwrite",
+        "[cohort] labels = []: must be the words for what a patient may have, two or more",
         '[cohort] labels = ["a"]: must be the words for what a patient may have, two or more',
         'holds "a" 2 times; name each label once',
         '[cohort] positive = "c": must be one of the labels: a, b',
-        "must be a DICOM modality of images in capitals",
+        'must be a DICOM modality in capitals such as "US"',
         "[strategy] min_sites = 0: must be a whole number at least 1",
         '[training] rounds = "many": must be a whole number at least 1',
     ):
         assert words in result.output
     assert load("s.toml").cohort.positive == "b"
     assert Path("taken.toml").read_text() == "mine"
+
+
+def test_a_registration_may_have_no_structures_and_a_label_may_hold_a_comma() -> None:
+    result = answered("brain-registration", "r", "", "none", "", "", "")
+    assert result.exit_code == 0, result.output
+    assert (load("r.toml").cohort.labels, load("r.toml").evaluation.primary) == ((), "loss")
+    result = answered("image-classification", "c", "", '"ill, or not", each, any', "each", "any", "", "")
+    assert result.exit_code == 0, result.output
+    cohort = load("c.toml").cohort
+    assert (cohort.labels, cohort.positive, cohort.modality) == (("ill, or not", "each", "any"), "each", None)
 
 
 def test_options_ask_nothing() -> None:

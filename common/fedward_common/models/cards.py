@@ -78,7 +78,7 @@ class ModelCard:
 
 @runtime_checkable
 class Detector(Protocol):
-    """What a network that finds boxes has beside its output."""
+    """What a network that finds boxes has beside its output, as properties or plain attributes: no buffers."""
 
     @property
     def anchors(self) -> "torch.Tensor":

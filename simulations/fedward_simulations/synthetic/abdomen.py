@@ -85,7 +85,7 @@ def _abdomen(grid: CtGrid, strength: float, random: np.random.Generator) -> tupl
 def _liver(grid: CtGrid, size: float, random: np.random.Generator) -> Floats:
     """About how many mm voxels are outside of a liver: a large right lobe, a flat left one, a surface that waves.
 
-    They lie and reach so differently that no one mask suits all; none leaves the cavity.
+    They lie and reach so differently that no one mask suits all; none leaves the usual cavity.
     """
     breath = (0, 0, random.normal(0, 15))  # mm
     lobes = [

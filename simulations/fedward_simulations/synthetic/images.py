@@ -1,4 +1,4 @@
-"""Images of invented patients, with what tells their labels apart: brain, lung nodules, breast ultrasound, tissue.
+"""Images of invented patients, of brains, lungs, breasts and tissue; what tells their labels apart is planted.
 
 Each function draws one image; `random` makes it a patient's own.
 """
