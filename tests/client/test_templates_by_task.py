@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from fedward_common import models
 from fedward_common.events import ignore
 from fedward_common.metrics import Evaluation, primary_value
 from fedward_common.study import StudySpec, load, template_path
+from fedward_common.study_small_sections import Model
 
 PATIENTS = 12
 SIZE = (16, 16, 16)
@@ -109,6 +111,41 @@ def test_a_round_learns_and_is_scored_the_same_way_each_time(
     assert primary_value([found], study) is not None
     again, same = scored(study, 2)
     assert (again, same) == (losses, found)
+
+
+OWN_DETECTOR = """
+from torch import nn
+from fedward_common.models import Architecture, ModelCard
+from fedward_common.models.retinanet import RetinaNet
+
+CARD = ModelCard(name="own-detector", title="Own", paper="none", dims=(3,), min_size=16, tasks=("detection",))
+NET = Architecture(card=CARD, builder="plug_detector:Own")
+
+class Own(nn.Module):
+    def __init__(self, **kind):
+        super().__init__()
+        self.inside = RetinaNet(width=4, levels=1, anchor=8, **kind)
+        self.anchors, self.levels = self.inside.anchors, [len(self.inside.anchors)]
+
+    def forward(self, images):
+        return self.inside(images)
+"""
+
+
+def test_a_detector_of_a_hospitals_own_learns_and_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plug_detector.py").write_text(OWN_DETECTOR)
+    info = tmp_path / "plug_detector-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plug_detector\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[fedward.models]\nown-detector = plug_detector:NET\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shipped = tiny("lung-nodule", {"width": 4, "levels": 1, "anchor": 8}, local_epochs=20)
+    study = StudySpec.model_validate_json(
+        shipped.model_copy(update={"model": Model(name="own-detector")}).canonical_json()
+    )
+    losses, found = scored(study, 2)
+    assert losses[-1] < losses[0]
+    assert primary_value([found], study) is not None
 
 
 @BY_TASK
