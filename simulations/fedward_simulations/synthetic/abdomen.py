@@ -83,25 +83,17 @@ def _abdomen(grid: CtGrid, strength: float, random: np.random.Generator) -> tupl
 
 
 def _liver(grid: CtGrid, size: float, random: np.random.Generator) -> Floats:
-    """About how many mm voxels are outside of a liver: a large right lobe, a flat left one, a surface that waves.
-
-    They lie and reach so differently that no one mask suits all; none leaves the usual cavity.
-    """
-    breath = (0, 0, random.normal(0, 15))  # mm
+    """About how many mm voxels are outside of a liver: a large right lobe, a flat left one, a surface that waves."""
     lobes = [
         ct.outside(
-            grid,
-            _place(random.normal(np.add(centre, breath), 10)),
-            _place(np.multiply(half_axes, size * random.normal(1, 0.2, 3))),
+            grid, _place(random.normal(centre, 3)), _place(np.multiply(half_axes, size * random.normal(1, 0.06)))
         )
         for centre, half_axes in (_RIGHT_LOBE, _LEFT_LOBE)
     ]
     x, y, z = grid.places()
     phase = random.uniform(0, 2 * np.pi, 3)
     waves = 2 * np.sin(x / 17 + phase[0]) * np.sin(y / 19 + phase[1]) * np.cos(z / 23 + phase[2])
-    _, middle, half_axes = _ORGANS["cavity"]
-    cavity = ct.outside(grid, middle, _place(np.multiply(half_axes, size)))
-    found: Floats = np.maximum(np.minimum(*lobes) + waves, cavity)
+    found: Floats = np.minimum(*lobes) + waves
     return found
 
 
