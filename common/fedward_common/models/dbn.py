@@ -1,7 +1,7 @@
 """A deep belief network: restricted Boltzmann machines, each over the hidden units of the one below, and a classifier.
 
 Hinton, Osindero, Teh: A fast learning algorithm for deep belief nets. Neural Computation 18, 2006. A layer at a time
-learns without labels, then all of them with labels.
+learns without labels, then all of them with labels. One machine alone is the network `rbm`.
 """
 
 from itertools import pairwise

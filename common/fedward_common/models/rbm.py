@@ -1,17 +1,15 @@
-"""A restricted Boltzmann machine, with a classifier on top.
+"""A restricted Boltzmann machine; `dbn` puts one or several under a classifier.
 
 Contrastive divergence: Hinton: Training products of experts by minimizing contrastive divergence. Neural Computation
 14, 2002. Gaussian visible units of unit variance, and what else is the field's practice: Hinton: A practical guide to
 training restricted Boltzmann machines. UTML TR 2010-003.
 """
 
-from math import prod
-
 import torch
 from torch import nn
 from torch.nn import functional
 
-from fedward_common.models.layerwise import Layer, Layered
+from fedward_common.models.layerwise import Layer
 
 _SPREAD = 0.01  # of the first weights (the guide's section 8)
 
@@ -71,21 +69,3 @@ class RestrictedBoltzmannMachine(Layer):
 def _drawn(chances: torch.Tensor) -> torch.Tensor:
     """0 or 1; of what is no number any, for a loss that is no number is told of at the end of a round."""
     return torch.bernoulli(chances.nan_to_num(0.5))
-
-
-def build(
-    *,
-    dims: int,
-    size: tuple[int, ...],
-    channels: int,
-    classes: int,
-    hidden: tuple[int, ...],
-    visible: str,
-    steps: int,
-    dropout: float,
-) -> nn.Module:
-    """One machine; `hidden` is its width alone. [n, channels, *size] to logits [n, classes]."""
-    del dims
-    [width] = hidden
-    machine = RestrictedBoltzmannMachine(channels * prod(size), width, gaussian=visible == "gaussian", steps=steps)
-    return Layered([machine], features=width, classes=classes, dropout=dropout)

@@ -48,7 +48,7 @@ def _boltzmann(name: str, title: str, paper: str, hidden: tuple[int, ...], most:
         },
         layers="hidden",
     )
-    return Architecture(card=card, builder=f"fedward_common.models.{name}:build")
+    return Architecture(card=card, builder="fedward_common.models.dbn:build")
 
 
 SHIPPED = (
