@@ -21,10 +21,10 @@ from fedward_client.receiver.listener import listening
 from fedward_client.receiver.query import Question
 from fedward_client.receiver.session import hushed, peer_of
 from fedward_client.site import Site
+from fedward_common.disk import sync
 from fedward_common.errors import PacsError, SettingsError
 
 Listen = Callable[..., Inbox]
-TIMEOUT_S = 1
 SOON_S = 10.0  # on a busy machine
 
 
@@ -38,12 +38,12 @@ def program(name: str) -> str:
 def site(tmp_path: Path, free_port: int) -> Callable[..., Site]:
     """`site(settings)`: a hospital that listens on loopback; `settings` are further lines of [pacs]."""
 
-    def make(settings: str = "", *, free_mib: int = 1, object_mib: int = 4) -> Site:
+    def make(settings: str = "", *, free_mib: int = 1, object_mib: int = 4, timeout_s: int = 60) -> Site:
         folder = tmp_path / "north"
         folder.mkdir(exist_ok=True)
         (folder / "site.toml").write_text(
             f'[pacs]\nlisten_host = "127.0.0.1"\nlisten_port = {free_port}\nallowed = ["SENDER"]\n'
-            f"timeout_s = {TIMEOUT_S}\nmin_free_mib = {free_mib}\nmax_object_mib = {object_mib}\n{settings}\n"
+            f"timeout_s = {timeout_s}\nmin_free_mib = {free_mib}\nmax_object_mib = {object_mib}\n{settings}\n"
         )
         return Site.open(folder)
 
@@ -179,6 +179,21 @@ def test_many_senders_at_once(site: Callable[..., Site], image: Callable[..., Pa
         assert (inbox.tally.new, inbox.tally.again) == (8, 16)
 
 
+def test_a_slow_disk_is_not_held_against_the_sender(
+    site: Callable[..., Site], image: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer that waits for an answer is silent, and that for longer than a silent peer is heard."""
+
+    def sync_slowly(path: Path) -> None:
+        time.sleep(2.5)
+        sync(path)
+
+    monkeypatch.setattr("fedward_client.receiver.inbox.sync", sync_slowly)
+    with door(here := site(timeout_s=1)) as inbox:
+        assert store(here, image(), image(2)).count("Success") == 2
+        assert inbox.tally.new == 2
+
+
 def test_two_doors_do_not_fit_on_one_port(site: Callable[..., Site]) -> None:
     here = site()
     with door(here), pytest.raises(SettingsError, match="another program"), Inbox.open(here) as inbox, listening(inbox):
@@ -279,7 +294,7 @@ FIRST_WORDS = {
 
 
 def test_who_does_not_say_hello_is_dropped(site: Callable[..., Site]) -> None:
-    with door(here := site("max_associations = 16")), ExitStack() as peers:
+    with door(here := site("max_associations = 16", timeout_s=1)), ExitStack() as peers:
         callers = {}
         for name, words in FIRST_WORDS.items():  # each at once: who waits for its turn is dropped for its silence
             callers[name] = peers.enter_context(calling(here))
@@ -304,7 +319,7 @@ LATER_WORDS = {
 def test_who_hangs_or_babbles_is_dropped_and_nothing_of_it_stays(
     site: Callable[..., Site], image: Callable[..., Path]
 ) -> None:
-    with door(here := site("max_associations = 16")):
+    with door(here := site("max_associations = 16", timeout_s=1)):
         with ExitStack() as peers:
             callers = {}
             for name, words in LATER_WORDS.items():
@@ -349,7 +364,7 @@ def test_a_large_object_is_not_held_in_memory(site: Callable[..., Site], image: 
 def test_a_crowd_that_says_nothing_does_not_keep_others_out(
     site: Callable[..., Site], image: Callable[..., Path]
 ) -> None:
-    with door(here := site("max_associations = 2")), ExitStack() as crowd:
+    with door(here := site("max_associations = 2", timeout_s=1)), ExitStack() as crowd:
         for _ in range(12):
             with suppress(ConnectionResetError):
                 crowd.enter_context(calling(here))
@@ -361,7 +376,7 @@ def test_a_peer_that_keeps_a_handshake_waiting_keeps_nobody_else(
     tmp_path: Path, site: Callable[..., Site], certificates: Callable[[Path], Path]
 ) -> None:
     folder = certificates(tmp_path / "north")
-    here = site('ca = "ca.pem"\ncertificate = "own.pem"\nkey = "own.key"')
+    here = site('ca = "ca.pem"\ncertificate = "own.pem"\nkey = "own.key"', timeout_s=1)
     context = ssl.create_default_context(cafile=folder / "ca.pem")
     context.load_cert_chain(folder / "peer.pem", folder / "peer.key")
     with door(here), calling(here) as silent, calling(here) as peer:

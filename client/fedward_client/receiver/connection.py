@@ -1,12 +1,14 @@
 """DICOM's upper layer (PS3.8) by pynetdicom, with bounds on what a peer can make this process wait for or hold.
 
 pynetdicom reads whatever length a peer announces, waits for the rest of a PDU for ever, and shakes hands for TLS in the
-thread that accepts. Here a PDU has a greatest length and a time in which it must be whole, a silent peer is dropped,
-and what is no data set of a C-STORE (that goes to disk) may take a mebibyte of memory.
+thread that accepts. Here a PDU has a greatest length and a time in which it must be whole, a peer is dropped that is
+silent when it is its turn to speak, and what is no data set of a C-STORE (that goes to disk) may take a mebibyte of memory.
 """
 
 import ssl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,8 @@ class BoundedSocket(AssociationSocket):
     """A connection that ends when its peer is silent, slow within a PDU, or sends more than it may."""
 
     doomed = False  # set from outside: nothing more is read
-    _heard_s = 0.0
+    answering = False  # set from outside: this end works on an answer, however slow its disk is
+    _its_turn_s = 0.0  # since when the peer may be expected to say something
 
     def recv(self, nr_bytes: int) -> bytearray:
         """`nr_bytes`, fewer where the peer closes. Raises OSError where they are too many or do not come in time."""
@@ -49,18 +52,19 @@ class BoundedSocket(AssociationSocket):
                 break
             data += piece
         self.socket.settimeout(limit_s)
-        self._heard_s = time.monotonic()
+        self._its_turn_s = time.monotonic()
         return data
 
     @property
     def ready(self) -> bool:
-        """Whether there is something to read. Ends a connection on which nothing came for the network timeout."""
+        """Whether there is something to read. Ends a connection whose peer had its turn for the network timeout."""
         if super().ready:
             return True
         now = time.monotonic()
-        self._heard_s = self._heard_s or now
-        if self.socket is not None and now - self._heard_s > (self.assoc.network_timeout or 0.0):
-            self._heard_s = now
+        if self.answering or not self.assoc.dimse.msg_queue.empty() or not self._its_turn_s:
+            self._its_turn_s = now
+        if self.socket is not None and now - self._its_turn_s > (self.assoc.network_timeout or 0.0):
+            self._its_turn_s = now
             self.event_queue.put("Evt17")  # PS3.8 Table 9-10: transport connection closed
         return False
 
@@ -131,9 +135,25 @@ class _Handler(RequestHandler):
 
 
 def _bounded(connection: AssociationSocket) -> AssociationSocket:
-    """The same connection with bounds. pynetdicom makes it, and has no seam for a class of ours."""
+    """The same connection with bounds. pynetdicom makes it, and has no seam for a class of ours.
+
+    Its own watch is stopped: to it a peer that waits for an answer is silent.
+    """
     connection.__class__ = BoundedSocket
+    connection.assoc.dul._idle_timer.timeout = None
     return connection
+
+
+@contextmanager
+def answering(association: Association) -> Iterator[None]:
+    """Inside, the peer waits for an answer, and its silence is not held against it."""
+    connection = association.dul.socket
+    assert isinstance(connection, BoundedSocket)
+    connection.answering = True
+    try:
+        yield
+    finally:
+        connection.answering = False
 
 
 def bound_memory(association: Association) -> None:

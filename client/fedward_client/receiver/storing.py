@@ -33,7 +33,7 @@ from pynetdicom import evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event, EventHandlerType
 
-from fedward_client.receiver.connection import bound_memory, close_file_on_its_way, file_on_its_way
+from fedward_client.receiver.connection import answering, bound_memory, close_file_on_its_way, file_on_its_way
 from fedward_client.receiver.inbox import DIFFERS, NO_ROOM, NOT_WRITTEN, TOO_LARGE, UNREADABLE, Inbox, Reason, Refused
 
 SUCCESS = 0x0000
@@ -88,7 +88,10 @@ class Intake:
             os.truncate(path, 0)
 
     def _store(self, event: Event) -> int | Dataset:
-        request = event.request
+        with answering(event.assoc):
+            return self._keep(event.request)
+
+    def _keep(self, request: object) -> int | Dataset:
         path = request._dataset_path if isinstance(request, C_STORE) else None
         if not isinstance(request, C_STORE) or not isinstance(path, Path):  # a request without a data set
             return _status(self._inbox.refuse(UNREADABLE))
