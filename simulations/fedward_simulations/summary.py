@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from fedward_common.metrics import (
+    Estimate,
     Evaluation,
     GroupEvaluation,
     MergedHistogram,
@@ -37,7 +38,8 @@ from fedward_simulations.task_blocks import dice_spreads, froc_curves, group_blo
 
 NOT_SCORED = "the model was not scored here; the run's log says why"
 TOO_CLOSE = "the scores lie too close together for histograms to tell them apart"
-MOST_TIES = 0.02  # half of it, 0.01, is what ties can hide of the area under the ROC curve
+MOST_HIDDEN = 0.01  # of the area under the ROC curve, by the unknown order of patients in one bin,
+HIDDEN_BY_CHANCE = 0.1  # or of its interval's width, where few patients leave more of it open anyway
 MIXED = "each hospital has a model of its own, whose scores cannot be ranked against another's"
 
 ONE_EACH: tuple[ModelName, ...] = ("local", "personal")  # not one model but one for each hospital
@@ -255,23 +257,23 @@ def _partial(evaluations: Evaluations, blocks: Mapping[str, Block], study: Study
 def _pooled_block(held: Sequence[GroupEvaluation], label: str, merged: MergedHistogram, study: StudySpec) -> Block:
     """Patients of several hospitals together, for one label; of one that shows it alone, exactly."""
     own = [e for e in held if label in e.figures]
+    area = area_of(merged, study)
+    precision, error = None if area is None else merged.average_precision(), merged.calibration_error()
     if len(own) == 1:
-        return Block.of(own[0].figures[label]).model_copy(update=_of_scores(merged))
-    close = merged.tied() > MOST_TIES
-    interval = None if close else merged.roc_auc_interval(stream_seed(study.training.seed, "overall"))
+        exact = Block.of(own[0].figures[label])
+        return exact.model_copy(update={"average_precision": precision, "calibration_error": error})
     calls = pooled_at(held, label)
-    scores = _of_scores(merged)
     points = {e.figures[label].threshold for e in held if label in e.figures}
     return Block(
-        roc_auc=Figure.of(interval),
+        roc_auc=Figure.of(area),
         sensitivity=Figure.of(calls.get("sensitivity")),
         specificity=Figure.of(calls.get("specificity")),
         precision=Figure.of(calls.get("precision")),
         brier=merged.brier(),
         f1=f1(calls.get("precision"), calls.get("sensitivity")),
-        average_precision=scores["average_precision"],
-        calibration_error=scores["calibration_error"],
-        withheld=TOO_CLOSE if close else None,
+        average_precision=precision,
+        calibration_error=error,
+        withheld=TOO_CLOSE if area is None else None,
         threshold=points.pop() if len(points) == 1 else None,
         patients=merged.total_positives + merged.total_negatives,
         positives=merged.total_positives,
@@ -301,13 +303,11 @@ def _group(held: Sequence[GroupEvaluation], label: str, study: StudySpec) -> Gro
     return GroupBlock(**dict(_pooled_block(own, label, merged, study)), sites=len(own))
 
 
-def _of_scores(merged: MergedHistogram) -> dict[str, float | None]:
-    """What only the scores of all patients together tell."""
-    close = merged.tied() > MOST_TIES
-    return {
-        "average_precision": None if close else merged.average_precision(),
-        "calibration_error": merged.calibration_error(),
-    }
+def area_of(merged: MergedHistogram, study: StudySpec) -> Estimate | None:
+    """The area under the ROC curve, None where the unknown order of patients in one bin hides too much of it."""
+    area = merged.roc_auc_interval(stream_seed(study.training.seed, "overall"))
+    hidden = merged.tied() / 2  # a tied pair counts half, and is right or wrong
+    return area if hidden <= max(MOST_HIDDEN, HIDDEN_BY_CHANCE * (area.high - area.low)) else None
 
 
 # Curves --------------------------------------------------------------------------------------------------------------

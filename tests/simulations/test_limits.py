@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from fedward_simulations.studies import Trial, limits, limits_page
+from fedward_simulations.studies import Trial, limits, limits_page, running
 from fedward_simulations.studies.limits import LIMITS
 from fedward_simulations.studies.lung_malignancy import MAKERS
 
@@ -125,8 +125,12 @@ def test_a_limit_is_run_once_and_has_a_figure_and_a_table(
     said = io.StringIO()
     page = tmp_path / "docs" / "limits.md"
     page.parent.mkdir()
-    limits_page.run_limits(data, tmp_path / "out", {resolution.name}, Console(file=said))
-    limits_page.write_page(tmp_path / "out", page)
+
+    def draw() -> None:
+        found = running.run_all((full, half), data, tmp_path / "out", Console(file=said), by_name=True)
+        limits_page.write_page(dict(found), page)
+
+    draw()
     text, figure = page.read_text(), page.parent / "images" / "limits-low-resolution.svg"
     assert "Not run to its end yet" in text.partition("## Low resolution")[0]
     assert "(images/limits-low-resolution.svg)" in text
@@ -140,6 +144,5 @@ def test_a_limit_is_run_once_and_has_a_figure_and_a_table(
     assert f"- back, beside there: full: {change[1]}" in text
     assert ElementTree.fromstring(figure.read_text()).tag == "{http://www.w3.org/2000/svg}svg"
     told, drawn = said.getvalue(), figure.read_bytes()
-    limits_page.run_limits(data, tmp_path / "out", {resolution.name}, Console(file=said))
-    limits_page.write_page(tmp_path / "out", page)
+    draw()
     assert (said.getvalue(), figure.read_bytes()) == (told, drawn), "its results stand there"

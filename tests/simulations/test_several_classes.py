@@ -18,7 +18,7 @@ from fedward_simulations.compare import Comparison
 from fedward_simulations.model_card import render_model_card
 from fedward_simulations.report import render_report
 from fedward_simulations.results import METRICS, Results, StudyInfo, combine
-from fedward_simulations.studies.running import _figure
+from fedward_simulations.studies.running import figure
 from fedward_simulations.summary import MIXED, summarize
 
 LABELS = ("healthy", "mild", "severe")
@@ -190,7 +190,7 @@ def test_the_report_shows_a_curve_and_a_row_a_label(classes: Results) -> None:
 def test_the_page_of_results_tells_value_interval_and_spread(classes: Results) -> None:
     area = classes.overall.federated.roc_auc
     assert area is not None
-    told = _figure(classes.overall.federated, STUDY)
+    told = figure(classes.overall.federated.figure("roc_auc"))
     assert told == f"{area.value:.3f} ({area.low:.3f} to {area.high:.3f}, sd {area.sd:.3f})"
     means = [fmean(s.local.roc_auc.value for s in run.sites if s.local.roc_auc) for run in classes.runs]
     assert classes.overall.local.mean.sd == pytest.approx(np.std(means, ddof=1))

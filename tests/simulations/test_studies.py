@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,15 @@ import pytest
 from rich.console import Console
 
 from fedward_common.errors import UsageError
+from fedward_simulations.result_blocks import Figure
 from fedward_simulations.results import Results
 from fedward_simulations.studies import Trial, breast_ultrasound, dna, heart_disease, oasis, running
+from fedward_simulations.studies.limits import LIMITS
+from fedward_simulations.studies.limits_page import write_page
+from fedward_simulations.studies.record import Record, add, read
 from fedward_simulations.synthetic.heart_disease import write as write_rows
 
+DOCS = Path(__file__).parents[2] / "docs"
 SIZES = {"cleveland": 120, "hungarian": 100, "switzerland": 40, "va": 60}
 SHORT = {
     "rounds": 2,
@@ -37,6 +43,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def run(trials: Iterable[Trial], data: Path, out: Path, said: io.StringIO) -> dict[str, Record]:
+    return dict(running.run_all(trials, data, out, Console(file=said), by_name=True))
+
+
 @pytest.mark.parametrize("trial", running.trials(), ids=lambda trial: trial.name)
 def test_every_trial_is_a_study(trial: Trial) -> None:
     study = trial.study()
@@ -46,7 +56,7 @@ def test_every_trial_is_a_study(trial: Trial) -> None:
 
 def test_a_collection_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"study 'heart-disease' needs the folder .*heart_disease_uci4"):
-        running.run_all(tmp_path, tmp_path / "out", {"heart-disease"}, Console(file=io.StringIO()))
+        run(heart_disease.TRIALS[:1], tmp_path, tmp_path / "out", io.StringIO())
 
 
 def test_flambys_rows_and_test_patients(data: Path, tmp_path: Path) -> None:
@@ -129,11 +139,11 @@ def test_a_trial_is_run_once_and_stands_on_the_page(
     monkeypatch.setattr(running, "trials", lambda: (plain, *flamby.values()))
     monkeypatch.setattr(heart_disease, "FLAMBY", flamby)
     said = io.StringIO()
-    running.run_all(data, tmp_path, {plain.name, flamby["FedAvg"].name}, Console(file=said))
+    records = run((plain, flamby["FedAvg"]), data, tmp_path, said)
     results = Results.read(tmp_path / plain.name / "results.json")
     assert results.seeds == (42, 43)
     assert sum(site.patients for site in results.sites) == sum(SIZES.values())
-    page = running.page(tmp_path)
+    page = running.page(records)
     [row] = [line for line in page.splitlines() if line.startswith("| heart-disease | logistic-regression | 4 | 320 |")]
     assert "2 rounds of 20 steps" in row
     area = results.overall.federated.roc_auc
@@ -143,14 +153,51 @@ def test_a_trial_is_run_once_and_stands_on_the_page(
     told = [float(cell.split()[0]) for cell in row.strip("| ").split(" | ")[1:]]
     assert len(told) == 4
     assert min(told) > 0.6, "all learn what was planted"
-    [row] = [line for line in page.splitlines() if line.startswith("| FedAvg |")]
-    assert row.endswith("| 0.748 |")
+    assert "FLamby" not in page, "of its protocol all is shown or nothing"
     assert not running.is_done(flamby["FedAdam"], tmp_path)
     before = said.getvalue()
-    running.run_all(data, tmp_path, {plain.name}, Console(file=said))
+    assert run((plain,), data, tmp_path, said) == {plain.name: records[plain.name]}
     assert said.getvalue() == before, "its results stand there"
+    whole = {trial.name: records[flamby["FedAvg"].name] for trial in flamby.values()}
+    [row] = [line for line in running.page(whole).splitlines() if line.startswith("| FedAvg |")]
+    assert row.endswith("| 0.748 |")
+    assert "Not run to their end yet: heart-disease." in running.page(whole)
     monkeypatch.setattr(
         running, "trials", lambda: (plain, replace(plain, shown="synthetic"), replace(plain, shown=None))
     )
-    real, _, synthetic = running.page(tmp_path).partition("## Synthetic patients")
+    real, _, synthetic = running.page(records).partition("## Synthetic patients")
     assert [part.count("| heart-disease | logistic-regression |") for part in (real, synthetic)] == [1, 1]
+
+
+def test_a_record_takes_the_place_of_an_older_one_alone(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    one = Record(
+        network="mlp",
+        hospitals=2,
+        patients=9,
+        budget="1 round",
+        metric="dice",
+        local=None,
+        local_sites=0,
+        local_sd=None,
+        federated=Figure(value=0.5, low=0.25, high=0.75),
+        pooled=None,
+        with_pooled=False,
+        tested=(0.5, 0.25),
+        windows={"a": {"b": [0.5]}},
+    )
+    other = one.model_copy(update={"patients": 8})
+    assert read(path) == {}
+    for name, record in (("second", other), ("first", other), ("second", one)):
+        add(path, name, record)
+    assert read(path) == {"first": other, "second": one}
+
+
+def test_the_pages_are_what_the_records_say(tmp_path: Path) -> None:
+    records = read(DOCS / "results.json")
+    known = {trial.name for trial in (*running.trials(), *(trial for limit in LIMITS for trial in limit.trials))}
+    assert records.keys() <= known
+    assert running.page(records) == (DOCS / "results.md").read_text(encoding="utf-8")
+    write_page(records, tmp_path / "limits.md")
+    for path in (tmp_path / "limits.md", *(tmp_path / "images").iterdir()):
+        assert path.read_bytes() == (DOCS / path.relative_to(tmp_path)).read_bytes()

@@ -2,7 +2,8 @@
 
 pynetdicom reads whatever length a peer announces, waits for the rest of a PDU for ever, and shakes hands for TLS in the
 thread that accepts. Here a PDU has a greatest length and a time in which it must be whole, a peer is dropped that is
-silent when it is its turn to speak, and what is no data set of a C-STORE (that goes to disk) may take a mebibyte of memory.
+silent when it is its turn to speak, and what is no data set of a C-STORE (that goes to disk) may take a mebibyte of
+memory.
 """
 
 import ssl

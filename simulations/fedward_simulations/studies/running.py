@@ -1,9 +1,8 @@
 """Runs the trials, and puts what they found on one page."""
 
-import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -11,13 +10,12 @@ from rich.console import Console
 
 from fedward_client.site import site_folders
 from fedward_common.errors import UsageError
-from fedward_common.study import StudySpec
 from fedward_server.models import resolve_start
 from fedward_simulations.compare import open_hospitals
 from fedward_simulations.markdown import render
 from fedward_simulations.progress import Bars
-from fedward_simulations.result_blocks import headline
-from fedward_simulations.results import OverallBlock, Results
+from fedward_simulations.result_blocks import Figure
+from fedward_simulations.results import Results, write_atomic
 from fedward_simulations.simulate import Simulation
 from fedward_simulations.studies import (
     SEEDS,
@@ -35,9 +33,8 @@ from fedward_simulations.studies import (
     parkinson_gait,
 )
 from fedward_simulations.studies.accuracy import accuracies
+from fedward_simulations.studies.record import RECORD, Record, of_results
 from fedward_simulations.wording import METRIC_TITLES
-
-_RESULTS, _ACCURACIES, _WINDOWS = "results.json", "accuracies.json", "windows.json"
 
 
 def trials() -> tuple[Trial, ...]:
@@ -58,31 +55,32 @@ def trials() -> tuple[Trial, ...]:
     )
 
 
-def run_all(data: Path, out: Path, only: Collection[str] | None, console: Console) -> None:
-    """Run the trials whose results do not stand in `out` yet, and tell of those whose collection is not there.
+def run_all(
+    chosen: Iterable[Trial], data: Path, out: Path, console: Console, *, by_name: bool
+) -> Iterator[tuple[str, Record]]:
+    """Run the trials whose record does not stand in `out` yet: the name and the record of each.
 
-    Raises UsageError where one of these was asked for by name.
+    One whose collection is not there is told of and left out; raises UsageError where it was asked for `by_name`.
     """
-    for trial in trials():
-        if is_done(trial, out) or (only is not None and trial.name not in only):
-            continue
-        if only is None and not (data / trial.source).is_dir():
-            console.print(f"{trial.name} is left out: {trial.source} is not in {data}", highlight=False)
-            continue
-        run(trial, data, out, console)
+    for trial in chosen:
+        if not is_done(trial, out):
+            if not (data / trial.source).is_dir():
+                if by_name:
+                    raise UsageError(f"study '{trial.name}' needs the folder {data / trial.source}: it is not there")
+                console.print(f"{trial.name} is left out: {trial.source} is not in {data}", highlight=False)
+                continue
+            run(trial, data, out, console)
+        yield trial.name, Record.model_validate_json((out / trial.name / RECORD).read_bytes())
 
 
 def is_done(trial: Trial, out: Path) -> bool:
-    """Whether the results of a trial stand in `out`."""
-    last = _WINDOWS if trial.windows else _ACCURACIES if trial.accuracies else _RESULTS
-    return (out / trial.name / last).exists()
+    """Whether a trial ran to its end in `out`."""
+    return (out / trial.name / RECORD).exists()
 
 
 def run(trial: Trial, data: Path, out: Path, console: Console) -> None:
-    """Run a trial: hospitals, a simulation of all seeds, and the accuracies where it compares some."""
+    """Run a trial: hospitals, a simulation of all seeds, what it compares with others, and the record of all that."""
     source, folder = data / trial.source, out / trial.name
-    if not source.is_dir():
-        raise UsageError(f"study '{trial.name}' needs the folder {source}: its collection is not there")
     hospitals = folder / "hospitals"
     if not hospitals.exists():
         building = folder / "hospitals.building"
@@ -105,113 +103,88 @@ def run(trial: Trial, data: Path, out: Path, console: Console) -> None:
             data_notes=tuple(filter(None, (f"{kind}: {trial.data}.", trial.caveat))),
             weights=started.weights,
         )(bars)
+    record = of_results(Results.read(folder / "results.json"))
     if trial.accuracies:
-        (folder / _ACCURACIES).write_text(json.dumps(accuracies(folder, hospitals)))
+        record = record.model_copy(update={"accuracies": accuracies(folder, hospitals)})
     if trial.windows:
-        (folder / _WINDOWS).write_text(json.dumps(freezing_of_gait.by_window(folder, hospitals)))
+        record = record.model_copy(update={"windows": freezing_of_gait.by_window(folder, hospitals)})
+    write_atomic(folder / RECORD, record.model_dump_json())
 
 
 # The page ------------------------------------------------------------------------------------------------------------
 
 
-def page(out: Path) -> str:
-    """docs/results.md of the results that stand in `out`."""
-    apart, flamby = heart_disease.FLAMBY.values(), list(_flamby(out))
-    ready = [each for each in trials() if each.shown and each not in apart and is_done(each, out)]
-    tables = {
-        shown: [_row(trial, Results.read(out / trial.name / _RESULTS)) for trial in ready if trial.shown == shown]
-        for shown in ("real", "synthetic")
-    }
+def page(records: Mapping[str, Record]) -> str:
+    """docs/results.md of the records of trials, by name."""
+    flamby = list(_flamby(records))
+    shown = [each for each in trials() if each.shown and each not in heart_disease.FLAMBY.values()]
+    ready = [each for each in shown if each.name in records]
     return render(
         "results.md",
         seeds=len(SEEDS),
-        tables=tables,
+        tables={
+            kind: [_row(trial, records[trial.name]) for trial in ready if trial.shown == kind]
+            for kind in ("real", "synthetic")
+        },
+        missing=[each.name for each in shown if each.name not in records],
         sources={trial.name: f"{trial.data}.{trial.caveat and ' '}{trial.caveat}" for trial in ready},
-        compared=list(_compared(out)),
+        compared=[
+            (trial.name, *map(mean, accuracies.values()))
+            for trial in ready
+            if (accuracies := records[trial.name].accuracies)
+        ],
         models=freezing_of_gait.LEARNED,
-        windows=list(_by_window(out)),
+        windows=[row for trial in ready for row in _by_window(records[trial.name])],
         flamby=flamby,
         best=max(flamby, key=lambda row: row[1], default=("",))[0],
         published=heart_disease.PUBLISHED,
     )
 
 
-def _row(trial: Trial, results: Results) -> tuple[str, ...]:
-    study = results.study.spec
-    overall, metric = results.overall, results.study.headline
-    mean = overall.local.mean
-    local = mean.figure(metric)
-    spread = "" if mean.sd is None else f", sd {mean.sd:.3f}"
-    named = "" if metric == "roc_auc" else f"{METRIC_TITLES[metric]} "
+def _row(trial: Trial, record: Record) -> tuple[str, ...]:
+    spread = "" if record.local_sd is None else f", sd {record.local_sd:.3f}"
+    named = "" if record.metric == "roc_auc" else f"{METRIC_TITLES[record.metric]} "
     return (
         trial.name,
-        study.model.name,
-        str(len(results.sites)),
-        str(sum(site.patients for site in results.sites)),
-        budget(study),
-        "withheld" if local is None else f"{named}{local:.3f} (mean of {mean.sites}{spread})",
-        named + _figure(overall.federated, study),
-        "-" if overall.pooled is None else named + _figure(overall.pooled, study),
+        record.network,
+        str(record.hospitals),
+        str(record.patients),
+        record.budget,
+        "withheld" if record.local is None else f"{named}{record.local:.3f} (mean of {record.local_sites}{spread})",
+        named + figure(record.federated),
+        named + figure(record.pooled) if record.with_pooled else "-",
         trial.published,
     )
 
 
-def budget(study: StudySpec) -> str:
-    """How long a hospital trains, in words."""
-    phases, training = sum(phase.rounds for phase in study.phases), study.training
-    return (
-        (f"{phases} rounds without labels, " if phases else "")
-        + f"{training.rounds} rounds of "
-        + (
-            f"{training.local_steps} steps"
-            if training.local_steps is not None
-            else f"{training.local_epochs} epoch{'s' * (training.local_epochs != 1)}"
-        )
-        + (f" for each of {study.split.folds} folds" if study.split.folds is not None else "")
-    )
-
-
-def _figure(block: OverallBlock, study: StudySpec) -> str:
-    """Of all hospitals' test patients; of three classes and more, the mean over labels."""
-    found = block.figure(headline(study))
+def figure(found: Figure | None) -> str:
+    """With its interval and the standard deviation over seeds, as the pages write it."""
     if found is None:
         return "withheld"
     spread = "" if found.sd is None else f", sd {found.sd:.3f}"
     return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f}{spread})"
 
 
-def _compared(out: Path) -> Iterator[tuple[str, ...]]:
-    """Trial; accuracies of its models and of classical learners, over seeds."""
-    for trial in trials():
-        path = out / trial.name / _ACCURACIES
-        if trial not in heart_disease.FLAMBY.values() and path.exists():
-            yield trial.name, *map(mean, json.loads(path.read_text()).values())
-
-
-def _by_window(out: Path) -> Iterator[tuple[str, ...]]:
+def _by_window(record: Record) -> Iterator[tuple[str, ...]]:
     """Accuracy, sensitivity and specificity by window: of each model over seeds; last what was published."""
-    for trial in trials():
-        path = out / trial.name / _WINDOWS
-        if trial.windows and path.exists():
-            found = json.loads(path.read_text())
-            for figure, published in freezing_of_gait.PUBLISHED.items():
-                yield figure, *(mean(found[name][figure]) for name in freezing_of_gait.LEARNED), f"{published:.3f}"
+    for name, published in freezing_of_gait.PUBLISHED.items() if record.windows else ():
+        yield name, *(mean(record.windows[each][name]) for each in freezing_of_gait.LEARNED), f"{published:.3f}"
 
 
-def mean(values: list[float]) -> str:
+def mean(values: Sequence[float]) -> str:
     """The mean over seeds and the standard deviation, as the pages write them."""
     return f"{fmean(values):.3f} (sd {stdev(values):.3f})"
 
 
-def _flamby(out: Path) -> Iterator[tuple[str, ...]]:
-    """Strategy; accuracies of the federated and of the pooled-data model, over seeds; FLamby's."""
+def _flamby(records: Mapping[str, Record]) -> Iterator[tuple[str, ...]]:
+    """Strategy; accuracies of the federated and of the pooled-data model, over seeds; FLamby's. Of all or of none."""
+    if not all(trial.name in records for trial in heart_disease.FLAMBY.values()):
+        return
     for name, trial in heart_disease.FLAMBY.items():
-        path = out / trial.name / _ACCURACIES
-        if path.exists():
-            found = json.loads(path.read_text())
-            yield (
-                name,
-                mean(found["federated"]),
-                mean(found["pooled"]),
-                f"{heart_disease.PUBLISHED[name]:.3f}" if name in heart_disease.PUBLISHED else "-",
-            )
+        found = records[trial.name].accuracies
+        yield (
+            name,
+            mean(found["federated"]),
+            mean(found["pooled"]),
+            f"{heart_disease.PUBLISHED[name]:.3f}" if name in heart_disease.PUBLISHED else "-",
+        )
