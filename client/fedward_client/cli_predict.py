@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedward_client.cli_common import progress
+from fedward_common.cli_parts import ModelHub, TrainedModel, model_file
 
 if TYPE_CHECKING:
     from fedward_client.harmonize.recipe import Masks
@@ -47,9 +48,7 @@ _SAID = {
 
 
 def predict(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", exists=True, dir_okay=False, help="A trained model's safetensors file.")
-    ],
+    model: TrainedModel,
     source: Annotated[
         Path, typer.Argument(metavar="INPUT", exists=True, help="A hospital's folder, or any folder or file like it.")
     ],
@@ -65,6 +64,7 @@ def predict(
             "that finds structures: seg, a DICOM segmentation for each image; nifti, a mask for each structure in it.",
         ),
     ] = Format.CSV,
+    hub: ModelHub = None,
 ) -> None:
     """Say what a trained model gives for images, recordings or a table, read as in training. For research use only.
 
@@ -72,17 +72,18 @@ def predict(
 
     Example: fedward model predict result/model.safetensors /srv/hospital --out predictions.csv
 
-    Example: fedward model predict result/model.safetensors imagesTs --out masks --format nifti
+    Example: fedward model predict breast-2027 --hub /srv/hub /srv/hospital --out reports --format sr
     """
     from fedward_client import predicting
     from fedward_common.errors import UsageError
     from fedward_common.models import trained
 
-    if out.resolve() == model.resolve() or out.resolve().is_relative_to(source.resolve()):
+    file = model_file(model, hub)
+    if out.resolve() == file.resolve() or out.resolve().is_relative_to(source.resolve()):
         raise UsageError(f"{out} is the model, or in the input: choose another --out")
     if form is not Format.CSV and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not an empty folder: choose another --out")
-    about, network = trained.read(model)
+    about, network = trained.read(file)
     _check(form, about)
     with progress("Reading") as listener:
         keeping = {Format.SEG: _segmentations, Format.NIFTI: _masks}.get(form)

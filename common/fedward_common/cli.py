@@ -5,14 +5,13 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedward_common import __version__
-from fedward_common.cli_parts import Commands, ModelGroup, OpenGroup
+from fedward_common.cli_parts import Commands, ModelGroup, ModelHub, OpenGroup, TrainedModel, model_file, of_part
 from fedward_common.cli_tables import show_pairs, show_rows
 from fedward_common.errors import ModelError, StudyError, UsageError
 
@@ -209,8 +208,7 @@ def list_models(
     if hub is None:
         show_rows(rows, as_json, columns=("name", "title", "tasks", "dims", "min_size", "options"))
         return
-    [entry] = entry_points(group="fedward.registered", name="hub")
-    registered = entry.load()(hub)
+    registered = of_part("fedward.registered", "hub")(hub)
     if as_json:
         typer.echo(json.dumps({"networks": rows, "registered": registered}, indent=2))
         return
@@ -221,17 +219,16 @@ def list_models(
 
 @model.command(epilog="Example: fedward model export result/model.safetensors --out model.onnx")
 def export(
-    trained: Annotated[
-        Path, typer.Argument(metavar="MODEL", exists=True, dir_okay=False, help="A trained model's safetensors file.")
-    ],
+    trained: TrainedModel,
     *,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The ONNX file that is written.")],
+    hub: ModelHub = None,
 ) -> None:
     """Write a trained model as ONNX, checked by running it: examples as the network sees them in, probabilities out."""
     from fedward_common.models import onnx_file
     from fedward_common.models.trained import RESEARCH_USE
 
-    difference = onnx_file.export(trained, out)
+    difference = onnx_file.export(model_file(trained, hub), out)
     typer.echo(f"{out} is written; onnxruntime and torch agree to {difference:.1g}. {RESEARCH_USE}")
 
 
@@ -296,9 +293,8 @@ def _findings(folders: Mapping[str, Path | None]) -> Iterator["Finding"]:
     for part, folder in folders.items():
         if folder is None:
             continue
-        [entry] = entry_points(group="fedward.doctor", name=part)
         try:
-            yield from entry.load()(folder)
+            yield from of_part("fedward.doctor", part)(folder)
         except ModuleNotFoundError as error:
             if error.name is None or error.name.startswith("fedward_"):
                 raise

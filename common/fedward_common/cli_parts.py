@@ -7,12 +7,21 @@ without a part's packages still lists it and says what to install. The group `fe
 """
 
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from fedward_common.errors import FedwardError
+from fedward_common.errors import FedwardError, UsageError
+
+TrainedModel = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="A trained model's safetensors file, or with --hub the name of a model."),
+]
+ModelHub = Annotated[
+    Path | None, typer.Option("--hub", metavar="FOLDER", help="The hub's folder at which MODEL is registered.")
+]
 
 _SUMMARIES = {
     "site": "A hospital's own data: index a folder, report what is in it.",
@@ -101,6 +110,25 @@ class Commands(OpenGroup):
             return super().invoke(ctx)
         except FedwardError as error:
             _refuse(str(error), error.exit_code)
+
+
+def of_part(group: str, name: str) -> Any:
+    """What a part offers as the entry point of that group and name."""
+    [entry] = entry_points(group=group, name=name)
+    return entry.load()
+
+
+def model_file(given: str, hub: Path | None) -> Path:
+    """A trained model's file: the one that is given, or with a hub's folder that of the name registered there.
+
+    Raises UsageError where there is none.
+    """
+    if hub is not None:
+        path: Path = of_part("fedward.registered", "file")(hub, given)
+        return path
+    if not Path(given).is_file():
+        raise UsageError(f"{given} is no file; with --hub a model can be named that is registered there")
+    return Path(given)
 
 
 def _refuse(message: str, exit_code: int) -> None:

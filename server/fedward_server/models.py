@@ -153,6 +153,21 @@ def listed(folder: Path) -> list[dict[str, Any]]:
     return [entry.model_dump(exclude={"version"}) for entry in Registry(Hub.open(folder)).entries()]
 
 
+def file_of(folder: Path, name: str) -> Path:
+    """The file of a registered model of a hub's folder, for `fedward model predict` and `export`.
+
+    Raises UsageError for a name that none has, ModelError where its arrays are not those that were registered.
+    """
+    entry, path = Registry(Hub.open(folder)).find(name)
+    if weights_file.sha256(weights_file.read(path)) != entry.sha256:
+        raise _changed(name)
+    return path
+
+
+def _changed(name: str) -> ModelError:
+    return ModelError(f"the registered model {name} was changed: remove it, and add it again")
+
+
 # What a study begins with --------------------------------------------------------------------------------------------
 
 
@@ -184,7 +199,7 @@ def resolve_start(study: StudySpec, *, base: Path, registry: Registry | None) ->
     entry, path = registry.find(start.model)
     spec, taken = bound(study, path)
     if spec.model.start is None or spec.model.start.sha256 != entry.sha256:
-        raise ModelError(f"the registered model {start.model} was changed: remove it, and add it again")
+        raise _changed(start.model)
     return Started(spec, path, f"Weights of the registered model {start.model}: {taken}")
 
 

@@ -128,8 +128,8 @@ def test_predictions_with_the_model_of_a_run_tell_its_limits(hub: Hub, tmp_path:
     (tmp_path / "in").mkdir()
     noise = np.random.default_rng(0).integers(0, 255, (20, 30), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "in" / "a.png")
-    file, out = hub.folder / "models" / "pilot.safetensors", tmp_path / "found.csv"
-    done = fedward("model", "predict", file, tmp_path / "in", "--out", out)
+    out = tmp_path / "found.csv"
+    done = fedward("model", "predict", "pilot", "--hub", hub.folder, tmp_path / "in", "--out", out)
     assert done.exit_code == 0, done.output
     text = out.read_text()
     assert "# Not in the run: south: nobody answered.\n" in text
@@ -298,6 +298,12 @@ def test_commands_refuse_in_one_sentence(hub: Hub, file: Path, tmp_path: Path) -
     assert "is no safetensors file" in refusal(*add, "--file", hub.folder / "hub.toml")
     assert "run run-9 is not known" in refusal(*add, "--run", "run-9")
     assert "nowhere" in refusal("model", "list", "--hub", tmp_path / "nowhere")
+    export = ("model", "export", "old", "--out", tmp_path / "model.onnx")
+    assert refusal(*export).startswith("old is no file; with --hub a model can be named")
+    assert "no model 'old' is registered" in refusal(*export, "--hub", hub.folder)
+    Registry(hub).add_file("old", file)
+    save_file({"w": np.zeros(1)}, hub.folder / "models" / "old.safetensors")
+    assert "old was changed" in refusal(*export, "--hub", hub.folder)
 
 
 def test_a_study_file_is_checked_with_its_weights(file: Path, tmp_path: Path) -> None:
