@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fedward_common.errors import UsageError
+from fedward_common.errors import RunError, UsageError
 from fedward_simulations.result_blocks import Figure
 from fedward_simulations.results import Results
 from fedward_simulations.studies import Trial, breast_ultrasound, dna, heart_disease, oasis, running
@@ -162,6 +162,11 @@ def test_a_trial_is_run_once_and_stands_on_the_page(
     [row] = [line for line in running.page(whole).splitlines() if line.startswith("| FedAvg |")]
     assert row.endswith("| 0.748 |")
     assert "Not run to their end yet: heart-disease." in running.page(whole)
+    refused = replace(plain, name="refused", changes={"cohort": {"min_patients": 1000}})
+    with pytest.raises(RunError, match="the reasons stand above: refused"):
+        run((refused, plain), data, tmp_path, said)
+    assert "refused failed: " in said.getvalue()
+    assert "at least 1000" in said.getvalue()
     monkeypatch.setattr(
         running, "trials", lambda: (plain, replace(plain, shown="synthetic"), replace(plain, shown=None))
     )

@@ -36,12 +36,14 @@ def main(
             raise UsageError(f"no study is called '{name}'{near(name, [*groups])}; studies: {', '.join(groups)}")
     chosen = {trial.name: trial for name in only or groups for trial in groups[name]}
     kept = results.with_suffix(".json")
-    for name, record in run_all(chosen.values(), data, out, console, by_name=only is not None):
-        add(kept, name, record)  # at once: all together take hours
-    records = read(kept)
-    results.write_text(page(records), encoding="utf-8")
-    write_page(records, results.with_name("limits.md"))
-    console.print(f"Results: {results}, {results.with_name('limits.md')}", highlight=False)
+    try:
+        for name, record in run_all(chosen.values(), data, out, console, by_name=only is not None):
+            add(kept, name, record)  # at once: all together take hours
+    finally:
+        records = read(kept)
+        results.write_text(page(records), encoding="utf-8")
+        write_page(records, results.with_name("limits.md"))
+        console.print(f"Results: {results}, {results.with_name('limits.md')}", highlight=False)
 
 
 if __name__ == "__main__":

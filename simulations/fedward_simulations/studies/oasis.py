@@ -32,6 +32,10 @@ _OUTSIDE = 16  # grey values up to this one are background, and what JPEG makes 
 _FLUID = 0.5  # of the brain's median: fluid is darker
 _DATA = "OASIS-1, axial slices of subjects of 60 and more, dealt out to three sites (doi:10.1162/jocn.2007.19.9.1498)"
 _CAVEAT = "All subjects come from one institution, so its three sites differ by chance alone."
+_HARD = (
+    "One slice tells little: of all 138 subjects, logistic regression on 30 principal components tells a rating above "
+    "0 with an area of 0.65 in ten-fold cross-validation."
+)
 _SHARES = {"split": {"shares": [0.5, 0.15, 0.35]}}  # only 16 are demented: more are tested than in the template
 
 
@@ -76,7 +80,7 @@ _TRIAL = Trial(
     source="oasis1_slices",
     write=write,
     data=_DATA,
-    caveat=_CAVEAT,
+    caveat=f"{_CAVEAT} {_HARD}",
     published="better than AlexNet",
     changes=_SHARES,
 )

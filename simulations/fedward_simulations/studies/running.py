@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from rich.console import Console
 
 from fedward_client.site import site_folders
-from fedward_common.errors import UsageError
+from fedward_common.errors import FedwardError, RunError, UsageError
 from fedward_server.models import resolve_start
 from fedward_simulations.compare import open_hospitals
 from fedward_simulations.markdown import render
@@ -60,8 +60,10 @@ def run_all(
 ) -> Iterator[tuple[str, Record]]:
     """Run the trials whose record does not stand in `out` yet: the name and the record of each.
 
-    One whose collection is not there is told of and left out; raises UsageError where it was asked for `by_name`.
+    One whose collection is not there is told of and left out; raises UsageError where it was asked for `by_name`. One
+    that fails is told of, and the others run: raises RunError at the end.
     """
+    failed = []
     for trial in chosen:
         if not is_done(trial, out):
             if not (data / trial.source).is_dir():
@@ -69,8 +71,15 @@ def run_all(
                     raise UsageError(f"study '{trial.name}' needs the folder {data / trial.source}: it is not there")
                 console.print(f"{trial.name} is left out: {trial.source} is not in {data}", highlight=False)
                 continue
-            run(trial, data, out, console)
+            try:
+                run(trial, data, out, console)
+            except FedwardError as error:
+                console.print(f"{trial.name} failed: {error}", highlight=False, markup=False)
+                failed.append(trial.name)
+                continue
         yield trial.name, Record.model_validate_json((out / trial.name / RECORD).read_bytes())
+    if failed:
+        raise RunError(f"these studies failed, the reasons stand above: {'; '.join(failed)}")
 
 
 def is_done(trial: Trial, out: Path) -> bool:
