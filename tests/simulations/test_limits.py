@@ -99,14 +99,19 @@ def test_a_coarse_hospital_has_as_many_millimetres_in_half_the_pixels(data: Path
 def test_hospitals_of_skin(tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "images").mkdir(parents=True)
-    rows = [("L1", "I1", "mel", "rosendahl"), ("L1", "I2", "mel", "rosendahl"), ("L2", "I3", "nv", "vienna_dias")]
+    rows = [
+        ("L1", "I1", "mel", "rosendahl"),
+        ("L1", "I2", "mel", "rosendahl"),
+        ("L2", "I3", "nv", "vienna_dias"),
+        ("L3", "I4", "bcc", "rosendahl"),
+    ]
     for _, name, *_ in rows:
         Image.new("RGB", (8, 8)).save(source / "images" / f"{name}.jpg")
     with (source / "labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("lesion_id", "image_id", "dx", "source"), *rows])
     limits.write_skin(source, tmp_path)
-    assert (tmp_path / "rosendahl" / "labels.csv").read_text() == "patient_id,label\nL1,malignant\n"
-    assert (tmp_path / "vienna-dias" / "labels.csv").read_text() == "patient_id,label\nL2,benign\n"
+    assert (tmp_path / "rosendahl" / "labels.csv").read_text() == "patient_id,label\nL1,melanoma\n"
+    assert (tmp_path / "vienna-dias" / "labels.csv").read_text() == "patient_id,label\nL2,naevus\n"
     assert len(list(tmp_path.glob("rosendahl/L1/*.jpg"))) == 2
 
 

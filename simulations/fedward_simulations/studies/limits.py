@@ -29,7 +29,7 @@ _FILES = f'{_FOLDERS}modality = "CT"\n[labels]\npath = "file"\n'
 _ONE_LABEL = f'{_FILES}label = "malignant"\nwords = {{ "0" = "benign", "1" = "malignant" }}\n'
 FINDINGS = ("malignant", "lobulated", "spiculated")
 _SEVERAL = f"{_FILES}findings = {list(FINDINGS)}\n"
-_MALIGNANT = ("akiec", "bcc", "mel")
+_SKIN_LABELS = {"nv": "naevus", "mel": "melanoma"}  # the two that every source has many of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,18 +105,22 @@ def write_nodules(
 
 
 def write_skin(source: Path, hospitals: Path) -> None:
-    """A hospital for each source of HAM10000, of which a private practice's patients are tested; each lesion is one."""
+    """A hospital for each source of HAM10000, of which a private practice's patients are tested; each lesion is one.
+
+    Other lesions than naevi and melanomas are left out: most of one source are at no other.
+    """
     with (source / "labels.csv").open(newline="") as file:
-        images = sorted(csv.DictReader(file), key=lambda row: row["source"])
+        told = (row for row in csv.DictReader(file) if row["dx"] in _SKIN_LABELS)
+        images = sorted(told, key=lambda row: row["source"])
     for name, group in groupby(images, key=lambda row: row["source"]):
         own = list(group)
         folder = hospital_folder(hospitals, name.replace("_", "-"), _FOLDERS)
         lesions = _drawn({row["lesion_id"] for row in own}, TESTED if name == "rosendahl" else None)
-        labels = {row["lesion_id"]: row["dx"] in _MALIGNANT for row in own if row["lesion_id"] in lesions}
+        labels = {row["lesion_id"]: _SKIN_LABELS[row["dx"]] for row in own if row["lesion_id"] in lesions}
         for row in (each for each in own if each["lesion_id"] in lesions):
             (folder / row["lesion_id"]).mkdir(exist_ok=True)
             shutil.copy(source / "images" / f"{row['image_id']}.jpg", folder / row["lesion_id"])
-        rows = (f"{lesion},{'malignant' if ill else 'benign'}\n" for lesion, ill in labels.items())
+        rows = (f"{lesion},{label}\n" for lesion, label in labels.items())
         (folder / "labels.csv").write_text("".join(["patient_id,label\n", *rows]))
 
 
@@ -161,12 +165,12 @@ _SKIN = replace(
     template="image-classification",
     source="ham10000_3sources",
     write=write_skin,
-    data="HAM10000, malignant or benign, a site for each source (doi:10.1038/sdata.2018.161)",
+    data="HAM10000, melanomas and naevi, a site for each source (doi:10.1038/sdata.2018.161)",
     caveat="Lesions stand for patients, who were never told apart.",
     changes={
         **_LUNG.changes,
         "split": {"kind": "leave-site-out", "site": "rosendahl"},
-        "cohort": {"labels": ["benign", "malignant"], "positive": "malignant"},
+        "cohort": {"labels": ["naevus", "melanoma"], "positive": "melanoma"},
         "input": {**_SIZE, "channels": 3},
     },
 )
