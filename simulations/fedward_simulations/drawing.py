@@ -72,7 +72,11 @@ STYLE: dict[str, Any] = {
     "ytick.major.size": 3,
     "ytick.major.width": 0.7,
 }
-SERIES = (*LOOKS.values(), Look("#8f6a00", "-", "^", "#8f6a00", 1.4))  # of a figure whose lines are no models
+SERIES = (  # of a figure whose lines are no models
+    *LOOKS.values(),
+    Look("#8f6a00", "-", "^", "#8f6a00", 1.4),
+    Look("#00735c", "--", "v", "white", 1.4),
+)
 
 
 def line_style(model: ModelName, *, marked: bool = False) -> dict[str, Any]:

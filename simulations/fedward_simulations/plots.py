@@ -280,7 +280,7 @@ def ways(name: str, areas: Mapping[str, Mapping[str, Sequence[float]]], *, axis:
     with new_canvas((7.2, 3.6)) as canvas:
         axes = canvas.add_subplot()
         shifts = np.linspace(-SPREAD, SPREAD, len(areas))
-        for (way, places), look, shift in zip(areas.items(), SERIES, shifts, strict=False):
+        for (way, places), look, shift in zip(areas.items(), SERIES[: len(areas)], shifts, strict=True):
             means, spreads = (
                 [np.mean(each) for each in places.values()],
                 [np.std(each, ddof=1) for each in places.values()],

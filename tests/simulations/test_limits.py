@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from fedward_simulations import plots
+from fedward_simulations.drawing import SERIES
 from fedward_simulations.studies import Trial, limits, limits_page, running
 from fedward_simulations.studies.limits import LIMITS
 from fedward_simulations.studies.lung_malignancy import MAKERS
@@ -113,6 +115,14 @@ def test_hospitals_of_skin(tmp_path: Path) -> None:
     assert (tmp_path / "rosendahl" / "labels.csv").read_text() == "patient_id,label\nL1,melanoma\n"
     assert (tmp_path / "vienna-dias" / "labels.csv").read_text() == "patient_id,label\nL2,naevus\n"
     assert len(list(tmp_path.glob("rosendahl/L1/*.jpg"))) == 2
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.name)
+def test_every_way_is_drawn(limit: limits.Limit) -> None:
+    areas = {way: dict.fromkeys(places, (0.5, 0.75)) for way, places in limit.ways.items()}
+    figure = ElementTree.fromstring(plots.ways("figure", areas, axis=limit.axis, joined=limit.joined))
+    colours = set(re.findall(r"#[0-9a-f]{6}", ElementTree.tostring(figure, "unicode")))
+    assert len({look.colour for look in SERIES} & colours) == len(areas)
 
 
 @pytest.mark.long
