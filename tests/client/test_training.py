@@ -247,6 +247,10 @@ def test_a_network_trains_in_bfloat16_and_scores_in_float32() -> None:
         ("cnn-1d", {}, (9, 64), torch.bfloat16),
         ("unet", {}, (1, 32, 32), torch.bfloat16),
         ("unet", {"depth": 2}, (1, 16, 32, 32), torch.bfloat16),
+        ("unet", {"depth": 3}, (1, 16, 32, 32), torch.float32),
+        ("unet", {"depth": 4}, (1, 32, 32), torch.bfloat16),
+        ("retinanet", {"levels": 2, "anchor": 8}, (1, 24, 32, 24), torch.bfloat16),
+        ("retinanet", {"levels": 2, "anchor": 8}, (1, 16, 24, 16), torch.float32),
         ("retinanet", {"levels": 3, "anchor": 4}, (1, 16, 16), torch.bfloat16),
         ("retinanet", {"levels": 4, "anchor": 4}, (1, 16, 16), torch.float32),
         ("resnet10", {}, (1, 32, 32), torch.float32),
@@ -254,7 +258,7 @@ def test_a_network_trains_in_bfloat16_and_scores_in_float32() -> None:
     ],
 )
 def test_what_is_cast(name: str, options: dict[str, Any], shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """No rows, and no network in which a kernel with strides is wider than what it looks at."""
+    """No rows, and no network in which a kernel is wider than what it looks at: with strides, or of volumes."""
     task = models.describe(name).tasks[0]
     channels, *size = shape
     model = models.build(name, options=options, size=tuple(size), channels=channels, classes=2, task=task)
