@@ -66,7 +66,7 @@ check: $(DEV_STAMP)  ## Style, types, import rules
 bench: $(DEV_STAMP)  ## Benchmarks, each beside its reference: make bench ONLY=aggregation,simulation-rounds
 	$(BIN)/python -m fedward_simulations.benchmarks $(if $(ONLY),--only $(ONLY))
 
-studies: $(DEV_STAMP)  ## The studies, for hours: make studies DATA=folder writes docs/results.md, docs/limits.md
+studies: $(DEV_STAMP)  ## The studies, for hours: make studies DATA=folder writes docs/results.*, docs/limits.md
 	@test -n "$(DATA)" || { echo "Say where the collections are: make studies DATA=folder" >&2; exit 1; }
 	$(BIN)/python -m fedward_simulations.studies --data $(DATA)
 

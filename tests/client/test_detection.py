@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from monai.data.box_utils import box_iou
 
 from fedward_client.training.detection import decoded, detection_loss, matched
+from fedward_client.training.device import Device
 from fedward_common import models
 from fedward_common.models.retinanet import RetinaNet
 
@@ -106,16 +107,16 @@ def test_a_box_without_volume_is_refused() -> None:
         detection_loss(torch.zeros(1, 16, 5), padded([4, 4, 4, 8, 0]), anchors, levels)
 
 
-@pytest.mark.parametrize("size", [(32, 24), (24, 32, 24)])
+@pytest.mark.parametrize("size", [(32, 24), (24, 32, 24), (16, 24, 16)])
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_gradient_reaches_every_parameter(size: tuple[int, ...], bfloat16: bool) -> None:
-    """No map is narrower than a kernel: there clients train in float32 (`training.device`)."""
+    """In the precision in which a client trains: the last size has maps for which that is float32 everywhere."""
     dims = len(size)
     model = network(size, classes=2)
     boxes = torch.cat(
         [padded([3.0] * dims + [12.0] * dims + [1], dims=dims), padded([0.0] * 2 * dims + [-1], dims=dims)]
     )
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
+    with Device(torch.device("cpu"), amp=bfloat16).autocast(model, (1, *size)):
         loss = detection_loss(model(torch.rand(2, 1, *size)), boxes, model.anchors, model.levels)
     assert loss.dtype == torch.float32
     torch.autograd.backward(loss)

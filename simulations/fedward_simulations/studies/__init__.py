@@ -1,4 +1,4 @@
-"""Fedward's own studies: `make studies DATA=folder` writes docs/results.md and docs/limits.md.
+"""Fedward's own studies: `make studies DATA=folder` writes docs/results.json, results.md and limits.md.
 
 They are on public real data, and on synthetic patients where none is at hand. A `Trial` is a template on one
 collection: which folder of the data it needs, how that becomes hospitals, and what it changes in the template. Nothing
