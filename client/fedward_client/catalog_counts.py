@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from fedward_client.intake.labels import Row, labels_in, not_known_in, said_of
+from fedward_client.intake.labels import Row, labels_in, not_known_in, said_of, words_in
 from fedward_client.site import Site
 
 
@@ -76,7 +76,7 @@ class LabelCounts:
                 found.pairs.update((patient, site.labels.word(word)) for word in own)
                 continue
             row = said_of(table, names)
-            if row is None:
+            if row is None or not words_in(site, row):
                 found.images_without[patient] += 1
                 continue
             found.labelled.add(patient)
@@ -84,7 +84,7 @@ class LabelCounts:
             missing = not_known_in(site, row)
             found.not_known.update(missing)
             found.partly += bool(missing)
-        found.without_images = len(table.keys() - used)
+        found.without_images = sum(bool(words_in(site, table[key])) for key in table.keys() - used)
         return found
 
 

@@ -86,7 +86,9 @@ def choose(there: Sequence[Offered], table: Mapping[str, Mapping[str, str]], stu
         infos={patient: PatientInfo(word) for patient, word in words.items()},
         left_out=left_out,
         groups=groups_of(
+            taken,
             (row for row in there if isinstance(row, ImageRow | TableRow) and row.key in used),
+            rows,
             study.evaluation.subgroups,
         ),
     )

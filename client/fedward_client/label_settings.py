@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedward_client.intake import bids_root
+from fedward_client.intake.columns import Sex
 from fedward_common.errors import SettingsError
 
 LABELS = "labels.csv"
@@ -23,6 +24,7 @@ PLURALS: Mapping[Kind, str] = {
     "file": "files",
 }
 _Text = Annotated[str, Field(min_length=1)]
+_NO_SEX = Sex(column="", words={})
 _Words = Annotated[tuple[str, ...], Field(strict=False)]  # TOML has lists, no tuples
 
 
@@ -36,11 +38,13 @@ class LabelsSection(BaseModel):
     accession: str = ""
     study: str = ""
     path: str = ""
-    label: _Text = "label"
+    label: str = "label"
     findings: Annotated[tuple[_Text, ...], Field(strict=False)] = ()
     annotator: str = ""
     agreement: Agreement = "unanimous"
     words: dict[str, str | _Words] = {}
+    sex: Sex = _NO_SEX
+    age: str = ""
     encoding: _Text = "utf-8"
 
 
@@ -48,12 +52,14 @@ class LabelsSection(BaseModel):
 class LabelSettings:
     """The label table (None where there is none) and the names of its columns.
 
-    A row is of what `by` says, which column `key` names. `label` is the column of labels; where there are `findings`,
-    each of these columns says of one finding whether it is there, and `label` is not read. `words` are the site's own
-    words for labels and findings, and the study's for them; "" for a word that says nothing.
+    A row is of what `by` says, which column `key` names. `label` is the column of labels, "" for none; where there are
+    `findings`, each of these columns says of one finding whether it is there, and `label` is not read. `words` are the
+    site's own words for labels and findings, and the study's for them; "" for a word that says nothing.
 
     Where words of the column of labels stand for several labels each, `several` has these by what `words` makes of
     them, and `findings` are all that any of them stands for.
+
+    `sex` and `age` are columns (named "" for none) that say what files do not, for the groups of a study's figures.
     """
 
     file: Path | None = None
@@ -66,12 +72,16 @@ class LabelSettings:
     agreement: Agreement = "unanimous"
     words: Mapping[str, str] = field(default_factory=dict)
     several: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sex: Sex = _NO_SEX
+    age: str = ""
     encoding: str = "utf-8"
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The column that says each of `findings`; without any, the column of labels."""
-        return self.findings if self.findings and not self.several else (self.label,) * max(len(self.findings), 1)
+        """The column that says each of `findings`; without any, the column of labels, where there is one."""
+        if self.findings and not self.several:
+            return self.findings
+        return (self.label,) * max(len(self.findings), 1) if self.label else ()
 
     def word(self, text: str) -> str:
         """What a word of the site's is in a study: as `words` says, exactly, else but for case; else the word itself.
@@ -116,9 +126,10 @@ def checked(section: LabelsSection, folder: Path, source: str, participants: Pat
         raise SettingsError(
             f"{source}: [labels] has findings beside a list in words, which is of the label column; keep one of them"
         )
-    columns_named = [section.patient, *(section.findings or (section.label,)), *filter(None, [section.annotator])]
+    columns_named = [section.patient, *(section.findings or [section.label])]
     columns_named += [key] if by != "patient" else []
-    if twice := sorted({name for name in columns_named if columns_named.count(name) > 1}):
+    columns_named += [section.annotator, section.sex.column, section.age]
+    if twice := sorted({name for name in columns_named if name and columns_named.count(name) > 1}):
         raise SettingsError(f"{source}: [labels] names the column '{twice[0]}' twice; a column says one thing")
     return LabelSettings(
         file=file if file.is_file() else None,
@@ -131,6 +142,8 @@ def checked(section: LabelsSection, folder: Path, source: str, participants: Pat
         agreement=section.agreement,
         words=words,
         several=several,
+        sex=section.sex,
+        age=section.age,
         encoding=section.encoding,
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from fedward_client.choosing import Unit
 from fedward_client.intake.box_table import UNUSABLE
-from fedward_client.intake.labels import NOT_THERE, THERE, Row, said_of
+from fedward_client.intake.labels import NOT_THERE, THERE, Row, said_of, words_in
 from fedward_client.label_settings import PLURALS
 from fedward_client.mask_settings import Shown
 from fedward_client.site import Site
@@ -39,7 +39,8 @@ def rows_of(
     Rows of the table of which there is nothing are counted; `there` are the names of all that the site has.
     """
     used = {name for names in there for name in names}
-    left_out[f"labelled {PLURALS[site.labels.by]} without images"] += len(table.keys() - used)
+    unused = sum(bool(words_in(site, table[key])) for key in table.keys() - used)
+    left_out[f"labelled {PLURALS[site.labels.by]} without images"] += unused
     found: dict[str, list[Row]] = {}
     for unit in units:
         said = [row for names in unit.names if (row := said_of(table, names)) is not None]

@@ -74,7 +74,7 @@ def subgroup_faults(kind: str, subgroups: tuple[Subgroups, ...]) -> Iterator[Fau
     key = ("evaluation", "subgroups")
     if len(set(subgroups)) < len(subgroups):
         yield Fault(key, "names one twice; name each once")
-    if subgroups and kind not in {"image", "table"}:
-        yield Fault(key, 'needs [input] kind = "image" or "table": of others neither sex nor age is known; remove it')
-    elif kind == "table" and "vendor" in subgroups:
-        yield Fault(key, 'has "vendor", the maker of a scanner, and a table comes from none; remove it')
+    if subgroups and kind not in {"image", "table", "series"}:
+        yield Fault(key, 'needs [input] kind = "image", "table" or "series": others are of no sex or age; remove it')
+    elif kind != "image" and "vendor" in subgroups:
+        yield Fault(key, 'has "vendor", the maker of a scanner, and only images come from one; remove it')

@@ -241,13 +241,13 @@ def test_a_study_says_its_groups_and_cannot_ask_for_what_is_not_known() -> None:
             "mlp",
             '[input]\nkind = "table"\nfeatures = ["age"]\n',
             '["sex", "vendor"]',
-            'has "vendor", the maker of a scanner, and a table comes from none; remove it',
+            'has "vendor", the maker of a scanner, and only images come from one; remove it',
         ),
         (
             "cnn-1d",
-            '[input]\nkind = "series"\nsignals = ["x"]\nunit = "g"\nrate_hz = 50\nwindow_s = 2\n',
+            '[input]\nkind = "sequence"\ncolumn = "window"\nlength = 64\n',
             '["sex"]',
-            'needs [input] kind = "image" or "table": of others neither sex nor age is known; remove it',
+            'needs [input] kind = "image", "table" or "series": others are of no sex or age; remove it',
         ),
     ],
 )

@@ -17,7 +17,7 @@ from pathlib import Path
 from fedward_client.deidentify.files import Place, cleaned, place_of
 from fedward_client.deidentify.proof import Leak, Proof, prove
 from fedward_client.deidentify.rules import Profile
-from fedward_client.intake.labels import SPLIT, read_labels
+from fedward_client.intake.labels import AGE, SEX, SPLIT, read_labels, words_in
 from fedward_client.intake.optout import opted_out
 from fedward_client.intake.walk import Entry, file_key, walk
 from fedward_client.label_settings import LABELS
@@ -186,10 +186,10 @@ def _write_labels(site: Site, target: Path, out: Collection[str]) -> int:
     None is written where its rows are of studies or files: those have other names in the target.
     """
     labels = read_labels(site).rows if site.labels.by == "patient" else {}
-    rows = {patient: row for patient, row in labels.items() if patient not in out}
+    rows = {patient: row for patient, row in labels.items() if patient not in out and words_in(site, row)}
     if not rows:
         return 0
-    columns = sorted({column for row in rows.values() for column in row} - {SPLIT})
+    columns = sorted({column for row in rows.values() for column in row} - {SPLIT, SEX, AGE})
     split = [SPLIT] if any(SPLIT in row for row in rows.values()) else []
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")

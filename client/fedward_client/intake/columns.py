@@ -223,6 +223,15 @@ class Sex:
         return self._plain_words.get(plain(cell), "")
 
 
+def years_of(cell: str, text: TextFormat) -> int | None:
+    """The age that a cell holds in whole years, of the last age band the least; None where it holds none."""
+    try:
+        years = text.number(cell)
+    except ValueError:
+        return None
+    return min(int(years), YEARS[-1]) if years >= 0 else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class TableMap:
     """What the columns of a table are; `columns` are their names where the first row has none.
@@ -318,14 +327,10 @@ class TableMap:
         return () if self.sex is None else (self.sex.value(row[self.sex.column]),)
 
     def age_of(self, row: Mapping[str, str]) -> tuple[int | None, ...]:
-        """Years, of the last age band the least; None where they are not known, () where the map does not say."""
+        """As `years_of`, None also where the map says that it is missing; () where the map has no column of ages."""
         if self.age is None:
             return ()
-        try:
-            years = nan if self._is_missing(row[self.age], None) else self.text.number(row[self.age])
-        except ValueError:
-            years = nan
-        return (min(int(years), YEARS[-1]) if years >= 0 else None,)
+        return (None if self._is_missing(row[self.age], None) else years_of(row[self.age], self.text),)
 
     def patient_of(self, row: Mapping[str, str], number: int) -> str:
         """Whose row it is. Raises BadRow where that is missing."""

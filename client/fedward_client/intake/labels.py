@@ -1,10 +1,10 @@
 """The label table: a CSV file, as spreadsheets write it, whose rows say what a patient, a study or a file shows.
 
 A row is of a patient, an accession number, a study or a file, by its key column, and is kept under the pseudonym of
-that; of its cells only labels and one column to split by ("split", or what a study names) are taken: names and birth
-dates that a table may hold as well are read past. Keys are compared as text, exactly but for white space around them:
-"007" is not "7". Where a BIDS folder has no table of its own, its participants.tsv is one: sub-01 there is the patient
-01, and n/a is an empty cell.
+that; of its cells only labels, one column to split by ("split", or what a study names) and, where [labels] names them,
+sex and age are taken: names and birth dates that a table may hold as well are read past. Keys are compared as text,
+exactly but for white space around them: "007" is not "7". Where a BIDS folder has no table of its own, its
+participants.tsv is one: sub-01 there is the patient 01, and n/a is an empty cell.
 
 Several rows of one key are several annotators'. They agree as [labels] agreement says, or there is no label: all of
 them, or more than half (majority voting; Raykar et al. 2010, "Learning From Crowds", JMLR 11:1297).
@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from fedward_client.intake.bids_names import MISSING
-from fedward_client.intake.columns import plain
+from fedward_client.intake.columns import plain, years_of
 from fedward_client.intake.delimited import TextFormat, rows
 from fedward_client.intake.optout import listed
 from fedward_client.label_settings import Agreement, LabelSettings
@@ -24,6 +24,7 @@ from fedward_client.site import Site
 from fedward_common.errors import DataError, UnreadableFile
 
 SPLIT = "split"
+SEX, AGE = "sex of the patient", "age of the patient"  # names that no column of labels has
 THERE, NOT_THERE, NOT_KNOWN = "1", "0", ""  # of a finding
 _FINDING = {
     **dict.fromkeys(("1", "yes", "true", "present", "positive"), THERE),
@@ -39,7 +40,8 @@ class LabelTable:
     """By pseudonym of what a row is of, the columns that a study may use; what was left out, and why.
 
     The columns are the label column, or findings under the study's names with "1" (there), "0" (not there) or "" (not
-    known), and the column to split by. A label column whose words stand for several labels is kept as findings.
+    known), and the column to split by. A label column whose words stand for several labels is kept as findings. `SEX`
+    and `AGE` in years are there where a row says them and no other of its key says otherwise, without a label too.
     """
 
     rows: dict[str, dict[str, str]]
@@ -59,6 +61,8 @@ class _Columns:
     key: int
     labels: dict[str, int]  # by the names that they are kept under
     split: dict[str, int]  # one or none
+    sex: int | None
+    age: int | None
     annotator: int | None
 
 
@@ -68,6 +72,7 @@ class _Said:
 
     labels: dict[str, dict[str | int, set[str]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(set)))
     split: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    about: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # `SEX` and `AGE`
 
 
 @dataclass(slots=True)
@@ -93,16 +98,30 @@ class _Reading:
         said = {name: row[position] for name, position in self.columns.labels.items()}
         self.unknown.update(sorted({cell for name, cell in said.items() if not self._meaning(name, cell)[1]}))
         words = {name: self._meaning(name, cell)[0] for name, cell in said.items()}
-        if not any(words.values()):
+        about = self._about(row)
+        if not any(words.values()) and not about:
             self.left_out["without_label"] += 1
             return
         named = row[self.columns.annotator] if self.columns.annotator is not None else ""
         found = self.said[_pseudonym(self.site, row[self.columns.key])]
+        for name, said_so in about.items():
+            found.about[name].add(said_so)
         for name, word in words.items():
             if word:
                 found.labels[name][named or number].add(word)  # without a name, a row is an annotator of its own
         for name, position in self.columns.split.items():
             found.split[name].add(row[position])
+
+    def _about(self, row: list[str]) -> dict[str, str]:
+        """The sex and the age that a row says."""
+        settings = self.site.labels
+        found = dict[str, str]()
+        if self.columns.sex is not None and (sex := settings.sex.value(row[self.columns.sex])):
+            found[SEX] = sex
+        if self.columns.age is not None:
+            years = years_of(row[self.columns.age], TextFormat())
+            found |= {} if years is None else {AGE: str(years)}
+        return found
 
     def _meaning(self, name: str, cell: str) -> tuple[str, bool]:
         if (name, cell) not in self.meanings:
@@ -124,8 +143,9 @@ class _Reading:
                 conflicts += word is None
                 settled += word is not None and len(set().union(*words.values())) > 1
                 row[name] = word or NOT_KNOWN
-            if any(row.values()):
-                rows[key] = row | {name: next(iter(words)) for name, words in found.split.items()}
+            about = {name: next(iter(said)) for name, said in found.about.items() if len(said) == 1}
+            if any(row.values()) or about:
+                rows[key] = row | {name: next(iter(words)) for name, words in found.split.items()} | about
         return LabelTable(
             rows=rows,
             conflicts=conflicts,
@@ -146,12 +166,14 @@ def read_labels(site: Site, *, split: str = SPLIT) -> LabelTable:
         return LabelTable(rows={})
     header, body = _rows(site)
     settings = site.labels
-    names = _finding_names(site) or (settings.label,)
+    names = (_finding_names(site) or (settings.label,)) if settings.columns else ()
     columns = _Columns(
         width=len(header),
         key=_position(header, settings.key, site),
         labels={name: _position(header, column, site) for name, column in zip(names, settings.columns, strict=True)},
         split={split: _position(header, split, site)} if split in header else {},
+        sex=_position(header, settings.sex.column, site) if settings.sex.column else None,
+        age=_position(header, settings.age, site) if settings.age else None,
         annotator=_position(header, settings.annotator, site) if settings.annotator else None,
     )
     if len(columns.labels) < len(settings.columns):

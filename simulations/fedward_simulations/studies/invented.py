@@ -121,19 +121,13 @@ _BRAINS = replace(
     template="parkinson-mri",
     data="DICOM of scanners of three makers, 20 patients of each label a hospital",
     published="better than AlexNet, on 18,204 images",
-    changes={"training": {"local_epochs": 2}},
 )
 
 
 def _against(other: str, name: str) -> Trial:
     """Parkinson's disease against one other label."""
     cohort = {"labels": [other, "parkinson"], "positive": "parkinson"}
-    return replace(
-        _BRAINS,
-        name=f"parkinson-mri, against {name}",
-        published="-",
-        changes={**_BRAINS.changes, "cohort": cohort},
-    )
+    return replace(_BRAINS, name=f"parkinson-mri, against {name}", published="-", changes={"cohort": cohort})
 
 
 _TILES = replace(
@@ -152,7 +146,7 @@ TRIALS = (
         _BRAINS,
         name="parkinson-mri, AlexNet",
         published="-",
-        changes={"model": ALEXNET["model"], "training": {**_BRAINS.changes["training"], **ALEXNET["training"]}},
+        changes=ALEXNET,
     ),
     replace(
         _TRIAL,
