@@ -11,7 +11,7 @@ from torch import nn
 from fedward_client.evaluation import evaluate
 from fedward_client.site_data import SiteData
 from fedward_client.training.augment import Augmentation
-from fedward_client.training.device import Device, pick_device
+from fedward_client.training.device import pick_device
 from fedward_client.training.freezing import freeze
 from fedward_client.training.loop import make_optimizer, train
 from fedward_client.training.loss import class_weights, criterion
@@ -218,60 +218,6 @@ def test_flip_is_left_right() -> None:
     assert [[0, 1, 2], [3, 4, 5]] in flipped
     assert [[2, 1, 0], [5, 4, 3]] in flipped
     assert len({str(one) for one in flipped}) == 2
-
-
-@pytest.mark.parametrize("dims", [0, 1, 2, 3])
-def test_a_layout_fits_its_batches(dims: int) -> None:
-    """Of rows and of recordings there is no layout but the usual one, on a GPU too."""
-    device = Device(torch.device("cuda"), amp=False)
-    batch = torch.rand(2, 3, *[4] * dims).contiguous(memory_format=device.layout(dims))
-    assert batch.is_contiguous() == (dims < 2)
-
-
-TILES = Device(torch.device("cpu"), amp=True)
-
-
-def test_a_network_trains_in_bfloat16_and_scores_in_float32() -> None:
-    study = tiny_study(input={"size": [32, 32]})
-    model, own, seen = build(study), data(study), list[tuple[bool, torch.dtype]]()
-    model.register_forward_hook(lambda module, _inputs, found: seen.append((module.training, found.dtype)))
-    train(model, own, study, site="n", round_number=1, device=TILES, listener=ignore)
-    evaluate(model, own, study, "test", site="n", thresholds=None, min_cell=1, device=TILES, listener=ignore)
-    assert set(seen) == {(True, torch.bfloat16), (False, torch.float32)}
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "shape", "dtype"),
-    [
-        ("mlp", {}, (13,), torch.float32),
-        ("cnn-1d", {}, (9, 64), torch.bfloat16),
-        ("unet", {}, (1, 32, 32), torch.bfloat16),
-        ("unet", {"depth": 2}, (1, 16, 32, 32), torch.bfloat16),
-        ("unet", {"depth": 3}, (1, 16, 32, 32), torch.float32),
-        ("unet", {"depth": 4}, (1, 32, 32), torch.bfloat16),
-        ("retinanet", {"levels": 2, "anchor": 8}, (1, 24, 32, 24), torch.bfloat16),
-        ("retinanet", {"levels": 2, "anchor": 8}, (1, 16, 24, 16), torch.float32),
-        ("retinanet", {"levels": 3, "anchor": 4}, (1, 16, 16), torch.bfloat16),
-        ("retinanet", {"levels": 4, "anchor": 4}, (1, 16, 16), torch.float32),
-        ("resnet10", {}, (1, 32, 32), torch.float32),
-        ("resnet10", {}, (1, 64, 64), torch.bfloat16),
-    ],
-)
-def test_what_is_cast(name: str, options: dict[str, Any], shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """No rows, and no network in which a kernel is wider than what it looks at: with strides, or of volumes."""
-    task = models.describe(name).tasks[0]
-    channels, *size = shape
-    model = models.build(name, options=options, size=tuple(size), channels=channels, classes=2, task=task)
-    with TILES.autocast(model, shape):
-        assert nn.Linear(3, 2)(torch.rand(4, 3)).dtype == dtype
-    assert model.training
-
-
-def test_a_device_is_seeded_as_torch_seeds_it() -> None:
-    torch.manual_seed(5)
-    meant = torch.rand(9)
-    pick_device().seed(5)
-    assert torch.equal(torch.rand(9), meant)
 
 
 # Labels that are not known -------------------------------------------------------------------------------------------

@@ -56,7 +56,8 @@ class Device:
 def pick_device() -> Device:
     """The first GPU, else the CPU. Turns on deterministic algorithms.
 
-    A CPU multiplies in bfloat16 where it has tiles for it (Intel AMX); without them that is slower than float32.
+    A CPU multiplies in bfloat16 where it has instructions for it (AVX512_BF16, which every one with Intel AMX has too);
+    without them that is slower than float32.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     torch.use_deterministic_algorithms(True)
@@ -65,24 +66,30 @@ def pick_device() -> Device:
     torch.backends.cudnn.allow_tf32 = False  # float32 is what it says, and what an exported network computes in
     if torch.cuda.is_available():
         return Device(torch.device("cuda"), amp=torch.cuda.is_bf16_supported())
-    return Device(torch.device("cpu"), amp=torch.cpu._is_amx_tile_supported())
+    return Device(torch.device("cpu"), amp=torch.cpu._is_avx512_bf16_supported())
 
 
 def _has_narrow_maps(model: nn.Module, shape: tuple[int, ...]) -> bool:
-    """Whether a convolution with strides, or any of volumes, gets maps that are narrower than its kernel on an axis.
+    """Whether a convolution gets maps that are narrower than its kernel or its stride on an axis.
 
-    There oneDNN leaves parts of the weight's gradient unwritten in bfloat16 (seen with PyTorch 2.13: values up to
-    infinity and no numbers, others each time). Not in all such maps, but in none that are as wide as the kernel, of
-    those that were tried: kernels of 3 and 5 on volumes of up to 8.
+    There oneDNN leaves parts of the weight's gradient unwritten in bfloat16 (seen with PyTorch 2.13, on processors with
+    AMX and with AVX512_BF16 alone: values up to infinity and no numbers, others each time). Not in all such maps, and
+    in none of images and series with a kernel of 3 and no strides, which are not looked at therefore, nor in any wider
+    one: of kernels up to 11 and strides up to 4 on maps of up to 16, with 1 to 128 channels.
     """
     convolutions = [part for part in model.modules() if isinstance(part, _ConvNd)]
-    watched = [part for part in convolutions if len(part.kernel_size) == 3 or max(part.stride) > 1]
+    watched = [
+        part
+        for part in convolutions
+        if len(part.kernel_size) == 3 or max(part.stride) > 1 or max(part.kernel_size) > 3
+    ]
     narrow = list[bool]()
 
     def look(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         assert isinstance(layer, _ConvNd)
         lengths = inputs[0].shape[2:]
-        narrow.append(any(length < kernel for length, kernel in zip(lengths, layer.kernel_size, strict=True)))
+        steps = zip(lengths, layer.kernel_size, layer.stride, strict=True)
+        narrow.append(any(length < max(kernel, stride) for length, kernel, stride in steps))
 
     handles = [part.register_forward_pre_hook(look) for part in watched]
     training = model.training
