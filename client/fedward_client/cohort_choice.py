@@ -36,6 +36,7 @@ from fedward_client.split import PatientInfo, Side, assign, folds_of
 from fedward_common.study import CompoundInput, Input, SequenceInput, SeriesInput, StudySpec, TableInput
 
 NOT_LEARNING = "patients without a label, too few or for another side than training"
+SMALL_SIDE = "patients on a side of the split with too few to tell of"
 TOO_FEW = "patients with a label, for another side than training, where these are too few or of one label only"
 
 Offered = ImageRow | RecordingRow | TableRow
@@ -165,6 +166,7 @@ def resolve(choice: Choice, prints: Fingerprints, study: StudySpec, site: Site) 
         )
         for unit in taken
     ]
+    items = _on_told_sides(items, study, site, left_out)
     items = _learning(items, study, site, left_out)
     moved = sum(side != alone[patient] for patient, side in together.items())
     return Cohort(
@@ -175,6 +177,22 @@ def resolve(choice: Choice, prints: Fingerprints, study: StudySpec, site: Site) 
             what: count for what, count in counted(links, _labels_by_patient(taken, choice), moved).items() if count
         },
     )
+
+
+def _on_told_sides(items: list[CohortItem], study: StudySpec, site: Site, left_out: Counter[str]) -> list[CohortItem]:
+    """The items less those of sides with a label of which there are fewer patients than the site's k.
+
+    No figure of them would leave, and how many they are would be what the other sides' numbers, which travel with an
+    update and with figures, differ by from all patients of the study. They do not train instead: later there may be
+    enough, and nobody is tested who was learned from. Of who trains, `cohort_minimum` asks for enough.
+    """
+    labelled = {(item.side, item.patient) for item in items if item.labelled}
+    sizes = Counter(side for side, _ in labelled)
+    untold = {side for side, size in sizes.items() if size < site.min_cell}
+    if not study.only_evaluates(site.name):
+        untold.discard("train")
+    left_out[SMALL_SIDE] += sum(sizes[side] for side in untold)
+    return [item for item in items if not item.labelled or item.side not in untold]
 
 
 def _learning(items: list[CohortItem], study: StudySpec, site: Site, left_out: Counter[str]) -> list[CohortItem]:

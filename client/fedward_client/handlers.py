@@ -33,7 +33,7 @@ from fedward_common import __version__, models
 from fedward_common.compression import decode_model
 from fedward_common.errors import DataError
 from fedward_common.events import Listener, ignore
-from fedward_common.metrics import Evaluation, pooled, told, told_labels, told_total
+from fedward_common.metrics import Evaluation, pooled, told, told_total
 from fedward_common.records import CONTROL, Arrays, Evaluated, Prepared, Question, Trained, model_sha256
 from fedward_common.study import Scale, StudySpec
 
@@ -66,12 +66,8 @@ class Hospital:
         started = time.perf_counter()
         data = self._load(question)
         study, k = question.study, self.source.min_cell
-        asked = study.cohort.labels
-        trained, learning = data.indices("train"), data.indices("train", unlabelled=True)
+        learning = data.indices("train", unlabelled=True)
         sides: dict[Side, int] = {side: len(np.unique(data.patients[data.indices(side)])) for side in SIDES}
-        having = [np.unique(data.patients[trained][data.has(index)[trained]]) for index in range(len(asked))]
-        counts = {label: len(own) for label, own in zip(asked, having, strict=True)}
-        anything = len(np.unique(np.concatenate(having))) if having else 0
         trains = not study.only_evaluates(self.source.name)
         dealt = range(study.split.folds or 0) if trains else ()
         folds = [data.in_fold(fold, study.split.folds).indices("train") for fold in dealt]
@@ -82,7 +78,6 @@ class Hospital:
             cohort=data.cohort_digest,
             total=told_total(sides, shown, k),
             patients=shown,
-            labels=told_labels(counts, sides["train"], sides["train"] - anything, k),
             unlabelled=len(np.unique(data.patients[learning])) - sides["train"],
             folds=tuple(len(np.unique(data.patients[rows])) for rows in folds),
             seconds=time.perf_counter() - started,
@@ -94,6 +89,8 @@ class Hospital:
         study = question.study
         data = self._load(question).in_fold(study.fold(round_number), study.split.folds)
         model, state = network(study.canonical_json()), self._state(question)
+        if state is not None and question.counted is not None:
+            state.drop(local.OWN_CONTROL, after=question.counted)
 
         def held(part: str) -> dict[str, np.ndarray]:
             return state.load(part, before=round_number) if state is not None else {}

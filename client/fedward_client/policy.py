@@ -70,6 +70,7 @@ def of_site(site: "Site", ledger: Ledger, fingerprint: str, *, today: Callable[[
             not_paused(ledger),
             outputs(site.outputs),
             on_roster(fingerprint),
+            whole_updates(site.max_update_norm),
             approved(ledger.approvals, today or _today),
         )
     )
@@ -121,6 +122,20 @@ def on_roster(fingerprint: str) -> Rule:
                 "enrol the site's present card at the hub"
             )
         return None
+
+    return rule
+
+
+def whole_updates(max_update_norm: float | None) -> Rule:
+    """No study whose strategy goes astray where an update is scaled down on its way."""
+
+    def rule(departure: Departure) -> str | None:
+        if max_update_norm is None or departure.study.strategy.name != "scaffold":
+            return None
+        return (
+            f"{departure.site} scales updates down ([policy] max_update_norm in site.toml), and scaffold's control "
+            "variates must leave as they are kept: choose another strategy for the study"
+        )
 
     return rule
 

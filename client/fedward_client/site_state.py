@@ -71,6 +71,12 @@ class RunState:
         for one in set(numbers) - set(kept):
             self._path(one, part, "safetensors").unlink(missing_ok=True)
 
+    def drop(self, part: str, *, after: int) -> None:
+        """Forget a part's arrays of the rounds after `after`: what they went with did not count."""
+        for number in self._rounds(part, "safetensors"):
+            if number > after:
+                self._path(number, part, "safetensors").unlink(missing_ok=True)
+
     def journal(self, part: str, number: int) -> "Journal":
         """Where a round's training writes down how far it is."""
         return Journal(self._path(number, part, "journal"), self._make)

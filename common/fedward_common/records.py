@@ -85,6 +85,7 @@ class Question(_Record):
     hand_over: bool = False  # evaluate, alone: the site's own model comes beside its figures
     thresholds: ByLabel[float] | None = None  # evaluate: a label's operating point
     notice: Annotated[str, Field(max_length=MAX_NOTICE)] | None = None  # train: why the site's last update was refused
+    counted: Annotated[int, Field(ge=0)] | None = None  # train: the last round with an update of the site's; 0 for none
 
     @model_validator(mode="after")
     def _has_its_fold(self) -> Self:
@@ -114,7 +115,6 @@ class Prepared(_Record):
     cohort: Digest
     total: Count | None  # patients on any side
     patients: dict[Literal["train", "validation", "test"], Count | None]
-    labels: ByLabel[Count | None]  # training patients a label
     unlabelled: Count = 0  # beside them: training patients without a label, for rounds that take them
     folds: Annotated[tuple[Count, ...], Field(max_length=1000)] = ()  # training patients of each fold
     local_model: bool = False  # whether the site's policy lets the model leave that it trains without the others

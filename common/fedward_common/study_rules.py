@@ -257,6 +257,12 @@ def batch_norm(model: Model, training: Training, strategy: Strategy) -> Iterator
             ("training", "batch_norm"),
             f'has no effect: model "{model.name}" has no BatchNorm layer with these options; remove it',
         )
+    elif has_layers and training.batch_size < 2:
+        yield Fault(
+            ("training", "batch_size"),
+            f'must be at least 2: model "{model.name}" has BatchNorm layers with these options, and one image has no '
+            "batch statistics",
+        )
     elif strategy.name == "fedbn" and not has_layers:
         yield Fault(
             ("strategy", "name"),

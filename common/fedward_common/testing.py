@@ -134,7 +134,6 @@ class FakeSite:
             cohort=self._digest,
             total=3 * self.patients,
             patients={"train": self.patients, "validation": self.patients, "test": self.patients},
-            labels=dict.fromkeys(study.cohort.labels, self.patients),
             folds=(self.patients,) * (study.split.folds or 0),
             local_model=self.local_model,
             seconds=0.1,

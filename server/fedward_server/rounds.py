@@ -194,10 +194,19 @@ class RoundEngine:
                 f"{self.study.strategy.min_sites} ({'; '.join(self._left_out)})"
             )
         question = self._ask.question("train", score_incoming=self._is_scored(number - 1))
-        asked = self._steering.questions(number, trainers, question, lambda site: self._quarantine.notice(site, number))
+
+        def told(site: str) -> dict[str, object]:
+            return {"notice": self._quarantine.notice(site, number), "counted": self._counted(site, number)}
+
+        asked = self._steering.questions(number, trainers, question, told)
         if self._unsaved is not None:  # the same model, where the messages have it: it is held once
             self._unsaved = replace(self._unsaved, arrays=self._steering.state)
         return asked
+
+    def _counted(self, site: str, number: int) -> int:
+        """The last round whose strategy took an update of a site's, 0 for none since it began anew."""
+        before = number - self.study.round_of_strategy(number)
+        return max((row.round for row in self._history[before:] if site in row.sites), default=0)
 
     def _collect(self, number: int, messages: Mapping[str, Message]) -> tuple[Updates, dict[str, SiteRound]]:
         """Wait for updates; each is checked as it comes, and added in site order."""

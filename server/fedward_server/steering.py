@@ -66,9 +66,9 @@ class Steering:
     # Questions -------------------------------------------------------------------------------------------------------
 
     def questions(
-        self, number: int, trainers: Sequence[Participant], question: Question, notice: Callable[[str], str | None]
+        self, number: int, trainers: Sequence[Participant], question: Question, told: Callable[[str], dict[str, object]]
     ) -> dict[str, Message]:
-        """The strategy's messages by site, with the whole state and `question` in them, and what a site is told.
+        """The strategy's messages by site, with the whole state and `question` in them, and what each is `told`.
 
         A strategy begins anew with each layer that learns alone, with the whole network, and after each fold: what it
         remembers of one says nothing of another.
@@ -94,7 +94,7 @@ class Steering:
                 coded[id(arrays)] = self._coded(
                     record_of({**{name: arrays.get(name, array) for name, array in everything.items()}, **extra})
                 )
-            asked = question.model_copy(update={"notice": notice(site.name)})
+            asked = question.model_copy(update=told(site.name))
             content = question_record(asked, coded[id(arrays)], config)
             questions[site.name] = Message(content, site.node_id, message.metadata.message_type)
         return questions

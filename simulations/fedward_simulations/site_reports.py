@@ -20,6 +20,9 @@ def site_report(site: Site, run: RunResult) -> SiteReport:
         counts = catalog.counts()
         scanners = Counter(f"{row.manufacturer} {row.device}".strip() for row in catalog.images())
     cohort = _cohort(site, run)
+    left_out = cohort.left_out if cohort else {}
+    apart = [counts.labelled_patients - len({item.patient for item in cohort.items if item.labelled}) if cohort else 0]
+    apart += [counts.patients_without_label, *left_out.values()]
     sides: dict[Side, int] = {side: cohort.patients(side) for side in SIDES} if cohort else {}
     shown = told(sides, site.min_cell, known=[] if run.study.only_evaluates(site.name) else ["train"])
     labels = _labels(cohort, site.min_cell) if told_total(sides, shown, site.min_cell) is not None else {}
@@ -35,15 +38,15 @@ def site_report(site: Site, run: RunResult) -> SiteReport:
         name=site.name,
         min_cell=site.min_cell,
         images=shy({"image": counts.images, "series": counts.recordings}.get(run.study.input.kind, counts.table_rows)),
-        patients=shy(counts.patients, counts.patients_without_label),
-        labelled=shy(counts.labelled_patients),
+        patients=shy(counts.patients, *apart),
+        labelled=shy(counts.labelled_patients, *apart),
         labels=labels,
         sides=shown,
-        left_out=all_shy(cohort.left_out if cohort else {}),
+        left_out=all_shy(left_out),
         quarantined=all_shy(counts.quarantine),
         scanners=tuple(sorted(name for name, images in scanners.items() if images >= site.min_cell)),
-        transfer_syntaxes=all_shy(counts.transfer_syntaxes),
-        modalities=all_shy(counts.modalities),
+        transfer_syntaxes=told(dict(sorted(counts.transfer_syntaxes.items())), site.min_cell),
+        modalities=told(dict(sorted(counts.modalities.items())), site.min_cell),
     )
 
 

@@ -347,7 +347,7 @@ except DataError as error:
 
 
 def test_a_disk_that_fills_up_is_told_and_nothing_is_left_lying(site_folder: Folder, tmp_path: Path) -> None:
-    folder = site_folder(LABELS, settings="[limits]\nmin_free_mib = 0\n")
+    folder = site_folder(LABELS, settings="[limits]\nmin_free_mib = 0\n[privacy]\nmin_cell = 1\n")
     state = tmp_path / "state"
     state.mkdir()
     mount = f'mount -t tmpfs -o size=16m tmpfs "{state}" && exec "$@"'

@@ -31,7 +31,7 @@ LABELS = {f"PID-{number:03}": "malignant" if number % 2 else "benign" for number
 
 def study(side: int) -> StudySpec:
     """A study whose 32 images take 128 `side`^2 bytes."""
-    return tiny_study(input={"size": [side, side]}, cohort={"min_patients": 5})
+    return tiny_study(input={"size": [side, side]}, cohort={"min_patients": 5}, split={"shares": [1.0, 0.0, 0.0]})
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_the_floor_of_free_space_is_kept(site: Site) -> None:
 
 
 def test_check_says_so(site_folder: Folder, tmp_path: Path) -> None:
-    folder = site_folder(LABELS, settings="[limits]\ncache_mib = 1\n")
+    folder = site_folder(LABELS, settings="[limits]\ncache_mib = 1\n[privacy]\nmin_cell = 1\n")
     path = tmp_path / "s.toml"
     text = '[study]\nid = "s"\ntask = "classification"\n[cohort]\nmodality = "US"\nlabels = ["benign", "malignant"]\n'
     text += 'positive = "malignant"\nmin_patients = 5\n[model]\nname = "small-cnn"\n[input]\nsize = '

@@ -12,6 +12,7 @@ import pytest
 
 from fedward_client import catalog
 from fedward_client.cohort import Cohort
+from fedward_client.cohort_choice import SMALL_SIDE
 from fedward_client.freezing import freeze
 from fedward_client.site import Site
 from fedward_common.errors import DataError, RunError
@@ -28,6 +29,7 @@ def spec(**sections: dict[str, Any]) -> StudySpec:
         "cohort": {"modality": "US", "labels": ("benign", "malignant"), "positive": "malignant", "min_patients": 6},
         "input": {"size": (16, 16)},
         "model": {"name": "small-cnn"},
+        "split": {} if "kind" in sections.get("split", {}) else {"shares": (1.0, 0.0, 0.0)},
     }
     for name, section in sections.items():
         content[name] = {**content.get(name, {}), **section} if isinstance(section, dict) else section
@@ -39,8 +41,8 @@ def shape_of(cohort: Cohort) -> tuple[int, int]:
 
 
 def test_every_labelled_patient_is_in_with_all_images_on_one_side(site_folder: Folder) -> None:
-    site = Site.open(site_folder(LABELS, images=3))
-    cohort = freeze(site, spec(), "run-1")
+    site = Site.open(site_folder(LABELS, images=3, settings="[privacy]\nmin_cell = 1\n"))
+    cohort = freeze(site, spec(split={"shares": (0.7, 0.1, 0.2)}), "run-1")
     assert shape_of(cohort) == (24, 72)
     assert cohort.left_out == {}
     assert [item.image for item in cohort.items] == sorted(item.image for item in cohort.items)
@@ -174,7 +176,8 @@ def test_every_label_needs_a_training_patient(site_folder: Folder) -> None:
 
 
 def test_a_side_that_cannot_be_evaluated_is_logged(site_folder: Folder, every_log: pytest.LogCaptureFixture) -> None:
-    column = {patient: "test" if patient == "PID-000" else "train" for patient in LABELS}
+    benign = [patient for patient, label in LABELS.items() if label == "benign"][:6]
+    column = {patient: "test" if patient in benign else "train" for patient in LABELS}
     site = Site.open(site_folder(LABELS, columns={"split": column}))
     freeze(site, spec(split={"kind": "column"}), "run-1")
     assert "no test patient is labelled malignant" in every_log.text
@@ -192,6 +195,31 @@ def test_the_label_tables_column_splits(site_folder: Folder, column: str) -> Non
         assert sides[site.pseudonym("patient", patient)][:3] == word.casefold()[:3]
 
 
+@pytest.mark.parametrize(("few", "left"), [(0, 60), (4, 56), (5, 60)])
+@pytest.mark.parametrize("side", ["validation", "test"])
+def test_too_few_on_a_side_take_no_part_and_move_to_no_other(
+    site_folder: Folder, few: int, left: int, side: str
+) -> None:
+    """How many they are would be all patients less those of the other sides, which numbers that travel tell."""
+    labels = {f"PID-{number:03}": "malignant" if number % 2 else "benign" for number in range(60)}
+    other = "test" if side == "validation" else "validation"
+    words = {patient: side if n < few else other if n < 20 else "train" for n, patient in enumerate(labels)}
+    site = Site.open(site_folder(labels, images=1, columns={"split": words}))
+    cohort = freeze(site, spec(split={"kind": "column"}), "run-1")
+    assert shape_of(cohort) == (left, left)
+    assert cohort.left_out == ({SMALL_SIDE: few} if left < 60 else {})
+    assert (cohort.patients("train"), cohort.patients(other)) == (40, 20 - few)  # type: ignore[arg-type]
+
+
+def test_who_only_evaluates_has_no_few_training_patients(site_folder: Folder) -> None:
+    words = {patient: "train" if number < 4 else "test" for number, patient in enumerate(LABELS)}
+    site = Site.open(site_folder(LABELS, columns={"split": words}))
+    study = spec(split={"kind": "column"})
+    roster = {"sites": ({"name": "north", "role": "evaluate"}, {"name": "south"}, {"name": "east"})}
+    cohort = freeze(site, StudySpec.model_validate({**study.model_dump(), **roster}), "run-1")
+    assert (cohort.patients("train"), cohort.patients("test")) == (0, 20)
+
+
 def test_a_column_that_is_missing_is_named(site_folder: Folder) -> None:
     site = Site.open(site_folder(LABELS))
     with pytest.raises(DataError, match="no column 'split'"):
@@ -205,12 +233,12 @@ def test_the_site_that_is_left_out_tests_and_needs_nobody_to_train_on(site_folde
 
 
 def test_a_site_that_only_evaluates_needs_nobody_to_train_on(site_folder: Folder) -> None:
-    labels = dict(list(LABELS.items())[:3])
+    labels = dict(list(LABELS.items())[:5])
     few = Site.open(site_folder(labels, columns={"split": dict.fromkeys(labels, "test")}))
     study = spec(split={"kind": "column"})
     roster = {"sites": ({"name": "north", "role": "evaluate"}, {"name": "south"}, {"name": "east"})}
     cohort = freeze(few, StudySpec.model_validate({**study.model_dump(), **roster}), "run-1")
-    assert cohort.patients("test") == 3
+    assert cohort.patients("test") == 5
     with pytest.raises(DataError, match="training patients"):
         freeze(few, study, "run-2")
 

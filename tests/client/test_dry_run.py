@@ -33,7 +33,7 @@ def study_file(tmp_path: Path) -> Path:
 
 
 def test_it_finds_what_a_run_would_freeze(site_folder: Folder) -> None:
-    site = Site.open(site_folder({**LABELS, "PID-100": "cyst"}))
+    site = Site.open(site_folder({**LABELS, "PID-100": "cyst"}, settings="[privacy]\nmin_cell = 1\n"))
     found = dry_run(site, STUDY)
     assert not (site.state / "runs").exists()
     cohort = freeze(site, STUDY, "run-1")

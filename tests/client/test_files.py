@@ -80,7 +80,11 @@ def test_a_run_trains_on_pictures(tmp_path: Path) -> None:
         rows.append(f"P{number:02},{label}")
     (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
     (tmp_path / "site.toml").write_text("[data]\npatient = '^([^/]+)/'\nmodality = \"US\"\n")
-    data = load(Site.open(tmp_path), tiny_study(input={"size": [8, 8]}, cohort={"min_patients": 5}), "run-1")
+    data = load(
+        Site.open(tmp_path),
+        tiny_study(input={"size": [8, 8]}, cohort={"min_patients": 5}, split={"shares": [1.0, 0.0, 0.0]}),
+        "run-1",
+    )
     assert data.images.shape == (24, 1, 8, 8)
     assert (data.unreadable, data.gone) == (0, 0)
 

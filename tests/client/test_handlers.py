@@ -1,7 +1,6 @@
 """A hospital's answers, without Flower and without a network."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +35,8 @@ def arrays(study: StudySpec = STUDY) -> dict[str, np.ndarray]:
 def test_prepare_tells_counts_but_no_small_ones() -> None:
     prepared = hospital(patients=32).prepare(question("prepare"))
     assert prepared.patients == {"train": 16, "validation": 8, "test": 8}
-    assert prepared.labels == {"benign": 8, "malignant": 8}
     few = hospital(patients=32, min_cell=10).prepare(question("prepare"))
     assert few.patients == {"train": 16, "validation": None, "test": None}
-    assert few.labels == {"benign": None, "malignant": None}
 
 
 @pytest.mark.parametrize(
@@ -53,23 +50,6 @@ def test_who_only_evaluates_tells_no_small_count(sections: dict[str, object], tr
     few = hospital(patients=32, min_cell=33).prepare(question("prepare", study))
     assert few.total is None
     assert set(few.patients.values()) <= {None, 0}
-    assert set(few.labels.values()) == {None}
-
-
-def test_prepare_tells_no_label_that_nearly_all_have() -> None:
-    """Of 32 who train all have the first label, 29 the second, 16 the third: that 3 lack the second stays home."""
-
-    class Several(PhantomSource):
-        def load(self, *args: Any, **more: Any) -> Any:
-            data = super().load(*args, **more)
-            labels = np.zeros((len(data.labels), 3), np.int64)
-            for column, having in enumerate((32, 29, 16)):
-                labels[:having, column] = 1
-            return replace(data, labels=labels, sides=np.zeros_like(data.sides))
-
-    study = tiny_study(cohort={"labels": ["a", "b", "c"], "positive": None, "multi_label": True})
-    prepared = Hospital(Several("north", 32, 2.0, 5)).prepare(question("prepare", study))
-    assert prepared.labels == {"a": 32, "b": None, "c": 16}
 
 
 def test_train_gives_an_update_and_scores_the_model_as_it_came() -> None:

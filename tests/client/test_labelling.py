@@ -27,7 +27,7 @@ KINDS = {"accession": "ACC{0}-{1}", "study": "1.2.{0}.{1}", "path": "P{0}/image{
 
 
 def spec(**cohort: Any) -> StudySpec:
-    return tiny_study(input={"size": [8, 8]}, cohort={"min_patients": 5, **cohort})
+    return tiny_study(input={"size": [8, 8]}, cohort={"min_patients": 5, **cohort}, split={"shares": [1.0, 0.0, 0.0]})
 
 
 SEVERAL = spec(labels=["effusion", "nodule"], positive=None, multi_label=True)

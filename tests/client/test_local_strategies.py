@@ -214,6 +214,31 @@ def test_a_round_of_scaffold_again_begins_where_it_began(tmp_path: Path) -> None
         assert all(np.array_equal(first[name][1][key], again[name][1][key]) for key in first[name][1])
 
 
+def test_scaffolds_own_control_variate_is_that_of_the_last_update_that_counted(tmp_path: Path) -> None:
+    """Else the mean of all c_i would be another than c for good, after one update that was lost on its way."""
+    study = scaffold_study()
+    model = start(study)
+    random = np.random.default_rng(1)
+    came = {**model, **{CONTROL + key: 0.1 * random.normal(size=a.shape).astype(a.dtype) for key, a in model.items()}}
+
+    def sent(folder: Path, number: int, counted: int) -> Arrays:
+        return hospital(folder).train(question(study, counted=counted), came, round_number=number)[1]
+
+    def same(one: Arrays, two: Arrays) -> bool:
+        return all(np.array_equal(one[key], two[key]) for key in one)
+
+    sent(tmp_path / "lost", 1, 0)
+    sent(tmp_path / "lost", 2, 0)
+    afresh = sent(tmp_path / "new", 3, 0)
+    assert same(sent(tmp_path / "lost", 3, 0), afresh), "nothing of rounds 1 and 2 counted"
+    sent(tmp_path / "counted", 1, 0)
+    sent(tmp_path / "counted", 2, 1)
+    after_one = sent(tmp_path / "counted", 3, 1)
+    sent(tmp_path / "straight", 1, 0)
+    assert same(after_one, sent(tmp_path / "straight", 3, 1)), "round 2 did not count, round 1 did"
+    assert not same(after_one, afresh)
+
+
 @pytest.mark.parametrize("change", ["missing", "another", "of another strategy"])
 def test_control_arrays_that_do_not_fit_are_refused(tmp_path: Path, change: str) -> None:
     study = tiny_study() if change == "of another strategy" else scaffold_study()

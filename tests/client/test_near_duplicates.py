@@ -143,7 +143,7 @@ def pixels(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def test_a_copy_under_another_uid_counts_once(site_folder: Write, write_dicom: Write) -> None:
-    folder = site_folder(LABELS)
+    folder = site_folder(LABELS, settings="[privacy]\nmin_cell = 1\n")
     for number in range(3):
         again = pixels(folder / f"PID-{number:03}" / "image0.dcm")
         write_dicom(folder / f"PID-{number:03}" / "again.dcm", patient_id=f"PID-{number:03}", array=again)
@@ -154,7 +154,7 @@ def test_a_copy_under_another_uid_counts_once(site_folder: Write, write_dicom: W
 
 
 def test_patients_who_share_an_image_are_on_one_side(site_folder: Write, write_dicom: Write) -> None:
-    folder = site_folder(LABELS)
+    folder = site_folder(LABELS, settings="[privacy]\nmin_cell = 1\n")
     site, state = Site.open(folder), Site.open(folder, state=folder / ".other")
     for one in (site, state):  # with any other key too few might be on a side
         (one.ensure_state() / "site.key").write_bytes(bytes(range(32)))
@@ -190,7 +190,7 @@ def test_pictures_of_two_patients_with_the_same_bytes_are_both_there(tmp_path: P
         rows.append(f"P{number:02},{'malignant' if number % 2 else 'benign'}")
     (tmp_path / "P03" / "b.png").write_bytes((tmp_path / "P04" / "a.png").read_bytes())
     (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
-    (tmp_path / "site.toml").write_text("[data]\npatient = '^([^/]+)/'\nmodality = \"US\"\n")
+    (tmp_path / "site.toml").write_text("[data]\npatient = '^([^/]+)/'\nmodality = \"US\"\n[privacy]\nmin_cell = 1\n")
     cohort = from_catalog(Site.open(tmp_path), study())
     assert len(cohort.items) == 13
     assert cohort.linked["patients who share an image, pixel by pixel"] == 2

@@ -28,7 +28,7 @@ from fedward_common.testing import tiny_study
 
 Folder = Callable[..., Path]
 LABELS = {f"PID-{number:03}": "malignant" if number % 2 else "benign" for number in range(24)}
-STUDY = tiny_study(input={"size": [8, 8]}, cohort={"min_patients": 5})
+STUDY = tiny_study(input={"size": [8, 8]}, cohort={"min_patients": 5}, split={"shares": [1.0, 0.0, 0.0]})
 
 
 def counts(folder: Path) -> Counts:

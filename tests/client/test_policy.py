@@ -1,6 +1,7 @@
 """What may leave: rules that compose, an empty policy that refuses, approvals of exactly one study up to a day."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -123,6 +124,21 @@ def test_a_roster_with_another_key_is_refused(member: MemberMaker, roster_study:
     assert refusal(policy_of(at), study.model_copy(update={"sites": ()})) == "north is not on the study's roster"
     with pytest.raises(SettingsError, match="roster does not name north with its key"):
         approve(at, forged, TODAY)
+
+
+def test_a_site_that_scales_updates_down_refuses_a_strategy_that_goes_astray_by_it(
+    member: MemberMaker, roster_study: StudyMaker
+) -> None:
+    sgd = {"name": "sgd", "lr": 0.1, "momentum": 0.0}
+    at = member()
+    study = roster_study(at, strategy={"name": "scaffold"}, training={"optimizer": sgd})
+    approve(at, study, TODAY)
+    policy_of(at).check(departure(study))
+    scaled = replace(at, site=replace(at.site, max_update_norm=1.0))
+    assert "north scales updates down ([policy] max_update_norm" in refusal(policy_of(scaled), study, "prepare")
+    other = roster_study(at)
+    approve(at, other, TODAY)
+    policy_of(scaled).check(departure(other))
 
 
 def test_a_paused_site_lets_nothing_leave(member: MemberMaker, roster_study: StudyMaker) -> None:

@@ -130,14 +130,14 @@ def test_spacing_is_that_which_resampling_takes(hospital: Folder) -> None:
     assert coarse.judged()[LOW] == 12
 
 
-def test_a_site_that_only_evaluates_needs_one_patient(hospital: Folder) -> None:
-    folder = hospital({"A": "benign", "B": "benign"})
+def test_a_site_that_only_evaluates_needs_as_many_as_may_be_told_of(hospital: Folder) -> None:
+    folder = hospital(dict.fromkeys("ABCDE", "benign"))
     spec = study(split={"kind": "leave-site-out", "site": "north"})
     found = contract(folder, spec)
     assert list(lines(found))[2:] == [
-        ("At least 1 patients", "2 patients", True),
-        ("At least 1 patients with images of at least 16 x 16 pixels", "2 patients", True),
-        ("At least 1 patients with images that are not blank", "2 patients", True),
+        ("At least 5 patients", "5 patients", True),
+        ("At least 5 patients with images of at least 16 x 16 pixels", "5 patients", True),
+        ("At least 5 patients with images that are not blank", "5 patients", True),
     ]
     assert found.passes
 

@@ -32,11 +32,12 @@ from fedward_common.testing import images_of, tiny_study
 
 LABELS = {f"PID-{number:03}": ("benign", "malignant")[number % 2] for number in range(24)}
 SURVEYED = '[site]\nname = "north"\n[policy]\noutputs = ["counts", "statistics", "update", "evaluation"]\n'
+STUDY = tiny_study(split={"shares": [1.0, 0.0, 0.0]})
 MEASURING = tiny_study(input={"intensity": "landmarks"}, split={"shares": [0.6, 0.2, 0.2]})
 
 
 def said(site: Site, study: StudySpec | None = None, wanted: Wanted = "catalog") -> Statistics:
-    return survey(site, study or tiny_study(), "run-1", wanted, ignore).statistics
+    return survey(site, study or STUDY, "run-1", wanted, ignore).statistics
 
 
 @pytest.fixture
@@ -81,9 +82,11 @@ def test_a_patient_counts_once_however_many_images(site_folder: Callable[..., Pa
 
 
 def test_those_whom_the_cohort_does_not_take_are_not_in_it(mixed: Site) -> None:
-    assert said(mixed, tiny_study(cohort={"sex": "F"})).patients == 24
+    assert said(mixed, tiny_study(cohort={"sex": "F"}, split={"shares": [1.0, 0.0, 0.0]})).patients == 24
     (mixed.folder / "opt-out.txt").write_text("PID-001\nPID-002\n")
-    assert said(Site.open(mixed.folder), tiny_study(cohort={"sex": "F"})).patients == 22
+    assert (
+        said(Site.open(mixed.folder), tiny_study(cohort={"sex": "F"}, split={"shares": [1.0, 0.0, 0.0]})).patients == 22
+    )
 
 
 def test_a_few_without_a_label_are_kept_home_and_hide_nothing_else(
@@ -105,7 +108,7 @@ def test_few_patients_say_nothing(site_folder: Callable[..., Path]) -> None:
 def test_grey_values_are_those_of_an_average_patient(site_folder: Callable[..., Path]) -> None:
     events: list[Event] = []
     site = Site.open(site_folder(LABELS, images=1, shape=(64, 64)))
-    found = survey(site, tiny_study(), "run-1", "pixels", events.append).statistics
+    found = survey(site, STUDY, "run-1", "pixels", events.append).statistics
     assert found.grey_values is not None
     assert abs(sum(share for _, _, share in found.grey_values.groups) - UNIT) < 100
     values = np.concatenate([read_volume(path, voi=None, stack=False).pixels.ravel() for path in paths(site).values()])
@@ -218,10 +221,10 @@ def test_a_corrected_label_of_an_image_counts_as_well(site_folder: Callable[...,
     table.write_text("\n".join(["file,label", *rows]) + "\n")
     site = Site.open(folder)
     scan(site)
-    before = survey(site, tiny_study(), "run-1", "catalog", ignore).records
+    before = survey(site, STUDY, "run-1", "catalog", ignore).records
     table.write_text(table.read_text().replace("PID-000/image0.dcm,benign", "PID-000/image0.dcm,malignant"))
     scan(site)
-    after = survey(site, tiny_study(), "run-2", "catalog", ignore).records
+    after = survey(site, STUDY, "run-2", "catalog", ignore).records
     assert len(before) == 24
     assert sum(before[patient] != record for patient, record in after.items()) == 1
 

@@ -101,6 +101,33 @@ def test_no_batch_holds_a_single_image() -> None:
     model.register_forward_hook(lambda module, inputs, _out: seen.append(len(inputs[0])) if module.training else None)
     train(model, data(study), study, site="n", round_number=1, device=pick_device(), listener=ignore)
     assert seen == [16, 16]
+    seen.clear()
+    odd = replace(data(study), sides=np.r_[np.zeros(5, np.int8), np.ones(59, np.int8)])
+    train(
+        model, odd, tiny_study(training={"batch_size": 2}), site="n", round_number=1, device=pick_device(),
+        listener=ignore,
+    )  # fmt: skip
+    assert sorted(seen) == [2, 3]
+
+
+def test_q_fedavg_is_told_the_loss_of_the_model_as_it_came() -> None:
+    """Li et al. 2020 weigh by F_k(w^t), which a hospital that learns fast would make small within its round."""
+    spec = {"local_epochs": 20, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.0}}
+    study = tiny_study(training=spec, strategy={"name": "qfedavg"})
+    model, own = build(study), data(study)
+    rows = own.indices("train")
+    weights = class_weights(own.labels[rows], 2)
+    with torch.no_grad():
+        scores = model.eval()(torch.from_numpy(own.images[rows]))
+        expected = nn.functional.cross_entropy(scores, torch.from_numpy(own.labels[rows]), weights)
+    result = train(model, own, study, site="n", round_number=1, device=pick_device(), listener=ignore)
+    assert result.loss == pytest.approx(float(expected), rel=1e-5)
+    plain = tiny_study(training=spec)
+    one, two = build(plain), build(plain)
+    low = train(one, own, plain, site="n", round_number=1, device=pick_device(), listener=ignore)
+    assert low.loss < 0.8 * result.loss
+    train(two, own, study, site="n", round_number=1, device=pick_device(), listener=ignore)
+    assert same(one.state_dict(), two.state_dict()), "to look first changes nothing in training"
 
 
 def test_fedprox_stays_nearer_to_the_global_model() -> None:

@@ -117,7 +117,11 @@ def test_a_run_trains_on_volumes_of_slices(series: Callable[..., list[Path]], tm
     )
     site, study = (
         Site.open(tmp_path),
-        tiny_study(cohort={"modality": "MR", "min_patients": 5}, input={"size": [8, 8, 8]}),
+        tiny_study(
+            cohort={"modality": "MR", "min_patients": 5},
+            input={"size": [8, 8, 8]},
+            split={"shares": [1.0, 0.0, 0.0]},
+        ),
     )
     data = load(site, study, "run-1")
     assert data.images.shape == (24, 1, 8, 8, 8)
@@ -142,7 +146,8 @@ def test_a_volume_that_was_sent_twice_is_taken_once(series: Callable[..., list[P
             series(tmp_path / "shorter", patient, volume[1:4])
     rows = "".join(f"{patient},{label}\n" for patient, label in labels.items())
     (tmp_path / "labels.csv").write_text(f"patient_id,label\n{rows}")
-    cohort = from_catalog(Site.open(tmp_path), tiny_study(cohort={"modality": "MR"}, input={"size": [8, 8, 8]}))
+    study = tiny_study(cohort={"modality": "MR"}, input={"size": [8, 8, 8]}, split={"shares": [1.0, 0.0, 0.0]})
+    cohort = from_catalog(Site.open(tmp_path), study)
     assert sorted(len(item.files) for item in cohort.items) == [3] + [5] * 8
     assert cohort.left_out == {"copies of another image of the same patient": 1}
 

@@ -337,6 +337,41 @@ def test_a_patient_whose_images_differ_counts_once_with_a_label_and_once_without
     assert found.loss == pytest.approx(log_loss(truth, two_class(list(means.values()))))
 
 
+def test_few_patients_whose_images_differ_count_once_and_many_twice() -> None:
+    """Of 24 with one image and some with one of each kind: four are too few to be told as a difference."""
+    for both in (0, 4, 5):
+        labels = np.array([0, 1] * (12 + both))
+        patients = np.concatenate([np.arange(24), 24 + np.arange(2 * both) // 2])
+        scores = np.random.default_rng(both).random(labels.size)
+        found = evaluate_scores(two_class(scores), labels, patients, study=TWO, thresholds=None, min_cell=5)
+        figures = found.figures["malignant"]
+        twice = both if both == 5 else 0
+        assert (found.patients, figures.positives, figures.negatives) == (24 + both, 12 + both, 12 + twice)
+        counted = np.flatnonzero((labels == 1) | (patients < 24) | (twice > 0))
+        assert figures.roc_auc.value == pytest.approx(roc_auc_score(labels[counted], scores[counted]))
+
+
+def test_few_of_whom_a_label_is_not_known_are_not_told_as_a_difference() -> None:
+    scores, labels = partly(90, 1)
+    labels[:, :2] = np.arange(90)[:, None] % 2
+    labels[:4, 0], labels[:5, 1] = -1, -1
+    found = evaluate_scores(scores, labels, np.arange(90), study=SEVERAL, thresholds=None, min_cell=5)
+    assert set(found.figures) == {"nodule"}
+    assert found.figures["nodule"].patients == 85
+
+
+def test_few_patients_with_two_labels_are_not_what_the_sum_is_above_all() -> None:
+    """30 patients have one of three labels, four two of them: so not all labels are told."""
+    labels = np.concatenate([np.arange(30) % 3, np.arange(4) % 3])
+    patients = np.concatenate([np.arange(30), 1 + np.arange(4)])
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(3), labels.size)
+    found = evaluate_scores(probabilities, labels, patients, study=THREE, thresholds=None, min_cell=5)
+    assert len(found.figures) == 2
+    assert found.withheld is not None
+    told = evaluate_scores(probabilities, labels, patients, study=THREE, thresholds=None, min_cell=4)
+    assert len(told.figures) == 3
+
+
 SEVERAL = spec.StudySpec(
     study=spec.About(id="chest", task="classification"),
     cohort=spec.Cohort(labels=("effusion", "nodule", "hernia"), multi_label=True),

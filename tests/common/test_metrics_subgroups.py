@@ -43,6 +43,7 @@ TWO = tiny_study()
 THREE = tiny_study(cohort={"labels": ("normal", "benign", "malignant"), "positive": None})
 SEVERAL = tiny_study(cohort={"labels": ("nodule", "effusion"), "positive": None, "multi_label": True})
 SEXES = ("F", "M", "O")
+Images = npt.NDArray[np.int64]
 
 
 def evaluated(
@@ -143,8 +144,17 @@ def _inside(sketch: ClassSketch, low: int, high: int) -> int:
     return sum(count for begin, end, count in bins if low <= begin and end <= high)
 
 
-def _check_differences(whole: Evaluation) -> None:
-    """No difference of all patients and of told groups is of 1 to K - 1 patients, with a label or without, by score."""
+def _check_differences(whole: Evaluation, *, exclusive: bool) -> None:
+    """No difference of all patients and of told groups is of 1 to K - 1 patients, with a label or without, by score.
+
+    Nor do the patients and those with a label and those without it differ by as many, who have both or of whom it is
+    not known; nor the patients and those with any label, where an image has one.
+    """
+    for held in (whole, *(group for groups in whole.subgroups.values() for group in groups.values())):
+        for figures in held.figures.values():
+            assert _is_safe(abs(held.patients - figures.patients))
+        if exclusive and len(held.figures) > 1:
+            assert _is_safe(abs(held.patients - sum(figures.positives for figures in held.figures.values())))
     for groups in whole.subgroups.values():
         for names in _unions(sorted(groups)):
             assert _is_safe(whole.patients - sum(groups[name].patients for name in names))
@@ -162,24 +172,28 @@ def _check_differences(whole: Evaluation) -> None:
 
 
 @st.composite
-def sites(draw: st.DrawFn) -> tuple[StudySpec, npt.NDArray[np.float64], npt.NDArray[np.int64], list[str]]:
+def sites(draw: st.DrawFn) -> tuple[StudySpec, npt.NDArray[np.float64], npt.NDArray[np.int64], Images, list[str]]:
+    """Scores, labels and patients of images, of some patients several, and the patients' words."""
     study = draw(st.sampled_from([TWO, THREE, SEVERAL]))
     classes, n = len(study.cohort.labels), draw(st.integers(1, 50))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     shares = draw(st.lists(st.floats(0.01, 1), min_size=3, max_size=3))
-    words = rng.choice(SEXES, n, p=np.array(shares) / sum(shares)).tolist()
+    of = np.where(rng.random(n) < draw(st.sampled_from([0.0, 0.1, 0.9])), rng.integers(0, n, n), np.arange(n))
+    words = rng.choice(SEXES, n, p=np.array(shares) / sum(shares))[of].tolist()
     if study is SEVERAL:
-        return study, rng.random((n, classes)), rng.integers(-1, 2, (n, classes)), words
-    return study, rng.dirichlet(np.ones(classes), n), rng.integers(0, classes, n), words
+        unknown = rng.random((n, classes)) < draw(st.sampled_from([0.0, 0.05, 0.3]))
+        return study, rng.random((n, classes)), np.where(unknown, -1, rng.integers(0, 2, (n, classes))), of, words
+    return study, rng.dirichlet(np.ones(classes), n), rng.integers(0, classes, n), of, words
 
 
 @settings(deadline=None, max_examples=20)
 @given(sites())
 def test_no_difference_is_of_few(
-    site: tuple[StudySpec, npt.NDArray[np.float64], npt.NDArray[np.int64], list[str]],
+    site: tuple[StudySpec, npt.NDArray[np.float64], npt.NDArray[np.int64], Images, list[str]],
 ) -> None:
-    study, probabilities, labels, words = site
-    _check_differences(evaluated(probabilities, labels, words, study=study))
+    study, probabilities, labels, of, words = site
+    found = evaluated(probabilities, labels, words, study=study, patients=of)
+    _check_differences(found, exclusive=study is THREE)
 
 
 def test_the_check_of_differences_finds_one() -> None:
@@ -187,7 +201,7 @@ def test_the_check_of_differences_finds_one() -> None:
     scores, labels, _ = patients(60, 4)
     words = np.where(np.arange(60) % 5, "F", "M")
     found = evaluated(scores, labels, words)
-    _check_differences(found)
+    _check_differences(found, exclusive=False)
     own = words == "F"
     women = evaluate_scores(
         np.stack([1 - scores, scores], axis=1)[own],
@@ -199,7 +213,7 @@ def test_the_check_of_differences_finds_one() -> None:
     )
     naive = found.model_copy(update={"subgroups": {"sex": {"F": women}}})
     with pytest.raises(AssertionError):
-        _check_differences(naive)
+        _check_differences(naive, exclusive=False)
 
 
 def test_a_record_with_strange_groups_is_refused() -> None:

@@ -42,7 +42,7 @@ from fedward_common.testing import tiny_study
 COHORT = "0" * 64
 PREPARED: dict[str, Any] = {
     "site": "north", "fedward": "0.1.0", "cohort": COHORT, "total": 60, "seconds": 1.0,
-    "patients": {"train": 40, "validation": 10, "test": 10}, "labels": {"benign": 20, "malignant": None},
+    "patients": {"train": 40, "validation": 10, "test": 10},
 }  # fmt: skip
 TRAINED: dict[str, Any] = {
     "site": "north", "study": "ef" * 32, "round": 1,
@@ -233,7 +233,7 @@ def reply(answer: dict[str, Any], **changes: Any) -> RecordDict:
 
 
 def test_honest_answers_are_read() -> None:
-    assert read_answer(reply(PREPARED), Prepared).labels == {"benign": 20, "malignant": None}
+    assert read_answer(reply(PREPARED), Prepared).patients == PREPARED["patients"]
     trained = read_answer(reply(TRAINED, patients=MAX_COUNT), Trained)
     assert read_answer(answer_record(trained), Trained) == trained
 
@@ -250,9 +250,6 @@ def test_numbers_of_an_update_are_bounded(key: str, value: object) -> None:
     [
         {"total": 10**10},
         {"patients": {"train": 10**10, "validation": None, "test": None}},
-        {"labels": {"benign": 10**10}},
-        {"labels": {"x" * 257: 1}},
-        {"labels": {str(i): 1 for i in range(1001)}},
         {"fedward": "1" * 65},
         {"fedward": "1.0\n\x1b[2J"},
         {"fedward": ""},
@@ -334,16 +331,16 @@ def test_a_proximal_mu_in_a_study_without_one_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("length", "fits"), [(256, True), (257, False)])
-def test_a_label_that_a_study_may_have_fits_an_answer(length: int, fits: bool) -> None:
+def test_a_label_that_a_study_may_have_fits_a_question(length: int, fits: bool) -> None:
     label = "é" * length
     cohort = {"labels": ["benign", label], "positive": label}
     if not fits:
         with pytest.raises(ValueError, match="at most 256 characters"):
             tiny_study(cohort=cohort)
         return
-    study = tiny_study(cohort=cohort)
-    labels = dict.fromkeys(study.cohort.labels, 20)
-    assert read_answer(reply(PREPARED, labels=labels), Prepared).labels == labels
+    points = {label: 0.5}
+    question = Question(kind="evaluate", study=tiny_study(cohort=cohort), run="run-1", thresholds=points)
+    assert Question.model_validate_json(question.model_dump_json()).thresholds == points
 
 
 def test_a_question_names_the_weights_that_its_study_begins_with() -> None:

@@ -82,15 +82,25 @@ def flipped() -> FakeSite:
 
 def test_an_outlier_is_refused_each_round_told_why_and_left_out_after_three(tmp_path: Path) -> None:
     notices: list[str | None] = []
-    bad = flipped()
+    counted: dict[str, list[int | None]] = {"bad": [], "good-0": []}
+    bad, good = flipped(), sites(3)
 
     def listening(message: Message) -> Message | None:
         question, _ = read_question(message.content)
         if question.kind == "train":
             notices.append(question.notice)
+            counted["bad"].append(question.counted)
         return bad(message)
 
-    result, events = run(tmp_path, study(strategy={"min_cosine": 0.0}), {**sites(3), 9: listening})
+    def watched(message: Message) -> Message | None:
+        question, _ = read_question(message.content)
+        if question.kind == "train":
+            counted["good-0"].append(question.counted)
+        return good[first](message)
+
+    first = min(good)
+    result, events = run(tmp_path, study(strategy={"min_cosine": 0.0}), {**good, first: watched, 9: listening})
+    assert counted == {"bad": [0, 0, 0], "good-0": list(range(ROUNDS))}
     assert [number for number, site, _ in told(events, "refused") if site == "bad"] == [1, 2, 3]
     assert "points elsewhere than the others'" in told(events, "refused")[0][2]
     assert notices[0] is None

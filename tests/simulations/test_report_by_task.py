@@ -131,7 +131,6 @@ def run_result(study: StudySpec, scored: Scored, quality: float, seed: int) -> R
             cohort="ab" * 32,
             total=5 * PATIENTS[name],
             patients={"train": None},
-            labels={},
             seconds=0.1,
             fedward="0.1.0",
         )

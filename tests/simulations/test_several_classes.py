@@ -51,7 +51,7 @@ def evaluated(name: str, quality: float, seed: int, study: StudySpec) -> Evaluat
 def run_result(study: StudySpec, quality: float, seed: int) -> RunResult:
     def site(name: str) -> SiteResult:
         prepared = Prepared(
-            site=name, fedward="0.1.0", cohort="ab" * 32, total=500, patients={"train": 60}, labels={}, seconds=1.0
+            site=name, fedward="0.1.0", cohort="ab" * 32, total=500, patients={"train": 60}, seconds=1.0
         )
         return SiteResult(prepared=prepared, test=evaluated(name, quality, seed, study))
 

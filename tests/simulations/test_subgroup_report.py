@@ -25,9 +25,7 @@ ROUND = SiteRound(train_loss=0.5, patients=9, train_seconds=0.5, seconds=1.0, by
 
 
 def prepared(name: str) -> Prepared:
-    return Prepared(
-        site=name, fedward="0.1.0", cohort="ab" * 32, total=300, patients={"train": 60}, labels={}, seconds=1.0
-    )
+    return Prepared(site=name, fedward="0.1.0", cohort="ab" * 32, total=300, patients={"train": 60}, seconds=1.0)
 
 
 def evaluated(scores: np.ndarray, labels: np.ndarray, words: np.ndarray, study: StudySpec) -> Evaluation:

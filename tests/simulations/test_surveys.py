@@ -29,7 +29,7 @@ labels = ["benign", "malignant"]
 positive = "malignant"
 min_patients = 5
 [split]
-shares = [0.5, 0.25, 0.25]
+shares = [1.0, 0.0, 0.0]
 [input]
 size = [16, 16]
 intensity = "landmarks"

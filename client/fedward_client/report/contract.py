@@ -99,7 +99,7 @@ def _patients(
 ) -> Iterator[Line]:
     """Whether enough patients are left, of each label, with images that serve."""
     only_evaluates = study.only_evaluates(site.name)
-    needed = 1 if only_evaluates else max(study.cohort.min_patients, site.min_cell)
+    needed = site.min_cell if only_evaluates else max(study.cohort.min_patients, site.min_cell)
     who = "patients" if only_evaluates else "training patients"
     unlabelled = not only_evaluates and not cohort.patients("train") and cohort.unlabelled() > 0
     items = [item for item in cohort.items if item.labelled != unlabelled and (only_evaluates or item.side == "train")]

@@ -79,9 +79,7 @@ def _has_narrow_maps(model: nn.Module, shape: tuple[int, ...]) -> bool:
     """
     convolutions = [part for part in model.modules() if isinstance(part, _ConvNd)]
     watched = [
-        part
-        for part in convolutions
-        if len(part.kernel_size) == 3 or max(part.stride) > 1 or max(part.kernel_size) > 3
+        part for part in convolutions if len(part.kernel_size) == 3 or max(part.stride) > 1 or max(part.kernel_size) > 3
     ]
     narrow = list[bool]()
 

@@ -23,7 +23,7 @@ from fedward_common.study import StudySpec
 from fedward_common.tensors import as_tensor
 
 LAYERS = "layers"  # of what a site keeps: BatchNorm layers or statistics of its own
-OWN_CONTROL = "control"  # SCAFFOLD's c_i
+OWN_CONTROL = "control"  # SCAFFOLD's c_i, as it was after the last update that counted: their mean is the hub's c
 PERSONAL = "personal"  # Ditto's model
 
 Own = dict[str, npt.NDArray[Any]]

@@ -6,6 +6,7 @@ changes in the loop is a `Rule`.
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from fedward_client.training.augment import Augmentation
 from fedward_client.training.device import Device
 from fedward_client.training.epochs import EpochJournal, Progress
 from fedward_client.training.freezing import freeze
-from fedward_client.training.objective import objective
+from fedward_client.training.objective import Objective, objective
 from fedward_client.training.rules import Rule
 from fedward_common.errors import DataError
 from fedward_common.events import Event, Listener
@@ -28,13 +29,14 @@ from fedward_common.streams import stream
 from fedward_common.study import Optimizer, StudySpec, Work
 
 Indices = npt.NDArray[np.int64]
+Examples = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainResult:
     """What a round of local training did."""
 
-    loss: float  # mean over the images seen
+    loss: float  # mean over the images seen; of q-FedAvg over all training images, before the first step
     steps: int
     seconds: float
 
@@ -90,6 +92,19 @@ def train(
     truth = np.empty((len(data.images), 0)) if data.targets is None else data.targets
     augment = Augmentation(study.training.augmentation, study.input.size)
     total = _steps(work, len(indices))
+
+    def examples(batch: Indices, seeds: list[int] | None = None) -> Examples:
+        """Images, varied where there are `seeds`, labels and what else is learned of them, where the network is."""
+        images = torch.from_numpy(np.ascontiguousarray(data.images[batch]))
+        targets = torch.from_numpy(np.ascontiguousarray(truth[batch]))
+        if seeds is not None:
+            images, targets = _augmented(augment, study, images, targets, seeds)
+        images = images.to(device.torch, memory_format=device.layout(dims))
+        return images, torch.from_numpy(taught[batch]).to(device.torch), targets.to(device.torch)
+
+    before = None
+    if study.strategy.name == "qfedavg":
+        before = _loss_as_it_came(model, loss_of, examples, indices, work.batch_size)
     device.seed(int(stream(study.training.seed, "dropout", site, round_number).integers(2**63)))
     at = (journal.restore(model, optimizer) if journal is not None else None) or Progress(
         torch.zeros((), dtype=torch.float64, device=device.torch)
@@ -97,13 +112,9 @@ def train(
     note = f"round {round_number} {study.stage(round_number)}".rstrip()
     while at.step < total:
         for batch, seeds in _batches(indices, study, site, round_number, at.epoch)[: total - at.step]:
-            images = torch.from_numpy(np.ascontiguousarray(data.images[batch]))
-            targets = torch.from_numpy(np.ascontiguousarray(truth[batch]))
-            images, targets = _augmented(augment, study, images, targets, seeds)
-            images = images.to(device.torch, memory_format=device.layout(dims))
-            labels, targets = torch.from_numpy(taught[batch]).to(device.torch), targets.to(device.torch)
+            seen = examples(batch, seeds)
             with precision:
-                loss = loss_of(images, labels, targets)
+                loss = loss_of(*seen)
             if (penalty := rule.penalty(model)) is not None:
                 loss = loss + penalty
             optimizer.zero_grad(set_to_none=True)
@@ -117,14 +128,37 @@ def train(
         at.epoch += 1
         if journal is not None and (at.step < total or journal.last_too):
             journal.save(model, optimizer, at)
-    mean_loss = float(at.loss_sum) / at.seen
-    if not 0 <= mean_loss <= MAX_LOSS:  # not where it is no number either
+    mean_loss = _bounded(float(at.loss_sum) / at.seen, layer)
+    return TrainResult(
+        loss=mean_loss if before is None else _bounded(before, layer),
+        steps=total,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _bounded(loss: float, layer: int | None) -> float:
+    if not 0 <= loss <= MAX_LOSS:  # not where it is no number either
         where = "[training]" if layer is None else "[[phases]]"
         raise DataError(
             f"the training loss is no number, or a very large one: lower {where} optimizer.lr, scale [input], or look "
             "for broken images in the report"
         )
-    return TrainResult(loss=mean_loss, steps=total, seconds=time.perf_counter() - started)
+    return loss
+
+
+def _loss_as_it_came(
+    model: nn.Module, loss_of: Objective, examples: Callable[[Indices], Examples], indices: Indices, batch_size: int
+) -> float:
+    """F_k(w^t) of Li et al. 2020 (arXiv:1905.10497, algorithm 2), by which q-FedAvg weighs: scored as models are.
+
+    The mean loss of the round's steps would be a lower one where a site fits its patients faster.
+    """
+    model.eval()
+    with torch.no_grad():
+        batches = np.array_split(indices, max(len(indices) // batch_size, 1))
+        total = sum(float(loss_of(*examples(batch))) * len(batch) for batch in batches)
+    model.train()
+    return total / len(indices)
 
 
 def _augmented(
@@ -141,7 +175,9 @@ def _augmented(
 
 
 def _batches_per_epoch(work: Work, images: int) -> int:
-    return math.ceil(images / work.batch_size)
+    """So many that none is larger than was asked for; but of an odd number in twos, one is of three."""
+    batches = math.ceil(images / work.batch_size)
+    return batches if work.batch_size == 1 else max(min(batches, images // 2), 1)
 
 
 def _steps(work: Work, images: int) -> int:
@@ -162,7 +198,8 @@ def _batches(
 ) -> list[tuple[Indices, list[int]]]:
     """An epoch's shuffled batches of image indices, each with a seed an image.
 
-    Batches are of equal size to within one image: a last batch of a single image would have no batch statistics.
+    Batches are of equal size to within one image, and of a single one only where that was asked for: it would have no
+    batch statistics, and nothing to be compared with.
     """
     batches = _batches_per_epoch(study.work(round_number), len(indices))
     random = stream(study.training.seed, "shuffle", site, round_number, epoch)

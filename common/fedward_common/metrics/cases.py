@@ -46,12 +46,19 @@ class Images:
         """How many patients they are of."""
         return int(np.unique(self.patients).size)
 
-    def cases(self, index: int) -> Cases:
-        """Each patient once with a label and once without it, as their images are; unknown ones left out."""
+    def cases(self, index: int, *, min_cell: int = 1) -> Cases:
+        """Each patient once with a label and once without it, as their images are; unknown ones left out.
+
+        Where fewer patients than `min_cell` would count twice, they count once, with the label: how many they are is
+        what the cases and the patients differ by.
+        """
         truth = self.labels[:, index] if self.labels.ndim == 2 else (self.labels == index).astype(np.int64)
         known = truth >= 0
         units, scores = patient_scores(self.scores[known, index], 2 * self.patients[known] + truth[known])
-        return Cases(scores, units % 2 == 1, units // 2)
+        counted = np.ones(units.size, bool)
+        if 0 < units.size - self.people < min_cell:
+            counted = (units % 2 == 1) | ~np.isin(units + 1, units)
+        return Cases(scores[counted], units[counted] % 2 == 1, units[counted] // 2)
 
     def loss(self) -> float:
         """The mean over patients, and over labels where an image has several, of -log of the truth's probability."""

@@ -102,20 +102,24 @@ def evaluate_scores(
     Classes are in the order of the study's labels; `labels` index them, `patients` are any integers. In a study of
     several labels an image, `labels` [images, classes] are 1, 0, or -1 where it is not known: that image takes no part
     in the label's figures. A patient's score is the mean over that patient's images, over those with a label and those
-    without it where they differ. `thresholds` are operating points in [0, 1] by label. A count below `min_cell`, of
-    patients in all, with a label or without, never shows. Raises `RunError` for scores that are no probabilities,
-    `ModelError` for a wrong number of classes, `DataError` for a label that is none of the study's, `RecordError` for a
-    threshold outside [0, 1].
+    without it where they differ. `thresholds` are operating points in [0, 1] by label. A count below `min_cell` never
+    shows, nor as a difference: of patients in all, with a label or without, with both, or of whom it is not known.
+    Raises `RunError` for scores that are no probabilities, `ModelError` for a wrong number of classes, `DataError` for
+    a label that is none of the study's, `RecordError` for a threshold outside [0, 1].
     """
     images = checked(probabilities, labels, patients, study=study)
     people = images.people
     if too_few(people, min_cell):
         return nothing(min_cell)
     asked = _asked(study)
-    cases = {index: images.cases(index) for index in asked}
-    shown = [index for index in asked if min(cases[index].with_it, cases[index].without) >= min_cell]
+    cases = {index: images.cases(index, min_cell=min_cell) for index in asked}
+    shown = [
+        index
+        for index, one in cases.items()
+        if min(one.with_it, one.without) >= min_cell and not 0 < abs(people - one.truth.size) < min_cell
+    ]
     if not study.cohort.multi_label and len(asked) == len(study.cohort.labels):
-        shown = _covered({index: cases[index].with_it for index in asked}, shown, min_cell)
+        shown = _covered({index: cases[index].with_it for index in asked}, shown, people, min_cell)
     sketches, figures = {}, {}
     for index in shown:
         label, one = study.cohort.labels[index], cases[index]
@@ -151,15 +155,15 @@ def _asked(study: StudySpec) -> list[int]:
     return list(range(len(study.cohort.labels))) if study.positive_index is None else [study.positive_index]
 
 
-def _covered(counts: Mapping[int, int], shown: Sequence[int], min_cell: int) -> list[int]:
-    """Which of the `shown` labels may show, given the patients of all labels of which an image has one.
+def _covered(counts: Mapping[int, int], shown: Sequence[int], people: int, min_cell: int) -> list[int]:
+    """Which of the `shown` labels may show, given how many of the `people` have each, of which an image has one.
 
     The patients of those not shown are the difference to the total: as long as that is a small cell, the smallest label
     shown is hidden too (complementary suppression; Hundepool et al. 2012, "Statistical Disclosure Control"). That no
-    patient has a label tells of no one.
+    patient has a label tells of no one. Patients with two labels are what the sum of all is above the total.
     """
-    total, left = sum(counts.values()), list(shown)
-    while left and 0 < total - sum(counts[index] for index in left) < min_cell:
+    left, totals = list(shown), (sum(counts.values()), people)
+    while left and any(0 < abs(total - sum(counts[index] for index in left)) < min_cell for total in totals):
         left.remove(min(left, key=lambda index: counts[index]))
     return left
 

@@ -6,6 +6,7 @@ those of all patients, so what is held back of a group is a difference: patients
 - of each label, with it and without it, a group that is told has at least k patients, and all others together too,
   unless there is nobody else (`cells.told_groups`). So it is with a Dice and without one, with an event and censored,
   with a finding, and with a false positive where anybody has one;
+- how many patients of a group have a label and no label at once, or neither is known of, is no small number;
 - the same patients take part in a figure as in that of all, for whoever is left out of one only were the difference;
 - the groups of a partition have the same bins: some of all patients' bins joined, until each holds at least k of each
   group told, and of the others together. Bins of a group's own would give single scores by subtraction;
@@ -97,7 +98,7 @@ def with_subgroups(
     if not groups or not whole.figures:
         return whole
     images = checked(probabilities, labels, patients, study=study)
-    cases = {label: images.cases(index) for index, label in enumerate(study.cohort.labels)}
+    cases = {label: images.cases(index, min_cell=min_cell) for index, label in enumerate(study.cohort.labels)}
 
     def told(parts: Parts) -> Fields:
         sketches, figures = dict[str, dict[str, Any]](), dict[str, dict[str, Any]]()
@@ -125,13 +126,32 @@ def _told_by_label(
     """
     sides = {label: (one.patients[one.truth], one.patients[~one.truth]) for label, one in cases.items()}
     if study.cohort.multi_label:
-        return {label: told_groups(counts_in(parts, *sides[label]), min_cell) for label in whole.figures}
+        return {
+            label: told_groups(counts_in(parts, *sides[label]), min_cell)
+            for label in whole.figures
+            if _parts_whole(parts, [cases[label].patients], min_cell)
+        }
     others = (
         [] if study.positive_index is not None else [sides[label][0] for label in sides.keys() - whole.figures.keys()]
     )
     table = [side for label in whole.figures for side in sides[label]]
+    shown = [cases[label].patients for label in whole.figures]
+    having = [sides[label][0] for label in whole.figures] if study.positive_index is None else []
+    if not _parts_whole(parts, [*shown, np.concatenate([*having, np.zeros(0, np.int64)])], min_cell):
+        return {}
     told = told_groups(counts_in(parts, *table, np.concatenate([*others, np.zeros(0, np.int64)])), min_cell)
     return dict.fromkeys(whole.figures, told)
+
+
+def _parts_whole(parts: Parts, counted: Sequence[Ints], min_cell: int) -> bool:
+    """Whether in no group the patients and the cases that are `counted` of them differ by a small number."""
+    differences = [
+        abs(np.count_nonzero(part) - np.count_nonzero(part[owners]))
+        for owners in counted
+        if owners.size
+        for part in parts.values()
+    ]
+    return not any(0 < difference < min_cell for difference in differences)
 
 
 def _sketches(
