@@ -113,6 +113,8 @@ def _check(form: Format, about: "Trained") -> None:
     if form not in _OF_TASK[task]:
         taken = " or ".join(f"--format {each}" for each in _OF_TASK[task])
         raise UsageError(f"the model is of a study of {task}: take {taken}")
+    if form is Format.SR and about.study.input.kind != "image":
+        raise UsageError("a DICOM report refers to DICOM images, and the model takes none: use --format csv")
 
 
 def _segmentations(out: Path, about: "Trained") -> "Keep":
@@ -144,7 +146,7 @@ def _masks(out: Path, about: "Trained") -> "Keep":
 
     def keep(found: "Prediction", masks: "Masks", affine: "Affine | None") -> None:
         name = f"{found.place[0].removesuffix('.gz').removesuffix('.nii')}.nii.gz"
-        folders = [label.replace("/", "%2F").lstrip(".") for label in about.study.cohort.labels]  # ".." leads elsewhere
+        folders = [_folder(label) for label in about.study.cohort.labels]
         paths = [out / folder / name for folder in folders]
         if any(path.exists() for path in paths):
             raise UnreadableFile("its masks would have the name of another image's: give it alone, with another --out")
@@ -152,6 +154,12 @@ def _masks(out: Path, about: "Trained") -> "Keep":
             _write(path, encoded(mask, affine, tuple(preface(about))), out)
 
     return keep
+
+
+def _folder(label: str) -> str:
+    """A label as the name of a folder, another for each; ".." would lead elsewhere."""
+    name = label.replace("%", "%25").replace("/", "%2F")
+    return f"%2E{name[1:]}" if name.startswith(".") else name
 
 
 def _write(path: Path, content: bytes, out: Path) -> None:

@@ -62,6 +62,7 @@ def _rows(found: "DryRun") -> Iterator[tuple[str, str, str]]:
     yield from (("images, not known", label, str(count)) for label, count in found.not_known.items())
     yield "images", "", str(found.images)
     yield from (("left out", reason, str(count)) for reason, count in found.left_out.items())
+    yield from (("in quarantine", reason, str(count)) for reason, count in found.quarantined.items())
     yield from (("near-duplicates", what, str(count)) for what, count in found.linked.items())
     yield from (("rows, no label of the study", word, str(count)) for word, count in _most(found.other_words))
     yield "disk", "needed by the cache", f"{math.ceil(found.cache_mib):,} MiB"

@@ -1,7 +1,8 @@
 """What a study would find at a site: whom it takes, whom not and why, and what it would cost this machine.
 
-Nothing is frozen, nothing leaves. Pixels are decoded once, to find images that are the same or nearly. The figures are
-for the site's own people: small cells included.
+Nothing is frozen, nothing leaves. Pixels are decoded once, to find images that are the same or nearly, and once more
+where a study learns from masks, to find those that do not fit. The figures are for the site's own people: small cells
+included.
 """
 
 import math
@@ -12,18 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedward_client.cache_layout import bytes_of_cache, check_room
-from fedward_client.catalog import Catalog, is_scanned
+from fedward_client.catalog import Catalog, is_scanned, paths
 from fedward_client.cohort import Cohort
 from fedward_client.cohort_minimum import require
 from fedward_client.freezing import from_catalog
+from fedward_client.harmonize.recipe import Recipe
 from fedward_client.intake.labels import words_in
-from fedward_client.labelling import index_of
+from fedward_client.labelling import MASKED, index_of, shown_of
+from fedward_client.opening import Images
 from fedward_client.site import Site
 from fedward_client.site_data import SiteData, Targets
 from fedward_client.split import SIDES, Side
-from fedward_common.errors import DataError
-from fedward_common.events import Listener, ignore
-from fedward_common.study import StudySpec
+from fedward_common.errors import DataError, UnreadableFile
+from fedward_common.events import Event, Listener, ignore
+from fedward_common.study import Input, StudySpec
 
 TIMED_BATCHES = 2
 
@@ -41,6 +44,7 @@ class DryRun:
     other_words: dict[str, int]  # rows of the label table, by word of theirs that is none of the study's labels
     images: int
     left_out: dict[str, int]  # by reason
+    quarantined: dict[str, int]  # files, and rows of tables, that no study can use, by reason
     linked: dict[str, int]  # patients by what links them to others (`near_duplicates.counted`)
     cache_mib: float  # that the images will take on the disk of the state folder
     free_mib: float
@@ -62,6 +66,7 @@ def dry_run(site: Site, study: StudySpec, listener: Listener = ignore) -> DryRun
         other_words=_other_words(site, study) if is_scanned(site) else {},
         images=len(cohort.items),
         left_out=cohort.left_out,
+        quarantined=_quarantined(site) if is_scanned(site) else {},
         linked=cohort.linked,
         cache_mib=bytes_of_cache(len(cohort.items), study) / 2**20,
         free_mib=shutil.disk_usage(site.ensure_state()).free / 2**20,
@@ -75,11 +80,34 @@ def resolved(site: Site, study: StudySpec, listener: Listener = ignore) -> tuple
     cohort = Cohort(labels=study.cohort.labels, items=(), left_out={})
     try:
         cohort = from_catalog(site, study, listener)
+        if study.study.task in MASKED:
+            cohort = _with_fitting_masks(site, study, cohort, listener)
         require(cohort, study, site)
         check_room(site, study, cohort)
     except DataError as error:
         return cohort, str(error)
     return cohort, ""
+
+
+def _with_fitting_masks(site: Site, study: StudySpec, cohort: Cohort, listener: Listener) -> Cohort:
+    """The cohort less the images whose masks training would not take."""
+    assert isinstance(study.input, Input)
+    opening, shown = Images(Recipe(study.input), paths(site)), shown_of(study.cohort.labels, site)
+    unfit: dict[str, list[str]] = {}
+    for done, item in enumerate(cohort.items):
+        listener(Event(site=site.name, stage="inspect", done=done, total=len(cohort.items)))
+        try:
+            opening.check_masks(item, shown)
+        except UnreadableFile as error:
+            unfit.setdefault(f"images that could not be read: {error}", []).append(item.image)
+    for reason, images in unfit.items():
+        cohort = cohort.without(images, reason)
+    return cohort
+
+
+def _quarantined(site: Site) -> dict[str, int]:
+    with Catalog.open(site) as catalog:
+        return catalog.counts().quarantine
 
 
 def _other_words(site: Site, study: StudySpec) -> dict[str, int]:

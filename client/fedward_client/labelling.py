@@ -18,6 +18,8 @@ from fedward_common.study import Cohort, StudySpec
 
 UNLABELLED = "patients without a label, or with two that differ"
 OTHER_LABEL = "patients with another label"
+UNUSABLE_PATIENTS = "patients of whom a row of the table of findings cannot be used"
+UNUSABLE_IMAGES = "images of which a row of the table of findings cannot be used"
 UNLABELLED_IMAGES = "images without a label, or with two that differ, of patients with a label"
 OTHER_IMAGES = "images with another label, of patients with a label"
 TWO_SPLITS = "patients whose rows name different sides of the split"
@@ -103,7 +105,7 @@ def findings_of(units: Sequence[Unit], study: StudySpec, site: Site, left_out: C
         kinds = {index_of(box.kind, study.cohort.labels) for box in unit.boxes}
         label = tuple(int(index in kinds) for index in range(len(study.cohort.labels)))
         said[unit.key] = None if UNUSABLE in unit.boxes else label, False
-    return _joined(units, said, study, left_out)
+    return _joined(units, said, study, left_out, without=(UNUSABLE_PATIENTS, UNUSABLE_IMAGES))
 
 
 def shown_of(labels: Sequence[str], site: Site) -> tuple[Shown | None, ...]:
@@ -119,9 +121,17 @@ def nothing(study: StudySpec) -> Label:
 
 
 def _joined(
-    units: Sequence[Unit], said: Mapping[str, tuple[Label | None, bool]], study: StudySpec, left_out: Counter[str]
+    units: Sequence[Unit],
+    said: Mapping[str, tuple[Label | None, bool]],
+    study: StudySpec,
+    left_out: Counter[str],
+    *,
+    without: tuple[str, str] = (UNLABELLED, UNLABELLED_IMAGES),
 ) -> dict[str, Label]:
-    """The labels of units; `said` has each unit's, and whether it has one that the study does not know."""
+    """The labels of units; `said` has each unit's, and whether it has one that the study does not know.
+
+    `without` is why patients, and images of patients with a label, have none.
+    """
     found: dict[str, Label] = {}
     others: set[str] = set()  # units that have a label, and none of the study's
     for unit in units:
@@ -136,14 +146,14 @@ def _joined(
         if unit.key in found:
             continue
         if unit.patient in labelled:
-            left_out[OTHER_IMAGES if unit.key in others else UNLABELLED_IMAGES] += 1
+            left_out[OTHER_IMAGES if unit.key in others else without[1]] += 1
         else:
             patients[unit.patient] |= unit.key in others
     unlabelled = {patient for patient, other in patients.items() if not other}
     left_out[OTHER_LABEL] += len(patients) - len(unlabelled)
     if study.cohort.unlabelled:
         return found | {unit.key: nothing(study) for unit in units if unit.patient in unlabelled}
-    left_out[UNLABELLED] += len(unlabelled)
+    left_out[without[0]] += len(unlabelled)
     return found
 
 

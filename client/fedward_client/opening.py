@@ -108,6 +108,11 @@ class Images:
         volume = self._read(files)
         return self.recipe.masked(volume, masks_of(volume, files, masks, shown))
 
+    def check_masks(self, item: CohortItem, shown: Sequence[Shown | None]) -> None:
+        """Raise UnreadableFile or UnfitImage where a mask cannot be read, or does not fit its image."""
+        if files := _unchanged(item, self.where):
+            masks_of(self._read(files), files, self._masks(item), shown)
+
     def boxed(self, item: CohortItem) -> tuple[Tensor, Boxes] | None:
         """`tensor`, and the findings in it (`boxing.boxes_of`)."""
         volume = self.volume(item)

@@ -5,9 +5,10 @@ nothing of them leaves before the last. What is kept of a fold is the scores of 
 of those whose patients validate in it; the rows of the frozen cohort's tensors name the images.
 
 The models of folds are the hub's. One that gives all patients of a fold the same score makes a mean over all folds a
-sum of the folds' labels, each with a weight of the hub's choice: from a loss of 16 digits it could read how many of
-each fold have a label. So what leaves has `DIGITS` digits, which is what a report shows of it. Counts, and proportions
-of counts, stay as they are: they have no weights.
+sum of the folds' labels, each with a weight of the hub's choice. So what leaves has `DIGITS` digits, which is what a
+report shows of it: not all folds can be read from one loss of 16. That does not protect one fold of few hundreds of
+patients from a hub that sends a false model for it, one that calls nobody positive for example: sensitivity then says
+how many of the fold have the label. Every model is in the site's log by its SHA-256.
 """
 
 from collections.abc import Mapping

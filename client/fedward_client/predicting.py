@@ -30,7 +30,7 @@ from fedward_client.intake.bids_root import is_bids
 from fedward_client.labelling import UNKNOWN
 from fedward_client.opening import Images, Opener, Tensor, opener, recipe_of
 from fedward_client.scored import on_device
-from fedward_client.site import KEY, KEY_BYTES, SETTINGS, STATE, Site
+from fedward_client.site import KEY, KEY_BYTES, OPT_OUT, SETTINGS, STATE, Site
 from fedward_client.training.detection import decoded
 from fedward_client.training.device import Device, pick_device
 from fedward_client.volume import Affine, Volume
@@ -134,7 +134,7 @@ def _site(source: Path, scratch: Path, modality: str) -> Site:
     a hospital's folder: what its files mean, and who is on its opt-out list, is said of the whole.
     """
     folder = source if source.is_dir() else source.parent
-    home = next((each for each in (folder, *folder.parents) if (each / SETTINGS).is_file() or is_bids(each)), None)
+    home = next((each for each in (folder, *folder.parents) if _is_hospitals(each)), None)
     if home is not None and source.is_dir() and source != home:
         raise UsageError(f"{source} is a part of the hospital's folder {home}: give that folder, or a single file")
     copies = scratch / "input"
@@ -143,14 +143,23 @@ def _site(source: Path, scratch: Path, modality: str) -> Site:
     state.mkdir(mode=0o700)
     (state / KEY).write_bytes(bytes(KEY_BYTES))  # no pseudonym leaves; a fixed key gives one order every time
     site = Site.open(home or copies, state=state)
-    if home is None:
-        site = replace(site, data=folder, patient_pattern=EACH_FILE, modality=modality)
+    if home is None or not ((home / SETTINGS).is_file() or is_bids(home)):
+        site = replace(site, data=home or folder, patient_pattern=EACH_FILE, modality=modality)
+    if site.table is not None:  # who is new has no outcome yet
+        columns = replace(site.table.columns, target=None, time=None, sex=None, age=None)
+        site = replace(site, table=replace(site.table, columns=columns))
     if source.is_file():
         copy = copies / source.relative_to(site.data if source.is_relative_to(site.data) else folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, copy)
         site = replace(site, data=copies)
     return replace(site, threads=1)  # other processes would open the folder anew
+
+
+def _is_hospitals(folder: Path) -> bool:
+    """Whether a folder is a hospital's own, whose settings and opt-out list hold for all below it."""
+    own = (folder / SETTINGS, folder / OPT_OUT, folder / STATE / KEY)
+    return any(path.is_file() for path in own) or is_bids(folder)
 
 
 def _place(row: Offered, where: dict[str, str]) -> Place:

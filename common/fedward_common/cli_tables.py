@@ -6,6 +6,8 @@ from typing import Any
 
 import typer
 
+_PIPED = 1000
+
 
 def show_rows(rows: Sequence[dict[str, Any]], as_json: bool, columns: Sequence[str] | None = None) -> None:
     """All of the rows as JSON, or a table of those columns that a person looks for."""
@@ -18,10 +20,15 @@ def show_rows(rows: Sequence[dict[str, Any]], as_json: bool, columns: Sequence[s
 
     columns = columns or tuple(rows[0])
     table = Table(*columns)
+    for column in table.columns:
+        column.overflow = "fold"
     table.columns[0].no_wrap = True
     for row in rows:
         table.add_row(*(Text(_cell(row[column])) for column in columns))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPED  # what reads on takes lines of any length
+    console.print(table)
 
 
 def _cell(value: Any) -> str:

@@ -19,6 +19,7 @@ from fedward_common.study_small_sections import About, Evaluation, Model, Update
 from fedward_common.study_split import Split
 from fedward_common.study_strategy import COMPARE_COORDINATES, Strategy
 from fedward_common.study_subgroups import subgroup_faults
+from fedward_common.study_table import TableInput
 from fedward_common.study_task import TASKS, task_faults
 from fedward_common.study_training import Phase, Training
 
@@ -68,7 +69,9 @@ def _anchors(options: Mapping[str, Any], size: tuple[int, ...]) -> Iterator[Faul
 
 def visible(model: Model, inputs: AnyInput) -> Iterator[Fault]:
     """Binary visible units are chances: what they see lies in [0, 1] (Hinton 2010, UTML TR 2010-003, section 13)."""
-    centred = getattr(inputs, "intensity", None) == "zscore" or (inputs.kind == "table" and inputs.measures_scale)
+    centred = getattr(inputs, "intensity", None) == "zscore"
+    if isinstance(inputs, TableInput):
+        centred = inputs.scale is None or any(inputs.scale.centre)
     if centred and model.name in {"rbm", "dbn"} and model.options.get("visible") == "binary":
         yield Fault(
             ("model", "options", "visible"),
@@ -76,14 +79,14 @@ def visible(model: Model, inputs: AnyInput) -> Iterator[Fault]:
         )
 
 
-_UNSIGNED = {"CR", "DX", "MG", "US"}  # their values are not below 0
+_UNSIGNED = {"CR", "DX", "MG", "MR", "NM", "PT", "US"}  # their values are not below 0, but phases of MR around it
 
 
 def modality(cohort: Cohort, inputs: AnyInput) -> Iterator[Fault]:
     """What is said of images of one modality, of a study that names another one."""
     if isinstance(inputs, Input) and inputs.window is not None and cohort.modality in _UNSIGNED:
         centre = inputs.window[0]
-        if centre <= 0:
+        if centre < 0 or (centre == 0 and cohort.modality != "MR"):
             yield Fault(
                 ("input", "window"),
                 f'lies around {centre:g}, as for CT, and [cohort] modality is "{cohort.modality}", whose values are '

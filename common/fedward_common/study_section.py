@@ -15,7 +15,7 @@ Slug = Annotated[
     ),
 ]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
+Positive = Annotated[float, Field(gt=0.0, le=3.4e38)]  # networks reckon in float32
 Fingerprint = Annotated[
     str, Field(pattern=r"^[0-9a-f]{64}$", description="a SHA-256 of 64 lower-case hexadecimal digits")
 ]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fedward_common.study_faults import Fault
-from fedward_common.study_section import Positive, Rule, Unscaled
+from fedward_common.study_section import Positive, Rule, Unscaled, only_with
 
 MAX_SAMPLES = 2**16  # of a window
 MAX_SIGNALS = 256
@@ -29,6 +29,11 @@ def _window(window_s: float, rate_hz: float) -> Iterator[Fault]:
         )
 
 
+def _step(step_s: float | None, rate_hz: float) -> Iterator[Fault]:
+    if step_s is not None and round(step_s * rate_hz) < 1:
+        yield Fault(("step_s",), f"must be a sample at least: {step_s:g} s at {rate_hz:g} Hz are none")
+
+
 class SeriesInput(Unscaled):
     """[input] of recordings: windows of `signals`, in that order, at `rate_hz`."""
 
@@ -41,7 +46,12 @@ class SeriesInput(Unscaled):
     intensity: Literal["none", "zscore"] = "none"  # zscore: each signal of a window less its mean, by its deviation
     scale: Positive = 1.0  # the value, in `unit`, that becomes 1, for "none"
 
-    rules = (Rule(("signals",), _signals), Rule(("window_s", "rate_hz"), _window))
+    rules = (
+        Rule(("signals",), _signals),
+        Rule(("window_s", "rate_hz"), _window),
+        Rule(("step_s", "rate_hz"), _step),
+        only_with("scale", 1.0, "intensity", "none"),
+    )
 
     @property
     def size(self) -> tuple[int, ...]:

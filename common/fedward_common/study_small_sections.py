@@ -7,10 +7,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from fedward_common.study_faults import Fault
-from fedward_common.study_section import Fingerprint, Fraction, OptionValue, Rule, Section, Slug, only_with
+from fedward_common.study_section import Fingerprint, OptionValue, Rule, Section, Slug, only_with
 from fedward_common.study_start import Factors, Patterns, Start, repeated
 from fedward_common.study_subgroups import Subgroups
 from fedward_common.study_task import Primary, Task
+
+
+def _readable(key: str) -> Rule:
+    def check(text: str) -> Iterator[Fault]:
+        if not text.replace("\n", "").isprintable():  # a terminal obeys some of what cannot be seen
+            yield Fault((key,), "must be printable text")
+
+    return Rule((key,), check)
 
 
 class About(Section):
@@ -22,6 +30,8 @@ class About(Section):
     contact: str = ""
     ends: date | None = None  # the last day on which it may run
     task: Task  # what a model is to say of a patient
+
+    rules = (_readable("title"), _readable("purpose"), _readable("contact"))
 
 
 class Model(Section):
@@ -64,6 +74,9 @@ class Privacy(Section):
     rules = (_not_yet("secure_aggregation"), _not_yet("dp"))
 
 
+_Wanted = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
 class EarlyStopping(Section):
     """The run ends when the primary metric has not become better for `patience` rounds, by more than `min_delta`."""
 
@@ -79,8 +92,8 @@ class Evaluation(Section):
     early_stopping: EarlyStopping | None = None
     local_baseline: bool = True  # on real sites: each also trains alone, so that it sees what it gained
     operating_point: Annotated[  # chosen on validation data
-        Literal["youden"] | Annotated[dict[Literal["sensitivity"], Fraction], Field(min_length=1)],
-        Field(description='"youden", or { sensitivity = a number from 0 to 1 }'),
+        Literal["youden"] | Annotated[dict[Literal["sensitivity"], _Wanted], Field(min_length=1)],
+        Field(description='"youden", or { sensitivity = a number above 0, up to 1 }'),
     ] = "youden"
     subgroups: Annotated[tuple[Subgroups, ...], Field(max_length=8)] = ()  # of test patients, whose figures leave too
 

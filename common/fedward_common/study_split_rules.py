@@ -52,6 +52,8 @@ def decided_by_validation(evaluation: Evaluation, split: Split) -> Iterator[Faul
         yield Fault(("evaluation", "keep"), "needs validation patients: give [split] shares a second number above 0")
     if none and evaluation.early_stopping is not None:
         yield Fault(("evaluation", "early_stopping"), "needs validation patients: give [split] shares a second number")
+    if none and evaluation.operating_point != "youden":
+        yield Fault(("evaluation", "operating_point"), "needs validation patients: give [split] shares a second number")
 
 
 def folds(about: About, split: Split, phases: tuple[Phase, ...], evaluation: Evaluation) -> Iterator[Fault]:

@@ -78,8 +78,10 @@ def _scale(scale: FeatureScale | None, features: tuple[str, ...], combat: tuple[
         yield Fault(("scale", "centre"), f"must be {len(features)} numbers, one for each feature")
     if (scale.combat is not None) != bool(combat):
         yield Fault(("scale", "combat"), "is there exactly where [input] combat names features")
-    elif scale.combat is not None and len(scale.combat.alpha) != len(combat):
-        yield Fault(("scale", "combat", "alpha"), f"must be {len(combat)} numbers, one for each feature of combat")
+    elif (model := scale.combat) is not None:
+        effects = [row for site in model.sites.values() for row in (site.gamma, site.delta)]
+        if any(len(row) != len(combat) for row in (model.alpha, model.sigma, *model.beta, *effects)):
+            yield Fault(("scale", "combat"), f"must have {len(combat)} numbers in each row, one a feature of combat")
 
 
 class TableInput(Section):

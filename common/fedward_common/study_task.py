@@ -68,6 +68,8 @@ def task_faults(
         yield Fault(("evaluation", "primary"), 'must be "loss" where [cohort] labels names no structure to be scored')
     if task == "survival" and len(labels) == 2 and positive != labels[1]:
         yield Fault(("cohort", "positive"), f'must be "{labels[1]}", the event')
+    elif task == "survival" and "censored" in labels[1:]:
+        yield Fault(("cohort", "labels"), "must name first what the end of a follow-up without the event is called")
     elif task == "classification" and positive is None and len(labels) == 2 and not multi_label:
         yield Fault(
             ("cohort", "positive"), f"missing; with two labels, say which of them is looked for: {' or '.join(labels)}"

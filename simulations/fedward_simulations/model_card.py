@@ -105,13 +105,13 @@ def _cell(block: Block | None, metric: Metric, headline: Metric) -> str:
 
 def _hospital(results: Results, name: str) -> str:
     report = next(report for report in results.site_reports if report.name == name)
-    k = report.min_cell
-    sides = ", ".join(f"{wording.count(many, k)} {side}" for side, many in report.sides.items())
+    sides = ", ".join(f"{wording.told(many)} {side}" for side, many in report.sides.items())
     kind = wording.SOURCES[results.study.spec.input.kind]
     scanners = ", ".join(report.scanners) or "scanner not named"
     named = f"; {scanners}" if results.study.spec.input.kind == "image" else ""
-    images, patients = wording.count(report.images, k), wording.count(report.patients, k)
-    return f"{images} {kind} of {patients} patients ({sides}); {wording.labels_text(report)}{named}"
+    images, patients = wording.told(report.images), wording.told(report.patients)
+    labels = wording.labels_text(report)
+    return f"{images} {kind} of {patients} patients ({sides}){f'; {labels}' if labels else ''}{named}"
 
 
 def _checklists() -> list[tuple[str, str, list[tuple[str, str, str]]]]:

@@ -307,13 +307,13 @@ def _plots(results: Results) -> list[Plot]:
 
 def _hospital(report: SiteReport, source: str) -> Hospital:
     k = report.min_cell
-    sides = [f"{wording.count(many, k)} {side}" for side, many in report.sides.items()]
-    syntaxes = [f"{name} ({wording.count(many, k)})" for name, many in report.transfer_syntaxes.items()]
-    modalities = [f"{name} ({wording.count(many, k)})" for name, many in report.modalities.items()]
+    sides = [f"{wording.told(many)} {side}" for side, many in report.sides.items()]
+    syntaxes = [f"{name} ({wording.told(many)})" for name, many in report.transfer_syntaxes.items()]
+    modalities = [f"{name} ({wording.told(many)})" for name, many in report.modalities.items()]
     return Hospital(
         name=report.name,
-        patients=f"{wording.count(report.patients, k)} patients, {wording.count(report.labelled, k)} labelled",
-        images=f"{wording.count(report.images, k)} {source}",
+        patients=f"{wording.told(report.patients)} patients, {wording.told(report.labelled)} labelled",
+        images=f"{wording.told(report.images)} {source}",
         sides=", ".join(sides),
         labels=wording.labels_text(report),
         bars=_bars(report.labels),

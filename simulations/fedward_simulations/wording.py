@@ -96,6 +96,11 @@ def count(value: int | None, min_cell: int | None = None) -> str:
     return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
+def told(value: int | None) -> str:
+    """A count; None is one that stays home, because it is small or would tell another that is."""
+    return "some" if value is None else count(value)
+
+
 def plural(many: int, noun: str) -> str:
     """A count with its noun."""
     return f"{count(many)} {noun}{'' if many == 1 else 's'}"
@@ -168,7 +173,7 @@ def _excluded(results: Results) -> str:
 
 def labels_text(report: SiteReport) -> str:
     """Patients a label, e.g. 120 benign, 60 malignant."""
-    return ", ".join(f"{count(many, report.min_cell)} {label}" for label, many in report.labels.items())
+    return ", ".join(f"{told(many)} {label}" for label, many in report.labels.items())
 
 
 def has_threshold(results: Results) -> bool:

@@ -13,6 +13,7 @@ from fedward_client.cache import load
 from fedward_client.catalog import Catalog
 from fedward_client.freezing import from_catalog
 from fedward_client.harmonize import recipe
+from fedward_client.labelling import UNUSABLE_PATIENTS
 from fedward_client.site import Site
 from fedward_client.site_data import SiteData
 from fedward_client.volume import Volume
@@ -132,6 +133,16 @@ def test_a_table_of_other_images_is_no_sign_that_these_have_no_finding(tmp_path:
     table.write_text(re.sub(r"(?m)^([0-9.]+),", r"\g<1>.9,", table.read_text()))
     with pytest.raises(DataError, match="no row of the table of findings is of an image that the study takes"):
         from_catalog(Site.open(tmp_path), study([24, 32, 32], ["nodule"], "CT"))
+
+
+def test_a_row_that_cannot_be_used_is_the_reason_why_its_image_takes_no_part(tmp_path: Path) -> None:
+    ct(tmp_path)
+    table = tmp_path / "annotations.csv"
+    header, first, *others = table.read_text().splitlines()
+    cells = first.split(",")
+    table.write_text("\n".join([header, ",".join([cells[0], "x", *cells[2:]]), *others]) + "\n")
+    cohort = from_catalog(Site.open(tmp_path), study([24, 32, 32], ["nodule"], "CT"))
+    assert cohort.left_out == {UNUSABLE_PATIENTS: 1}
 
 
 def test_a_site_without_a_table_is_told_what_to_do(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from fedward_client import catalog
 from fedward_client.cache import load
 from fedward_client.catalog import Catalog
+from fedward_client.dry_run import dry_run
 from fedward_client.freezing import freeze, from_catalog
 from fedward_client.harmonize import recipe
 from fedward_client.site import Site
@@ -149,6 +150,10 @@ def test_a_mask_that_does_not_fit_leaves_its_image_out(
     site = hospital(tmp_path)
     path = tmp_path / "labels" / "P1.nii.gz"
     nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), affine), path)
+    before = dry_run(site, study())
+    assert before.images == 3, "the steward sees before a run what it would not take"
+    [(reason, count)] = before.left_out.items()
+    assert (reason.startswith("images that could not be read: its mask"), count) == (True, 1)
     assert len(loaded(site, study()).images) == 3
     assert "its mask" in caplog.text
     assert "P1" not in caplog.text

@@ -184,6 +184,26 @@ def test_rows_of_a_table_are_on_the_scale_of_the_run(model: Callable[..., Path],
         assert bad["note"].startswith("a row of a table: ")
 
 
+@pytest.mark.parametrize("outcome", ["", ",sick", ",unknown", ",SICK"])
+def test_new_patients_need_no_outcome(model: Callable[..., Path], tmp_path: Path, outcome: str) -> None:
+    """The map of the hospital's columns names one, which the table of those who just came has not, or not yet."""
+    folder, out = tmp_path / "north", tmp_path / "found.csv"
+    folder.mkdir()
+    title = ",outcome" if outcome else ""
+    (folder / "visits.csv").write_text(f"mrn,age,volume{title}\nM1,60,5{outcome}\nM2,70,6{outcome}\n")
+    target = '[target]\ncolumn = "outcome"\nclasses = { well = "benign", sick = "malignant" }\n'
+    (folder / "columns.toml").write_text(MAP + target)
+    (folder / "site.toml").write_text('[table]\nfiles = "visits.csv"\nmap = "columns.toml"\n')
+    section = {"kind": "table", "features": ["volume", "age"]}
+    study = tiny_study(input=section, model={"name": "logistic-regression"})
+    file = model(study, scale=FeatureScale(centre=(5.0, 60.0), spread=(2.0, 10.0)))
+    found = fedward(file, folder, "--out", out)
+    assert found.exit_code == 0, found.output
+    assert [row["row"] for row in rows(out)] == ["2", "3"]
+    refused = fedward(file, folder, "--out", tmp_path / "reports", "--format", "sr")
+    assert "a DICOM report refers to DICOM images, and the model takes none" in said(refused)
+
+
 COLUMN = """patient = "group"
 [[features]]
 """
@@ -284,6 +304,27 @@ def test_a_file_is_its_hospitals(model: Callable[..., Path], hospital: Path, tmp
     assert left_out.exit_code == 1
     assert "opt-out list" in said(left_out)
     assert not (tmp_path / "other.csv").exists()
+
+
+@pytest.mark.parametrize("known_by", ["opt-out.txt", ".fedward"])
+def test_a_hospital_without_settings_is_one_too(
+    write_dicom: Callable[..., Path], model: Callable[..., Path], tmp_path: Path, known_by: str
+) -> None:
+    """Who opted out there is left out, and a part of its folder is refused."""
+    folder, out = tmp_path / "hospital", tmp_path / "found.csv"
+    random = np.random.default_rng(0)
+    for patient in ("MRN1", "MRN2"):
+        pixels = random.integers(0, 255, (20, 20)).astype(np.uint8)
+        write_dicom(folder / "images" / f"{patient}.dcm", patient_id=patient, array=pixels)
+    if known_by == ".fedward":
+        Site.open(folder).pseudonym("patient", "MRN1")
+    (folder / "opt-out.txt").write_text("MRN2\n")
+    file = model(tiny_study(input={"size": [16, 16]}))
+    found = fedward(file, folder, "--out", out)
+    assert found.exit_code == 0, found.output
+    assert [row["file"] for row in rows(out)] == ["images/MRN1.dcm"]
+    assert "is a part of the hospital's folder" in said(fedward(file, folder / "images", "--out", out))
+    assert fedward(file, folder / "images/MRN2.dcm", "--out", tmp_path / "other.csv").exit_code == 1
 
 
 def test_a_part_of_a_hospitals_folder_is_refused(model: Callable[..., Path], hospital: Path, tmp_path: Path) -> None:

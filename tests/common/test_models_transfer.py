@@ -15,6 +15,7 @@ from torch.nn import functional
 from fedward_common import models
 from fedward_common.errors import ModelError
 from fedward_common.models import weights_file
+from fedward_common.models.trained import Trained
 from fedward_common.models.transfer import Transferred, inflated_kernel, transfer
 from fedward_common.records import model_sha256
 from fedward_common.study import StudySpec
@@ -258,6 +259,23 @@ def test_a_run_begins_with_the_weights_in_its_folder_and_no_others(tmp_path: Pat
     save_file({**arrays, first: arrays[first] * 2}, tmp_path / "w.safetensors")
     with pytest.raises(ModelError, match=r"start\.sha256"):
         models.bound(spec, tmp_path / "w.safetensors")
+
+
+def test_weights_of_other_features_are_refused(tmp_path: Path) -> None:
+    """Of the same shape they would fit, and each would weigh another feature."""
+    file = tmp_path / "w.safetensors"
+
+    def of(*features: str, **model: Any) -> StudySpec:
+        return tiny_study(input={"kind": "table", "features": features}, model={"name": "logistic-regression", **model})
+
+    theirs = of("age", "volume")
+    arrays = trained(theirs)
+    about = Trained(study=theirs, scale=None, thresholds={}, model_sha256=model_sha256(arrays), limits=())
+    save_file(arrays, file, metadata=about.header)
+    start = {"start": {"file": "w.safetensors"}}
+    models.bound(of("age", "volume", **start), file)
+    with pytest.raises(ModelError, match="was trained on other features, or in another order"):
+        models.bound(of("volume", "age", **start), file)
 
 
 def test_where_a_file_lies_is_not_in_the_digest(tmp_path: Path) -> None:

@@ -331,6 +331,10 @@ FAULTS: list[tuple[dict[str, str], str]] = [
         '[input] window = [-600, 1500]: lies around -600, as for CT, and [cohort] modality is "US"',
     ),
     (
+        {"cohort": f'{GOOD["cohort"]}\nmodality = "MR"', "input": 'intensity = "window"\nwindow = [-600, 1500]'},
+        '[input] window = [-600, 1500]: lies around -600, as for CT, and [cohort] modality is "MR"',
+    ),
+    (
         {"cohort": f'{GOOD["cohort"]}\nmodality = "MRI"'},
         'must be a DICOM modality in capitals such as "US", or absent to take any; did you mean MR?',
     ),
@@ -349,6 +353,16 @@ FAULTS: list[tuple[dict[str, str], str]] = [
     (
         {"model": 'name = "rbm"\noptions.visible = "binary"', "input": 'kind = "table"\nfeatures = ["age"]'},
         "line 10: [model] options.visible",
+    ),
+    ({"study": f'{GOOD["study"]}\ntitle = "\\u001b[31m"'}, 'title = "\\u001b[31m": must be printable text'),
+    ({"training": "optimizer = { lr = 1e300 }"}, "[training] optimizer.lr = 1e+300: must be a number above 0 and at"),
+    (
+        {"evaluation": "operating_point = { sensitivity = 0.0 }"},
+        '"youden", or { sensitivity = a number above 0, up to 1 }',
+    ),
+    (
+        {"evaluation": "operating_point = { sensitivity = 0.9 }", "split": "shares = [0.7, 0.0, 0.3]"},
+        "needs validation patients: give [split] shares a second number",
     ),
     (
         {**DETECTS, "model": 'name = "retinanet"', "input": "size = [24, 16]"},

@@ -193,6 +193,23 @@ def test_a_table_with_its_scale_measures_none() -> None:
             {"model": "cnn-1d"},
             '[input] signals = ["ankle forward", "ankle forward"]: names one signal twice; name each once',
         ),
+        (
+            SERIES.replace("0.5", "0.001"),
+            {"model": "cnn-1d"},
+            "[input] step_s = 0.001: must be a sample at least: 0.001 s at 64 Hz are none",
+        ),
+        (
+            SERIES + 'intensity = "zscore"',
+            {"model": "cnn-1d"},
+            '[input] scale = 1000: has no effect without intensity = "none"; remove it, or set intensity = "none"',
+        ),
+        (
+            TABLE
+            + "scale = { centre = [0.0, 0.0, 0.0], spread = [1.0, 1.0, 1.0], combat = { alpha = [0.0, 0.0], "
+            + "beta = [[0.0, 0.0]], sigma = [1.0], sites = {} } }",
+            {},
+            "[input] scale.combat: must have 2 numbers in each row, one a feature of combat",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_in_words(section: str, others: dict[str, str], words: str) -> None:

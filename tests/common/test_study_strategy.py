@@ -73,6 +73,7 @@ FAULTS: list[tuple[tuple[str, ...], str]] = [
     (('name = "fedbn"',), 'name = "fedbn": keeps BatchNorm layers at their site, and model "small-cnn" has none'),
     (('name = "fedbn"', "", BATCH), '[training] batch_norm is "share"; set batch_norm = "local", or choose another'),
     (('name = "fedbn"', 'batch_norm = "group"', BATCH), '[training] batch_norm is "group"; set batch_norm = "local"'),
+    (("", "batch_size = 1", BATCH), "[training] batch_size = 1: must be at least 2: model"),
     (("", 'batch_norm = "local"'), 'batch_norm = "local": has no effect: model "small-cnn" has no BatchNorm layer'),
     (("", 'batch_norm = "group"', 'name = "resnet10"'), 'model "resnet10" has no BatchNorm layer with these options'),
     (("", 'batch_norm = "loca"', BATCH), 'one of "share", "local", "recalibrate", "group"; did you mean local?'),

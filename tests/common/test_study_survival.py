@@ -16,6 +16,12 @@ TEMPLATE = template_path("survival")
     [
         ('labels = ["censored", "event"]', 'labels = ["event"]', 'must be the words for "censored" and for the event'),
         ('positive = "event"', 'positive = "censored"', 'must be "event", the event'),
+        (
+            """labels = ["censored", "event"]    # how a follow-up ended, in this order; the map's words
+positive = "event\"""",
+            'labels = ["event", "censored"]\npositive = "censored"',
+            "must name first what the end of a follow-up without the event is called",
+        ),
         ('primary = "c_index"', 'primary = "roc_auc"', 'must be "c_index" or "loss" for [study] task = "survival"'),
         ("batch_size = 65_536", "batch_size = 1", "must be at least 2: patients of a batch are compared"),
         ('name = "cox"', 'name = "logistic-regression"', "logistic-regression"),

@@ -199,9 +199,10 @@ class Target:
             return self.threshold.below if number < self.threshold.value else self.threshold.above
         if self.classes is None:
             return repr(*Numeric(column=self.column).values(cell, text))
-        for level, name in self.classes.items():
-            if plain(level) == plain(cell):
-                return name
+        for alike in (plain, lambda text: plain(text).casefold()):
+            named = {name for level, name in self.classes.items() if alike(level) == alike(cell)}
+            if len(named) == 1:
+                return named.pop()
         raise BadRow(f"its target, column '{self.column}', is of no class that the map lists")
 
 

@@ -64,6 +64,9 @@ def _distances(predicted: Bools, truth: Bools, spacing_mm: Sequence[float]) -> t
     return float(np.concatenate(ways).mean()), max(float(np.percentile(way, 95)) for way in ways)
 
 
+_SAME = 1e-9  # a standard deviation that rounding alone makes of equal values
+
+
 class Moments(Record):
     """Mean and standard deviation (of a sample, n - 1; 0 for one) of a figure over patients."""
 
@@ -83,7 +86,7 @@ class Moments(Record):
 
     def fraction_interval(self, level: float = LEVEL) -> Estimate:
         """`interval` of a figure in [0, 1]; Wilson's where all patients have the same, which is no certainty."""
-        if not self.sd:
+        if self.sd < _SAME:
             return wilson_interval(min(self.mean, 1.0) * self.patients, self.patients, level)
         found = self.interval(level)
         return fraction_estimate(found.value, found.low, found.high)

@@ -13,6 +13,8 @@ from fedward_common.metrics.intervals import LEVEL, Estimate, logit_interval, wi
 
 MAX_PAIRS = 10**18
 
+_SAME = 1e-18  # a variance that rounding alone makes of patients whose pairs are alike
+
 
 class Concordance(Record):
     """Harrell's C of patients of one or more sites, over the pairs that are within a site.
@@ -45,7 +47,7 @@ class Concordance(Record):
 
     def interval(self, level: float = LEVEL) -> Estimate:
         """C with its interval on the logit scale; where the variance is 0, Wilson's of a share of the events."""
-        if not self.variance or self.value in (0.0, 1.0):
+        if self.variance < _SAME or self.value in (0.0, 1.0):
             return wilson_interval(self.value * self.events, self.events, level)
         return logit_interval(self.value, self.variance, level)
 

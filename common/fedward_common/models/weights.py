@@ -112,11 +112,34 @@ def bound(study: "StudySpec", path: Path) -> tuple["StudySpec", Transferred]:
             "were meant, or remove the key to take these (it is the SHA-256 of a model, as results tell it, not of a "
             "file)"
         )
+    _check_features(study, path)
     transferred = begin(study, arrays).transferred
     assert transferred is not None
     name = None if start.file is None else Path(start.file).name
     start = start.model_copy(update={"file": name, "sha256": sha256})
     return study.model_copy(update={"model": study.model.model_copy(update={"start": start})}), transferred
+
+
+def _check_features(study: "StudySpec", path: Path) -> None:
+    """Raise ModelError for weights of other features or signals, or of another order: each weight is one's own.
+
+    Arrays alone do not say of what they are.
+    """
+    from fedward_common.models import trained
+
+    try:
+        theirs = trained.about(path)
+    except ModelError:  # of a network that is not installed here, for example
+        return
+    if theirs is None:
+        return
+    for key in ("features", "signals"):
+        ours, others = (getattr(each.input, key, None) for each in (study, theirs.study))
+        if None not in (ours, others) and ours != others:
+            raise ModelError(
+                f"{path.name} was trained on other {key}, or in another order: begin with a model of the same, or give "
+                f"[input] {key} as that model's study has them"
+            )
 
 
 def parameter_names(model: "nn.Module") -> frozenset[str]:
