@@ -30,6 +30,12 @@ class Progress:
     step: int = 0
     seen: int = 0  # images
 
+    def add(self, loss: torch.Tensor, examples: int) -> None:
+        """A step was made: the mean loss of its batch, and how many examples that had."""
+        self.loss_sum += loss * examples
+        self.step += 1
+        self.seen += examples
+
 
 @dataclass(kw_only=True, slots=True)
 class EpochJournal:

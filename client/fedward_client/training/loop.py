@@ -83,10 +83,6 @@ def train(
     dims = len(study.input.size)
     device.place(model, dims)
     precision = device.autocast(model, example_shape(study.study.task, data.images.shape[1], data.images.shape[2:]))
-    model.train()
-    freeze(model, study, layer)
-    rule.begin(model)
-    optimizer = make_optimizer(model, study, work.optimizer)
     loss_of = objective(model, study, data.labels[data.indices("train")], layer, device.torch)
     taught = data.labels if data.pseudo_labels is None else data.pseudo_labels
     truth = np.empty((len(data.images), 0)) if data.targets is None else data.targets
@@ -102,10 +98,15 @@ def train(
         images = images.to(device.torch, memory_format=device.layout(dims))
         return images, torch.from_numpy(taught[batch]).to(device.torch), targets.to(device.torch)
 
-    before = None
+    before, seed = None, int(stream(study.training.seed, "dropout", site, round_number).integers(2**63))
     if study.strategy.name == "qfedavg":
+        device.seed(seed)  # a layer that learns alone may draw
         before = _loss_as_it_came(model, loss_of, examples, indices, work.batch_size)
-    device.seed(int(stream(study.training.seed, "dropout", site, round_number).integers(2**63)))
+    model.train()
+    freeze(model, study, layer)
+    rule.begin(model)
+    optimizer = make_optimizer(model, study, work.optimizer)
+    device.seed(seed)
     at = (journal.restore(model, optimizer) if journal is not None else None) or Progress(
         torch.zeros((), dtype=torch.float64, device=device.torch)
     )
@@ -121,9 +122,7 @@ def train(
             loss.backward()  # type: ignore[no-untyped-call]  # of torch
             rule.correct(model)
             optimizer.step()
-            at.loss_sum += loss.detach() * len(batch)
-            at.step += 1
-            at.seen += len(batch)
+            at.add(loss.detach(), len(batch))
             listener(Event(site=site, stage="train", done=at.step, total=total, note=note))
         at.epoch += 1
         if journal is not None and (at.step < total or journal.last_too):
@@ -156,9 +155,7 @@ def _loss_as_it_came(
     model.eval()
     with torch.no_grad():
         batches = np.array_split(indices, max(len(indices) // batch_size, 1))
-        total = sum(float(loss_of(*examples(batch))) * len(batch) for batch in batches)
-    model.train()
-    return total / len(indices)
+        return sum(float(loss_of(*examples(batch))) * len(batch) for batch in batches) / len(indices)
 
 
 def _augmented(
