@@ -26,6 +26,7 @@ from fedward_common.events import Event
 from fedward_common.records import WAITS, Arrays, Evaluated, Prepared, Question, Trained, read_config
 
 SETTINGS_UNUSABLE = "the site's settings cannot be used; its log says why"
+RUNS = 10  # of a study that get figures of its patients
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +149,7 @@ class Desk:
         number = int(numbers.get("server-round", 0)) if question.kind == "train" else 0
         if stored := self._stored(question, number, digest):
             return stored
+        self._count_run(question)
         reference = model_sent(question, arrays()) if question.kind not in _QUERIES else {}
         answer, update, records = self._work(question, number, reference)
         self.hospital.check_opted_out(question)  # somebody may have asked while it was worked on
@@ -167,6 +169,21 @@ class Desk:
         if question.kind == "train":
             self.hospital.settle(question, number)
         return Reply(answer=released.answer, arrays=released.arrays, parcel=parcel)
+
+    def _count_run(self, question: Question) -> None:
+        """Raise PolicyError where a study's patients were scored by `RUNS` runs before.
+
+        A run gets figures at one set of operating points; those of very many would add up to patients' scores.
+        """
+        if self.ledger is None or question.kind != "evaluate":
+            return
+        for place in range(RUNS):
+            if self.ledger.once(question.study.digest, f"scored by run {place}", question.run) == question.run:
+                return
+        raise PolicyError(
+            f"{self.hospital.source.name} has given {RUNS} runs figures of this study: begin it with another "
+            "[training] seed, which its steward reads and approves as another study"
+        )
 
     def _work(self, question: Question, number: int, arrays: Arrays) -> tuple[Answer, dict[str, np.ndarray], Records]:
         """The answer, the arrays beside it, and the records of the patients whom statistics are of."""

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fedward_client
-from fedward_client.desk import Desk, Reply
+from fedward_client.desk import RUNS, Desk, Reply
 from fedward_client.handlers import Hospital
 from fedward_client.ledger import Ledger
 from fedward_client.member import Member
@@ -28,7 +28,7 @@ from fedward_common.compression import decode_update, encode_model
 from fedward_common.distance import update_norm
 from fedward_common.errors import AuditError, PolicyError, RecordError
 from fedward_common.events import Event
-from fedward_common.records import Prepared, Question, Trained, model_sha256, question_record
+from fedward_common.records import Evaluated, Prepared, Question, Trained, model_sha256, question_record
 from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
 from fedward_simulations.phantoms import PhantomSource
@@ -310,6 +310,23 @@ def test_a_question_asked_again_gets_the_stored_bytes(member: MemberMaker, roste
     another = desk(at).answer(asked, lambda: model(study), "ef" * 32)  # the same round, another model
     assert isinstance(another.answer, Trained)
     assert len(list(audit.entries(at.site.state / "audit.jsonl", event="left"))) == 2
+
+
+def test_a_study_is_scored_by_so_many_runs_and_by_no_more(member: MemberMaker, roster_study: StudyMaker) -> None:
+    at = member()
+    study = roster_study(at)
+    approve(at, study, TODAY)
+    for number in range(RUNS):
+        asked = config(study, "evaluate", run=f"run-{number}", side="test", thresholds={"malignant": 0.5})
+        assert isinstance(desk(at).answer(asked, lambda: model(study)).answer, Evaluated)
+    one_more = config(study, "evaluate", run="run-x", side="test", thresholds={"malignant": 0.6})
+    assert f"has given {RUNS} runs figures of this study" in desk(at).answer(one_more, lambda: model(study)).refusal
+    again = config(study, "evaluate", run="run-0", side="validation")
+    assert isinstance(desk(at).answer(again, lambda: model(study)).answer, Evaluated)
+    other = roster_study(at, training={"seed": 8})
+    approve(at, other, TODAY)
+    asked = config(other, "evaluate", run="run-x", side="test")
+    assert isinstance(desk(at).answer(asked, lambda: model(other)).answer, Evaluated)
 
 
 def test_the_spool_holds_the_last_two_rounds(member: MemberMaker, roster_study: StudyMaker) -> None:
