@@ -323,7 +323,7 @@ def test_a_study_is_scored_by_so_many_runs_and_by_no_more(member: MemberMaker, r
     assert f"has given {RUNS} runs figures of this study" in desk(at).answer(one_more, lambda: model(study)).refusal
     again = config(study, "evaluate", run="run-0", side="validation")
     assert isinstance(desk(at).answer(again, lambda: model(study)).answer, Evaluated)
-    other = roster_study(at, training={"seed": 8})
+    other = roster_study(at, training={"rounds": 3})
     approve(at, other, TODAY)
     asked = config(other, "evaluate", run="run-x", side="test")
     assert isinstance(desk(at).answer(asked, lambda: model(other)).answer, Evaluated)
