@@ -22,7 +22,8 @@ def registration_loss(
 
     Images are [n, channels, *size] in [0, 1], `displacement` [n, dims, *size] in voxels as `warp` takes it. The
     dissimilarity is 1 less the squared local correlation coefficient, a mean over windows, which takes images of other
-    contrast but at the border, where MONAI fills windows with 0; the roughness is the mean square of differences between neighbours, in voxels.
+    contrast, but at the border, where MONAI fills windows with 0; the roughness is the mean square of differences
+    between neighbours, in voxels.
     """
     with torch.autocast(moving.device.type, enabled=False):
         displacement = displacement.float()
