@@ -53,6 +53,7 @@ def study(bits: int = 128, radius: int = 2) -> StudySpec:
         cohort={"labels": ["inactive", "active"], "positive": "active"},
         input={"kind": "compound", "column": "smiles", "bits": bits, "radius": radius},
         model={"name": "rbm", "options": {"visible": "binary"}},
+        split={"shares": [1.0, 0.0, 0.0]},
     )
 
 

@@ -155,6 +155,7 @@ def test_a_table_without_labels_says_of_whom_recordings_are(tmp_path: Path) -> N
             "window_s": 4,
         },
         model={"name": "cnn-1d"},
+        split={"shares": [1.0, 0.0, 0.0]},
         evaluation={"subgroups": ("sex", "age")},
     )
     cohort = from_catalog(site, study)

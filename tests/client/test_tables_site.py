@@ -88,7 +88,7 @@ def study(**changes: object) -> StudySpec:
         cohort={"labels": ["healthy", "ill"], "positive": "ill"},
         input={**section, **changes},
         model={"name": "mlp"},
-        split={"shares": [0.6, 0.0, 0.4]},
+        split={"shares": [1.0, 0.0, 0.0]},
     )
 
 
