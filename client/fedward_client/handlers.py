@@ -71,7 +71,8 @@ class Hospital:
         trains = not study.only_evaluates(self.source.name)
         dealt = range(study.split.folds or 0) if trains else ()
         folds = [data.in_fold(fold, study.split.folds).indices("train") for fold in dealt]
-        shown = told(sides, k, known=["train"] if trains else [])  # training patients are the update's weight
+        # training patients are the update's weight; of the other sides, files may have gone since there were enough
+        shown = told(sides, k, known=["train"] if trains else [])
         return Prepared(
             site=self.source.name,
             fedward=__version__,
