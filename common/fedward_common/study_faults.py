@@ -254,8 +254,9 @@ class _Schema:
     def _list_words(self, node: Mapping[str, Any]) -> str:
         if first := node.get("prefixItems"):
             return f"a list of {len(first)} values, each {self.words(self._resolved(first[0]))}"
-        least = f"at least {node['minItems']} " if "minItems" in node else ""
-        return f"a list of {least}values, each {self.words(self._resolved(node.get('items', {})))}"
+        bounds = " and ".join(f"{words} {node[sign]}" for sign, words in _LENGTHS.items() if sign in node)
+        each = self.words(self._resolved(node.get("items", {})))
+        return f"a list of {bounds} values, each {each}" if bounds else f"a list of values, each {each}"
 
     def _table_words(self, node: Mapping[str, Any]) -> str:
         keys = self.keys(node)
@@ -267,11 +268,19 @@ class _Schema:
         return " ".join([kind, " and ".join(bounds)]).strip()
 
 
+def _string_words(node: Mapping[str, Any]) -> str:
+    if node.get("format") == "date":
+        return "a date such as 2027-12-31"
+    return "text in quotes that is not empty" if node.get("minLength") else "text in quotes"
+
+
 def _plain(number: float) -> float:
     return int(number) if number == int(number) else number
 
 
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+
+_LENGTHS = {"minItems": "at least", "maxItems": "at most"}
 
 _Words = Callable[[_Schema, Mapping[str, Any]], str]
 
@@ -286,7 +295,7 @@ _WORDS: dict[str, _Words] = {
 _TYPE_WORDS: dict[str, _Words] = {
     "integer": _Schema._number_words,
     "number": _Schema._number_words,
-    "string": lambda _schema, node: "a date such as 2027-12-31" if node.get("format") == "date" else "text in quotes",
+    "string": lambda _schema, node: _string_words(node),
     "boolean": lambda _schema, _node: "true or false",
     "array": _Schema._list_words,
     "object": _Schema._table_words,

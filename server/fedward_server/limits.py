@@ -1,7 +1,8 @@
 """What the figures of a run cannot say, in sentences: for the model card, and for whoever has the model alone."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 
+from fedward_common.metrics import Evaluation
 from fedward_common.study import StudySpec
 
 
@@ -21,6 +22,20 @@ def limits(study: StudySpec, sites: Collection[str], *, patients: int | None, se
             "One seed: how much the figures change with another split or other initial weights was not measured."
         )
     return [*found, tested_where(study, sites), "The analysis is retrospective."]
+
+
+def unseen(study: StudySpec, tested: Iterable[Evaluation]) -> Iterator[str]:
+    """A sentence of the labels of which no site could show a figure, where the model gives each a score or a mask."""
+    if study.cohort.positive is not None or study.study.task not in ("classification", "segmentation", "detection"):
+        return
+    shown = {
+        label for each in tested for of_task in (each.figures, each.overlaps, each.detections) for label in of_task
+    }
+    if without := [label for label in study.cohort.labels if label not in shown]:
+        yield (
+            f"No hospital had enough test patients to show a figure of {', '.join(without)}: what the model says of it "
+            "was not tested, and there may have been nobody to learn it from."
+        )
 
 
 def tested_where(study: StudySpec, sites: Collection[str]) -> str:

@@ -1,6 +1,6 @@
 """What a finished run leaves as `run.json`: its history, its sites, its final figures. No patient's score is in it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -88,7 +88,12 @@ class RunResult(_Record):
         """What its figures cannot say, a sentence each; who did not take part stands first."""
         tested = sum(site.test.patients for site in self.sites.values() if site.test is not None)
         found = run_limits.limits(self.study, sorted(self.sites), patients=tested or None)
-        return [*(f"Not in the run: {reason}." for reason in self.left_out), *found]
+        return [*self.notes(), *found]
+
+    def notes(self) -> Iterator[str]:
+        """Who did not take part, and what was not tested, a sentence each."""
+        yield from (f"Not in the run: {reason}." for reason in self.left_out)
+        yield from run_limits.unseen(self.study, (site.test for site in self.sites.values() if site.test is not None))
 
     def write(self, folder: Path) -> None:
         """Write `run.json` so that it is whole or not there."""

@@ -143,8 +143,7 @@ class Simulation:
 
 
 def _notes(run: RunResult) -> Iterator[str]:
-    for reason in run.left_out:
-        yield f"Not in the run: {reason}."
+    yield from run.notes()
     if isinstance(run.scale, FeatureScale):
         freed = ", freed of what each hospital adds (ComBat)" * (run.scale.combat is not None)
         yield f"The model takes features by mean and deviation over all hospitals{freed}: run.json has the numbers."

@@ -176,6 +176,13 @@ def test_an_evaluation_is_by_patient() -> None:
     assert found.sketches["malignant"] == ScoreSketch.of(means, labels).suppressed(5)
 
 
+def test_a_label_that_is_not_looked_at_keeps_the_loss_home_too() -> None:
+    of_one = study("normal", "benign", "malignant", positive="malignant")
+    assert of_counts([30, 3, 30], of_one).figures.keys() == {"malignant"}
+    assert of_counts([30, 3, 30], of_one).loss is None
+    assert of_counts([30, 5, 30], of_one).loss is not None
+
+
 def test_every_label_counts_in_a_study_without_a_positive_one() -> None:
     found = of_counts([10, 20, 30])
     assert list(found.sketches) == list(found.figures) == ["normal", "benign", "malignant"]
@@ -228,7 +235,7 @@ def test_no_images_at_all_need_no_classes() -> None:
 def test_too_few_of_either_class_keep_the_sketch_home(counts: list[int]) -> None:
     found = of_counts(counts, TWO)
     assert (found.sketches, found.figures, found.patients) == ({}, {}, 44)
-    assert found.loss is not None
+    assert found.loss is None, "of a model that gives everyone .9 it would be the count"
     assert found.withheld is not None
     assert "fewer than 5" in found.withheld
     assert "malignant" in found.withheld
@@ -401,8 +408,8 @@ def test_what_is_not_known_of_a_label_takes_no_part_in_its_figures() -> None:
         assert found.sketches[label] == ScoreSketch.of(own, truth).suppressed(5)
     assert "hernia" not in found.figures, "it is there for fewer than five"
     assert "hernia" in (found.withheld or "")
+    assert found.loss is None
     every = labels >= 0
-    assert found.loss == pytest.approx(log_loss(labels[every], two_class(scores[every])))
     other = np.where(every, scores, 1 - scores)
     again = evaluate_scores(other, labels, np.arange(90), study=SEVERAL, thresholds={"nodule": 0.4}, min_cell=5)
     assert again == found, "scores of what is not known change nothing"
@@ -411,10 +418,11 @@ def test_what_is_not_known_of_a_label_takes_no_part_in_its_figures() -> None:
 
 def test_a_label_of_which_nothing_is_known_has_no_figures() -> None:
     scores, labels = partly(60, 2)
-    labels[:, 0] = -1
+    labels[:, [0, 2]] = -1
     found = evaluate_scores(scores, labels, np.arange(60), study=SEVERAL, thresholds=None, min_cell=5)
     assert set(found.figures) == {"nodule"}
-    assert found.loss is not None
+    known = labels >= 0
+    assert found.loss == pytest.approx(log_loss(labels[known], two_class(scores[known])))
     assert primary_value([found], SEVERAL) == macro_auc([found], ["nodule"])
 
 

@@ -188,6 +188,7 @@ def test_too_few_patients_stay_home() -> None:
     scores = [MaskScores(*(np.array([0.5, math.nan]),) * 3)] * 8
     found = evaluate_overlap(scores, np.ones((8, 2)), np.ones(8), np.arange(8), study=LIVER, min_cell=5)
     assert list(found.overlaps) == ["liver"]
+    assert found.loss is None, "it is of tumours too"
     assert found.withheld == "fewer than 5 patients with a score: figures of tumour stay home"
     few = evaluate_overlap(scores[:4], np.ones((4, 2)), np.ones(4), np.arange(4), study=LIVER, min_cell=5)
     assert few == Evaluation(patients=0, loss=None, withheld=few.withheld)

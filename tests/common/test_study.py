@@ -192,6 +192,7 @@ FAULTS: list[tuple[dict[str, str], str]] = [
     ({"cohort": 'labels = ["a", "a", "b"]'}, 'holds "a" 2 times'),
     ({"cohort": 'labels = ["a", "b ", "c"]'}, '[cohort] labels item 2 = "b ": must be printable text without spaces'),
     ({"cohort": 'labels = ["a", "", "c"]'}, '[cohort] labels item 2 = ""'),
+    ({"cohort": f"labels = {[str(number) for number in range(1001)]}"}, "must be a list of at most 1000 values, each"),
     (
         {"split": "shares = [0.7, 0.1]"},
         "[split] shares = [0.7, 0.1]: must be a list of 3 values, each a number at least 0",

@@ -115,7 +115,7 @@ def test_a_table_with_its_scale_measures_none() -> None:
         (
             'kind = "table"',
             {},
-            "[input] features: missing; it must be a list of at least 1 values, each text in quotes",
+            "[input] features: missing; it must be a list of at least 1 and at most 4096 values",
         ),
         (
             'kind = "table"\nfeature = ["age"]\nfeatures = ["age"]',

@@ -103,7 +103,8 @@ def evaluate_scores(
     several labels an image, `labels` [images, classes] are 1, 0, or -1 where it is not known: that image takes no part
     in the label's figures. A patient's score is the mean over that patient's images, over those with a label and those
     without it where they differ. `thresholds` are operating points in [0, 1] by label. A count below `min_cell` never
-    shows, nor as a difference: of patients in all, with a label or without, with both, or of whom it is not known.
+    shows, nor as a difference: of patients in all, with a label or without, with both, or of whom it is not known. The
+    loss stays home with any label of such a count.
     Raises `RunError` for scores that are no probabilities, `ModelError` for a wrong number of classes, `DataError` for
     a label that is none of the study's, `RecordError` for a threshold outside [0, 1].
     """
@@ -112,12 +113,13 @@ def evaluate_scores(
     if too_few(people, min_cell):
         return nothing(min_cell)
     asked = _asked(study)
-    cases = {index: images.cases(index, min_cell=min_cell) for index in asked}
-    shown = [
+    cases = {index: images.cases(index, min_cell=min_cell) for index in range(len(study.cohort.labels))}
+    enough = [
         index
         for index, one in cases.items()
         if min(one.with_it, one.without) >= min_cell and not 0 < abs(people - one.truth.size) < min_cell
     ]
+    shown = [index for index in asked if index in enough]
     if not study.cohort.multi_label and len(asked) == len(study.cohort.labels):
         shown = _covered({index: cases[index].with_it for index in asked}, shown, people, min_cell)
     sketches, figures = {}, {}
@@ -128,9 +130,12 @@ def evaluate_scores(
         if sketch is not None and own is not None:
             sketches[label], figures[label] = sketch, own
     hidden = [study.cohort.labels[index] for index in asked if index not in shown]
+    few = [
+        index for index, one in cases.items() if one.truth.size and index not in (shown if index in asked else enough)
+    ]
     return Evaluation(
         patients=people,
-        loss=images.loss(),
+        loss=None if few else images.loss(),  # a hub's model that gives everyone the same would tell counts by it
         sketches=sketches,
         figures=figures,
         withheld=_withheld(hidden, min_cell) if hidden else None,

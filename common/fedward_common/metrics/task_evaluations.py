@@ -1,8 +1,9 @@
 """The evaluations of segmentation, registration, survival and detection: siblings of `evaluate_scores`.
 
 Arrays in, an `Evaluation` out, under the same small-cell rule. `patients` [images] are any integers; a patient's figure
-is the mean over that patient's images. Losses [images] are at least 0, those that training goes by. `groups` are words
-[images] that put patients into groups, whose figures are told too (`subgroups`); `RunError` for a patient in two.
+is the mean over that patient's images. Losses [images] are at least 0, those that training goes by; their mean stays
+home with the figures of what it is of. `groups` are words [images] that put patients into groups, whose figures are
+told too (`subgroups`); `RunError` for a patient in two.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,9 +52,11 @@ def evaluate_overlap(
     after, unmoved = (_of_patients(each, known, index, structures) for each in (scores, before))
     shown, unregistered = _overlaps(after, min_cell), _overlaps(unmoved, min_cell)
     hidden = [structure for structure in structures if structure not in shown]
+    annotated = {structure for structure, own in zip(structures, known.T, strict=True) if own.any()}
+    of_masks = study.study.task != "registration"  # whose loss is of images alone
     whole = Evaluation(
         patients=people.size,
-        loss=_mean(losses, index),
+        loss=_mean(losses, index, told=not (of_masks and annotated - shown.keys())),
         overlaps=shown,
         unregistered=unregistered,
         folding=None if folding is None else Moments.of(patient_scores(folding, index)[1]),
@@ -145,7 +148,7 @@ def evaluate_detections(
             shown[kind] = detections
     whole = Evaluation(
         patients=people.size,
-        loss=_mean(losses, index),
+        loss=_mean(losses, index, told=len(shown) == len(kinds)),
         detections=shown,
         withheld=_withheld(
             [kind for kind in kinds if kind not in shown],
@@ -192,12 +195,12 @@ def _patient_means(values: Floats, index: Ints) -> Floats:
     return means
 
 
-def _mean(values: npt.ArrayLike, index: Ints) -> float:
-    """The mean over patients of the mean over each one's images."""
+def _mean(values: npt.ArrayLike, index: Ints, *, told: bool) -> float | None:
+    """The mean over patients of the mean over each one's images; None where it is not to be `told`."""
     mean = float(patient_scores(values, index)[1].mean())
     if not np.isfinite(mean):
         raise RunError("the model's loss is no number: it has diverged, try a lower learning rate")
-    return mean
+    return mean if told else None
 
 
 def _withheld(hidden: Sequence[str], why: str) -> str | None:
