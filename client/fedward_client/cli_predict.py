@@ -17,7 +17,8 @@ from fedward_common.cli_parts import ModelHub, TrainedModel, model_file
 
 if TYPE_CHECKING:
     from fedward_client.harmonize.recipe import Masks
-    from fedward_client.predicting import Keep, Prediction
+    from fedward_client.predicting import Keep, Onto, Prediction
+    from fedward_client.registering import Registered
     from fedward_client.volume import Affine
     from fedward_common.models.trained import Trained
 
@@ -37,17 +38,19 @@ _OF_TASK = {
     "classification": (Format.CSV, Format.SR),
     "detection": (Format.CSV, Format.SR),
     "segmentation": (Format.CSV, Format.SEG, Format.NIFTI),
+    "registration": (Format.CSV, Format.NIFTI),
     "survival": (Format.CSV,),
 }
 _SAID = {
     "classification": "with probabilities",
     "detection": "searched",
     "segmentation": "segmented",
+    "registration": "brought onto the image",
     "survival": "with a log-risk",
 }
 
 
-def predict(
+def predict(  # noqa: PLR0917 - typer reads options from parameters
     model: TrainedModel,
     source: Annotated[
         Path, typer.Argument(metavar="INPUT", exists=True, help="A hospital's folder, or any folder or file like it.")
@@ -61,9 +64,18 @@ def predict(
             "--format",
             help="csv: a row for each patient, each finding, or each structure in an image with its size. sr: a DICOM "
             "structured report for each patient, or for each image of a model that looks for findings. Of a model "
-            "that finds structures: seg, a DICOM segmentation for each image; nifti, a mask for each structure in it.",
+            "that finds structures: seg, a DICOM segmentation for each image; nifti, a mask for each structure in it. "
+            "Of one that registers: nifti, each image warped, and the displacement field.",
         ),
     ] = Format.CSV,
+    onto: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="IMAGE",
+            exists=True,
+            help="Of a model that registers: the image onto which others are brought, a file or a folder of slices.",
+        ),
+    ] = None,
     hub: ModelHub = None,
 ) -> None:
     """Say what a trained model gives for images, recordings or a table, read as in training. For research use only.
@@ -73,26 +85,34 @@ def predict(
     Example: fedward model predict result/model.safetensors /srv/hospital --out predictions.csv
 
     Example: fedward model predict breast-2027 --hub /srv/hub /srv/hospital --out reports --format sr
+
+    Example: fedward model predict brains imagesTs --onto atlas.nii.gz --out warped --format nifti
     """
     from fedward_client import predicting
     from fedward_common.errors import UsageError
     from fedward_common.models import trained
 
     file = model_file(model, hub)
-    if out.resolve() == file.resolve() or out.resolve().is_relative_to(source.resolve()):
+    given = [source] if onto is None else [source, onto]
+    if out.resolve() == file.resolve() or any(out.resolve().is_relative_to(each.resolve()) for each in given):
         raise UsageError(f"{out} is the model, or in the input: choose another --out")
     if form is not Format.CSV and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not an empty folder: choose another --out")
     about, network = trained.read(file)
-    _check(form, about)
+    _check(form, about, onto)
     with progress("Reading") as listener:
         keeping = {Format.SEG: _segmentations, Format.NIFTI: _masks}.get(form)
         keep = None if keeping is None else keeping(out, about)
-        found = predicting.predict(source, about, network, listener, keep=keep)
+        fixed = None if onto is None else _onto(onto, form, out, about)
+        found = predicting.predict(source, about, network, listener, keep=keep, onto=fixed)
     if form is Format.SR:
         found = [_reported(each, about, out) if each.examples else each for each in found]
     elif form is Format.CSV:
-        how = {"detection": _rows_of_findings, "segmentation": _rows_of_structures}
+        how = {
+            "detection": _rows_of_findings,
+            "segmentation": _rows_of_structures,
+            "registration": _rows_of_registered,
+        }
         rows = how.get(about.study.study.task, _rows)(found, about)
         _write(out, _csv(rows, about).encode("utf-8", "surrogateescape"), out)
     without = Counter(each.note for each in found if not each.examples)
@@ -104,12 +124,14 @@ def predict(
         raise typer.Exit(1)
 
 
-def _check(form: Format, about: "Trained") -> None:
+def _check(form: Format, about: "Trained", onto: Path | None) -> None:
     from fedward_common.errors import UsageError
 
     task = about.study.study.task
-    if task not in _OF_TASK:
-        raise UsageError(f"the model is of a study of {task}: predict takes those of {', '.join(_OF_TASK)}")
+    if task == "registration" and onto is None:
+        raise UsageError("the model brings images onto another: say onto which with --onto")
+    if task != "registration" and onto is not None:
+        raise UsageError(f"the model is of a study of {task}, which brings no image onto another: leave out --onto")
     if form not in _OF_TASK[task]:
         taken = " or ".join(f"--format {each}" for each in _OF_TASK[task])
         raise UsageError(f"the model is of a study of {task}: take {taken}")
@@ -140,20 +162,41 @@ def _segmentations(out: Path, about: "Trained") -> "Keep":
 
 def _masks(out: Path, about: "Trained") -> "Keep":
     """What writes a mask of each structure in an image: in the structure's folder, by the image's own path."""
-    from fedward_client.nifti_mask import encoded
+    from fedward_client.nifti_results import encoded
     from fedward_client.predicting import preface
     from fedward_common.errors import UnreadableFile
 
     def keep(found: "Prediction", masks: "Masks", affine: "Affine | None") -> None:
-        name = f"{found.place[0].removesuffix('.gz').removesuffix('.nii')}.nii.gz"
         folders = [_folder(label) for label in about.study.cohort.labels]
-        paths = [out / folder / name for folder in folders]
+        paths = [out / folder / _name(found) for folder in folders]
         if any(path.exists() for path in paths):
             raise UnreadableFile("its masks would have the name of another image's: give it alone, with another --out")
         for path, mask in zip(paths, masks, strict=True):
             _write(path, encoded(mask, affine, tuple(preface(about))), out)
 
     return keep
+
+
+def _onto(onto: Path, form: Format, out: Path, about: "Trained") -> "Onto":
+    """The image onto which others are brought; as NIfTI these are written, by their own paths, with their fields."""
+    from fedward_client.nifti_results import encoded
+    from fedward_client.predicting import Onto, preface
+    from fedward_common.errors import UnreadableFile
+
+    def keep(found: "Prediction", moved: "Registered") -> None:
+        path, field = out / "warped" / _name(found), out / "displacement" / _name(found)
+        if path.exists():
+            raise UnreadableFile("it would have the name of another image's: give it alone, with another --out")
+        _write(path, encoded(moved.warped, moved.affine, tuple(preface(about))), out)
+        if moved.displacement is not None:
+            _write(field, encoded(moved.displacement, moved.affine, tuple(preface(about))), out)
+
+    return Onto(onto, keep) if form is Format.NIFTI else Onto(onto)
+
+
+def _name(found: "Prediction") -> str:
+    """Of a NIfTI file, below a folder: the path of the image that it is of."""
+    return f"{found.place[0].removesuffix('.gz').removesuffix('.nii')}.nii.gz"
 
 
 def _folder(label: str) -> str:
@@ -240,6 +283,13 @@ def _rows_of_structures(found: "Sequence[Prediction]", about: "Trained") -> Iter
             yield each.place[0], label, size, each.unit, ""
         if not each.sizes:
             yield each.place[0], "", "", "", each.note
+
+
+def _rows_of_registered(found: "Sequence[Prediction]", _: "Trained") -> Iterator[Row]:
+    """The names of the columns, then a row for each image."""
+    yield "file", "unlike before", "unlike after", "percent folded", "note"
+    for each in found:
+        yield each.place[0], *(each.fit or ("",) * 3), each.note
 
 
 def _called(score: float | None, threshold: float) -> str:

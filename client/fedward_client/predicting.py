@@ -6,6 +6,7 @@ Nothing stays behind and nothing is learned: the catalog is made in a folder tha
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -28,12 +29,13 @@ from fedward_client.harmonize.grid import restored
 from fedward_client.harmonize.recipe import Masks
 from fedward_client.intake.bids_root import is_bids
 from fedward_client.labelling import UNKNOWN
-from fedward_client.opening import Images, Opener, Tensor, opener, recipe_of
+from fedward_client.opening import Images, Opener, opener, recipe_of
+from fedward_client.registering import Gridded, Registered, register
 from fedward_client.scored import on_device
 from fedward_client.site import KEY, KEY_BYTES, OPT_OUT, SETTINGS, STATE, Site
 from fedward_client.training.detection import decoded
 from fedward_client.training.device import Device, pick_device
-from fedward_client.volume import Affine, Volume
+from fedward_client.volume import Affine
 from fedward_common import __version__
 from fedward_common.errors import DataError, UnreadableFile, UsageError
 from fedward_common.events import Event, Listener, ignore
@@ -61,6 +63,7 @@ class Prediction:
     findings: tuple[Finding, ...] = ()  # of a detector
     sizes: tuple[float, ...] = ()  # of the structures in an image, in `unit`
     unit: str = ""  # "ml", of a 2-D study "mm2", or "voxels" of an image that does not say where it lies
+    fit: tuple[float, ...] = ()  # of a registration: how unlike the images are before and after, percent folded
     note: str = ""  # what was left out, and why
     files: tuple[Path, ...] = ()  # that it is of
 
@@ -68,17 +71,71 @@ class Prediction:
 Keep = Callable[[Prediction, Masks, Affine | None], None]  # an image's masks [structures, frames, rows, columns]
 
 
+@dataclass(frozen=True, slots=True)
+class Onto:
+    """The file or folder of the image onto which a model that registers brings all others; what takes these."""
+
+    source: Path
+    keep: Callable[[Prediction, Registered], None] = lambda _, __: None
+
+
 def predict(
-    source: Path, about: Trained, model: nn.Module, listener: Listener = ignore, *, keep: Keep | None = None
+    source: Path,
+    about: Trained,
+    model: nn.Module,
+    listener: Listener = ignore,
+    *,
+    keep: Keep | None = None,
+    onto: Onto | None = None,
 ) -> list[Prediction]:
     """What `model` says of each patient in a folder or a file, in the order of the files.
 
-    The masks of a model that finds structures go to `keep`, image by image. Who is on the opt-out list is left out.
-    Raises SettingsError for a folder's settings, UsageError for a part of one, DataError where nothing in it is what
-    the study takes, or its features cannot be brought to the study's scale.
+    The masks of a model that finds structures go to `keep`, image by image; one that registers needs `onto`. Who is on
+    the opt-out list is left out. Raises SettingsError for a folder's settings, UsageError for a part of one and for an
+    `onto` that is not one image, DataError where nothing in it is what the study takes, or its features cannot be
+    brought to the study's scale.
     """
     study, device = about.study.model_copy(update={"input": about.input}), pick_device()
     device.place(model, len(study.input.size))
+    fixed = None if onto is None else _only(onto.source, study, model, device)
+    with _opened(source, study, model, device, listener) as (there, patients, refused):
+        found = [Prediction(place=place, note=reason) for place, reason in refused.items()]
+        for done, rows in enumerate(patients):
+            listener(Event(site=there.site.name, stage="evaluate", done=done, total=len(patients)))
+            match study.study.task:
+                case "segmentation":
+                    found += there.segmented(rows, keep)
+                case "registration":
+                    assert onto is not None
+                    assert fixed is not None
+                    found += there.registered(rows, fixed, onto)
+                case "detection":
+                    found += there.detected(rows)
+                case _:
+                    found += there.scored(rows)
+    return sorted(found, key=lambda each: each.place)
+
+
+def _only(source: Path, study: StudySpec, model: nn.Module, device: Device) -> Gridded:
+    """The one image that a file or a folder holds."""
+    try:
+        with _opened(source, study, model, device, ignore) as (there, patients, refused):
+            reading = _Reading(refused=refused)
+            images = [image for rows in patients for _, image in there.gridded(rows, reading)]
+    except DataError as error:
+        raise UsageError(f"{source} has no image to bring others onto: {error}") from None
+    if len(images) == 1:
+        return images[0]
+    why = "; ".join(sorted({*reading.refused.values(), reading.note} - {""}))
+    told = f"it holds {len(images)}" if images else f"none of its files can be taken: {why}"
+    raise UsageError(f"{source} is not one image to bring others onto, {told}: give another --onto")
+
+
+@contextmanager
+def _opened(
+    source: Path, study: StudySpec, model: nn.Module, device: Device, listener: Listener
+) -> Iterator[tuple["_Model", list[list[Offered]], dict[Place, str]]]:
+    """A model before the patients of a folder or a file, these, and what cannot be read, with the reason."""
     with TemporaryDirectory(prefix="fedward-") as scratch:
         site = _site(source.resolve(), Path(scratch), study.cohort.modality or "")
         scan(site, listener)
@@ -95,19 +152,7 @@ def predict(
             )
         theirs = dict.fromkeys(files, source.resolve()) if source.is_file() else files  # a single file is a copy
         opened = opener(site, recipe_of(study.input, site.name), files)
-        model_here = _Model(site, study, model, device, where, theirs, opened)
-        found = [Prediction(place=place, note=reason) for place, reason in refused.items()]
-        patients = _by_patient(there)
-        for done, rows in enumerate(patients):
-            listener(Event(site=site.name, stage="evaluate", done=done, total=len(patients)))
-            match study.study.task:
-                case "segmentation":
-                    found += model_here.segmented(rows, keep)
-                case "detection":
-                    found += model_here.detected(rows)
-                case _:
-                    found += model_here.scored(rows)
-    return sorted(found, key=lambda each: each.place)
+        yield _Model(site, study, model, device, where, theirs, opened), _by_patient(there), refused
 
 
 def preface(about: Trained) -> Iterator[str]:
@@ -119,6 +164,11 @@ def preface(about: Trained) -> Iterator[str]:
         yield f"{label} is called from a probability of {threshold!r} on, chosen on validation patients"
     if about.study.study.task == "detection":
         yield "score orders findings, the more certain first: it is no probability, and most with a low score are none"
+    if about.study.study.task == "registration":
+        yield (
+            "unlike is 1 less the squared local correlation with the image that others are brought onto: 0 is alike; "
+            "a place where voxels fold has no one counterpart"
+        )
     if about.study.study.task == "survival":
         yield (
             "log_risk is the logarithm of the hazard relative to other patients, the higher the sooner is "
@@ -237,20 +287,48 @@ class _Model:
 
     def segmented(self, rows: list[Offered], keep: Keep | None) -> Iterator[Prediction]:
         """Each image of a patient, whose masks go to `keep`, and what could not be read."""
+
+        def answer(found: Prediction, image: Gridded) -> Prediction:
+            likely = self._output(image).sigmoid()[0].numpy()
+            masks = restored(likely, image.back, image.volume.pixels[:, 0].shape) >= LIKELY
+            each, unit = _voxel(image.volume.affine, len(self.study.input.size))
+            found = replace(found, sizes=tuple((masks.sum(axis=(1, 2, 3)) * each).tolist()), unit=unit)
+            if keep is not None:
+                keep(found, masks.astype(np.uint8), image.volume.affine)
+            return found
+
+        return self._each(rows, answer)
+
+    def registered(self, rows: list[Offered], fixed: Gridded, onto: Onto) -> Iterator[Prediction]:
+        """Each image of a patient, brought onto `fixed` and given to `onto`, and what could not be read."""
+
+        def answer(found: Prediction, image: Gridded) -> Prediction:
+            moved = register(self.model, image, fixed, self.device)
+            found = replace(found, fit=(*moved.unlike, 100 * moved.folded))
+            onto.keep(found, moved)
+            return found
+
+        return self._each(rows, answer)
+
+    def detected(self, rows: list[Offered]) -> Iterator[Prediction]:
+        """Each image of a patient with its findings, and what could not be read."""
+        labels = self.study.cohort.labels
+
+        def answer(found: Prediction, image: Gridded) -> Prediction:
+            assert isinstance(self.model, Detector)  # none other is built
+            [boxes] = decoded(self._output(image), self.model.anchors, self.study.input.size)
+            return replace(found, findings=findings_of(boxes, image.back, image.volume, labels))
+
+        return self._each(rows, answer)
+
+    def _each(self, rows: list[Offered], answer: Callable[[Prediction, Gridded], Prediction]) -> Iterator[Prediction]:
+        """The answer to each image of a patient, and what could not be read or answered."""
         reading, count = _Reading(), 0
-        for files, output, back, volume in self._answers(rows, reading):
-            likely = restored(output.sigmoid()[0].numpy(), back, volume.pixels[:, 0].shape) >= LIKELY
-            masks, (each, unit) = likely.astype(np.uint8), _voxel(volume.affine, len(self.study.input.size))
-            found = Prediction(
-                place=self._place_of(files[0]),
-                examples=1,
-                sizes=tuple((likely.sum(axis=(1, 2, 3)) * each).tolist()),
-                unit=unit,
-                files=tuple(self.files[key] for key in files),
-            )
+        for files, image in self.gridded(rows, reading):
+            theirs = tuple(self.files[key] for key in files)
+            found = Prediction(place=self._place_of(files[0]), examples=1, files=theirs)
             try:
-                if keep is not None:
-                    keep(found, masks, volume.affine)
+                found = answer(found, image)
             except UnreadableFile as error:
                 reading.refused[found.place] = str(error)
                 continue
@@ -258,35 +336,22 @@ class _Model:
             yield found
         yield from reading.rest(_place(rows[0], self.where), told=count > 0 and not reading.note)
 
-    def detected(self, rows: list[Offered]) -> Iterator[Prediction]:
-        """Each image of a patient with its findings, and what could not be read."""
-        assert isinstance(self.model, Detector)  # none other is built
-        reading, labels = _Reading(), self.study.cohort.labels
-        for files, output, back, volume in self._answers(rows, reading):
-            [found] = decoded(output, self.model.anchors, self.study.input.size)
-            yield Prediction(
-                place=self._place_of(files[0]),
-                examples=1,
-                findings=findings_of(found, back, volume, labels),
-                files=tuple(self.files[key] for key in files),
-            )
-        yield from reading.rest(_place(rows[0], self.where), told=bool(reading.read) and not reading.note)
-
-    def _answers(
-        self, rows: list[Offered], reading: _Reading
-    ) -> Iterator[tuple[tuple[str, ...], torch.Tensor, Affine, Volume]]:
-        """Each image of a patient: its files, the network's float32 output [1, …], where that lies, the image."""
+    def gridded(self, rows: list[Offered], reading: _Reading) -> Iterator[tuple[tuple[str, ...], Gridded]]:
+        """Each image of a patient and its files; what could not be read goes to `reading`."""
         assert isinstance(self.opener, Images)
         images = self.opener
 
-        def opened(item: CohortItem) -> tuple[Tensor, Affine, Volume] | None:
+        def opened(item: CohortItem) -> Gridded | None:
             volume = images.volume(item)
-            return None if volume is None else (*images.recipe.gridded(volume), volume)
+            return None if volume is None else Gridded(*images.recipe.gridded(volume), volume)
 
-        for files, (tensor, back, volume) in self._read(rows, opened, reading):
-            with torch.inference_mode():
-                output = self.model(on_device(np.stack([tensor]), self.device)).cpu()
-            yield files, output, back, volume
+        return self._read(rows, opened, reading)
+
+    def _output(self, image: Gridded) -> torch.Tensor:
+        """The network's [1, …] of an image, float32 in memory."""
+        with torch.inference_mode():
+            found: torch.Tensor = self.model(on_device(np.stack([image.tensor]), self.device)).cpu()
+        return found
 
     def _place_of(self, file: str, row: int = 0) -> Place:
         return self.where[file], row

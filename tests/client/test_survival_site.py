@@ -289,23 +289,6 @@ def test_predictions_are_log_risks_also_of_who_is_followed_still(
     assert "the model is of a study of survival: take --format csv" in " ".join(refused.output.split())
 
 
-def test_a_model_that_gives_images_is_refused_in_a_sentence(hospital: Callable[..., Site], tmp_path: Path) -> None:
-    spec = tiny_study(
-        study={"task": "registration"},
-        cohort={"labels": [], "positive": None},
-        model={"name": "voxelmorph", "options": {"width": 4, "depth": 1}},
-        evaluation={"primary": "loss"},
-    )
-    arrays = models.initial_state(spec, 0)
-    about = Trained(study=spec, thresholds={}, model_sha256=model_sha256(arrays))
-    save_file(arrays, tmp_path / "model.safetensors", metadata=about.header)
-    done = fedward("predict", tmp_path / "model.safetensors", hospital().folder, "--out", tmp_path / "o.csv")
-    assert done.exit_code == 2
-    assert "the model is of a study of registration: predict takes those of classification" in " ".join(
-        done.output.split()
-    )
-
-
 @pytest.mark.long
 def test_an_onnx_file_gives_log_risks(model: Path, tmp_path: Path) -> None:
     done = fedward("export", model, "--out", tmp_path / "model.onnx")

@@ -130,6 +130,28 @@ def restored(found: Pixels, back: Affine, shape: tuple[int, int, int]) -> Pixels
     return np.stack([sitk.GetArrayFromImage(grid.Execute(sitk.GetImageFromArray(band))) for band in bands])
 
 
+def displaced(bands: Pixels, back: Affine, displacement: Pixels) -> Pixels:
+    """`bands` [channels, *shape] of an image's own voxels, on a harmonised grid from whose pixels it is displaced.
+
+    `back` of the image as `Recipe.gridded` gives it; `displacement` [depth, rows, columns, 3] is to where on that grid
+    each pixel's value lies, in pixels along these axes. Gives [channels, depth, rows, columns], linear between the
+    image's voxels, and its least value outside.
+    """
+    sitk = itk()
+    inner = back[np.ix_([2, 1, 0, 3], [2, 1, 0, 3])]  # ITK counts columns first
+    vectors = sitk.GetImageFromArray(displacement[..., ::-1].astype(np.float64), isVector=True)
+    grid = sitk.ResampleImageFilter()
+    grid.SetReferenceImage(vectors)
+    to_voxels = sitk.AffineTransform(inner[:3, :3].ravel().tolist(), inner[:3, 3].tolist())
+    grid.SetTransform(sitk.CompositeTransform([to_voxels, sitk.DisplacementFieldTransform(vectors)]))  # the last first
+    grid.SetInterpolator(sitk.sitkLinear)
+    found = []
+    for band in bands:
+        grid.SetDefaultPixelValue(float(band.min()))
+        found.append(sitk.GetArrayFromImage(grid.Execute(sitk.GetImageFromArray(band))))
+    return np.stack(found)
+
+
 def first(length: int, own: float, spacing: float, size: int) -> float:
     """Where the first new pixel of an axis is, in mm from the first old one.
 
