@@ -14,6 +14,7 @@ from fedward_common.study_cohort import Cohort
 from fedward_common.study_faults import Fault
 from fedward_common.study_input import Input
 from fedward_common.study_inputs import AnyInput
+from fedward_common.study_series import SeriesInput
 from fedward_common.study_section import OptionValue
 from fedward_common.study_small_sections import About, Evaluation, Model, Update
 from fedward_common.study_split import Split
@@ -68,15 +69,39 @@ def _anchors(options: Mapping[str, Any], size: tuple[int, ...]) -> Iterator[Faul
 
 
 def visible(model: Model, inputs: AnyInput) -> Iterator[Fault]:
-    """Binary visible units are chances: what they see lies in [0, 1] (Hinton 2010, UTML TR 2010-003, section 13)."""
-    centred = getattr(inputs, "intensity", None) == "zscore"
-    if isinstance(inputs, TableInput):
-        centred = inputs.scale is None or any(inputs.scale.centre)
-    if centred and model.name in {"rbm", "dbn"} and model.options.get("visible") == "binary":
+    """Binary visible units are chances, and see what lies in [0, 1]; Gaussian ones see mean 0 and deviation 1.
+
+    Of what lies in [0, 1] and varies by less than the Gaussian's deviation a machine learns that there is nothing to
+    be learned (Hinton 2010, UTML TR 2010-003, sections 13.1 and 13.2).
+    """
+    if model.name not in {"rbm", "dbn"}:
+        return
+    units, given = model.options.get("visible", "binary"), "visible" in model.options
+    if units == "binary" and not _in_unit_interval(inputs):
+        what = "is for" if given else 'is "binary" where nothing else is said, for'
         yield Fault(
             ("model", "options", "visible"),
-            'is for inputs between 0 and 1, and those of this study have mean 0; set visible = "gaussian"',
+            f'{what} inputs between 0 and 1, and those of this study lie around 0; set visible = "gaussian"',
         )
+    if units == "gaussian" and not isinstance(inputs, TableInput) and _in_unit_interval(inputs):
+        instead = ', or [input] intensity = "zscore"' if isinstance(inputs, Input) else ""
+        yield Fault(
+            ("model", "options", "visible"),
+            "is for inputs of mean 0 and deviation 1, and those of this study lie between 0 and 1; set "
+            f'visible = "binary"{instead}',
+        )
+
+
+def _in_unit_interval(inputs: AnyInput) -> bool:
+    match inputs:
+        case Input():
+            return inputs.intensity != "zscore"
+        case TableInput():  # a study's own scale may make shares of it
+            return inputs.scale is not None and not any(inputs.scale.centre)
+        case SeriesInput():
+            return False
+        case _:
+            return True
 
 
 _UNSIGNED = {"CR", "DX", "MG", "MR", "NM", "PT", "US"}  # their values are not below 0, but phases of MR around it
@@ -280,13 +305,19 @@ def batch_norm(model: Model, training: Training, strategy: Strategy) -> Iterator
         )
 
 
-def scaffold(strategy: Strategy, training: Training) -> Iterator[Fault]:
-    """SCAFFOLD's option II reads the mean gradient off the way that plain SGD went; no other optimizer goes so."""
+_PLAIN = {
+    "scaffold": "its correction holds for plain SGD only",
+    "qfedavg": "it takes the way of a hospital for its gradient times the learning rate",
+}
+
+
+def plain_sgd(strategy: Strategy, training: Training) -> Iterator[Fault]:
+    """SCAFFOLD's option II and q-FedAvg read the gradient off the way that plain SGD went; no other goes so."""
     optimizer = training.optimizer
-    if strategy.name == "scaffold" and (optimizer.name != "sgd" or optimizer.momentum != 0):
+    if strategy.name in _PLAIN and (optimizer.name != "sgd" or optimizer.momentum != 0):
         yield Fault(
             ("training", "optimizer"),
-            'must be { name = "sgd", momentum = 0.0, … } for scaffold: its correction holds for plain SGD only',
+            f'must be {{ name = "sgd", momentum = 0.0, … }} for {strategy.name}: {_PLAIN[strategy.name]}',
         )
 
 

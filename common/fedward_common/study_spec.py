@@ -65,7 +65,7 @@ class StudySpec(Section):
         Rule(("phases", "model", "strategy"), study_rules.phases),
         Rule(("model", "training", "strategy"), study_rules.batch_norm),
         Rule(("training", "split", "sites"), study_split_rules.local_layers),
-        Rule(("strategy", "training"), study_rules.scaffold),
+        Rule(("strategy", "training"), study_rules.plain_sgd),
         Rule(("strategy", "training"), study_rules.eta_l),
         Rule(("update", "strategy"), study_rules.compared),
         Rule(("sites",), study_split_rules.roster),

@@ -28,6 +28,7 @@ class Options(Section):
     """The options of one strategy, and what it needs of a round."""
 
     takes: ClassVar[Takes] = "mean"
+    makes_statistics: ClassVar[bool] = True  # where it takes all: BatchNorm's too, so that a robust rule protects them
 
     def least_sites(self) -> tuple[int, str]:
         """How many updates a round needs for the rule to do what it is for, and why."""
@@ -58,17 +59,23 @@ class FedProxOptions(Options):
 
 
 class FedAdagradOptions(Options):
-    """Reddi et al. 2021 (arXiv 2003.00295), names and defaults of flwr.serverapp.strategy.FedAdagrad 1.41."""
+    """Reddi et al. 2021 (arXiv 2003.00295), names of flwr.serverapp.strategy.FedAdagrad 1.41, and defaults but eta.
 
-    eta: Positive = 0.1  # the hub's learning rate
+    In its first rounds every weight moves by nearly eta, and Flower's own 0.1 is as much as most weights are.
+    """
+
+    eta: Positive = 0.01  # the hub's learning rate
     eta_l: Positive | None = None  # the sites' learning rate: nothing but training.optimizer.lr, see study_rules
     tau: Positive = 1e-3
 
 
 class FedAdamOptions(Options):
-    """Reddi et al. 2021 (arXiv 2003.00295), names and defaults of flwr.serverapp.strategy.FedAdam 1.41."""
+    """Reddi et al. 2021 (arXiv 2003.00295), names of flwr.serverapp.strategy.FedAdam 1.41, and defaults but eta.
 
-    eta: Positive = 0.1  # the hub's learning rate
+    0.01 for the reason that FedAdagrad's options tell.
+    """
+
+    eta: Positive = 0.01  # the hub's learning rate
     eta_l: Positive | None = None  # the sites' learning rate: nothing but training.optimizer.lr, see study_rules
     beta_1: Decay = 0.9
     beta_2: Decay = 0.99
@@ -76,9 +83,7 @@ class FedAdamOptions(Options):
 
 
 class FedYogiOptions(FedAdamOptions):
-    """As FedAdam, with the defaults of flwr.serverapp.strategy.FedYogi 1.41."""
-
-    eta: Positive = 0.01
+    """As FedAdam, with the defaults of flwr.serverapp.strategy.FedYogi 1.41, eta too."""
 
 
 class FedMedianOptions(Options):
@@ -148,10 +153,12 @@ class BulyanOptions(KrumOptions):
 class QFedAvgOptions(Options):
     """Li et al. 2020 (arXiv 1905.10497): hospitals with a higher training loss weigh more; 0 weighs all the same.
 
-    The paper's Lipschitz constant is 1 / learning rate, and that is training.optimizer.lr.
+    The paper's Lipschitz constant is 1 / learning rate, and that is training.optimizer.lr: how far plain SGD goes is a
+    gradient only by it. The normalisation counts every number, so statistics of BatchNorm are averaged beside it.
     """
 
     takes: ClassVar[Takes] = "all"
+    makes_statistics: ClassVar[bool] = False
     q: Annotated[float, Field(ge=0.0, le=10.0)] = 0.1
 
 

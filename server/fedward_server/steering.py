@@ -30,7 +30,8 @@ from fedward_common.records import (
     to_array_record,
 )
 from fedward_common.study import StudySpec
-from fedward_common.study_strategy import SHIPPED
+from fedward_common.study_strategy import OPTIONS, SHIPPED
+from fedward_server.aggregation import StreamingMean
 from fedward_server.facade import RosterGrid
 from fedward_server.roster import Participant
 from fedward_server.strategies import make_strategy, only_averages, takes
@@ -153,19 +154,23 @@ class Steering:
         return [reply], {name: array for name, array in mean.items() if name not in taken}
 
     def _all(self, updates: Updates, asked: Mapping[str, Message]) -> tuple[list[Message], State]:
-        """Each site's reply, of its arrays of real numbers. Then the integers, which no strategy averages."""
+        """Each site's reply, of the arrays that the strategy makes. Then the others: means, of integers a median."""
         order = [name for name in self.state if self._is_the_strategys(name)]  # by place, as flwr's q-FedAvg does
         order += sorted({name for _, record in updates.all() for name in record if name.startswith(CONTROL)})
         counts: dict[str, list[npt.NDArray[Any]]] = {}
+        statistics = StreamingMean()
         replies = []
         for site, record in updates.all():
             trained = updates.accepted[site]
             whole = from_array_record(record)
             floats = {name: record[name] for name in order if name in record}
             replies.append(_reply(self._given(record_of(floats)), trained.patients, trained.train_loss, asked[site]))
-            for name in whole.keys() - floats.keys():
-                counts.setdefault(name, []).append(whole[name])
-        return replies, {name: lower_median(values) for name, values in counts.items()}
+            others = {name: array for name, array in whole.items() if name not in floats}
+            for name, array in others.items():
+                if array.dtype.kind != "f":
+                    counts.setdefault(name, []).append(array)
+            statistics.add({name: array for name, array in others.items() if name not in counts}, trained.patients)
+        return replies, {**statistics.result(), **{name: lower_median(values) for name, values in counts.items()}}
 
     # Views of the state ----------------------------------------------------------------------------------------------
 
@@ -181,7 +186,8 @@ class Steering:
         """
         if name not in self._sent_back:
             return False
-        everything = takes(self.study.strategy) == "all"
+        spec = self.study.strategy
+        everything = takes(spec) == "all" and (spec.name not in OPTIONS or OPTIONS[spec.name].makes_statistics)
         return self.state[name].dtype.kind == "f" if everything else name in self.parameters
 
     def _given(self, record: ArrayRecord) -> ArrayRecord:

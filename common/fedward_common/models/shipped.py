@@ -39,7 +39,7 @@ def _boltzmann(name: str, title: str, paper: str, hidden: tuple[int, ...], most:
         paper=paper,
         dims=_ANY,
         min_size=1,
-        options={"hidden": hidden, "visible": "gaussian", "steps": 1, "dropout": 0.0},
+        options={"hidden": hidden, "visible": "binary", "steps": 1, "dropout": 0.0},
         limits={
             "hidden": Widths(most, 8192),
             "visible": Choice(("gaussian", "binary")),
