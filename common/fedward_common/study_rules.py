@@ -14,8 +14,8 @@ from fedward_common.study_cohort import Cohort
 from fedward_common.study_faults import Fault
 from fedward_common.study_input import Input
 from fedward_common.study_inputs import AnyInput
-from fedward_common.study_series import SeriesInput
 from fedward_common.study_section import OptionValue
+from fedward_common.study_series import SeriesInput
 from fedward_common.study_small_sections import About, Evaluation, Model, Update
 from fedward_common.study_split import Split
 from fedward_common.study_strategy import COMPARE_COORDINATES, Strategy
