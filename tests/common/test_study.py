@@ -104,7 +104,7 @@ def test_a_study_survives_its_journey() -> None:
         ("fedavg", "", {}),
         ("fedprox", "", {"proximal_mu": 0.01}),
         ("fedprox", "proximal_mu = 1", {"proximal_mu": 1.0}),
-        ("fedadam", "", {"eta": 0.1, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}),
+        ("fedadam", "", {"eta": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}),
         ("fedyogi", "eta = 0.5", {"eta": 0.5, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}),
         ("fedyogi", "eta_l = 3e-4", {"eta": 0.01, "eta_l": 3e-4, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}),
     ],
@@ -146,7 +146,8 @@ def test_our_defaults_are_flowers() -> None:
     for name, flower in (("fedadam", FedAdam), ("fedyogi", FedYogi)):
         theirs = inspect.signature(flower).parameters
         for option, value in loads(text(strategy=f'name = "{name}"')).strategy.options.items():
-            assert theirs[option].default == value
+            if (name, option) != ("fedadam", "eta"):  # Flower's is as much as most weights are
+                assert theirs[option].default == value
 
 
 SEGMENTS, UNET = 'id = "s"\ntask = "segmentation"', 'name = "unet"'
@@ -325,7 +326,15 @@ FAULTS: list[tuple[dict[str, str], str]] = [
     ),
     (
         {"model": 'name = "dbn"\noptions = { visible = "binary" }', "input": 'size = [16, 16]\nintensity = "zscore"'},
-        '[model] options.visible = "binary": is for inputs between 0 and 1, and those of this study have mean 0; set',
+        '[model] options.visible = "binary": is for inputs between 0 and 1, and those of this study lie around 0; set',
+    ),
+    (
+        {"model": 'name = "dbn"\noptions = { visible = "gaussian" }'},
+        '[model] options.visible = "gaussian": is for inputs of mean 0 and deviation 1, and those of this study lie',
+    ),
+    (
+        {"model": 'name = "rbm"', "input": 'kind = "table"\nfeatures = ["age"]'},
+        '[model] options.visible: is "binary" where nothing else is said, for inputs between 0 and 1, and those of',
     ),
     (
         {"cohort": f'{GOOD["cohort"]}\nmodality = "US"', "input": 'intensity = "window"\nwindow = [-600, 1500]'},

@@ -115,7 +115,8 @@ def test_a_table_with_its_scale_measures_none() -> None:
         (
             'kind = "table"',
             {},
-            "[input] features: missing; it must be a list of at least 1 and at most 4096 values",
+            "[input] features: missing; it must be a list of at least 1 and at most 4096 values, each text in quotes "  # noqa: ISC004
+            "that is not empty",
         ),
         (
             'kind = "table"\nfeature = ["age"]\nfeatures = ["age"]',

@@ -398,7 +398,7 @@ def test_an_own_model_of_another_shape_is_named_and_left_out_of_the_matrix(tmp_p
 
 def by(name: str) -> StudySpec:
     more: dict[str, dict[str, Any]] = {}
-    if name == "scaffold":
+    if name in {"scaffold", "qfedavg"}:
         more = {"training": {"rounds": 4, "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.0}}}
     if name == "fedbn":
         more = {

@@ -166,6 +166,39 @@ def test_fedadam_first_step_by_hand(tmp_path: Path) -> None:
     np.testing.assert_allclose(final_arrays(tmp_path, study)[name], start(study)[name] + step, rtol=1e-3)
 
 
+def test_q_fedavg_makes_weights_alone_and_batchnorms_statistics_are_averaged(tmp_path: Path) -> None:
+    """Its normalisation sums the squares of all that it makes: statistics, which move far, would hold the weights."""
+    study = tiny_study(
+        model={"name": "resnet10", "options": {"norm": "batch"}},
+        input={"size": [32, 32]},
+        training={"rounds": 1, "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.0}},
+        strategy={"name": "qfedavg"},
+    )
+
+    def learned(statistics: float) -> Callable[[Arrays], Arrays]:
+        def update(arrays: Arrays) -> Arrays:
+            amounts = {name: statistics if "running" in name else 0.01 for name in arrays}
+            return {name: shift(amounts[name])({name: array})[name] for name, array in arrays.items()}
+
+        return update
+
+    sites = {
+        number: FakeSite(name=name, patients=patients, update=learned(much))
+        for number, (name, patients, much) in enumerate((("a", 30, 2.0), ("b", 10, 6.0)), start=1)
+    }
+    engine(sites, study, tmp_path / "far")()
+    engine(
+        {1: replace(sites[1], update=learned(0.0)), 2: replace(sites[2], update=learned(0.0))}, study, tmp_path / "near"
+    )()
+    before, far, near = start(study), final_arrays(tmp_path / "far", study), final_arrays(tmp_path / "near", study)
+    for name, array in before.items():
+        if "running" in name:
+            np.testing.assert_allclose(far[name], array + 3.0, rtol=1e-5)
+        elif array.dtype.kind == "f":
+            np.testing.assert_array_equal(far[name], near[name])
+            assert (far[name] != array).any(), name
+
+
 @pytest.mark.parametrize(
     ("update", "reason"),
     [

@@ -38,7 +38,7 @@ def _few_objects() -> Iterator[None]:
 
 def study(name: str, **options: float) -> StudySpec:
     more: dict[str, Mapping[str, Any]] = {}
-    if name == "scaffold":
+    if name in {"scaffold", "qfedavg"}:
         more["training"] = {"optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.0}}
     if name == "fedbn":
         more = {
@@ -136,7 +136,12 @@ def test_without_its_state_a_resumed_strategy_would_differ(name: str) -> None:
 def test_options_and_defaults_are_those_of_the_class(name: str) -> None:
     made = make_strategy(study(name))
     parameters = inspect.signature(type(made)).parameters
-    ours_on_purpose = {("fedprox", "proximal_mu"), ("fedavgm", "server_momentum")}  # flwr's default would be FedAvg
+    ours_on_purpose = {
+        ("fedprox", "proximal_mu"),
+        ("fedavgm", "server_momentum"),  # flwr's defaults would be FedAvg
+        ("fedadagrad", "eta"),
+        ("fedadam", "eta"),  # flwr's is as much as most weights are
+    }
     for option, value in study(name).strategy.options.items():
         assert option in parameters
         if (name, option) not in ours_on_purpose:
@@ -147,7 +152,8 @@ def test_options_and_defaults_are_those_of_the_class(name: str) -> None:
 def test_qfedavg_by_hand() -> None:
     """Two sites, one number: Delta_k = F_k^q L (w - w_k), h_k = q F_k^(q-1) L^2 |w - w_k|^2 + L F_k^q."""
     spec = tiny_study(
-        strategy={"name": "qfedavg", "options": {"q": 1.0}}, training={"optimizer": {"name": "sgd", "lr": 0.5}}
+        strategy={"name": "qfedavg", "options": {"q": 1.0}},
+        training={"optimizer": {"name": "sgd", "lr": 0.5, "momentum": 0.0}},
     )
     strategy = make_strategy(spec)
     grid = RosterGrid([1, 2], FakeGrid({}))
