@@ -118,6 +118,9 @@ def predict(  # noqa: PLR0917 - typer reads options from parameters
     without = Counter(each.note for each in found if not each.examples)
     said = _SAID[about.study.study.task]
     print(f"{out}: {len(found) - without.total()} {said}, {without.total()} without. {trained.RESEARCH_USE}")
+    if form is not Format.CSV:  # where the notes are in the table
+        for note, count in sorted(Counter(each.note for each in found if each.examples and each.note).items()):
+            print(f"{count} {said}: {note}", file=sys.stderr)
     for reason, count in sorted(without.items()):
         print(f"{count} without: {reason}", file=sys.stderr)
     if without:
@@ -223,7 +226,7 @@ def _reported(each: "Prediction", about: "Trained", out: Path) -> "Prediction":
     from fedward_client.predicting import preface
     from fedward_common.errors import UnreadableFile
 
-    comments = [*preface(about), *([f"Left out: {each.note}"] if each.note else [])]
+    comments = [*preface(about), *filter(None, [each.note])]
     try:
         images = [source.read(path) for path in each.files]
         made = (
@@ -264,15 +267,17 @@ def _rows(found: "Sequence[Prediction]", about: "Trained") -> Iterator[Row]:
 
 def _rows_of_findings(found: "Sequence[Prediction]", _: "Trained") -> Iterator[Row]:
     """The names of the columns, then a row for each finding, and for each image without one."""
+    from fedward_client.registering import joined
+
     yield "file", "label", "score", "unit", "x", "y", "z", "size x", "size y", "size z", "note"
     for each in found:
         for one in each.findings:
             middle, axes = one.ellipsoid
             sizes = 2 * (axes**2).sum(axis=0) ** 0.5
             unit = "pixels" if one.affine is None else "mm"
-            yield each.place[0], one.label, one.score, unit, *middle.tolist(), *sizes.tolist(), ""
+            yield each.place[0], one.label, one.score, unit, *middle.tolist(), *sizes.tolist(), each.note
         if not each.findings:
-            yield each.place[0], *("",) * 9, each.note or "nothing found"
+            yield each.place[0], *("",) * 9, joined("nothing found" if each.examples else "", each.note)
 
 
 def _rows_of_structures(found: "Sequence[Prediction]", about: "Trained") -> Iterator[Row]:
@@ -280,7 +285,7 @@ def _rows_of_structures(found: "Sequence[Prediction]", about: "Trained") -> Iter
     yield "file", "structure", "size", "unit", "note"
     for each in found:
         for label, size in zip(about.study.cohort.labels, each.sizes, strict=False):
-            yield each.place[0], label, size, each.unit, ""
+            yield each.place[0], label, size, each.unit, each.note
         if not each.sizes:
             yield each.place[0], "", "", "", each.note
 

@@ -20,7 +20,8 @@ class Finding:
     """A finding in an image.
 
     The corners of its box are (frame, row, column) in the image's own voxels, on their edges: the first voxel goes
-    from 0 to 1. `affine` is the image's, None where that does not say where it lies.
+    from 0 to 1; across the slice of a 2-D study both are its middle. `affine` is the image's, None where that does not
+    say where it lies.
     """
 
     label: str
@@ -49,10 +50,10 @@ def findings_of(found: Detections, back: Affine, volume: Volume, labels: Sequenc
     """
     flat, shape, told = 3 - found.boxes.shape[1] // 2, volume.pixels[:, 0].shape, []
     for box, score, kind in zip(found.boxes.tolist(), found.scores.tolist(), found.classes.tolist(), strict=True):
-        corners = np.insert(np.reshape(box, (2, -1)), [0] * flat, [[0.0], [1.0]], axis=1)
+        corners = np.insert(np.reshape(box, (2, -1)), [0] * flat, 0.5, axis=1)  # a slice has no thickness
         ends = np.column_stack([corners - 0.5, np.ones(2)]) @ back[:3].T + 0.5  # `back` counts from voxels' middles
         lower, upper = np.clip(np.sort(ends, axis=0), 0, shape)
-        if (lower < upper).all():
+        if (lower < upper).sum() == 3 - flat:
             place = {"lower": tuple(lower.tolist()), "upper": tuple(upper.tolist())}
             told.append(Finding(label=labels[kind], score=score, affine=volume.affine, **place))
     return tuple(told)

@@ -109,9 +109,10 @@ class Images:
         return self.recipe.masked(volume, masks_of(volume, files, masks, shown))
 
     def check_masks(self, item: CohortItem, shown: Sequence[Shown | None]) -> None:
-        """Raise UnreadableFile or UnfitImage where a mask cannot be read, or does not fit its image."""
+        """Raise UnreadableFile or UnfitImage where `masked` would, for an image or its masks."""
         if files := _unchanged(item, self.where):
-            masks_of(self._read(files), files, self._masks(item), shown)
+            volume = self._read(files)
+            self.recipe.check(volume, masks_of(volume, files, self._masks(item), shown))
 
     def boxed(self, item: CohortItem) -> tuple[Tensor, Boxes] | None:
         """`tensor`, and the findings in it (`boxing.boxes_of`)."""

@@ -3,7 +3,6 @@
 Nothing stays behind and nothing is learned: the catalog is made in a folder that goes, and labels are not asked for.
 """
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import torch
 from torch import nn
 
 from fedward_client.catalog import Catalog, paths, scan
-from fedward_client.catalog_rows import TableRow
+from fedward_client.catalog_rows import ImageRow, TableRow
 from fedward_client.cohort import CohortItem
 from fedward_client.cohort_choice import Offered, offered, units_of
 from fedward_client.evaluation import BATCH, outputs
@@ -27,12 +26,12 @@ from fedward_client.evaluation_of_masks import LIKELY
 from fedward_client.findings import Finding, findings_of
 from fedward_client.harmonize.grid import restored
 from fedward_client.harmonize.recipe import Masks
-from fedward_client.intake.bids_root import is_bids
 from fedward_client.labelling import UNKNOWN
 from fedward_client.opening import Images, Opener, opener, recipe_of
-from fedward_client.registering import Gridded, Registered, register
+from fedward_client.predict_source import site_of
+from fedward_client.registering import Gridded, Registered, joined, middle_of, register
 from fedward_client.scored import on_device
-from fedward_client.site import KEY, KEY_BYTES, OPT_OUT, SETTINGS, STATE, Site
+from fedward_client.site import Site
 from fedward_client.training.detection import decoded
 from fedward_client.training.device import Device, pick_device
 from fedward_client.volume import Affine
@@ -43,7 +42,6 @@ from fedward_common.models import Detector
 from fedward_common.models.trained import RESEARCH_USE, Trained
 from fedward_common.study import Input, SeriesInput, StudySpec
 
-EACH_FILE = "(.+)"  # a file that does not say whose it is, in a folder without settings, is a patient's of its own
 GONE = "it changed while it was read"
 
 Place = tuple[str, int]  # a file below the input, and the number of a row in it; 0 for the whole file
@@ -64,7 +62,7 @@ class Prediction:
     sizes: tuple[float, ...] = ()  # of the structures in an image, in `unit`
     unit: str = ""  # "ml", of a 2-D study "mm2", or "voxels" of an image that does not say where it lies
     fit: tuple[float, ...] = ()  # of a registration: how unlike the images are before and after, percent folded
-    note: str = ""  # what was left out, and why
+    note: str = ""  # what was not looked at or left out, and why
     files: tuple[Path, ...] = ()  # that it is of
 
 
@@ -117,14 +115,19 @@ def predict(
 
 
 def _only(source: Path, study: StudySpec, model: nn.Module, device: Device) -> Gridded:
-    """The one image that a file or a folder holds."""
+    """The one image that a file or a folder holds, be it a part of a hospital's folder."""
     try:
-        with _opened(source, study, model, device, ignore) as (there, patients, refused):
+        with _opened(source, study, model, device, ignore, part=True) as (there, patients, refused):
             reading = _Reading(refused=refused)
             images = [image for rows in patients for _, image in there.gridded(rows, reading)]
     except DataError as error:
         raise UsageError(f"{source} has no image to bring others onto: {error}") from None
     if len(images) == 1:
+        if images[0].sheared:
+            raise UsageError(
+                f"{source} has axes that are not at right angles, as CT of a tilted gantry has, and ITK takes no field "
+                "on those: resample it first, or give another --onto"
+            )
         return images[0]
     why = "; ".join(sorted({*reading.refused.values(), reading.note} - {""}))
     told = f"it holds {len(images)}" if images else f"none of its files can be taken: {why}"
@@ -133,11 +136,14 @@ def _only(source: Path, study: StudySpec, model: nn.Module, device: Device) -> G
 
 @contextmanager
 def _opened(
-    source: Path, study: StudySpec, model: nn.Module, device: Device, listener: Listener
+    source: Path, study: StudySpec, model: nn.Module, device: Device, listener: Listener, *, part: bool = False
 ) -> Iterator[tuple["_Model", list[list[Offered]], dict[Place, str]]]:
-    """A model before the patients of a folder or a file, these, and what cannot be read, with the reason."""
+    """A model before the patients of a folder or a file, these, and what cannot be read, with the reason.
+
+    A `part` of a hospital's folder is taken as a single file is.
+    """
     with TemporaryDirectory(prefix="fedward-") as scratch:
-        site = _site(source.resolve(), Path(scratch), study.cohort.modality or "")
+        site = site_of(source.resolve(), Path(scratch), study.cohort.modality or "", part=part)
         scan(site, listener)
         files = paths(site)
         where = {key: path.relative_to(site.data).as_posix() for key, path in files.items()}
@@ -177,41 +183,6 @@ def preface(about: Trained) -> Iterator[str]:
     yield from about.limits or ("The model came without a card: ask who trained it for its limits.",)
 
 
-def _site(source: Path, scratch: Path, modality: str) -> Site:
-    """The input as a hospital's folder, under the settings of the hospital that it lies in, where it lies in one.
-
-    Without, files that do not say what they are are taken as what the study asks for. Raises UsageError for a part of
-    a hospital's folder: what its files mean, and who is on its opt-out list, is said of the whole.
-    """
-    folder = source if source.is_dir() else source.parent
-    home = next((each for each in (folder, *folder.parents) if _is_hospitals(each)), None)
-    if home is not None and source.is_dir() and source != home:
-        raise UsageError(f"{source} is a part of the hospital's folder {home}: give that folder, or a single file")
-    copies = scratch / "input"
-    copies.mkdir()
-    state = scratch / STATE
-    state.mkdir(mode=0o700)
-    (state / KEY).write_bytes(bytes(KEY_BYTES))  # no pseudonym leaves; a fixed key gives one order every time
-    site = Site.open(home or copies, state=state)
-    if home is None or not ((home / SETTINGS).is_file() or is_bids(home)):
-        site = replace(site, data=home or folder, patient_pattern=EACH_FILE, modality=modality)
-    if site.table is not None:  # who is new has no outcome yet
-        columns = replace(site.table.columns, target=None, time=None, sex=None, age=None)
-        site = replace(site, table=replace(site.table, columns=columns))
-    if source.is_file():
-        copy = copies / source.relative_to(site.data if source.is_relative_to(site.data) else folder)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, copy)
-        site = replace(site, data=copies)
-    return replace(site, threads=1)  # other processes would open the folder anew
-
-
-def _is_hospitals(folder: Path) -> bool:
-    """Whether a folder is a hospital's own, whose settings and opt-out list hold for all below it."""
-    own = (folder / SETTINGS, folder / OPT_OUT, folder / STATE / KEY)
-    return any(path.is_file() for path in own) or is_bids(folder)
-
-
 def _place(row: Offered, where: dict[str, str]) -> Place:
     return (where[row.file], row.number) if isinstance(row, TableRow) else (where[row.key], 0)
 
@@ -241,20 +212,23 @@ def _by_patient(there: list[Offered]) -> list[list[Offered]]:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What of a patient was read, and what was not, with the reason."""
+    """What of a patient was read, of how many `frames`, and what was not, with the reason."""
 
     read: dict[Path, None] = field(default_factory=dict)
+    frames: set[int] = field(default_factory=set)
     left_out: Counter[str] = field(default_factory=Counter)
     refused: dict[Place, str] = field(default_factory=dict)
 
     @property
     def note(self) -> str:
-        return "; ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()) if count)
+        """What the study does not take, "" where it takes all."""
+        counts = "; ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()) if count)
+        return counts and f"left out: {counts}"
 
     def rest(self, place: Place, *, told: bool) -> Iterator[Prediction]:
-        """What has no answer: images of the patient at `place`, unless that is `told` elsewhere; unreadable files."""
+        """What has no answer: the patient at `place`, unless one of theirs was `told`; unreadable files."""
         if not told and (self.note or not self.refused):
-            yield Prediction(place=place, note=f"left out: {self.note}")
+            yield Prediction(place=place, note=self.note)
         for where, reason in self.refused.items():
             yield Prediction(place=where, note=reason)
 
@@ -281,8 +255,9 @@ class _Model:
         if scores:
             scored = np.concatenate(scores)
             mean = tuple(scored.mean(axis=0).tolist())
-            files = tuple(reading.read)
-            yield Prediction(place=place, examples=len(scored), scores=mean, note=reading.note, files=files)
+            files, seen = tuple(reading.read), map(middle_of, sorted(reading.frames))
+            note = joined(*seen, reading.note)
+            yield Prediction(place=place, examples=len(scored), scores=mean, note=note, files=files)
         yield from reading.rest(place, told=bool(scores))
 
     def segmented(self, rows: list[Offered], keep: Keep | None) -> Iterator[Prediction]:
@@ -326,7 +301,8 @@ class _Model:
         reading, count = _Reading(), 0
         for files, image in self.gridded(rows, reading):
             theirs = tuple(self.files[key] for key in files)
-            found = Prediction(place=self._place_of(files[0]), examples=1, files=theirs)
+            note = joined(image.unseen, "" if count else reading.note)  # a patient's, by the first image
+            found = Prediction(place=self._place_of(files[0]), examples=1, note=note, files=theirs)
             try:
                 found = answer(found, image)
             except UnreadableFile as error:
@@ -334,7 +310,7 @@ class _Model:
                 continue
             count += 1
             yield found
-        yield from reading.rest(_place(rows[0], self.where), told=count > 0 and not reading.note)
+        yield from reading.rest(_place(rows[0], self.where), told=count > 0)
 
     def gridded(self, rows: list[Offered], reading: _Reading) -> Iterator[tuple[tuple[str, ...], Gridded]]:
         """Each image of a patient and its files; what could not be read goes to `reading`."""
@@ -360,6 +336,8 @@ class _Model:
         self, rows: list[Offered], opened: Callable[[CohortItem], Read | None], reading: _Reading
     ) -> Iterator[tuple[tuple[str, ...], Read]]:
         """What of a patient can be opened, with its files."""
+        flat = len(self.study.input.size) == 2
+        frames = {row.key: row.frames for row in rows if isinstance(row, ImageRow) and flat}
         for unit in units_of(rows, self.study, self.site, reading.left_out):
             place = self._place_of(unit.files[0], 0 if isinstance(self.study.input, Input | SeriesInput) else unit.at)
             item = CohortItem(
@@ -379,5 +357,6 @@ class _Model:
             if found is None:
                 reading.refused[place] = GONE
             else:
+                reading.frames.add(frames.get(unit.key, 1))
                 reading.read.update(dict.fromkeys(self.files[key] for key in unit.files))
                 yield unit.files, found

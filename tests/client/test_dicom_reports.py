@@ -14,7 +14,7 @@ from pydicom import dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pydicom.uid import ComprehensiveSRStorage
+from pydicom.uid import ComprehensiveSRStorage, EnhancedMRImageStorage
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
@@ -172,6 +172,41 @@ def test_a_volume_s_report_refers_to_every_slice(model: Callable[[StudySpec], Pa
     assert instances(report.CurrentRequestedProcedureEvidenceSequence) == slices
     sources = [item.ReferencedSOPSequence[0] for item in items(report) if item.ValueType == "IMAGE"]
     assert {one.ReferencedSOPInstanceUID for one in sources} == slices
+
+
+def test_of_several_frames_the_one_that_was_looked_at_is_named(
+    write_dicom: Callable[..., Path], model: Callable[[StudySpec], Path], tmp_path: Path
+) -> None:
+    """In the file's own count, though the frames lie from the head on."""
+    frames = []
+    for number in range(6):
+        frame, position = Dataset(), Dataset()
+        position.ImagePositionPatient = [0, 0, -2.0 * number]
+        frame.PlanePositionSequence = [position]
+        frames.append(frame)
+    shared, orientation, measures = Dataset(), Dataset(), Dataset()
+    orientation.ImageOrientationPatient, measures.PixelSpacing = [1, 0, 0, 0, 1, 0], [1, 1]
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
+    write_dicom(
+        tmp_path / "scans" / "mr.dcm",
+        patient_id="P1",
+        array=np.random.default_rng(0).integers(0, 99, (6, 20, 20), np.uint8),
+        Modality="MR",
+        SOPClassUID=EnhancedMRImageStorage,
+        StudyInstanceUID="1.2",
+        SeriesInstanceUID="1.2.3",
+        SharedFunctionalGroupsSequence=[shared],
+        PerFrameFunctionalGroupsSequence=frames,
+    )
+    file = model(MR)
+    predict(file, tmp_path / "scans", tmp_path / "found.csv", "csv")
+    assert [row["note"] for row in table(tmp_path / "found.csv")] == ["the middle one of 6 frames"]
+    said = predict(file, tmp_path / "scans", tmp_path / "reports", "sr")
+    assert "1 with probabilities: the middle one of 6 frames" in said
+    [report] = reports(tmp_path / "reports")
+    [image] = [item.ReferencedSOPSequence[0] for item in items(report) if item.ValueType == "IMAGE"]
+    assert image.ReferencedFrameNumber == 3, "the fourth from the feet on"
+    assert "the middle one of 6 frames" in [item.TextValue for item in named(report, "Comment")]
 
 
 def test_a_patient_of_two_studies_has_one_report_in_the_later(

@@ -22,7 +22,7 @@ from fedward_client.harmonize import recipe
 from fedward_client.site import Site
 from fedward_client.site_data import SiteData
 from fedward_client.volume import Volume
-from fedward_common.errors import DataError, SettingsError
+from fedward_common.errors import DataError, SettingsError, UnfitImage
 from fedward_common.study import Input, StudySpec
 from fedward_common.testing import tiny_study
 from fedward_simulations.synthetic import abdomen
@@ -161,6 +161,23 @@ def test_a_mask_that_does_not_fit_leaves_its_image_out(
         assert not opened.quarantine(), "the image is as it was, and another study can take it"
 
 
+@pytest.mark.parametrize(("tumour", "taken"), [((4, 3, 4), 4), ((7, 3, 4), 3)], ids=["inside", "outside"])
+def test_a_structure_outside_of_the_size_leaves_its_image_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, tumour: tuple[int, int, int], taken: int
+) -> None:
+    """An empty truth would be false. The liver is cut, and stays; an image without a tumour has none."""
+    site, truth = hospital(tmp_path), np.zeros((8, 8, 8))
+    truth[0:6, 2:6, 3:7] = 1
+    nifti(tmp_path / "labels" / "P2.nii.gz", truth)
+    truth[tumour] = 2
+    nifti(tmp_path / "labels" / "P1.nii.gz", truth)
+    spec = study(input={"size": [8, 8, 8], "spacing": [2.0, 1.5, 1.0]})  # the middle of the image
+    assert dry_run(site, spec).images == taken, "the steward sees it before a run"
+    assert len(loaded(site, spec).images) == taken
+    assert ("images that this study cannot take: 1; a structure lies outside" in caplog.text) == (taken == 3)
+    assert "P1" not in caplog.text
+
+
 def test_a_mask_that_is_away_leaves_its_image_out_until_it_is_back(tmp_path: Path) -> None:
     site, mask = hospital(tmp_path), tmp_path / "labels" / "P1.nii.gz"
     freeze(site, study(), "run")
@@ -292,6 +309,11 @@ def test_a_mask_goes_where_its_image_goes(data: st.DataObject) -> None:
          "intensity": "window", "window": (0.5, 1.0)}
     )  # fmt: skip
     volume = Volume(mask[:, None].astype(np.float32), np.diag([2.0, -3.0, 4.0, 1.0]))
+    shown = mask if len(size) == 3 else mask[len(mask) // 2]
+    if shown.any() and not (recipe(section).apply(volume) >= 0.5 - 1e-6).any():
+        with pytest.raises(UnfitImage, match="a structure lies outside of what the study sees"):
+            recipe(section).masked(volume, mask[None])
+        return
     image, (placed,) = recipe(section).masked(volume, mask[None])
     assert placed.shape == tuple(size)
     np.testing.assert_array_equal(placed, image[0] >= 0.5 - 1e-6)

@@ -122,7 +122,7 @@ def test_what_cannot_be_read_or_taken_is_listed_with_its_reason(
     assert done.exit_code == 1
     found = {row["file"]: row for row in rows(out)}
     assert found.keys() == {"A/image0.dcm", "B/image0.dcm", "B/image1.dcm", "C/scan.dcm"}
-    assert found["A/image0.dcm"]["note"] == "1 images of another modality"
+    assert found["A/image0.dcm"]["note"] == "left out: 1 images of another modality"
     assert found["A/image0.dcm"]["probability malignant"]
     assert found["B/image0.dcm"]["examples"] == "1"
     assert found["B/image1.dcm"]["note"]

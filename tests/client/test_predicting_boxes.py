@@ -119,9 +119,14 @@ def test_rows_are_a_table_of_findings_as_training_reads_it(tmp_path: Path) -> No
         check_as_trained(own, "xyz", read_slices(slices(folder / patient)), file)
 
 
-def test_a_report_has_a_group_for_each_finding(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tilt_mm", [0.0, 1.5], ids=["upright", "tilted gantry"])
+def test_a_report_has_a_group_for_each_finding(tmp_path: Path, tilt_mm: float) -> None:
     folder = tmp_path / "scans"
     chest.write(folder, chest.SCANNERS["north"], 1, shape=(16, 32, 32))
+    for number, path in enumerate(slices(folder / "P0000")):
+        tilted = dcmread(path)
+        tilted.ImagePositionPatient[1] += number * tilt_mm
+        tilted.save_as(path)
     file = model(CT, tmp_path / "model.safetensors")
     predict(file, folder, tmp_path / "found.csv")
     predict(file, folder, tmp_path / "reports", "sr")
@@ -139,7 +144,9 @@ def test_a_report_has_a_group_for_each_finding(tmp_path: Path) -> None:
         assert surface.ReferencedFrameOfReferenceUID == image.FrameOfReferenceUID
         ends = surface.value.reshape(3, 2, 3)
         np.testing.assert_allclose(ends.mean(axis=1), [numbers(row, *"xyz")] * 3, atol=1e-3)
-        sizes = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1)
+        half = (ends[:, 0] - ends[:, 1]) / 2
+        np.testing.assert_allclose(half @ half.T, np.diag((half**2).sum(axis=1)), atol=1e-2)  # at right angles
+        sizes = 2 * np.linalg.norm(half, axis=0)
         np.testing.assert_allclose(sizes, numbers(row, "size x", "size y", "size z"), atol=1e-3)
     [count] = said.get_image_measurement_groups()[0].get_measurements()
     assert count.value == len(rows)
@@ -189,6 +196,9 @@ def test_findings_of_a_slice_are_rectangles_on_it(write_dicom: Callable[..., Pat
     predict(file, tmp_path / "scans", tmp_path / "reports", "sr")
     [path] = (tmp_path / "reports").iterdir()
     groups, rows = content(path).get_planar_roi_measurement_groups(), table(tmp_path / "found.csv")
+    assert {row["note"] for row in rows} == {"the middle one of 3 frames"}
+    [whole] = content(path).get_image_measurement_groups()
+    assert [each.referenced_frame_numbers for each in whole.source_images] == [[2]]
     for group, row in zip(groups, rows, strict=True):
         assert group.roi is not None
         low, _, high, _, _ = group.roi.value
@@ -199,6 +209,27 @@ def test_findings_of_a_slice_are_rectangles_on_it(write_dicom: Callable[..., Pat
         assert origin.ReferencedFrameNumber == 2
 
 
+@pytest.mark.parametrize("degrees", [0, 30])
+def test_findings_of_a_slice_have_no_length_across_it(
+    write_dicom: Callable[..., Path], tmp_path: Path, degrees: int
+) -> None:
+    up, across = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    write_dicom(
+        tmp_path / "scans" / "ct.dcm",
+        patient_id="P1",
+        array=np.random.default_rng(1).integers(0, 99, (40, 80), np.uint8),
+        Modality="CT",
+        ImagePositionPatient=[1, 2, 3],
+        ImageOrientationPatient=[1, 0, 0, 0, up, across],
+        PixelSpacing=[0.5, 0.5],
+    )
+    predict(model(study([32, 32], "CT"), tmp_path / "m.safetensors"), tmp_path / "scans", tmp_path / "found.csv")
+    for row in table(tmp_path / "found.csv"):
+        _, y, z = numbers(row, "size x", "size y", "size z")
+        assert row["unit"] == "mm"
+        assert (z * up, y > 0) == (pytest.approx(y * across, abs=1e-6), True)
+
+
 @pytest.mark.parametrize("form", ["csv", "sr"])
 def test_that_nothing_was_found_is_said(tmp_path: Path, form: str) -> None:
     chest.write(tmp_path / "scans", chest.SCANNERS["north"], 1, shape=(16, 32, 32))
@@ -206,7 +237,10 @@ def test_that_nothing_was_found_is_said(tmp_path: Path, form: str) -> None:
     predict(model(CT, tmp_path / "model.safetensors", finds=False), tmp_path / "scans", out, form)
     if form == "csv":
         [row] = table(out)
-        assert (row["score"], row["note"]) == ("", "nothing found")
+        assert (row["score"], row["note"]) == (
+            "",
+            "nothing found; 53 % of the image lies outside of what the model sees",
+        )
     else:
         [path] = out.iterdir()
         [group] = content(path).get_image_measurement_groups()
@@ -218,12 +252,11 @@ def test_an_image_that_was_not_searched_is_told_beside_those_that_were(tmp_path:
     alone = dcmread(tmp_path / "scans" / "P0000" / "0001.dcm")
     alone.SeriesInstanceUID, alone.SOPInstanceUID = "1.2.3", "1.2.3.4"
     alone.save_as(tmp_path / "scans" / "P0000" / "alone.dcm")
-    said = predict(model(CT, tmp_path / "m.safetensors", finds=False), tmp_path / "scans", tmp_path / "found", code=1)
-    assert "1 searched, 1 without" in said
-    assert sorted(row["note"] for row in table(tmp_path / "found")) == [
-        "left out: 1 slices that stand alone",
-        "nothing found",
-    ]
+    said = predict(model(CT, tmp_path / "m.safetensors", finds=False), tmp_path / "scans", tmp_path / "found")
+    assert "1 searched, 0 without" in said
+    [row] = table(tmp_path / "found")
+    assert row["note"].startswith("nothing found; ")
+    assert row["note"].endswith("; left out: 1 slices that stand alone")
 
 
 def test_a_volume_without_a_place_has_rows_and_no_report(write_dicom: Callable[..., Path], tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ def test_the_field_is_the_network_s_between_the_grids_of_both(brains: Path, tmp_
             float(registration_loss(*pair, each, smoothness=0.0)) for each in (torch.zeros_like(shift), shift)
         )
     row = rows(table)["h_2.nii"]
+    assert row["note"] == "40 % of the image lies outside of what the model sees"
     assert float(row["unlike before"]) == pytest.approx(before, abs=1e-5)
     assert float(row["unlike after"]) == pytest.approx(after, abs=1e-5)
     folded = float((jacobian_determinant(shift) <= 0).float().mean())
@@ -164,6 +165,24 @@ def test_slices_of_a_series_are_one_image(tmp_path: Path) -> None:
     assert float(row["unlike before"]) > 0
 
 
+def test_the_image_may_be_a_part_of_a_hospital_s_folder(tmp_path: Path) -> None:
+    """Its settings, here whose pictures are, and its opt-out list hold."""
+    folder = tmp_path / "hospital"
+    for name, numbers in (("hospital", (0, 1)), ("alone", (1,))):
+        for number in numbers:
+            abdomen.write(tmp_path / name, abdomen.SCANNERS["north"], number, shape=(24, 96, 96))
+    (folder / "site.toml").write_text("[masks]\nstructures = { liver = 'Liver' }\n")
+    file = model(study(modality="CT"), tmp_path)
+    for name, onto in (("part", folder / "P0001"), ("alone", tmp_path / "alone")):
+        predict(file, folder, "--onto", onto, "--out", tmp_path / f"{name}.csv")
+    assert len(rows(tmp_path / "part.csv")) == 2
+    assert rows(tmp_path / "part.csv") == rows(tmp_path / "alone.csv")
+    (folder / "opt-out.txt").write_text("P0001\n")
+    assert "has no image to bring others onto" in predict(
+        file, folder, "--onto", folder / "P0001", "--out", tmp_path / "out.csv", code=2
+    )
+
+
 @pytest.mark.parametrize(
     ("onto", "words"),
     [
@@ -171,6 +190,7 @@ def test_slices_of_a_series_are_one_image(tmp_path: Path) -> None:
         (["--onto", "imagesTs"], "is not one image to bring others onto, it holds 2: give another --onto"),
         (["--onto", "broken.nii"], "is not one image to bring others onto, none of its files can be taken: "),
         (["--onto", "empty"], "empty has no image to bring others onto: "),
+        (["--onto", "tilted.nii"], "has axes that are not at right angles, as CT of a tilted gantry has"),
         (["--onto", "nowhere.nii"], "does not exist"),
         (["--onto", "atlas.nii", "--format", "seg"], "take --format csv or --format nifti"),
     ],
@@ -178,6 +198,8 @@ def test_slices_of_a_series_are_one_image(tmp_path: Path) -> None:
 def test_what_is_not_one_image_is_refused(brains: Path, tmp_path: Path, onto: list[str], words: str) -> None:
     (tmp_path / "broken.nii").write_bytes((tmp_path / "atlas.nii").read_bytes()[:-500])
     (tmp_path / "empty").mkdir()
+    tilted = turned(30, (1.0, 1.2, 1.5), (5, -8, 3)) @ [[1, 0, 0, 0], [0, 1, 0.01, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    nibabel.save(nibabel.Nifti1Image(np.random.default_rng(1).random((20, 17, 14)), tilted), tmp_path / "tilted.nii")
     places = [str(tmp_path / each) if (tmp_path / each).exists() else each for each in onto]
     assert words in predict(model(study(), tmp_path), brains, *places, "--out", tmp_path / "out", code=2)
     assert not (tmp_path / "out").exists()

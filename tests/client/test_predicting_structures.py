@@ -109,6 +109,8 @@ def test_a_mask_of_each_structure_lies_on_the_voxels_of_its_image(brains: Path, 
             assert told[source, part]["unit"] == "ml"
             assert float(told[source, part]["size"]) == pytest.approx(millilitres, rel=1e-6)
         assert 0 < expected.mean() < 1
+    assert told["more/h_2.nii", "anterior"]["note"] == "20 % of the image lies outside of what the model sees"
+    assert "1 segmented: 20 % of the image lies outside" in " ".join(done.stderr.split())
 
     again = tmp_path / "again"
     assert predict(file, brains, again, "nifti").exit_code == 0

@@ -113,10 +113,18 @@ def _group(
         algorithm_id=_algorithm(about),
         measurements=measured,
         qualitative_evaluations=called,
-        source_images=[
-            SourceImageForMeasurementGroup(one.SOPClassUID, one.SOPInstanceUID) for one in map(derived.header, images)
-        ],
+        source_images=[_source_image(one, about) for one in images],
     )
+
+
+def _source_image(image: Dataset, about: Trained) -> SourceImageForMeasurementGroup:
+    """An image; where a 2-D study took the middle one of several frames, that frame."""
+    numbers = None
+    if len(about.study.input.size) == 2:
+        frames = source.grid_of([image]).frames
+        numbers = [frames[len(frames) // 2].number] if len(frames) > 1 else None
+    head = derived.header(image)
+    return SourceImageForMeasurementGroup(head.SOPClassUID, head.SOPInstanceUID, numbers)
 
 
 def _measurement(name: str, value: float) -> Measurement:
@@ -128,10 +136,12 @@ def _algorithm(about: Trained) -> AlgorithmIdentification:
 
 
 def _ellipsoid(finding: Finding, grid: source.Grid) -> VolumeSurface:
-    """Six points: the ends of each axis (PS3.3 C.18.9.1.2)."""
+    """Six points: the ends of each axis (PS3.3 C.18.9.1.2), at right angles in a sheared image too."""
     if finding.affine is None or not grid.frame_of_reference:
         raise UnreadableFile("the image does not say where it lies")
-    middle, axes = finding.ellipsoid
+    middle, across = finding.ellipsoid
+    directions, lengths, _ = np.linalg.svd(across.T)  # the same ellipsoid by its principal axes
+    axes = (directions * lengths).T
     return VolumeSurface(
         "ELLIPSOID",
         np.concatenate([(middle - axis, middle + axis) for axis in axes]),
@@ -143,7 +153,7 @@ def _ellipsoid(finding: Finding, grid: source.Grid) -> VolumeSurface:
 def _rectangle(finding: Finding, grid: source.Grid, images: Sequence[Dataset]) -> ImageRegion:
     """On the slice that was looked at, in (column, row) from its corner on (PS3.3 C.18.6.1.2)."""
     (frame, top, left), (_, bottom, right) = finding.lower, finding.upper
-    at = grid.frames[round(frame)]
+    at = grid.frames[int(frame)]
     sop_class = {elements.text(one, "SOPInstanceUID"): elements.text(one, "SOPClassUID") for one in images}
     numbers = [at.number] if len(grid.frames) > len(images) else None
     return ImageRegion(

@@ -17,7 +17,9 @@ whenever the outcome changes.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil, floor
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,10 @@ from fedward_common.study import Input
 
 VERSION = 1
 HALF = 0.5 - 1e-6  # of a pixel, less what linear interpolation in float32 loses
+OUTSIDE = (
+    "a structure lies outside of what the study sees ([input] size), and an empty truth would be false: only a study "
+    "of a larger size takes the image"
+)
 
 Masks = npt.NDArray[np.uint8]
 
@@ -83,16 +89,30 @@ class Recipe:
         """`apply`, and the `masks` of `volume`, 0 or 1 [structures, frames, rows, columns], brought to the same place.
 
         These are [structures, *size]: a pixel is a structure's where that takes half of it or more. Raises what `apply`
-        raises.
+        raises, and UnfitImage where a structure lies outside of what is left of the image: an empty truth would be
+        false.
         """
         image, spacing, box = self._prepared(volume)
+        return self._finished(image, spacing), self._placed(masks, volume.affine, spacing, box)
+
+    def check(self, volume: Volume, masks: Masks) -> None:
+        """Raise what `masked` raises, without a scale that sites measure."""
+        _, spacing, box = self._prepared(volume)
+        self._placed(masks, volume.affine, spacing, box)
+
+    def _placed(self, masks: Masks, affine: Affine | None, spacing: Spacing, box: Box) -> Masks:
+        """The masks of an image that was `_prepared`."""
         if not len(masks):
-            placed = np.zeros((0, *self.input.size), np.uint8)
-        else:
-            shown = Volume(masks.transpose(1, 0, 2, 3).astype(np.float32), volume.affine)
-            bands = self._frames(self._oriented(shown).pixels)[(slice(None), *box)]
-            placed = (self._sized(bands, spacing, outside=0.0) >= HALF).astype(np.uint8)
-        return self._finished(image, spacing), placed
+            return np.zeros((0, *self.input.size), np.uint8)
+        shown = Volume(masks.transpose(1, 0, 2, 3).astype(np.float32), affine)
+        whole = self._frames(self._oriented(shown).pixels)
+        bands = whole[(slice(None), *box)]
+        seen = bands[(slice(None), *self._seen(bands.shape[1:], spacing))]  # one that is only small stays
+        placed = (self._sized(bands, spacing, outside=0.0) >= HALF).astype(np.uint8)
+        there, near, found = (each.reshape(len(masks), -1).any(axis=1) for each in (whole, seen, placed))
+        if (there & ~near & ~found).any():
+            raise UnfitImage(OUTSIDE)
+        return placed
 
     def gridded(self, volume: Volume) -> tuple[Image, Affine]:
         """`apply`, and where its pixels come from. Raises what `apply` raises.
@@ -101,20 +121,34 @@ class Recipe:
         `volume`; the middles of pixels are whole numbers.
         """
         image, spacing, box = self._prepared(volume)
-        lengths, flat = image.shape[1:], 3 - len(self.input.size)
-        scale, shift = np.ones(3), np.array([each.start or 0 for each in box], np.float64)
+        scale, shift = self._steps(image.shape[1:], spacing)
+        shift += [each.start or 0 for each in box]
         shift[0] += 0 if self.is_3d else len(self._oriented(volume).pixels) // 2
-        for axis, size in enumerate(self.input.size, start=flat):
-            if self.input.spacing is None:
-                scale[axis] = lengths[axis] / size
-                shift[axis] += scale[axis] / 2 - 0.5
-            else:
-                own, asked = spacing[axis], self.input.spacing[axis - flat]
-                scale[axis] = asked / own
-                shift[axis] += first(lengths[axis], own, asked, size) / own
         inner = np.diag([*scale, 1.0])
         inner[:3, 3] = shift
         return self._finished(image, spacing), self._turned_back(volume) @ inner
+
+    def _steps(self, lengths: Sequence[int], spacing: Spacing) -> tuple[Floats, Floats]:
+        """How far apart the new pixels of an image of `lengths` are [3], and where the first is [3], in old pixels."""
+        scale, shift, flat = np.ones(3), np.zeros(3), 3 - len(self.input.size)
+        for axis, size in enumerate(self.input.size, start=flat):
+            if self.input.spacing is None:
+                scale[axis] = lengths[axis] / size
+                shift[axis] = scale[axis] / 2 - 0.5
+            else:
+                own, asked = spacing[axis], self.input.spacing[axis - flat]
+                scale[axis] = asked / own
+                shift[axis] = first(lengths[axis], own, asked, size) / own
+        return scale, shift
+
+    def _seen(self, lengths: Sequence[int], spacing: Spacing) -> tuple[slice, ...]:
+        """The pixels of an image of `lengths` whose middles the new ones cover."""
+        scale, shift = self._steps(lengths, spacing)
+        size = (1,) * (3 - len(self.input.size)) + self.input.size
+        lower, upper = shift - scale / 2, shift + scale * (np.array(size) - 0.5)
+        return tuple(
+            slice(max(0, ceil(low)), floor(high) + 1) for low, high in zip(lower.tolist(), upper.tolist(), strict=True)
+        )
 
     def _turned_back(self, volume: Volume) -> Affine:
         """[4, 4]: (frame, row, column, 1) of the volume with its axes turned to those of `volume` itself."""
