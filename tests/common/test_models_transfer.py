@@ -206,7 +206,7 @@ def test_types_become_those_of_the_network() -> None:
         ({"features.0.bias": np.array([1, np.nan, 1, 1])}, {}, "holds NaN"),
         ({"features.0.bias": np.array([1e300, 1, 1, 1])}, {}, "too large"),
         ({}, {}, "none of the network's layers is in the file"),
-        (filled(head__weight=(7, 4), head__bias=(7,)), {}, "none of the network's layers is in the file"),
+        (filled(head__weight=(7, 4), head__bias=(7,)), {}, "has nothing for the network but a head of other labels"),
     ],
 )
 def test_what_does_not_fit_is_refused(source: Arrays, rules: dict[str, Any], words: str) -> None:

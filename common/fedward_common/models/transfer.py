@@ -105,6 +105,11 @@ def transfer(
     for name in taken:
         result[name] = _fitted(name, adapted(name), state[name], source[origin[name]].shape)
     if not any(state[name].dtype.kind == "f" for name in taken):
+        if head:
+            raise ModelError(
+                "the file has nothing for the network but a head of other labels: remove [model] start, or name other "
+                "weights"
+            )
         raise ModelError(
             f"none of the network's layers is in the file, which has {some(source)}; the network has {some(state)}"
         )
