@@ -48,7 +48,8 @@ class Start(Section):
 
     `sha256` is that of `records.model_sha256`: of names, types, shapes and values, not of a file, so that it is the one
     which results and model cards tell. It is filled in when a study is resolved for a run: a digest that a hospital
-    approves then covers every weight.
+    approves then covers every weight. So is `head`: false where the file says that it is of another task or of other
+    labels, in order, than the study.
     """
 
     file: Annotated[str, Field(max_length=4096)] | None = None  # its path from the study file; resolved: its name alone
@@ -58,6 +59,7 @@ class Start(Section):
         default={}
     )  # in the file: in the network
     inflate: bool = False  # 2-D kernels may become 3-D ones
+    head: bool | None = None  # whether the last layer is taken, where it fits
 
     rules = (Rule(("file", "model"), _one_source), Rule(("file",), _file))
 

@@ -48,6 +48,12 @@ _BATCH_NORM = {
     "group": "GroupNorm layers stand in the place of BatchNorm layers",
 }
 
+_HEAD = {
+    None: "the last layer where it is of the same labels",
+    True: "the last layer where it fits",
+    False: "not the last layer, which stays at its random start",
+}
+
 _COMPRESSION = {
     "none": "Models and updates travel as they are, four bytes a number",
     "bf16": "Models and updates travel at two bytes a number (bf16)",
@@ -80,6 +86,7 @@ def _start(start: Start) -> str:
         f"Begins with the weights of {source} ({shown})",
         f"taking {listed(taken, 'and')}" if taken else "",
         "2-D kernels spread along the depth" if start.inflate else "",
+        _HEAD[start.head],
     ]
     return ", ".join(part for part in parts if part)
 

@@ -1,11 +1,13 @@
 """What is drawn on an image moves with it: masks and boxes, against the image itself."""
 
+import numpy as np
 import pytest
 import torch
 from monai.data.box_utils import box_iou
 
 from fedward_client.training.augment import Augmentation
 from fedward_client.training.boxes import flipped, resampled
+from fedward_client.training.transforms import DEGREES, _affine
 
 ALL = ("flip", "affine", "contrast", "noise")
 SIZES = [(40, 56), (24, 32, 40)]
@@ -63,6 +65,43 @@ def test_boxes_move_with_their_image_and_the_image_is_the_same_bits(size: tuple[
     for box, mask in zip(followed[:, 0, :-1], masks[:, 0], strict=True):
         assert box_iou(box[None], around(mask)[None]).item() > 0.8
     assert torch.equal(augment.with_boxes(images, boxes, SEEDS)[1], followed)
+
+
+@pytest.mark.parametrize("spacing", [(5.0, 0.9), (1.0, 1.0, 1.0), (5.0, 0.9, 0.9), (0.9, 5.0, 0.9), (0.9, 0.9, 5.0)])
+def test_an_axis_turns_by_ten_degrees_in_millimetres_at_most(spacing: tuple[float, ...]) -> None:
+    dims = len(spacing)
+    affine, others = _affine((8,) * dims, spacing), ~np.eye(dims, dtype=bool)
+    turns = np.zeros((dims, dims))
+    for seed in range(300):
+        affine.set_random_state(seed=seed)
+        affine(torch.zeros(1, *(8,) * dims))
+        if (matrix := affine.rand_affine_grid.get_transformation_matrix()) is not None:
+            axes = matrix.numpy()[:dims, :dims] * np.array(spacing)[:, None]
+            turns = np.maximum(turns, np.degrees(np.arctan(np.abs(axes / axes.diagonal()))))  # seen in each plane
+    assert np.maximum(turns, turns.T)[others].min() > 9
+    assert turns[others].max() < (10.01 if dims == 2 else 12)  # of three turns, one after the other, a little more
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_without_a_spacing_voxels_are_cubes(size: tuple[int, ...]) -> None:
+    images, _, _ = planted(size)
+    cubes = Augmentation(["affine"], size, spacing=(0.7,) * len(size))
+    assert torch.equal(cubes(images, SEEDS), Augmentation(["affine"], size)(images, SEEDS))
+    assert {*_affine(size, None).rand_affine_grid.rotate_range} == {10 * DEGREES}
+
+
+@pytest.mark.parametrize(("orientation", "axis"), [("LPS", 2), ("PRS", 1), ("SAL", 0), (None, 2)])
+def test_flip_exchanges_left_and_right_and_what_is_drawn_follows(orientation: str | None, axis: int) -> None:
+    images, masks, boxes = planted(SIZES[1])
+    augment = Augmentation(["flip"], SIZES[1], orientation=orientation)
+    mirrored = [not torch.equal(*pair) for pair in zip(augment(images, SEEDS), images, strict=True)]
+    assert 0 < sum(mirrored) < len(SEEDS)
+    moved, followed = augment.with_masks(images, masks, SEEDS)
+    _, turned = augment.with_boxes(images, boxes, SEEDS)
+    for index in np.flatnonzero(mirrored):
+        assert torch.equal(moved[index], images[index].flip(axis + 1))
+        assert torch.equal(followed[index], masks[index].flip(axis + 1))
+        assert torch.equal(turned[index, 0, :-1], around(masks[index, 0].flip(axis)))
 
 
 def test_grey_values_alone_move_nothing() -> None:

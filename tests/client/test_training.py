@@ -247,6 +247,22 @@ def test_flip_is_left_right() -> None:
     assert len({str(one) for one in flipped}) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "grid", "other"),
+    [
+        ("affine", {"spacing": [1.0, 1.0, 1.0]}, {"spacing": [5.0, 1.0, 1.0]}),
+        ("flip", {"orientation": "LPS"}, {"orientation": "PLS"}),
+    ],
+)
+def test_augmentation_follows_the_grid_of_the_study(name: str, grid: dict[str, Any], other: dict[str, Any]) -> None:
+    first, plain, second = (
+        trained(tiny_study(input={"size": [8, 16, 16], **each}, training={"augmentation": [name]}))
+        for each in (grid, {}, other)
+    )
+    assert same(first, plain)
+    assert not same(first, second)
+
+
 # Labels that are not known -------------------------------------------------------------------------------------------
 
 

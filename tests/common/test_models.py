@@ -251,6 +251,14 @@ def test_a_plug_in_that_tells_no_anchors_is_no_detector(site_packages: Path) -> 
         models.build("boxes-net", options={}, size=(16, 16), channels=1, classes=1, task="detection")
 
 
+def test_a_plug_in_whose_layers_learn_alone_is_layered(site_packages: Path) -> None:
+    install(site_packages, "plug_layers", name="layers-net", point="NET")
+    module = site_packages / "plug_layers.py"
+    module.write_text(module.read_text().replace("dims=(2,)", "dims=(2,), layers=1"))
+    with pytest.raises(ModelError, match='model "layers-net" has no layers that learn alone, as its card says'):
+        models.build("layers-net", options={}, size=(8, 8), channels=1, classes=2)
+
+
 def test_a_plug_in_is_not_imported_to_be_listed(site_packages: Path) -> None:
     install(site_packages, "plug_lazy", name="lazy-net", point="NET")
     assert "lazy-net" in models.names()

@@ -37,9 +37,8 @@ NETWORK = filled(features__0__weight=(4, 1, 3, 3), features__0__bias=(4,), head_
 def taken_over(
     source: Mapping[str, Any], state: Arrays = NETWORK, prefixes: Mapping[str, str] | None = None, **rules: Any
 ) -> tuple[Arrays, Transferred]:
-    return transfer(
-        state, source, **{"prefixes": prefixes or {}, "inflate": False, "channels": 1, "classes": 2, **rules}
-    )
+    defaults = {"inflate": False, "take_head": True, "strides": {}, "channels": 1, "classes": 2}
+    return transfer(state, source, **{"prefixes": prefixes or {}, **defaults, **rules})
 
 
 def refusal(source: Mapping[str, Any], state: Arrays = NETWORK, **rules: Any) -> str:
@@ -74,6 +73,26 @@ def test_a_head_is_taken_whole_or_not_at_all() -> None:
     result, told = taken_over(source)
     assert told.head == ["head.weight", "head.bias"]
     np.testing.assert_array_equal(result["head.bias"], NETWORK["head.bias"])
+
+
+def test_a_head_that_tells_other_labels_apart_stays_at_its_random_start() -> None:
+    source = {name: array + 1 for name, array in NETWORK.items()}
+    result, told = taken_over(source, take_head=False)
+    for name in NETWORK:
+        np.testing.assert_array_equal(result[name], (NETWORK if name.startswith("head") else source)[name])
+    assert str(told) == (
+        "2 of the network's 4 arrays are taken over. The head tells other labels apart and stays at its random start: "
+        "head.weight, head.bias."
+    )
+
+
+def test_a_flat_head_that_fits_with_depth_is_taken() -> None:
+    state = {**NETWORK, **filled(head__weight=(2, 4, 1, 1, 1))}
+    source = filled(head__weight=(2, 4, 1, 1), head__bias=(2,))
+    result, told = taken_over(source, state, inflate=True)
+    np.testing.assert_array_equal(result["head.weight"][:, :, 0], source["head.weight"])
+    assert (told.head, told.inflated) == ([], ["head.weight"])
+    assert taken_over({**NETWORK, **source}, state)[1].head == ["head.weight", "head.bias"]
 
 
 def test_a_map_takes_its_prefixes_alone_and_the_longest_counts() -> None:
@@ -139,6 +158,17 @@ def test_an_inflated_kernel_answers_to_a_constant_depth_as_the_flat_one() -> Non
         torch.testing.assert_close(answer[:, :, depth], flat)
 
 
+@pytest.mark.parametrize(("depth", "stride"), [(2, 2), (4, 2), (3, 1)])
+def test_an_inflated_transposed_kernel_answers_to_a_constant_depth_as_the_flat_one(depth: int, stride: int) -> None:
+    kernel = RANDOM.standard_normal((4, 2, 2, 2))
+    image = torch.from_numpy(RANDOM.standard_normal((2, 4, 9, 9)))
+    flat = functional.conv_transpose2d(image, torch.from_numpy(kernel), stride=2)
+    deep = torch.from_numpy(inflated_kernel(kernel, depth, stride))
+    answer = functional.conv_transpose3d(image[:, :, None].repeat(1, 1, 7, 1, 1), deep, stride=(stride, 2, 2))
+    for inner in range(depth, answer.shape[2] - depth):
+        torch.testing.assert_close(answer[:, :, inner], flat)
+
+
 def test_a_colour_kernel_becomes_a_grey_one_with_depth() -> None:
     state = {**NETWORK, **filled(features__0__weight=(4, 1, 2, 3, 3))}
     source = filled(features__0__weight=(4, 3, 3, 3))
@@ -176,7 +206,7 @@ def test_types_become_those_of_the_network() -> None:
         ({"features.0.bias": np.array([1, np.nan, 1, 1])}, {}, "holds NaN"),
         ({"features.0.bias": np.array([1e300, 1, 1, 1])}, {}, "too large"),
         ({}, {}, "none of the network's layers is in the file"),
-        (filled(head__weight=(7, 4), head__bias=(7,)), {}, "none of the network's layers is in the file"),
+        (filled(head__weight=(7, 4), head__bias=(7,)), {}, "has nothing for the network but a head of other labels"),
     ],
 )
 def test_what_does_not_fit_is_refused(source: Arrays, rules: dict[str, Any], words: str) -> None:
@@ -230,7 +260,7 @@ def study(**model: Any) -> StudySpec:
 
 
 def trained(other: StudySpec) -> Arrays:
-    return {name: array + np.asarray(1, array.dtype) for name, array in models.initial_state(other, 99).items()}
+    return {name: np.asarray(array + 1, array.dtype) for name, array in models.initial_state(other, 99).items()}
 
 
 def test_a_run_begins_with_the_weights_in_its_folder_and_no_others(tmp_path: Path) -> None:
@@ -268,14 +298,96 @@ def test_weights_of_other_features_are_refused(tmp_path: Path) -> None:
     def of(*features: str, **model: Any) -> StudySpec:
         return tiny_study(input={"kind": "table", "features": features}, model={"name": "logistic-regression", **model})
 
-    theirs = of("age", "volume")
-    arrays = trained(theirs)
-    about = Trained(study=theirs, scale=None, thresholds={}, model_sha256=model_sha256(arrays), limits=())
-    save_file(arrays, file, metadata=about.header)
+    filed(file, of("age", "volume"))
     start = {"start": {"file": "w.safetensors"}}
     models.bound(of("age", "volume", **start), file)
     with pytest.raises(ModelError, match="was trained on other features, or in another order"):
         models.bound(of("volume", "age", **start), file)
+
+
+def filed(path: Path, theirs: StudySpec) -> Path:
+    """A model's file that says of which study it is."""
+    arrays = trained(theirs)
+    about = Trained(study=theirs, scale=None, thresholds={}, model_sha256=model_sha256(arrays), limits=())
+    save_file(arrays, path, metadata=about.header)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("labels", "head", "taken"),
+    [
+        (["benign", "malignant"], None, True),
+        (["malignant", "benign"], None, False),
+        (["cyst", "malignant"], None, False),
+        (["malignant", "benign"], True, True),
+        (["benign", "malignant"], False, False),
+    ],
+)
+def test_a_head_is_of_the_labels_in_order(labels: list[str], head: bool | None, taken: bool, tmp_path: Path) -> None:
+    file = filed(tmp_path / weights_file.NAME, tiny_study(cohort={"labels": labels}))
+    spec, told = models.bound(study(start={"file": file.name, "head": head}), file)
+    assert spec.model.start is not None
+    assert spec.model.start.head is taken
+    assert bool(told.head) is not taken
+    assert ("The head tells other labels apart" in str(told)) is not taken
+    state, _ = models.initial_model(StudySpec.from_json(spec.canonical_json()), tmp_path)  # as a run, also resumed
+    last = list(state)[-1]
+    first = trained(study()) if taken else models.initial_state(study(), study().training.seed)
+    np.testing.assert_array_equal(state[last], first[last])
+    assert models.bound(spec, file) == (spec, told)
+
+
+SEGMENTS: dict[str, Any] = {
+    "study": {"id": "tiny", "task": "segmentation"},
+    "cohort": {"labels": ["tumour"], "positive": None},
+    "evaluation": {"primary": "dice"},
+}
+
+
+def test_a_displacement_is_of_no_label(tmp_path: Path) -> None:
+    """Three structures are as many as a volume has axes."""
+
+    def of(labels: list[str], **start: Any) -> StudySpec:
+        about = {"study": {"id": "tiny", "task": "registration"}, "cohort": {"labels": labels, "positive": None}}
+        size, model = {"size": [8, 8, 8]}, {"name": "voxelmorph", "options": {"width": 2}, **start}
+        return tiny_study(**{**SEGMENTS, **about}, input=size, model=model)
+
+    file = filed(tmp_path / "w.safetensors", of(["liver", "spleen"]))
+    _, told = models.bound(of(["a", "b", "c"], start={"file": file.name}), file)
+    assert not told.head
+
+
+@pytest.mark.parametrize(("kept", "strategy"), [("local", "fedavg"), ("local", "fedbn"), ("recalibrate", "fedavg")])
+def test_layers_that_never_left_a_hospital_are_nothing_to_begin_with(kept: str, strategy: str, tmp_path: Path) -> None:
+    batch = {"name": "resnet10", "options": {"norm": "batch"}}
+    size = {"size": [32, 32]}
+    theirs = tiny_study(model=batch, training={"batch_norm": kept}, strategy={"name": strategy}, input=size)
+    file = filed(tmp_path / "w.safetensors", theirs)
+    ours = tiny_study(model={**batch, "start": {"file": file.name}}, input=size)
+    if kept == "recalibrate":  # its statistics are the hospitals' mean
+        models.bound(ours, file)
+    else:
+        with pytest.raises(ModelError, match=r'batch_norm = "local", so .*with another batch_norm'):
+            models.bound(ours, file)
+
+
+def test_a_flat_unet_answers_to_a_constant_depth_as_to_one_slice(tmp_path: Path) -> None:
+    """In the middle, where no zeros are padded; with statistics of batches, which the depth does not change."""
+    network = {"name": "unet", "options": {"norm": "batch", "width": 2, "depth": 1}}
+
+    def of(size: list[int], **start: Any) -> StudySpec:
+        return tiny_study(**SEGMENTS, model={**network, **start}, input={"size": size})
+
+    flat, deep = of([16, 16]), of([32, 16, 16], start={"file": "w.safetensors", "inflate": True})
+    file = filed(tmp_path / weights_file.NAME, flat)
+    state, _ = models.initial_model(models.bound(deep, file)[0], tmp_path)
+    networks = [models.network(each).eval() for each in (flat, deep)]
+    for each, arrays in zip(networks, (trained(flat), state), strict=True):
+        each.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    image = torch.from_numpy(RANDOM.random((1, 1, 16, 16)).astype(np.float32))
+    with torch.no_grad():
+        slice_, volume = networks[0](image), networks[1](image[:, :, None].repeat(1, 1, 32, 1, 1))
+    torch.testing.assert_close(volume[:, :, 16], slice_, rtol=1e-4, atol=1e-4)
 
 
 def test_where_a_file_lies_is_not_in_the_digest(tmp_path: Path) -> None:

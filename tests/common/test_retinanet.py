@@ -89,7 +89,7 @@ def test_a_detector_of_other_kinds_of_finding_is_a_start() -> None:
         {name: each.numpy() for name, each in built((32, 32), classes=classes).state_dict().items()}
         for classes in (1, 3)
     )
-    _, done = transfer(start, other, prefixes={}, inflate=False, channels=1, classes=1)
+    _, done = transfer(start, other, prefixes={}, inflate=False, take_head=True, strides={}, channels=1, classes=1)
     assert list(done.head) == ["classification.12.weight", "classification.12.bias"]
     assert len(done.taken) == len(start) - 2
 

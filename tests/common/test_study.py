@@ -451,11 +451,14 @@ def test_where_a_network_begins_is_told_in_words_and_in_the_digest() -> None:
     assert words == (
         "Small network for first trials and small images (small-cnn with width = 16). Begins with the weights of the "
         "registered model old (SHA-256 filled in when the study is started), taking encoder. as features. and all "
-        "names as all. Held as they are: 1.*. Learning rates of layers: 11.* times 10."
+        "names as all., the last layer where it is of the same labels. Held as they are: 1.*. "
+        "Learning rates of layers: 11.* times 10."
     )
-    body = f'{GOOD["model"]}\nstart = {{ file = "w.safetensors", sha256 = "{"a" * 64}", inflate = true }}'
-    spec = loads(text(model=body, input="size = [8, 32, 32]"))
-    assert f"weights of w.safetensors (SHA-256 {'a' * 64}), 2-D kernels spread" in dict(describe(spec))["Network"]
+    for head, told in (("true", "the last layer where it fits."), ("false", "not the last layer, which stays at")):
+        body = f'start = {{ file = "w.safetensors", sha256 = "{"a" * 64}", inflate = true, head = {head} }}'
+        spec = loads(text(model=f"{GOOD['model']}\n{body}", input="size = [8, 32, 32]"))
+        words = dict(describe(spec))["Network"]
+        assert f"weights of w.safetensors (SHA-256 {'a' * 64}), 2-D kernels spread along the depth, {told}" in words
     alone = "Small network for first trials and small images (small-cnn with width = 16)."
     assert dict(describe(plain))["Network"] == alone
 

@@ -15,14 +15,21 @@ if TYPE_CHECKING:
 
 
 class Augmentation:
-    """The study's transforms in the order named; empty names leave a batch as it is."""
+    """The study's transforms in the order named, of its [input]; empty names leave a batch as it is."""
 
-    def __init__(self, names: Sequence[str], size: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        size: tuple[int, ...],
+        *,
+        spacing: tuple[float, ...] | None = None,
+        orientation: str | None = None,
+    ) -> None:
         self._transforms: Transforms | None = None
         if names:
             from fedward_client.training import transforms  # MONAI takes seconds to import
 
-            self._transforms = transforms.Transforms(names, size)
+            self._transforms = transforms.Transforms(names, size, spacing=spacing, orientation=orientation)
 
     def __call__(self, batch: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
         """Transform each image of `batch` [n, channels, *size] with the random state of its seed (below 2**32)."""

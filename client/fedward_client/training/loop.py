@@ -86,7 +86,8 @@ def train(
     loss_of = objective(model, study, data.labels[data.indices("train")], layer, device.torch)
     taught = data.labels if data.pseudo_labels is None else data.pseudo_labels
     truth = np.empty((len(data.images), 0)) if data.targets is None else data.targets
-    augment = Augmentation(study.training.augmentation, study.input.size)
+    grid = {key: getattr(study.input, key, None) for key in ("spacing", "orientation")}  # of images alone
+    augment = Augmentation(study.training.augmentation, study.input.size, **grid)
     total = _steps(work, len(indices))
 
     def examples(batch: Indices, seeds: list[int] | None = None) -> Examples:

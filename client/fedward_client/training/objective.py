@@ -28,7 +28,7 @@ def objective(
 ) -> Objective:
     """Of the whole network, by the study's task; or of a layer, without labels. `labels` are those that are known."""
     if layer is not None:
-        assert isinstance(model, Layered)  # the study was refused otherwise
+        assert isinstance(model, Layered)  # none other is built
         return lambda images, _labels, _targets: model.loss(layer, images)
     match study.study.task:
         case "segmentation":

@@ -3,7 +3,7 @@
 A transform that moves voxels must also move masks and boxes: see `Transforms`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,16 +21,13 @@ DEGREES = np.pi / 180
 set_track_meta(False)  # else each image is a MetaTensor, and each batch too, which takes a fifth of the training's time
 
 
-def _flip(size: tuple[int, ...]) -> RandomizableTransform:
-    return RandFlip(prob=0.5, spatial_axis=len(size) - 1)  # left-right: the last axis
-
-
-def _affine(size: tuple[int, ...]) -> RandomizableTransform:
-    """Up to 10 degrees, 6 % shift, 10 % zoom; the edge's value fills what comes in."""
-    rotations = (10 * DEGREES,) * (1 if len(size) == 2 else 3)
+def _affine(size: tuple[int, ...], spacing: tuple[float, ...] | None) -> RandAffine:
+    """Up to 10 degrees in each plane, 6 % shift, 10 % zoom; the edge's value fills what comes in."""
+    voxel = spacing or (1.0,) * len(size)
+    planes = ((0, 1),) if len(size) == 2 else ((1, 2), (0, 2), (0, 1))  # in the order of MONAI's angles
     return RandAffine(
         prob=0.8,
-        rotate_range=rotations,
+        rotate_range=tuple(_turn(voxel[one], voxel[other]) for one, other in planes),
         scale_range=(0.1,) * len(size),
         translate_range=tuple(0.06 * length for length in size),
         padding_mode="border",
@@ -38,37 +35,45 @@ def _affine(size: tuple[int, ...]) -> RandomizableTransform:
     )
 
 
-def _contrast(_size: tuple[int, ...]) -> RandomizableTransform:
-    return RandAdjustContrast(prob=0.5, gamma=(0.7, 1.4))
+def _turn(one: float, other: float) -> float:
+    """The angle in radians, in voxels of these lengths along two axes, that turns neither by over 10 degrees in mm.
+
+    An axis that turns by t in voxels turns by atan(ratio * tan(t)) or atan(tan(t) / ratio) in mm.
+    """
+    most, ratio = 10 * DEGREES, max(one, other) / min(one, other)
+    return most if ratio == 1 else float(np.arctan(np.tan(most) / ratio))  # not rounded where they are as long
 
 
-def _noise(_size: tuple[int, ...]) -> RandomizableTransform:
-    return RandGaussianNoise(prob=0.5, std=0.03)
-
-
-def _reverse_complement(_size: tuple[int, ...]) -> RandomizableTransform:
-    """Channels A, C, G, T turned round are the complement."""
-    return RandLambda(lambda bases: bases.flip(0, 1), prob=0.5, track_meta=False)
-
-
-_TRANSFORMS = {
-    "flip": _flip,
-    "affine": _affine,
-    "contrast": _contrast,
-    "noise": _noise,
-    "reverse-complement": _reverse_complement,
-}
+def _left_right(size: tuple[int, ...], orientation: str | None) -> int:
+    """The axis whose letter is L or R, the letters being for columns, rows and frames; without any the columns."""
+    place = next(place for place, letter in enumerate(orientation or "L") if letter in "LR")
+    return len(size) - 1 - place
 
 
 class Transforms(Compose):
-    """The transforms of these names, one after the other, for images of this size.
+    """The transforms of these names, one after the other, for images of this size; the rest is as in [input].
 
     What was drawn for an image stays until the next one is transformed, so that what belongs to it can follow.
     """
 
-    def __init__(self, names: Sequence[str], size: tuple[int, ...]) -> None:
-        super().__init__([_TRANSFORMS[name](size) for name in names])
-        self._size = size
+    def __init__(
+        self,
+        names: Sequence[str],
+        size: tuple[int, ...],
+        *,
+        spacing: tuple[float, ...] | None = None,
+        orientation: str | None = None,
+    ) -> None:
+        self._size, self._mirrored = size, _left_right(size, orientation)
+        known: Mapping[str, Callable[[], RandomizableTransform]] = {
+            "flip": lambda: RandFlip(prob=0.5, spatial_axis=self._mirrored),
+            "affine": lambda: _affine(size, spacing),
+            "contrast": lambda: RandAdjustContrast(prob=0.5, gamma=(0.7, 1.4)),
+            "noise": lambda: RandGaussianNoise(prob=0.5, std=0.03),
+            # channels A, C, G, T turned round are the complement
+            "reverse-complement": lambda: RandLambda(lambda bases: bases.flip(0, 1), prob=0.5, track_meta=False),
+        }
+        super().__init__([known[name]() for name in names])
 
     def masks(self, masks: torch.Tensor) -> torch.Tensor:
         """`masks` [structures, *size] of the image that was transformed last, moved as it; nearest neighbours."""
@@ -84,7 +89,7 @@ class Transforms(Compose):
         """`boxes` [most, 2 * dims + 1] of the image that was transformed last, moved as it."""
         for each in self.transforms:
             if isinstance(each, RandFlip) and each._do_transform:
-                boxes = flipped(boxes, self._size, len(self._size) - 1)
+                boxes = flipped(boxes, self._size, self._mirrored)
             elif isinstance(each, RandAffine) and each._do_transform:
                 matrix = each.rand_affine_grid.get_transformation_matrix()
                 assert matrix is not None

@@ -73,7 +73,7 @@ class ModelCard:
         False  # whether some choice of options gives it batch normalisation, whose statistics are a site's
     )
     tasks: tuple[Task, ...] = ("classification",)  # what it can learn to do
-    layers: int | str = 0  # how many learn without labels, or the option that lists their widths; see `layerwise`
+    layers: int | str = 0  # how many learn without labels, or the option that lists their widths; of a `Layered`
 
 
 @runtime_checkable

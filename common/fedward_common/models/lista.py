@@ -3,6 +3,8 @@
 Gregor, LeCun: Learning fast approximations of sparse coding. ICML 2010 (LISTA): a few steps of the iterative
 shrinkage-thresholding algorithm whose matrices are learned. The dictionary is learned with them (Olshausen, Field:
 Emergence of simple-cell receptive field properties by learning a sparse code for natural images. Nature 381, 1996).
+It deviates from the former: they regress the codes onto optimal ones of a fixed dictionary, here encoder and dictionary
+descend the energy of sparse coding together.
 """
 
 from math import prod

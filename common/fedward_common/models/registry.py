@@ -115,10 +115,16 @@ def build(
         builder = EntryPoint(name, architecture.builder, ENTRY_POINTS).load()
     except (ImportError, AttributeError) as error:
         raise ModelError(f'model "{name}" cannot be built here: {error}; install what it needs') from error
+    from fedward_common.models.layerwise import Layered
+
     filled = {**architecture.card.options, **options}
     network = cast("nn.Module", builder(dims=len(size), size=size, channels=channels, classes=classes, **filled))
     if task == "detection" and not isinstance(network, Detector):
         raise ModelError(f'model "{name}" finds no boxes: it has no anchors and levels; choose retinanet, or repair it')
+    if architecture.card.layers and not isinstance(network, Layered):
+        raise ModelError(
+            f'model "{name}" has no layers that learn alone, as its card says: it is no `layerwise.Layered`; repair it'
+        )
     return network
 
 

@@ -9,8 +9,9 @@ Shapes: three things may differ.
   image as it did to the same image three times.
 - Depth, where `inflate` says so: a 2-D kernel is repeated along the depth and divided by it, so that it answers to a
   volume that is constant along the depth as it did to one slice of it (Carreira and Zisserman 2017, arXiv 1705.07750,
-  section 3.1.1).
-- The head, the last layer, whose outputs are the labels: one of another shape keeps the weights drawn from the seed.
+  section 3.1.1). Of a transposed convolution an output gets depth / stride of the repeats, so it is divided by these.
+- The head, the last layer, whose outputs are the labels: one that then has another shape, or is of other labels, keeps
+  the weights drawn from the seed.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -36,7 +37,8 @@ class Transferred:
     taken: Sequence[str]  # also those of the two below
     summed: Sequence[str]  # over colour channels
     inflated: Sequence[str]
-    head: Sequence[str]  # left at random, for their shape is another
+    head: Sequence[str]  # left at random, for their shape is another or their labels are
+    other_labels: bool  # the latter
     absent: Sequence[str]  # left at random, for the file has none
     unused: Sequence[str]  # in the file, under no prefix of the map
 
@@ -49,7 +51,8 @@ class Transferred:
         if self.inflated:
             sentences.append(f"Spread along the depth: {len(self.inflated)}, {some(self.inflated)}")
         if self.head:
-            sentences.append(f"The head has another shape and stays at its random start: {some(self.head)}")
+            why = "tells other labels apart" if self.other_labels else "has another shape"
+            sentences.append(f"The head {why} and stays at its random start: {some(self.head)}")
         if self.absent:
             sentences.append(f"Not in the file, at their random start: {len(self.absent)}, {some(self.absent)}")
         if self.unused:
@@ -63,48 +66,70 @@ def transfer(
     *,
     prefixes: Mapping[str, str],
     inflate: bool,
+    take_head: bool,
+    strides: Mapping[str, int],
     channels: int,
     classes: int,
 ) -> tuple[State, Transferred]:
     """A network's state with `source` in it, and what was done. `state` is in the order of the state_dict.
 
-    `channels` and `classes` are the network's. Raises ModelError for a prefix that begins no name of the source, a name
-    that the network lacks, an array whose shape or type does not fit or that holds NaN or infinity, and where nothing
-    is taken over.
+    `channels` and `classes` are the network's, `strides` those along the depth of its transposed convolutions, by the
+    names of their kernels. Without `take_head` the head stays as it is, whatever its shape.
+
+    Raises ModelError for a prefix that begins no name of the source, a name that the network lacks, an array whose
+    shape or type does not fit or that holds NaN or infinity, and where nothing is taken over.
     """
     origin = _origins(source, prefixes, list(state))
-    head = [name for name in _head(state, classes) if name in origin]
-    if all(source[origin[name]].shape == state[name].shape for name in head):
-        head = []
     stem = next((name for name, array in state.items() if array.ndim > 2), "") if channels == 1 else ""
-    result, summed, inflated = dict(state), [], []
-    taken = [name for name in state if name in origin and name not in head]
-    for name in taken:
+
+    def is_summed(name: str) -> bool:
         array, target = source[origin[name]], state[name]
-        if name == stem and array.ndim > 2 and (array.shape[1], target.shape[1]) == (COLOURS, 1):
+        return name == stem and array.ndim > 2 and (array.shape[1], target.shape[1]) == (COLOURS, 1)
+
+    def is_inflated(name: str) -> bool:
+        return inflate and state[name].ndim == 5 and source[origin[name]].ndim == 4
+
+    def adapted(name: str) -> Array:
+        array = source[origin[name]]
+        if is_summed(name):
             array = array.sum(axis=1, keepdims=True, dtype=np.float64)
-            summed.append(name)
-        if inflate and target.ndim == 5 and array.ndim == 4:
-            array = inflated_kernel(array, target.shape[2])
-            inflated.append(name)
-        result[name] = _fitted(name, array, target, source[origin[name]].shape)
+        if is_inflated(name):
+            array = inflated_kernel(array, state[name].shape[2], strides.get(name, 1))
+        return array
+
+    head = [name for name in _head(state, classes) if name in origin]
+    if take_head and all(adapted(name).shape == state[name].shape for name in head):
+        head = []
+    taken = [name for name in state if name in origin and name not in head]
+    result = dict(state)
+    for name in taken:
+        result[name] = _fitted(name, adapted(name), state[name], source[origin[name]].shape)
     if not any(state[name].dtype.kind == "f" for name in taken):
+        if head:
+            raise ModelError(
+                "the file has nothing for the network but a head of other labels: remove [model] start, or name other "
+                "weights"
+            )
         raise ModelError(
             f"none of the network's layers is in the file, which has {some(source)}; the network has {some(state)}"
         )
     return result, Transferred(
         taken=taken,
-        summed=summed,
-        inflated=inflated,
+        summed=[name for name in taken if is_summed(name)],
+        inflated=[name for name in taken if is_inflated(name)],
         head=head,
+        other_labels=not take_head,
         absent=[name for name in state if name not in origin],
         unused=[name for name in source if name not in origin.values()],
     )
 
 
-def inflated_kernel(kernel: Array, depth: int) -> Array:
-    """A kernel [out, in, height, width] as [out, in, depth, height, width], whose sum over the depth it is."""
-    return np.repeat(kernel[:, :, np.newaxis], depth, axis=2).astype(np.float64) / depth
+def inflated_kernel(kernel: Array, depth: int, stride: int = 1) -> Array:
+    """A kernel [out, in, height, width] as [out, in, depth, height, width], whose sum over the depth it is.
+
+    With a `stride`, of a transposed convolution along the depth, it is the sum over each output's depth / stride taps.
+    """
+    return np.repeat(kernel[:, :, np.newaxis], depth, axis=2).astype(np.float64) / (depth / stride)
 
 
 def _origins(source: Collection[str], prefixes: Mapping[str, str], network: Sequence[str]) -> dict[str, str]:

@@ -79,6 +79,8 @@ def initial_model(study: "StudySpec", folder: Path | None = None) -> tuple[State
 
 def begin(study: "StudySpec", trained: State | None) -> Beginning:
     """The network at the study's own seed, with trained weights in it where it names some. Raises ModelError."""
+    from torch import nn
+
     model = _initial(study, study.training.seed)
     state, parameters = _state(model), parameter_names(model)
     check_layers(study, state, parameters)
@@ -90,6 +92,12 @@ def begin(study: "StudySpec", trained: State | None) -> Beginning:
         trained,
         prefixes=start.map,
         inflate=start.inflate,
+        take_head=start.head is not False,
+        strides={
+            f"{name}.weight": each.stride[0]
+            for name, each in model.named_modules()
+            if isinstance(each, nn.ConvTranspose3d)
+        },
         channels=study.input.channels,
         classes=_outputs(study),
     )
@@ -99,8 +107,9 @@ def begin(study: "StudySpec", trained: State | None) -> Beginning:
 def bound(study: "StudySpec", path: Path) -> tuple["StudySpec", Transferred]:
     """A study that names trained weights, bound to those of a file by their SHA-256, and what is taken of them.
 
-    Where they lie here says nothing elsewhere: of a path the name stays. Raises ModelError as `begin` does, and where
-    the study names other weights than these.
+    Where they lie here says nothing elsewhere: of a path the name stays. Whether the head is taken is filled in too.
+    Raises ModelError as `begin` does, where the study names other weights than these, and for a model that cannot be
+    begun with.
     """
     start = study.model.start
     assert start is not None
@@ -112,34 +121,54 @@ def bound(study: "StudySpec", path: Path) -> tuple["StudySpec", Transferred]:
             "were meant, or remove the key to take these (it is the SHA-256 of a model, as results tell it, not of a "
             "file)"
         )
-    _check_features(study, path)
+    theirs = _study(path)
+    if theirs is not None:
+        _check_study(study, theirs, path)
+    name = None if start.file is None else Path(start.file).name
+    head = start.head if start.head is not None else theirs is None or _same_labels(study, theirs)
+    start = start.model_copy(update={"file": name, "sha256": sha256, "head": head})
+    study = study.model_copy(update={"model": study.model.model_copy(update={"start": start})})
     transferred = begin(study, arrays).transferred
     assert transferred is not None
-    name = None if start.file is None else Path(start.file).name
-    start = start.model_copy(update={"file": name, "sha256": sha256})
-    return study.model_copy(update={"model": study.model.model_copy(update={"start": start})}), transferred
+    return study, transferred
 
 
-def _check_features(study: "StudySpec", path: Path) -> None:
-    """Raise ModelError for weights of other features or signals, or of another order: each weight is one's own.
-
-    Arrays alone do not say of what they are.
-    """
+def _study(path: Path) -> "StudySpec | None":
+    """The study that a file says its model is of; None where it says none, or none that can be read here."""
     from fedward_common.models import trained
 
     try:
-        theirs = trained.about(path)
+        about = trained.about(path)
     except ModelError:  # of a network that is not installed here, for example
-        return
-    if theirs is None:
-        return
+        return None
+    return None if about is None else about.study
+
+
+def _check_study(study: "StudySpec", theirs: "StudySpec", path: Path) -> None:
+    """Raise ModelError for weights that arrays alone do not tell from others, by the study that they are of.
+
+    Of other features or signals, or of another order: each weight is one's own. With BatchNorm layers that stayed at
+    hospitals: the file has those of the random start.
+    """
     for key in ("features", "signals"):
-        ours, others = (getattr(each.input, key, None) for each in (study, theirs.study))
+        ours, others = (getattr(each.input, key, None) for each in (study, theirs))
         if None not in (ours, others) and ours != others:
             raise ModelError(
                 f"{path.name} was trained on other {key}, or in another order: begin with a model of the same, or give "
                 f"[input] {key} as that model's study has them"
             )
+    if theirs.training.batch_norm == "local":
+        raise ModelError(
+            f'{path.name} was trained with [training] batch_norm = "local", so what each hospital\'s BatchNorm layers '
+            "measured is not in it: begin with a model that was trained with another batch_norm"
+        )
+
+
+def _same_labels(study: "StudySpec", theirs: "StudySpec") -> bool:
+    """Whether a head of the one study answers the other's question; a displacement is none of a label's."""
+    if study.study.task != theirs.study.task:
+        return False
+    return study.study.task == "registration" or study.cohort.labels == theirs.cohort.labels
 
 
 def parameter_names(model: "nn.Module") -> frozenset[str]:
