@@ -74,7 +74,10 @@ def test_labels_play_no_part() -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_phase_that_goes_astray_says_which_rate_to_lower(name: str) -> None:
     work = {**WORK, "optimizer": {"name": "sgd", "lr": 1e4}}
-    spec = tiny_study([work], model={"name": name}, training={"rounds": 1})
+    units = {"visible": "gaussian"} if name in {"rbm", "dbn"} else {}  # binary ones saturate, and stay numbers
+    spec = tiny_study(
+        [work], model={"name": name, "options": units}, input={"intensity": "zscore"}, training={"rounds": 1}
+    )
     with pytest.raises(DataError, match=r"lower \[\[phases\]\] optimizer.lr"):
         Hospital(PhantomSource("north", 40, 2.0, 5)).train(
             question(spec), models.initial_state(spec, 42), round_number=1
