@@ -3,6 +3,8 @@
 Of [input]: `study_text_input`; of [model], [[phases]], [training], [strategy] and [update]: `study_text_training`.
 """
 
+from collections.abc import Sequence
+
 from fedward_common.sentences import listed, sentences
 from fedward_common.study_cohort import Cohort
 from fedward_common.study_spec import StudySpec
@@ -41,11 +43,10 @@ _GROUPS = {"sequence": "a gene", "compound": "a series of compounds"}
 
 def describe(spec: StudySpec) -> list[tuple[str, str]]:
     """Headings and their text, in the order in which a study is read."""
-    kind = spec.input.kind
-    who = "group" if kind in _GROUPS else "patient"
+    kind, who = spec.input.kind, counted(spec)
     return [
         ("Question", _question(spec)),
-        ("Cohort" if kind in _GROUPS else "Patients", _patients(spec, who)),
+        ("Cohort" if kind in _GROUPS else "Patients", cohort_words(spec)),
         ("Split", _split(spec.split, kind, who)),
         (HEADINGS[kind], input_words(spec.input)),
         ("Network", network_words(spec.model)),
@@ -56,6 +57,11 @@ def describe(spec: StudySpec) -> list[tuple[str, str]]:
         ("Success", _success(spec, who)),
         ("Hospitals", _hospitals(spec)),
     ]
+
+
+def counted(spec: StudySpec) -> str:
+    """What a study counts and splits by: a patient, or a group of genes or of compounds."""
+    return "group" if spec.input.kind in _GROUPS else "patient"
 
 
 def _question(spec: StudySpec) -> str:
@@ -93,8 +99,9 @@ def _narrowed(cohort: Cohort) -> list[str]:
     return [f"{what}: {word}" for what, word in words.items() if word]
 
 
-def _patients(spec: StudySpec, who: str) -> str:
-    cohort, kind = spec.cohort, spec.input.kind
+def cohort_words(spec: StudySpec) -> str:
+    """Who is in a study, what must be known of them, and which hospitals do not take part."""
+    cohort, kind, who = spec.cohort, spec.input.kind, counted(spec)
     taken = f"Patients with {cohort.modality} images and" if cohort.modality else _ANY[kind]
     truth = _truth(spec)
     return sentences(
@@ -153,13 +160,14 @@ def _nor(spec: StudySpec) -> str:
 
 def _split(split: Split, kind: str, who: str) -> str:
     by = f"{who}, such as {_GROUPS[kind]}" if kind in _GROUPS else who
-    shares = listed([f"{100 * share:.4g} % {side}" for share, side in zip(split.shares, _SIDES, strict=True)], "and")
+    train, validation, _ = split.shares
     words = {
-        "hash": f"By {by}, at random: about {shares}",
+        "hash": f"By {by}, at random: about {_shares(split.shares)}",
         "column": f"By {by}, as column '{split.column}' of each hospital's label table says",
         "folds": f"By {by}, at random, in {split.folds} folds, each of which is tested in turn",
         "leave-one-patient-out": f"Each {who} of a hospital is tested alone, in up to {split.folds} folds",
-        "leave-site-out": f"Hospital {split.site} is only tested; in the others, by {by}: about {shares}",
+        "leave-site-out": f"Hospital {split.site} is only tested; in the others, by {by}: about "
+        + _shares((train / (train + validation), validation / (train + validation))),
     }
     if split.folds is None:
         return sentences([words[split.kind], f"No {who} is both trained on and tested"])
@@ -179,6 +187,11 @@ def _split(split: Split, kind: str, who: str) -> str:
 _SIDES = ("training", "validation", "test")
 
 
+def _shares(shares: Sequence[float]) -> str:
+    """Shares of the sides in their order, as percentages; the last sides may be missing."""
+    return listed([f"{100 * share:.4g} % {side}" for share, side in zip(shares, _SIDES, strict=False)], "and")
+
+
 def _success(spec: StudySpec, who: str) -> str:
     evaluation, cohort, task = spec.evaluation, spec.cohort, spec.study.task
     measure = _LOSSES[task] if evaluation.primary == "loss" else _PRIMARY[evaluation.primary]
@@ -192,7 +205,8 @@ def _success(spec: StudySpec, who: str) -> str:
             _operating_point(spec, who),
             f"The model is that of the round which does best on validation {who}s" * (evaluation.keep == "best"),
             f"Training ends when that has not become better for {stopping.patience} rounds" if stopping else "",
-            "Each hospital that trains on labels also does so alone, as long as all rounds together, to see its gain"
+            f"Each hospital that trains{' on labels' * cohort.unlabelled} also does so alone, as long as all rounds "
+            "together, to see its gain"
             if evaluation.local_baseline
             else "",
             f"Figures of test {who}s also leave by {by}, of groups of enough {who}s" if by else "",

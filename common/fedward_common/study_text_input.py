@@ -68,18 +68,26 @@ def _compounds(compound: CompoundInput) -> str:
 
 
 def _tables(table: TableInput) -> str:
-    missing = "is set to the mean" if table.missing == "mean" else "leaves its row out"
-    combat = f"What each hospital adds to {listed(table.combat, 'and')} is taken out (ComBat)" if table.combat else ""
     kept = f"; the effect of {listed(table.covariates, 'and')} stays" if table.covariates else ""
     measured = ", which they measure together before round 1" * table.measures_scale
     return sentences(
         [
             f"Features: {listed(table.features, 'and')}",
-            f"A missing value {missing}",
-            f"{combat}{kept}",
+            missing_words(table),
+            f"{combat_words(table)}{kept}",
             f"Features are brought to mean 0 and standard deviation 1 over all hospitals{measured}",
         ]
     )
+
+
+def missing_words(table: TableInput) -> str:
+    """What becomes of a row that lacks a value, as a sentence without a full stop."""
+    return f"A missing value {'is set to the mean' if table.missing == 'mean' else 'leaves its row out'}"
+
+
+def combat_words(table: TableInput) -> str:
+    """What of a hospital's own is taken out of a table, as a sentence without a full stop; "" where nothing is."""
+    return f"What each hospital adds to {listed(table.combat, 'and')} is taken out (ComBat)" if table.combat else ""
 
 
 def _images(images: Input) -> str:

@@ -9,6 +9,8 @@ from fedward_common.study_small_sections import Model, Update
 from fedward_common.study_spec import StudySpec
 from fedward_common.study_start import Start
 from fedward_common.study_strategy import Strategy
+from fedward_common.study_table import TableInput
+from fedward_common.study_text_input import combat_words
 from fedward_common.study_training import Phase, Training
 
 _EXAMPLES = {"image": "images", "series": "windows", "sequence": "windows", "compound": "compounds", "table": "rows"}
@@ -71,11 +73,16 @@ def network_words(model: Model) -> str:
     return sentences(
         [
             f"{card.title} ({model.name}{options})",
-            _start(model.start) if model.start is not None else "",
-            f"Held as they are: {listed(model.frozen, 'and')}" if model.frozen else "",
+            *initial_words(model),
             f"Learning rates of layers: {listed(rates, 'and')}" if rates else "",
         ]
     )
+
+
+def initial_words(model: Model) -> list[str]:
+    """What a network begins with but random weights, and what of it stays so, in sentences without a full stop."""
+    start = [] if model.start is None else [_start(model.start)]
+    return [*start, *([f"Held as they are: {listed(model.frozen, 'and')}"] if model.frozen else [])]
 
 
 def _start(start: Start) -> str:
@@ -162,12 +169,11 @@ def training_words(spec: StudySpec) -> str:
 
 def combination_words(strategy: Strategy, who: str) -> str:
     """What becomes of the hospitals' models, and which rounds count."""
-    combined = _STRATEGIES.get(strategy.name, _plug_in(strategy.name)).replace("{who}", who)
     options = f", {_settings(strategy.options)}" if strategy.options else ""
     norm, cosine = strategy.max_update_norm, strategy.min_cosine
     return sentences(
         [
-            f"After each round: {combined}{options}",
+            f"{combined(strategy, who)}{options}",
             f"The run stops when fewer than {strategy.min_sites} hospitals answer in a round",
             f"A round waits at most {strategy.round_deadline_s:g} s for them"
             + (", and not so long for one that is gone or far slower than before" * (strategy.deadline == "adaptive")),
@@ -180,8 +186,22 @@ def combination_words(strategy: Strategy, who: str) -> str:
     )
 
 
-def _plug_in(name: str) -> str:
-    return f"what the installed plug-in '{name}' makes of the hospitals' models"
+def combined(strategy: Strategy, who: str) -> str:
+    """What becomes of the hospitals' models, as a sentence without a full stop."""
+    plug_in = f"what the installed plug-in '{strategy.name}' makes of the hospitals' models"
+    return f"After each round: {_STRATEGIES.get(strategy.name, plug_in)}".replace("{who}", who)
+
+
+def hospital_words(spec: StudySpec) -> list[str]:
+    """What a study does about hospitals that differ, in sentences without a full stop; empty where nothing."""
+    own_layers = _BATCH_NORM[spec.training.batch_norm] if spec.training.batch_norm in {"local", "recalibrate"} else ""
+    parts = [
+        "Each hospital keeps a model of its own beside the common one (Ditto)" * (spec.strategy.name == "ditto"),
+        own_layers,
+        combat_words(spec.input) if isinstance(spec.input, TableInput) else "",
+        "Risks are compared within each hospital only" * (spec.study.task == "survival"),
+    ]
+    return [part for part in parts if part]
 
 
 def messages_words(update: Update) -> str:

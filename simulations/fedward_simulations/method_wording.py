@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 
+from fedward_common.sentences import listed, sentences
 from fedward_common.study import Input
+from fedward_common.study_text import cohort_words, counted
 from fedward_common.study_text_input import HEADINGS, before_scaling, input_words
-from fedward_common.study_text_training import own_word
+from fedward_common.study_text_training import combined, initial_words, own_word
 from fedward_server import limits as run_limits
 from fedward_simulations.results import Results, SiteEffectChange
 from fedward_simulations.task_wording import WORDS, TaskWords
-from fedward_simulations.wording import has_threshold, number, plural
+from fedward_simulations.wording import METRIC_TITLES, has_threshold, number, plural
 
 EXAMPLES = {
     "image": ("image", "images"),
@@ -44,7 +46,9 @@ def method(results: Results) -> list[tuple[str, str]]:
     return [
         ("Model", _model_text(results)),
         ("Training", _training_text(results)),
+        ("Model selection", selection_text(results)),
         ("Comparison", _comparison_text(results)),
+        ("Cohort", cohort_words(spec)),
         ("Patients", split_text(results)),
         (HEADINGS[results.study.spec.input.kind], input_text(results)),
         *(
@@ -63,7 +67,17 @@ def method(results: Results) -> list[tuple[str, str]]:
 def _model_text(results: Results) -> str:
     model = results.study.spec.model
     named = _with_options(model.name, model.options)
-    return f"{named}, initial weights from the seed alone, the same at every hospital."
+    source = " from the seed alone," * (model.start is None)
+    return sentences([f"{named}, initial weights{source} the same at every hospital", *initial_words(model)])
+
+
+def initial_text(results: Results) -> str:
+    """Where the first weights came from."""
+    model = results.study.spec.model
+    seed = f"from the seed ({', '.join(map(str, results.seeds))})"
+    if model.start is None:
+        return sentences([f"Random, {seed} alone", *initial_words(model)])
+    return sentences([*initial_words(model), f"Layers without such weights are random, {seed}"])
 
 
 def _with_options(name: str, options: Mapping[str, object]) -> str:
@@ -75,10 +89,11 @@ def _training_text(results: Results) -> str:
     training, strategy = results.study.spec.training, results.study.spec.strategy
     local = f"{training.local_steps} batches" if training.local_steps else plural(training.local_epochs or 1, "epoch")
     rule = _with_options(strategy.name, strategy.options)
+    up_to = "up to " * (results.study.spec.evaluation.early_stopping is not None)
     phases = [plural(phase.rounds, "round") for phase in results.study.spec.phases]
     parts = [
         *([f"layers alone, without labels, for {', '.join(phases)}, one after the other, then"] if phases else []),
-        f"{plural(training.rounds, 'round')} of {rule}{_repeated(results)}, {local} at each hospital per round",
+        f"{up_to}{plural(training.rounds, 'round')} of {rule}{_repeated(results)}, {local} at each hospital per round",
         f"batches of {training.batch_size}, {training.optimizer.name} with learning rate {training.optimizer.lr:g}",
     ]
     if training.augmentation:
@@ -87,7 +102,23 @@ def _training_text(results: Results) -> str:
         parts.append("loss weighted by inverse class frequency")
     after = training.pseudo_labels_after
     word = f" {own_word(after, EXAMPLES[results.study.spec.input.kind][1])}." if after is not None else ""
-    return f"{'; '.join(parts)}.{word} A hospital’s update counts by its number of training patients."
+    return f"{'; '.join(parts)}.{word} {combined(strategy, counted(results.study.spec))}."
+
+
+def selection_text(results: Results) -> str:
+    """Which round's model was taken, and by what."""
+    evaluation = results.study.spec.evaluation
+    measure = "loss" if evaluation.primary == "loss" else METRIC_TITLES[evaluation.primary]
+    if evaluation.keep == "best":
+        kept = f"The model of the round with the best {measure} on validation patients"
+    elif evaluation.early_stopping is not None:
+        kept = "The model after the last round"
+    else:
+        return f"The model after round {results.rounds}; no round was picked by its result."
+    if evaluation.early_stopping is None:
+        return f"{kept}."
+    patience = plural(evaluation.early_stopping.patience, "round")
+    return f"{kept}. Training ends when the {measure} on validation patients has not become better for {patience}."
 
 
 def _repeated(results: Results) -> str:
@@ -102,6 +133,8 @@ def _comparison_text(results: Results) -> str:
     personal = " Personal: a model of each hospital's own, trained there beside the federated one and held to it."
     pooled = " Pooled data: one model trained with all data in one place, possible only where data may be moved."
     budget = " Every model had the same budget of rounds."
+    if results.study.spec.evaluation.early_stopping is not None:
+        budget = " Every model had the same largest number of rounds, and the same rule for when to end before it."
     own = personal if results.overall.personal is not None else ""
     return alone + own + (pooled if results.overall.pooled is not None else "") + budget
 
@@ -214,6 +247,18 @@ def privacy_text(secure_aggregation: bool, *, dp: bool) -> str:
 def tested_where(results: Results) -> str:
     """Whether any hospital was tested that did not train."""
     return run_limits.tested_where(results.study.spec, [site.name for site in results.sites])
+
+
+def alone_text(results: Results) -> str:
+    """Whose models are called local where a hospital trained none; "" where all trained."""
+    spec = results.study.spec
+    tested = [site.name for site in results.sites if spec.only_evaluates(site.name)]
+    if not tested:
+        return ""
+    return (
+        f"{listed(tested, 'and')} did not train: “Local only” is there a mean over the models that the other hospitals "
+        "trained alone, each tested on these patients."
+    )
 
 
 def limits(results: Results) -> list[str]:

@@ -11,6 +11,10 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
+from fedward_common.sentences import sentences
+from fedward_common.study import TableInput
+from fedward_common.study_text_input import missing_words
+from fedward_common.study_text_training import hospital_words
 from fedward_simulations import method_wording, subgroup_report, wording
 from fedward_simulations.results import Block, Metric, ModelName, Results
 
@@ -70,6 +74,7 @@ def _context(results: Results) -> dict[str, Any]:
         "one_threshold": results.study.task == "classification",
         "tested_where": method_wording.tested_where(results),
         "table": Markdown(_table(results)),
+        "alone": method_wording.alone_text(results),
         "hospitals": [(report.name, _hospital(results, report.name)) for report in results.site_reports],
         "checklists": [
             (name, citation, [(item, topic, _answer(results, key)) for item, topic, key in items])
@@ -135,21 +140,25 @@ def _sources(results: Results) -> str:
     return f"{wording.plural(len(results.sites), 'hospital')}: {', '.join(site.name for site in results.sites)}{made}"
 
 
-def _eligible(results: Results) -> str:
-    cohort, kind = results.study.spec.cohort, results.study.spec.input.kind
-    modality = f"DICOM modality {cohort.modality}" if cohort.modality else "any modality"
-    what = f"images of {modality}" if kind == "image" else wording.SOURCES[kind]
-    return f"{what[0].upper()}{what[1:]} from patients labelled {' or '.join(cohort.labels)}"
-
-
 def _flow(results: Results) -> str:
     return "Counts left out and quarantined, with reasons, are in report.html" if results.site_reports else ""
 
 
-def _missing(_results: Results) -> str:
-    return (
-        "Patients without a label are left out; files that cannot be read are quarantined; both are counted by reason"
+def _missing(results: Results) -> str:
+    spec = results.study.spec
+    learn = "learn too and are not tested" if spec.cohort.unlabelled else "are left out"
+    return sentences(
+        [
+            f"Patients without a label {learn}" if spec.cohort.labels else "",
+            missing_words(spec.input) if isinstance(spec.input, TableInput) else "",
+            "Files that cannot be read are quarantined; what is left out or quarantined is counted by reason",
+        ]
     )
+
+
+def _heterogeneity(results: Results) -> str:
+    done = hospital_words(results.study.spec) or ["No effect of a hospital was modelled"]
+    return sentences(["Every figure is given for each hospital and overall", *done])
 
 
 def _scanners(results: Results) -> str:
@@ -195,9 +204,9 @@ ANSWERS: dict[str, Answer] = {
     "named": _named,
     "purpose": lambda results: results.study.purpose,
     "retrospective": lambda _: "Retrospective: data and labels that the hospitals already had",
-    "goal": lambda _: "Model development, with testing on held-out patients of the same hospitals",
+    "goal": lambda results: f"Model development. {method_wording.tested_where(results)}",
     "sources": _sources,
-    "eligible": _eligible,
+    "eligible": _topic("Cohort"),
     "missing": _missing,
     "images": method_wording.input_text,
     "scanners": _scanners,
@@ -206,16 +215,14 @@ ANSWERS: dict[str, Answer] = {
     "size": _size,
     "model": _topic("Model"),
     "software": lambda results: ", ".join(f"{name} {text}" for name, text in sorted(results.versions.items())),
-    "initial": lambda results: f"Random, from the seed ({', '.join(map(str, results.seeds))}) alone",
+    "initial": method_wording.initial_text,
     "training": _topic("Training"),
-    "selection": lambda results: f"The model after round {results.rounds}; no round was picked by its result",
+    "selection": method_wording.selection_text,
     "none": lambda _: "None",
     "metrics": lambda results: method_wording.words(results).measures,
     "intervals": method_wording.intervals_text,
     "tested": method_wording.tested_where,
-    "heterogeneity": lambda _: (
-        "Every figure is given for each hospital and overall; no effect of a hospital was modelled"
-    ),
+    "heterogeneity": _heterogeneity,
     "flow": _flow,
     "performance": _performance,
     "limits": lambda _: "See “Caveats and recommendations”",

@@ -119,6 +119,7 @@ def _context(results: Results) -> dict[str, Any]:
         "tiles": _tiles(results),
         "models": [(model, wording.MODEL_TITLES[model]) for model in models],
         "groups": [*_site_groups(results, models), _overall_group(results, models), _mean_group(results, models)],
+        "alone": method_wording.alone_text(results),
         "subgroups": subgroup_report.rows(results),
         "subgroup_titles": [wording.METRIC_TITLES[metric] for metric in subgroup_report.metrics(results)],
         "subgroup_notes": subgroup_report.notes(results),

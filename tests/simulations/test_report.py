@@ -7,7 +7,18 @@ import matplotlib as mpl
 import pytest
 from rich.console import Console
 
-from fedward_common.study import Cohort, Evaluation, Input, Model, Split, Strategy, StudySpec, Training
+from fedward_common.study import (
+    Cohort,
+    Evaluation,
+    Input,
+    Model,
+    Split,
+    Start,
+    Strategy,
+    StudySpec,
+    TableInput,
+    Training,
+)
 from fedward_simulations import drawing, learning_plots, method_wording, plots, wording
 from fedward_simulations.model_card import plain, render_model_card
 from fedward_simulations.report import print_table, render_report, write_report
@@ -408,6 +419,24 @@ def with_spec(results: Results, **sections: object) -> Results:
     return results.model_copy(update={"study": results.study.model_copy(update={"spec": spec})})
 
 
+NARROW = Cohort(
+    modality="US",
+    labels=("benign", "malignant"),
+    positive="malignant",
+    body_part="BREAST",
+    vendors=("GE",),
+    sex="F",
+    age=(40, 70),
+    months=("2015-01", "2019-12"),
+)
+STARTED = Model(name="enhanced-alexnet", start=Start(file="w.safetensors", sha256="a" * 64), frozen=("features.*",))
+TABLE: dict[str, object] = {
+    "cohort": Cohort(labels=("benign", "malignant"), positive="malignant"),
+    "model": Model(name="mlp"),
+    "training": Training(),
+}
+
+
 @pytest.mark.parametrize(
     ("sections", "topic", "wanted"),
     [
@@ -450,6 +479,16 @@ def with_spec(results: Results, **sections: object) -> Results:
             "fedprox (proximal_mu = 0.1)",
         ),
         (
+            {"strategy": Strategy(name="krum", min_sites=3)},
+            "Training",
+            "After each round: the one hospital's model that is nearest to the others' (Krum).",
+        ),
+        ({"evaluation": {"early_stopping": {"patience": 3}}}, "Training", "up to 12 rounds of fedavg"),
+        ({"evaluation": {"early_stopping": {"patience": 3}}}, "Comparison", "the same rule for when to end before it."),
+        ({"evaluation": {"keep": "best"}}, "Model selection", "The model of the round with the best ROC-AUC on valid"),
+        ({"cohort": NARROW}, "Cohort", "Body part: BREAST. Scanner made by: GE. Sex: F. Age: 40 to 70 years. Examined"),
+        ({"model": STARTED}, "Model", f"weights of w.safetensors (SHA-256 {'a' * 64}). Held as they are: features.*."),
+        (
             {"model": Model(name="enhanced-alexnet", options={"dropout": 0.2})},
             "Model",
             "enhanced-alexnet (dropout = 0.2)",
@@ -459,6 +498,75 @@ def with_spec(results: Results, **sections: object) -> Results:
 def test_the_method_follows_the_study(results: Results, sections: dict[str, object], topic: str, wanted: str) -> None:
     assert wanted in dict(method_wording.method(with_spec(results, **sections)))[topic]
     assert wanted not in dict(method_wording.method(results))[topic]
+
+
+NO_EFFECT = "No effect of a hospital was modelled"
+ALL_LABELLED = "Patients without a label are left out."
+
+
+@pytest.mark.parametrize(
+    ("sections", "wanted", "gone"),
+    [
+        (
+            {"cohort": NARROW},
+            "| Who is included | Patients with US images and one of the labels benign or malignant. Body part: BREAST.",
+            "patients labelled",
+        ),
+        (
+            {"cohort": NARROW.model_copy(update={"unlabelled": True}), "training": Training(pseudo_labels_after=4)},
+            "Patients without a label learn too and are not tested.",
+            ALL_LABELLED,
+        ),
+        (
+            {**TABLE, "input": TableInput(kind="table", features=("age",), missing="leave-out")},
+            f"{ALL_LABELLED} A missing value leaves its row out.",
+            "A missing value is",
+        ),
+        (
+            {**TABLE, "input": TableInput(kind="table", features=("age", "volume"), combat=("age", "volume"))},
+            "hospital and overall. What each hospital adds to age and volume is taken out (ComBat).",
+            NO_EFFECT,
+        ),
+        ({"strategy": Strategy(name="ditto")}, "overall. Each hospital keeps a model of its own beside", NO_EFFECT),
+        (
+            {
+                "strategy": Strategy(name="fedbn"),
+                "model": Model(name="resnet10", options={"norm": "batch"}),
+                "training": Training(batch_norm="local"),
+            },
+            "overall. Statistics of BatchNorm layers stay at each hospital.",
+            NO_EFFECT,
+        ),
+        (
+            {"evaluation": {"keep": "best", "early_stopping": {"patience": 3}}},
+            "best ROC-AUC on validation patients. Training ends when the ROC-AUC on validation patients has not",
+            "no round was picked by its result",
+        ),
+        (
+            {"evaluation": {"early_stopping": {"patience": 1}}},
+            "The model after the last round. Training ends when",
+            "no round was picked by its result",
+        ),
+        ({"evaluation": {"early_stopping": {"patience": 1}}}, "fedavg over up to 12 rounds", "over 12 rounds"),
+        (
+            {"model": STARTED},
+            "Held as they are: features.\\*. Layers without such weights are random, from the seed (42, 7).",
+            "Random, from the seed",
+        ),
+        (
+            {"split": Split(kind="leave-site-out", site="harbour-clinic")},
+            "| Goal of the study | Model development. Tested only at harbour-clinic, which did not train; no patient",
+            "Tested on held-out patients",
+        ),
+    ],
+)
+def test_the_card_answers_as_the_study_is(
+    results: Results, sections: dict[str, object], wanted: str, gone: str
+) -> None:
+    card = render_model_card(with_spec(results, **sections))
+    assert wanted in card
+    assert gone not in card
+    assert wanted not in render_model_card(results)
 
 
 @pytest.mark.parametrize(
@@ -474,9 +582,30 @@ def test_the_site_effect_is_told_where_there_is_one(results: Results, before: fl
     assert "guessing gives" not in render_report(results.model_copy(update={"site_effect": None}))
 
 
-def test_a_hospital_that_did_not_train_is_named(results: Results) -> None:
+@pytest.mark.parametrize(
+    ("sections", "tested"),
+    [
+        (
+            {"split": Split(kind="leave-site-out", site="harbour-clinic")},
+            "Tested only at harbour-clinic, which did not train; no patient of a hospital that trained was tested.",
+        ),
+        (
+            {
+                "sites": (
+                    {"name": "north-university"},
+                    {"name": "harbour-clinic", "role": "evaluate"},
+                    {"name": "valley-hospital"},
+                )
+            },
+            "Tested on held-out patients of the hospitals that trained, and at harbour-clinic, which did not train.",
+        ),
+    ],
+)
+def test_a_hospital_that_did_not_train_is_named(results: Results, sections: dict[str, object], tested: str) -> None:
     assert "no hospital outside the training was tested" in method_wording.tested_where(results)
-    outside = with_spec(results, split=Split(kind="leave-site-out", site="harbour-clinic"))
-    assert "harbour-clinic, which did not train" in method_wording.tested_where(outside)
-    assert "harbour-clinic, which did not train" in render_model_card(outside)
-    assert "harbour-clinic, which did not train" in render_report(outside)
+    outside = with_spec(results, **sections)
+    local = "harbour-clinic did not train: “Local only” is there a mean over the models that the other hospitals"
+    for render in (render_model_card, render_report):
+        assert tested in render(outside)
+        assert local in render(outside)
+        assert "“Local only” is there" not in render(results)

@@ -263,6 +263,9 @@ def test_segmentation_shows_each_structure_and_its_distances(by_task: dict[str, 
     seen = text_of(render_report(results))
     wanted = ["Dice: liver", "Mean surface distance, mm: tumour", "95 % Hausdorff distance, mm", "Spread of Dice"]
     assert [text for text in wanted if text not in seen] == []
+    for text in (seen, render_model_card(results)):
+        assert "Patients with US images and a mask that shows at least one of liver or tumour." in text
+        assert "patients labelled" not in text
     found = json.loads(results.model_dump_json())["sites"][0]["federated"]
     assert found["figures"]["dice"]["low"] < found["figures"]["dice"]["value"]
     assert "median" in task_plots.dice_alt(results)
@@ -314,6 +317,9 @@ def test_survival_ranks_patients_within_hospitals_also_over_all_of_them(by_task:
     assert overall.local.figures["c_index"].value > 0.7
     assert overall.federated.figures["c_index"].low > 0.5
     assert overall.local.labels == {}
+    assert "hospital and overall. Risks are compared within each hospital only." in render_model_card(
+        by_task["survival"]
+    )
 
 
 def test_who_gains_is_told_in_the_tasks_measure() -> None:
