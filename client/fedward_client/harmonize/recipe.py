@@ -1,5 +1,8 @@
 """How one image becomes one tensor.
 
+A 2-D size takes what a viewer shows of all but CT and PT: the VOI LUT or window, and MONOCHROME1 turned. A 3-D size, a
+window and a bias field take modality units: each slice has a window of its own, which would tear a volume apart.
+
 The order is fixed, so that every hospital does the same; what in brackets is asked for by the study's [input]:
 
 1. [orientation] axes exchanged and turned round;
@@ -57,9 +60,11 @@ class Recipe:
     def voi(self) -> bool | None:
         """How `read_volume` is asked, else the modality decides (None).
 
-        A study's window is in modality units; a bias field is a factor on them, which a viewer's window would hide.
+        Frames have windows of their own, which would tear a volume apart, and so are slices read (`read_slices`). A
+        study's window is in modality units; a bias field is a factor on them, which a viewer's window would hide.
         """
-        return False if self.input.intensity == "window" or self.input.bias_field is not None else None
+        units = self.is_3d or self.input.intensity == "window" or self.input.bias_field is not None
+        return False if units else None
 
     @property
     def is_3d(self) -> bool:
