@@ -159,7 +159,8 @@ def test_two_scanners_that_differ_in_spacing_show_the_same() -> None:
 @pytest.mark.parametrize(
     ("section", "affine", "words"),
     [
-        (Input(size=(8, 8), spacing=(1.0, 1.0)), None, "asks for millimetres"),
+        (Input(size=(8, 8), spacing=(1.0, 1.0)), None, "how large its pixels are, and .* asks for millimetres"),
+        (Input(size=(8, 8, 8), spacing=(1.0, 1.0, 1.0)), None, "where its pixels stand .* asks for millimetres"),
         (Input(size=(8, 8, 8), orientation="RAS"), None, "asks for an orientation"),
         (Input(size=(8, 8, 8), orientation="RAS"), np.diag([1.0, 1, 0, 1]), "at one point, or nowhere"),
         (Input(size=(8, 8), spacing=(1.0, 1.0)), np.diag([np.nan, 1, 1, 1]), "at one point, or nowhere"),
@@ -173,7 +174,21 @@ def test_two_scanners_that_differ_in_spacing_show_the_same() -> None:
 )
 def test_what_the_file_does_not_say_or_show_is_told(section: Input, affine: Affine | None, words: str) -> None:
     with pytest.raises(UnfitImage, match=words):
-        recipe(section).apply(Volume(noise(4, 1, 12, 12), affine))
+        recipe(section).apply(Volume(noise(4, 1, 12, 12), affine, pixel_mm=None if len(section.size) == 2 else (1, 1)))
+
+
+@pytest.mark.parametrize("pixel_mm", [(0.0, 1.0), (1.0, np.inf)])
+def test_pixels_of_no_size_are_told(pixel_mm: tuple[float, float]) -> None:
+    with pytest.raises(UnfitImage, match="at one point, or nowhere"):
+        recipe(Input(size=(8, 8), spacing=(1.0, 1.0))).apply(Volume(noise(1, 1, 12, 12), pixel_mm=pixel_mm))
+
+
+def test_a_flat_study_needs_the_size_of_pixels_and_no_place() -> None:
+    made, pixels = recipe(Input(size=(8, 8), spacing=(1.0, 0.5))), noise(5, 1, 20, 30)
+    without, back = made.gridded(Volume(pixels, pixel_mm=(2.0, 1.5)))
+    placed, expected = made.gridded(Volume(pixels, np.diag([1.5, 2.0, 4.0, 1.0])))
+    np.testing.assert_array_equal(without, placed)
+    np.testing.assert_allclose(back, expected, atol=1e-12)
 
 
 def test_a_thick_frame_does_not_keep_an_image_out_of_a_flat_study() -> None:

@@ -268,7 +268,10 @@ def test_a_scan_is_one_tensor_as_slices_and_as_one_file(write_dicom: Write, seri
             image=unit.key, files=unit.files, patient=unit.patient, label=0, side="train", content=unit.content
         )
         tensors.append(Images(recipe(images_of(study)), catalog.paths(Site.open(folder))).tensor(item))
-    np.testing.assert_array_equal(*tensors)
+    slices, one = tensors
+    assert slices is not None
+    assert one is not None
+    np.testing.assert_array_equal(slices, one)
 
 
 def test_an_enhanced_object_of_two_volumes_is_no_volume(write_dicom: Write, tmp_path: Path) -> None:

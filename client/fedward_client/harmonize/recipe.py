@@ -38,7 +38,7 @@ from fedward_common.landmarks import own_landmarks, relative
 from fedward_common.metrics.base import Floats
 from fedward_common.study import Input
 
-VERSION = 1
+VERSION = 2
 HALF = 0.5 - 1e-6  # of a pixel, less what linear interpolation in float32 loses
 
 Masks = npt.NDArray[np.uint8]
@@ -80,7 +80,7 @@ class Recipe:
         """Harmonise `volume`, of 1 or 3 channels, to a contiguous float32 [channels, *size].
 
         Raises UnreadableFile for pixels of another shape, and UnfitImage where the study asks for what the image does
-        not have: a place in the patient, a fine enough spacing, a bias field.
+        not have: a place in the patient, pixels of a known size or fine enough, a bias field.
         """
         return self.masked(volume, np.zeros((0, *volume.pixels[:, 0].shape), np.uint8))[0]
 
@@ -170,7 +170,7 @@ class Recipe:
         if pixels.ndim != 4 or not pixels.size or pixels.shape[1] not in (1, 3):
             raise UnreadableFile(f"an image of shape {pixels.shape} is none of frames of 1 or 3 channels")
         volume = self._oriented(volume)
-        spacing = spacing_of(volume) if self.input.spacing is not None else ()
+        spacing = spacing_of(volume, flat=not self.is_3d) if self.input.spacing is not None else ()
         image = intensity.finite(self._frames(volume.pixels))
         if self.input.channels == 1:
             image = channels.to_grey(image)
