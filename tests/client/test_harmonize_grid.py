@@ -1,7 +1,9 @@
 """Axes and spacing. The oracles are SimpleITK's own orientation filter, and places in the patient worked by formula."""
 
 from itertools import product
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -12,9 +14,11 @@ from scipy.special import ive  # type: ignore[import-untyped]
 
 from fedward_client.harmonize import recipe
 from fedward_client.harmonize.grid import oriented, respaced
+from fedward_client.intake.nifti import read_pixels
 from fedward_client.volume import Affine, Pixels, Volume
 from fedward_common.errors import UnfitImage
-from fedward_common.study import Input
+from fedward_common.study import Input, load, template_path
+from fedward_common.testing import images_of
 
 LETTERS = ["".join(letters) for letters in product("RL", "AP", "SI")] + ["SAR", "PIR", "ILA", "ASL", "RSP"]
 
@@ -151,6 +155,19 @@ def test_two_scanners_that_differ_in_spacing_show_the_same() -> None:
     plain = Input(size=(24, 24, 24), percentiles=(0.0, 100.0))
     fine, coarse = (recipe(plain).apply(scan(*scanner)) for scanner in ((0.75, 80), (2.5, 48)))
     assert np.abs(fine - coarse).max() > 0.3  # stretched to the size, the same ball has two sizes
+
+
+@pytest.mark.parametrize("template", ["brain-registration", "hippocampus-segmentation"])
+def test_a_template_of_volumes_sees_one_image_however_it_is_stored(template: str, tmp_path: Path) -> None:
+    made = recipe(images_of(load(template_path(template))))
+    scan = nibabel.Nifti1Image(noise(36, 50, 34), np.eye(4))
+    tensors = []
+    for letters in ("RAS", "LAS", "ASR"):
+        axes = nibabel.orientations.axcodes2ornt(letters)
+        turned = nibabel.orientations.ornt_transform(nibabel.io_orientation(scan.affine), axes)
+        nibabel.save(scan.as_reoriented(turned), tmp_path / f"{letters}.nii")
+        tensors.append(made.apply(read_pixels(tmp_path / f"{letters}.nii")))
+    np.testing.assert_array_equal(tensors, [tensors[0]] * len(tensors))
 
 
 # --- what cannot serve
