@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from pydicom import dcmread
@@ -107,6 +108,16 @@ def test_a_missing_slice_leaves_its_volume_out_with_the_reason(
     left_out: Counter[str] = Counter()
     assert units(chosen(rows_of(tmp_path), study.cohort, left_out), images_of(study), study.cohort, left_out) == []
     assert +left_out == Counter({"slices of volumes with a gap": 4})
+
+
+@pytest.mark.parametrize("shape", [(8, 6), (8, 6, 1)])
+def test_a_nifti_file_of_one_slice_stands_alone(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.ones(shape, np.int16), np.eye(4)), tmp_path / "sub-01_T1w.nii")
+    (tmp_path / "site.toml").write_text('[data]\nmodality = "MR"\n')
+    study = tiny_study(cohort={"modality": "MR"}, input={"size": [8, 8, 8]})
+    left_out: Counter[str] = Counter()
+    assert units(rows_of(tmp_path), images_of(study), study.cohort, left_out) == []
+    assert +left_out == Counter({"slices that stand alone": 1})
 
 
 def test_a_run_trains_on_volumes_of_slices(series: Callable[..., list[Path]], tmp_path: Path) -> None:
