@@ -48,6 +48,16 @@ class Counts:
     transfer_syntaxes: dict[str, int]
     sizes: dict[str, int]  # "rows x columns", and "x frames" where there are several
 
+    @property
+    def passed_by(self) -> str:
+        """How many links were passed by and what to do, without a full stop; "" where there are none."""
+        if not self.links:
+            return ""
+        return (
+            f"{self.links} links were passed by: put the files themselves into the folder, those of DataLad and "
+            "git-annex by unlocking them"
+        )
+
 
 @dataclass(kw_only=True, slots=True)
 class LabelCounts:

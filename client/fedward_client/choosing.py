@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from fedward_client.catalog_rows import ImageRow, Mask
 from fedward_client.intake import describe
 from fedward_client.intake.box_table import Box
-from fedward_client.intake.geometry import Slice, stacks
+from fedward_client.intake.geometry import LONE, Slice, stacks
+from fedward_client.intake.index import NIFTI_FORMAT
 from fedward_common.study import Cohort, Input
 
 COLOUR = "colour images, which have no units that a window could be in"
@@ -117,8 +118,9 @@ def _stacked(slices: Iterable[ImageRow], left_out: Counter[str]) -> list[Unit]:
     """Slices of one patient's series, of one direction and size, as volumes."""
     series: dict[tuple[object, ...], list[ImageRow]] = defaultdict(list)
     for row in slices:
-        if row.place_mm is None or not row.series:
-            left_out[UNPLACED] += 1
+        if row.place_mm is None or not row.series:  # a NIfTI file is of no series, whatever it says of its place
+            alone = row.place_mm is not None or row.transfer_syntax == NIFTI_FORMAT
+            left_out[LONE if alone else UNPLACED] += 1
         else:
             spacing = (row.row_mm, row.column_mm)
             series[row.patient, row.series, row.orientation, row.rows, row.columns, row.channels, spacing].append(row)

@@ -58,6 +58,8 @@ def scan(folder: Folder, state: State = None, as_json: AsJson = False) -> None:
         f"Read {found.read} files in {found.seconds:.1f} s; {found.unchanged} were known and unchanged, "
         f"{found.removed} are gone."
     )
+    if found.counts.passed_by:
+        print(f"{found.counts.passed_by}.")
 
 
 COMMANDS = (

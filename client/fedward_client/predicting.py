@@ -150,11 +150,12 @@ def _opened(
         with Catalog.open(site) as catalog:
             there = sorted(offered(catalog, study), key=lambda row: _place(row, where))
             refused = {_refused_place(key, where): reason for key, reason in catalog.quarantine().items()}
+            links = "" if there or refused else catalog.counts().passed_by
         units_of((), study, site, Counter())  # tells of a missing map of columns
         if not there and not refused:
             raise DataError(
                 f'nothing in the input is what the study takes, which is [input] kind = "{study.input.kind}", or its '
-                "patients are on the opt-out list"
+                "patients are on the opt-out list" + (f"; {links}" if links else "")
             )
         theirs = dict.fromkeys(files, source.resolve()) if source.is_file() else files  # a single file is a copy
         opened = opener(site, recipe_of(study.input, site.name), files)

@@ -15,10 +15,12 @@ class Volume:
 
     `affine` [4, 4] takes (column, row, frame, 1) to millimetres, as NIfTI has them: x to the patient's right, y to the
     front, z to the head; DICOM's x and y point the other way (PS3.3 C.7.6.2.1.1). None where the file does not say.
+    `pixel_mm` is from a row and a column to the next, where the file says that without a place, as projections do.
     """
 
     pixels: Pixels
     affine: Affine | None = None
+    pixel_mm: tuple[float, float] | None = None
 
     @property
     def spacing(self) -> tuple[float, float, float] | None:

@@ -268,7 +268,7 @@ def test_images_that_a_study_cannot_take_stay_for_the_others(site: Site, caplog:
     # these files say no spacing
     with pytest.raises(DataError, match=r"images can be taken by this study: .* the study asks for millimetres"):
         load(site, spec(input={"spacing": (1.0, 1.0)}), "run-1")
-    assert "images that this study cannot take: 32; the file does not say where its pixels stand" in caplog.text
+    assert "images that this study cannot take: 32; the file does not say how large its pixels are" in caplog.text
     with catalog.Catalog.open(site) as found:
         assert found.quarantine() == {}
     assert len(load(site, spec(), "run-2").images) == 32

@@ -51,7 +51,10 @@ def worker_pid() -> int:
 
 def test_the_worker_gives_what_decoding_here_gives() -> None:
     for name in ("MR_small_jp2klossless.dcm", "SC_rgb_jpeg_dcmtk.dcm", "MR_small_jpeg_ls_lossless.dcm"):
-        np.testing.assert_array_equal(read_volume(bundled(name)).pixels, dicom.decode(bundled(name)).pixels)
+        there, here = read_volume(bundled(name)), dicom.decode(bundled(name))
+        np.testing.assert_array_equal(there.pixels, here.pixels)
+        assert there.pixel_mm == here.pixel_mm
+    assert read_volume(bundled("MR_small_jp2klossless.dcm")).pixel_mm == (0.3125, 0.3125)
 
 
 def test_pictures_are_decoded_there_too(tmp_path: Path) -> None:

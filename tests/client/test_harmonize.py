@@ -254,6 +254,7 @@ def test_the_digest_names_everything_that_changes_the_outcome() -> None:
     assert recipe(Input()).digest == recipe(Input(size=(128, 128))).digest
 
 
-def test_only_a_window_reads_modality_units() -> None:
+def test_windows_and_volumes_read_modality_units() -> None:
     assert recipe(Input()).voi is None
+    assert recipe(Input(size=(8, 8, 8))).voi is False
     assert recipe(Input(intensity="window", window=(40.0, 400.0))).voi is False

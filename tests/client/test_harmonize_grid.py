@@ -1,7 +1,9 @@
 """Axes and spacing. The oracles are SimpleITK's own orientation filter, and places in the patient worked by formula."""
 
 from itertools import product
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -12,9 +14,11 @@ from scipy.special import ive  # type: ignore[import-untyped]
 
 from fedward_client.harmonize import recipe
 from fedward_client.harmonize.grid import oriented, respaced
+from fedward_client.intake.nifti import read_pixels
 from fedward_client.volume import Affine, Pixels, Volume
 from fedward_common.errors import UnfitImage
-from fedward_common.study import Input
+from fedward_common.study import Input, load, template_path
+from fedward_common.testing import images_of
 
 LETTERS = ["".join(letters) for letters in product("RL", "AP", "SI")] + ["SAR", "PIR", "ILA", "ASL", "RSP"]
 
@@ -153,13 +157,27 @@ def test_two_scanners_that_differ_in_spacing_show_the_same() -> None:
     assert np.abs(fine - coarse).max() > 0.3  # stretched to the size, the same ball has two sizes
 
 
+@pytest.mark.parametrize("template", ["brain-registration", "hippocampus-segmentation"])
+def test_a_template_of_volumes_sees_one_image_however_it_is_stored(template: str, tmp_path: Path) -> None:
+    made = recipe(images_of(load(template_path(template))))
+    scan = nibabel.Nifti1Image(noise(36, 50, 34), np.eye(4))
+    tensors = []
+    for letters in ("RAS", "LAS", "ASR"):
+        axes = nibabel.orientations.axcodes2ornt(letters)
+        turned = nibabel.orientations.ornt_transform(nibabel.io_orientation(scan.affine), axes)
+        nibabel.save(scan.as_reoriented(turned), tmp_path / f"{letters}.nii")
+        tensors.append(made.apply(read_pixels(tmp_path / f"{letters}.nii")))
+    np.testing.assert_array_equal(tensors, [tensors[0]] * len(tensors))
+
+
 # --- what cannot serve
 
 
 @pytest.mark.parametrize(
     ("section", "affine", "words"),
     [
-        (Input(size=(8, 8), spacing=(1.0, 1.0)), None, "asks for millimetres"),
+        (Input(size=(8, 8), spacing=(1.0, 1.0)), None, "how large its pixels are, and .* asks for millimetres"),
+        (Input(size=(8, 8, 8), spacing=(1.0, 1.0, 1.0)), None, "where its pixels stand .* asks for millimetres"),
         (Input(size=(8, 8, 8), orientation="RAS"), None, "asks for an orientation"),
         (Input(size=(8, 8, 8), orientation="RAS"), np.diag([1.0, 1, 0, 1]), "at one point, or nowhere"),
         (Input(size=(8, 8), spacing=(1.0, 1.0)), np.diag([np.nan, 1, 1, 1]), "at one point, or nowhere"),
@@ -173,7 +191,21 @@ def test_two_scanners_that_differ_in_spacing_show_the_same() -> None:
 )
 def test_what_the_file_does_not_say_or_show_is_told(section: Input, affine: Affine | None, words: str) -> None:
     with pytest.raises(UnfitImage, match=words):
-        recipe(section).apply(Volume(noise(4, 1, 12, 12), affine))
+        recipe(section).apply(Volume(noise(4, 1, 12, 12), affine, pixel_mm=None if len(section.size) == 2 else (1, 1)))
+
+
+@pytest.mark.parametrize("pixel_mm", [(0.0, 1.0), (1.0, np.inf)])
+def test_pixels_of_no_size_are_told(pixel_mm: tuple[float, float]) -> None:
+    with pytest.raises(UnfitImage, match="at one point, or nowhere"):
+        recipe(Input(size=(8, 8), spacing=(1.0, 1.0))).apply(Volume(noise(1, 1, 12, 12), pixel_mm=pixel_mm))
+
+
+def test_a_flat_study_needs_the_size_of_pixels_and_no_place() -> None:
+    made, pixels = recipe(Input(size=(8, 8), spacing=(1.0, 0.5))), noise(5, 1, 20, 30)
+    without, back = made.gridded(Volume(pixels, pixel_mm=(2.0, 1.5)))
+    placed, expected = made.gridded(Volume(pixels, np.diag([1.5, 2.0, 4.0, 1.0])))
+    np.testing.assert_array_equal(without, placed)
+    np.testing.assert_allclose(back, expected, atol=1e-12)
 
 
 def test_a_thick_frame_does_not_keep_an_image_out_of_a_flat_study() -> None:

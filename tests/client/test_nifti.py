@@ -114,7 +114,8 @@ def test_without_an_orientation_there_is_no_affine(tmp_path: Path) -> None:
     path = write(tmp_path / "a.nii", written, sform_code=0, qform_code=0)
     header = read_header(path)
     assert (header.affine, header.orientation, header.spacing) == (None, "", (3.0, 2.0, 1.0))
-    assert read_pixels(path).affine is None
+    volume = read_pixels(path)
+    assert (volume.affine, volume.pixel_mm) == (None, (2.0, 1.0))
     path = write(tmp_path / "a.nii", written, sform_code=0, qform_code=0, pixdim=[1, 0, 2, 3, 0, 0, 0, 0])
     assert read_header(path).spacing is None
 

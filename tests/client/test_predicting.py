@@ -273,6 +273,9 @@ def test_a_folder_with_nothing_for_the_study_is_refused(model: Callable[..., Pat
     about, network = trained.read(model(tiny_study()))
     with pytest.raises(DataError, match="nothing in the input is what the study takes"):
         predicting.predict(tmp_path / "empty", about, network)
+    (tmp_path / "empty" / "scan.dcm").symlink_to("annex")
+    with pytest.raises(DataError, match="opt-out list; 1 links were passed by: put the files themselves"):
+        predicting.predict(tmp_path / "empty", about, network)
 
 
 PICTURES = tiny_study(cohort={"modality": None}, input={"size": [16, 16]})

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from pydicom.uid import MRImageStorage
 
-from fedward_client.catalog import scan
+from fedward_client.cache import load
+from fedward_client.catalog import paths, scan
 from fedward_client.dry_run import resolved
+from fedward_client.intake.files import read_volume
 from fedward_client.report.contract import LOW, WRONG_PART, Contract
 from fedward_client.report.survey import Survey, survey
 from fedward_client.site import Site
+from fedward_common.errors import DataError
 from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
 
@@ -128,6 +131,24 @@ def test_spacing_is_that_which_resampling_takes(hospital: Folder) -> None:
     assert coarse.contract is not None
     assert not coarse.contract.passes
     assert coarse.judged()[LOW] == 12
+
+
+def test_projections_that_pass_are_taken(hospital: Folder) -> None:
+    folder = hospital(Modality="CR", PixelSpacing=[0.9, 0.8], ImagerPixelSpacing=[1.8, 1.6])  # without a position
+    spec = study(cohort={"modality": "CR"}, input={"size": [16, 16], "spacing": [0.9, 0.8]})
+    assert contract(folder, spec).passes
+    assert load(Site.open(folder), spec, "run").unreadable == 0
+    for path in paths(Site.open(folder)).values():
+        assert read_volume(path, voi=None, stack=False).pixel_mm == (0.9, 0.8)
+
+
+def test_the_pixels_of_a_detector_are_not_those_of_the_patient(hospital: Folder) -> None:
+    folder = hospital(Modality="CR", ImagerPixelSpacing=[0.9, 0.8])
+    spec = study(cohort={"modality": "CR"}, input={"size": [16, 16], "spacing": [0.9, 0.8]})
+    [line] = [line for line in contract(folder, spec).lines if " mm" in line.asked]
+    assert (line.found, line.passes) == ("0 training patients", False)
+    with pytest.raises(DataError, match="how large its pixels are"):
+        load(Site.open(folder), spec, "run")
 
 
 def test_a_site_that_only_evaluates_needs_as_many_as_may_be_told_of(hospital: Folder) -> None:

@@ -90,6 +90,13 @@ def test_folders_that_do_not_serve(tmp_path: Path, folder: Path) -> None:
     assert "holds no files" in failure(run("scan", tmp_path / "empty"), DataError)
 
 
+def test_links_that_were_passed_by_are_told(folder: Path, tmp_path: Path) -> None:
+    assert "links were passed by" not in run("scan", folder).stdout
+    for name in ("a.dcm", "b.dcm"):
+        (tmp_path / name).symlink_to(folder)
+    assert "2 links were passed by: put the files themselves into the folder" in run("scan", tmp_path).stdout
+
+
 def test_the_command_starts_without_heavy_libraries() -> None:
     heavy = ("torch", "monai", "pydicom", "sqlalchemy")
     check = f"import sys, fedward_client.cli; print([name for name in {heavy} if name in sys.modules])"

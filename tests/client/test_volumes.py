@@ -8,8 +8,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import generate_uid
@@ -18,8 +20,11 @@ from fedward_client import catalog
 from fedward_client.catalog import Catalog
 from fedward_client.catalog_rows import ImageRow
 from fedward_client.choosing import chosen, units
+from fedward_client.cohort import CohortItem
 from fedward_client.freezing import freeze, from_catalog
+from fedward_client.harmonize import recipe
 from fedward_client.intake.dicom import Header, read_header, read_slices, read_volume
+from fedward_client.opening import Images
 from fedward_client.site import Site
 from fedward_common.errors import UnreadableFile
 from fedward_common.testing import images_of, tiny_study
@@ -103,6 +108,16 @@ def test_a_missing_slice_leaves_its_volume_out_with_the_reason(
     left_out: Counter[str] = Counter()
     assert units(chosen(rows_of(tmp_path), study.cohort, left_out), images_of(study), study.cohort, left_out) == []
     assert +left_out == Counter({"slices of volumes with a gap": 4})
+
+
+@pytest.mark.parametrize("shape", [(8, 6), (8, 6, 1)])
+def test_a_nifti_file_of_one_slice_stands_alone(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.ones(shape, np.int16), np.eye(4)), tmp_path / "sub-01_T1w.nii")
+    (tmp_path / "site.toml").write_text('[data]\nmodality = "MR"\n')
+    study = tiny_study(cohort={"modality": "MR"}, input={"size": [8, 8, 8]})
+    left_out: Counter[str] = Counter()
+    assert units(rows_of(tmp_path), images_of(study), study.cohort, left_out) == []
+    assert +left_out == Counter({"slices that stand alone": 1})
 
 
 def test_a_run_trains_on_volumes_of_slices(series: Callable[..., list[Path]], tmp_path: Path) -> None:
@@ -245,6 +260,31 @@ def test_frames_of_an_enhanced_object_are_sorted(write_dicom: Write, tmp_path: P
     np.testing.assert_allclose(volume.affine, expected.affine)
 
 
+def test_a_scan_is_one_tensor_as_slices_and_as_one_file(write_dicom: Write, series: Any, tmp_path: Path) -> None:
+    widths = [4.0, 9.0, 40.0, 300.0, 2.0]  # of each slice's own window
+    for path, width in zip(series(tmp_path / "slices", "P"), widths, strict=True):
+        dataset = dcmread(path)
+        dataset.WindowCenter, dataset.WindowWidth = 100.0, width
+        dataset.save_as(path)
+    tags = enhanced([0.0, 1.0, 2.0, 3.0, 4.0])
+    for frame, width in zip(tags["PerFrameFunctionalGroupsSequence"], widths, strict=True):
+        frame.FrameVOILUTSequence = Sequence([Dataset()])
+        frame.FrameVOILUTSequence[0].WindowCenter, frame.FrameVOILUTSequence[0].WindowWidth = 100.0, width
+    write_dicom(tmp_path / "one" / "e.dcm", patient_id="P", array=BRAIN, **tags)
+    study = tiny_study(cohort={"modality": "MR"}, input={"size": [8, 8, 8]})
+    tensors = []
+    for folder in (tmp_path / "slices", tmp_path / "one"):
+        (unit,) = units(rows_of(folder), images_of(study), study.cohort, Counter())
+        item = CohortItem(
+            image=unit.key, files=unit.files, patient=unit.patient, label=0, side="train", content=unit.content
+        )
+        tensors.append(Images(recipe(images_of(study)), catalog.paths(Site.open(folder))).tensor(item))
+    slices, one = tensors
+    assert slices is not None
+    assert one is not None
+    np.testing.assert_array_equal(slices, one)
+
+
 def test_an_enhanced_object_of_two_volumes_is_no_volume(write_dicom: Write, tmp_path: Path) -> None:
     path = write_dicom(tmp_path / "e.dcm", patient_id="P", array=BRAIN[:4], **enhanced([0, 1, 0, 1]))
     assert read_volume(path).affine is None, "a study of single images may still take a frame"
@@ -295,8 +335,6 @@ def test_a_mosaic_is_taken_apart(write_dicom: Write, tmp_path: Path, normal: tup
 
 
 def add_private(path: Path, header: bytes) -> None:
-    from pydicom import dcmread
-
     dataset = dcmread(path)
     dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", len(BRAIN))
     dataset.private_block(0x0029, "SIEMENS CSA HEADER", create=True).add_new(0x10, "OB", header)

@@ -10,6 +10,7 @@ from fedward_client.volume import Affine, Pixels, Volume
 from fedward_common.errors import UnfitImage
 
 NO_PLACE = "the file does not say where its pixels stand in the patient, and the study asks for {}"
+NO_SIZE = "the file does not say how large its pixels are, and the study asks for millimetres"
 FWHM = 2 * sqrt(2 * log(2))  # of a Gaussian, in standard deviations
 KERNEL = 1024  # pixels at most, far beyond what is needed
 KERNEL_ERROR = 0.001
@@ -20,13 +21,19 @@ _NEGATIVE = "LPI"
 Spacing = tuple[float, ...]
 
 
-def spacing_of(volume: Volume) -> Spacing:
-    """Millimetres from a frame, a row and a column to the next. Raises UnfitImage where the file does not say."""
-    if volume.affine is None or volume.spacing is None:
-        raise UnfitImage(NO_PLACE.format("millimetres"))
-    if not np.isfinite(volume.affine).all() or min(volume.spacing) <= 0:
+def spacing_of(volume: Volume, *, flat: bool = False) -> Spacing:
+    """Millimetres from a frame, a row and a column to the next. Raises UnfitImage where the file does not say.
+
+    `flat`: of one frame, which needs no place in the patient; without one its first number is a millimetre.
+    """
+    spacing = volume.spacing
+    if spacing is None and flat and volume.pixel_mm is not None:
+        spacing = (1.0, *volume.pixel_mm)
+    if spacing is None:
+        raise UnfitImage(NO_SIZE if flat else NO_PLACE.format("millimetres"))
+    if not np.isfinite(spacing if volume.affine is None else volume.affine).all() or min(spacing) <= 0:
         raise UnfitImage("its file places several pixels at one point, or nowhere")
-    return volume.spacing
+    return spacing
 
 
 def oriented(volume: Volume, letters: str) -> Volume:

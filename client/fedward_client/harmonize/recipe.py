@@ -1,5 +1,8 @@
 """How one image becomes one tensor.
 
+A 2-D size takes what a viewer shows of all but CT and PT: the VOI LUT or window, and MONOCHROME1 turned. A 3-D size, a
+window and a bias field take modality units: each slice has a window of its own, which would tear a volume apart.
+
 The order is fixed, so that every hospital does the same; what in brackets is asked for by the study's [input]:
 
 1. [orientation] axes exchanged and turned round;
@@ -37,7 +40,7 @@ from fedward_common.landmarks import own_landmarks, relative
 from fedward_common.metrics.base import Floats
 from fedward_common.study import Input
 
-VERSION = 1
+VERSION = 2
 HALF = 0.5 - 1e-6  # of a pixel, less what linear interpolation in float32 loses
 OUTSIDE = (
     "a structure lies outside of what the study sees ([input] size), and an empty truth would be false: only a study "
@@ -63,9 +66,11 @@ class Recipe:
     def voi(self) -> bool | None:
         """How `read_volume` is asked, else the modality decides (None).
 
-        A study's window is in modality units; a bias field is a factor on them, which a viewer's window would hide.
+        Frames have windows of their own, which would tear a volume apart, and so are slices read (`read_slices`). A
+        study's window is in modality units; a bias field is a factor on them, which a viewer's window would hide.
         """
-        return False if self.input.intensity == "window" or self.input.bias_field is not None else None
+        units = self.is_3d or self.input.intensity == "window" or self.input.bias_field is not None
+        return False if units else None
 
     @property
     def is_3d(self) -> bool:
@@ -81,7 +86,7 @@ class Recipe:
         """Harmonise `volume`, of 1 or 3 channels, to a contiguous float32 [channels, *size].
 
         Raises UnreadableFile for pixels of another shape, and UnfitImage where the study asks for what the image does
-        not have: a place in the patient, a fine enough spacing, a bias field.
+        not have: a place in the patient, pixels of a known size or fine enough, a bias field.
         """
         return self.masked(volume, np.zeros((0, *volume.pixels[:, 0].shape), np.uint8))[0]
 
@@ -199,7 +204,7 @@ class Recipe:
         if pixels.ndim != 4 or not pixels.size or pixels.shape[1] not in (1, 3):
             raise UnreadableFile(f"an image of shape {pixels.shape} is none of frames of 1 or 3 channels")
         volume = self._oriented(volume)
-        spacing = spacing_of(volume) if self.input.spacing is not None else ()
+        spacing = spacing_of(volume, flat=not self.is_3d) if self.input.spacing is not None else ()
         image = intensity.finite(self._frames(volume.pixels))
         if self.input.channels == 1:
             image = channels.to_grey(image)

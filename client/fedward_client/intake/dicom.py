@@ -194,9 +194,17 @@ def _decode(file: BinaryIO, *, voi: bool | None, stack: bool) -> Volume:
         render.frames(dataset, _decoded(dataset, header), out, voi=_shows(header) if voi is None else voi)
     except DICOM_ERRORS:
         raise UnreadableFile(f"its pixels ({header.transfer_syntax}) do not decode") from None
-    if mosaic.tiles(dataset) is not None:
-        return mosaic.unfolded(dataset, out)
-    return _placed(out, describe.planes(dataset, header.frames), stack=stack)
+    planes = describe.planes(dataset, header.frames)
+    whole = mosaic.tiles(dataset) is None
+    volume = _placed(out, planes, stack=stack) if whole else mosaic.unfolded(dataset, out)
+    return replace(volume, pixel_mm=_pixel_mm(dataset, planes))
+
+
+def _pixel_mm(dataset: Dataset, planes: Sequence[geometry.Plane | None]) -> tuple[float, float] | None:
+    """Millimetres from row to row and from column to column of the middle frame, which a 2-D size takes."""
+    middle = planes[len(planes) // 2]
+    row_mm, column_mm = describe.spacing(dataset) if middle is None else middle.spacing
+    return None if row_mm is None or column_mm is None else (row_mm, column_mm)
 
 
 def _whole(file: BinaryIO) -> tuple[Dataset, Header]:

@@ -83,7 +83,8 @@ def read_pixels(path: Path, *, time: int = 0) -> Volume:
     with _parsed(path) as (stream, found):
         values = np.empty(prod(found.shape), np.float32)
         _fill(stream, found, values, time=time, turn=_as_float)
-        return Volume(values.reshape(found.shape[::-1])[:, None], found.affine)
+        spacing = _spacing(found)
+        return Volume(values.reshape(found.shape[::-1])[:, None], found.affine, spacing and spacing[1:])
 
 
 def read_mask(path: Path) -> Mask:

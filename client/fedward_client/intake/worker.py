@@ -80,7 +80,8 @@ class _Worker:
             pixels = np.empty(reply["shape"], np.float32)
             if self._replies.readinto(pixels.data.cast("B")) != pixels.nbytes:  # type: ignore[attr-defined]
                 raise EOFError
-            return Volume(pixels, None if reply["affine"] is None else np.array(reply["affine"]))
+            affine, pixel_mm = reply["affine"], reply["pixel_mm"]
+            return Volume(pixels, None if affine is None else np.array(affine), pixel_mm and tuple(pixel_mm))
         finally:
             timer.cancel()
 
@@ -109,7 +110,8 @@ def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
             replies.write(json.dumps({"reason": str(error)}).encode() + b"\n")
         else:
             affine = None if image.affine is None else image.affine.tolist()
-            replies.write(json.dumps({"shape": image.pixels.shape, "affine": affine}).encode() + b"\n")
+            reply = {"shape": image.pixels.shape, "affine": affine, "pixel_mm": image.pixel_mm}
+            replies.write(json.dumps(reply).encode() + b"\n")
             replies.write(np.ascontiguousarray(image.pixels).data.cast("B"))
         replies.flush()
 

@@ -99,6 +99,9 @@ TRIALS = (
         write=write_with_masks,
         caveat=f"{_CAVEAT} Structures are grey values' classes, brain and fluid in it, which nobody drew.",
         published="-",
-        changes={"cohort": {"labels": ["brain", "fluid"]}, "input": {"size": [104, 88], "spacing": None}},
+        changes={
+            "cohort": {"labels": ["brain", "fluid"]},
+            "input": {"size": [104, 88], "spacing": None, "orientation": None},
+        },
     ),
 )
