@@ -157,6 +157,7 @@ class Steering:
         """Each site's reply, of the arrays that the strategy makes. Then the others: means, of integers a median."""
         order = [name for name in self.state if self._is_the_strategys(name)]  # by place, as flwr's q-FedAvg does
         order += sorted({name for _, record in updates.all() for name in record if name.startswith(CONTROL)})
+        averaged = [name for name, old in self._returned.items() if old.dtype.kind == "f" and name not in order]
         counts: dict[str, list[npt.NDArray[Any]]] = {}
         statistics = StreamingMean()
         replies = []
@@ -165,12 +166,12 @@ class Steering:
             whole = from_array_record(record)
             floats = {name: record[name] for name in order if name in record}
             replies.append(_reply(self._given(record_of(floats)), trained.patients, trained.train_loss, asked[site]))
-            others = {name: array for name, array in whole.items() if name not in floats}
-            for name, array in others.items():
-                if array.dtype.kind != "f":
-                    counts.setdefault(name, []).append(array)
-            statistics.add({name: array for name, array in others.items() if name not in counts}, trained.patients)
-        return replies, {**statistics.result(), **{name: lower_median(values) for name, values in counts.items()}}
+            for name in whole.keys() - floats.keys() - set(averaged):
+                counts.setdefault(name, []).append(whole[name])
+            if averaged:
+                statistics.add({name: whole[name] for name in averaged}, trained.patients)
+        medians = {name: lower_median(values) for name, values in counts.items()}
+        return replies, {**medians, **(statistics.result() if averaged else {})}
 
     # Views of the state ----------------------------------------------------------------------------------------------
 

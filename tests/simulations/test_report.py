@@ -487,7 +487,7 @@ TABLE: dict[str, object] = {
         ({"evaluation": {"early_stopping": {"patience": 3}}}, "Comparison", "the same rule for when to end before it."),
         ({"evaluation": {"keep": "best"}}, "Model selection", "The model of the round with the best ROC-AUC on valid"),
         ({"cohort": NARROW}, "Cohort", "Body part: BREAST. Scanner made by: GE. Sex: F. Age: 40 to 70 years. Examined"),
-        ({"model": STARTED}, "Model", f"weights of w.safetensors (SHA-256 {'a' * 64}). Held as they are: features.*."),
+        ({"model": STARTED}, "Model", "the last layer where it is of the same labels. Held as they are: features.*."),
         (
             {"model": Model(name="enhanced-alexnet", options={"dropout": 0.2})},
             "Model",
