@@ -267,7 +267,7 @@ def _rows(found: "Sequence[Prediction]", about: "Trained") -> Iterator[Row]:
 
 def _rows_of_findings(found: "Sequence[Prediction]", _: "Trained") -> Iterator[Row]:
     """The names of the columns, then a row for each finding, and for each image without one."""
-    from fedward_client.registering import joined
+    from fedward_common.sentences import joined
 
     yield "file", "label", "score", "unit", "x", "y", "z", "size x", "size y", "size z", "note"
     for each in found:

@@ -24,12 +24,13 @@ from fedward_client.cohort_choice import Offered, offered, units_of
 from fedward_client.evaluation import BATCH, outputs
 from fedward_client.evaluation_of_masks import LIKELY
 from fedward_client.findings import Finding, findings_of
+from fedward_client.gridded import Gridded, middle_of
 from fedward_client.harmonize.grid import restored
 from fedward_client.harmonize.recipe import Masks
 from fedward_client.labelling import UNKNOWN
 from fedward_client.opening import Images, Opener, opener, recipe_of
 from fedward_client.predict_source import site_of
-from fedward_client.registering import Gridded, Registered, joined, middle_of, register
+from fedward_client.registering import Registered, register
 from fedward_client.scored import on_device
 from fedward_client.site import Site
 from fedward_client.training.detection import decoded
@@ -40,6 +41,7 @@ from fedward_common.errors import DataError, UnreadableFile, UsageError
 from fedward_common.events import Event, Listener, ignore
 from fedward_common.models import Detector
 from fedward_common.models.trained import RESEARCH_USE, Trained
+from fedward_common.sentences import joined
 from fedward_common.study import Input, SeriesInput, StudySpec
 
 GONE = "it changed while it was read"
@@ -119,7 +121,7 @@ def _only(source: Path, study: StudySpec, model: nn.Module, device: Device) -> G
     try:
         with _opened(source, study, model, device, ignore, part=True) as (there, patients, refused):
             reading = _Reading(refused=refused)
-            images = [image for rows in patients for _, image in there.gridded(rows, reading)]
+            images = list(islice((image for rows in patients for _, image in there.gridded(rows, reading)), 2))
     except DataError as error:
         raise UsageError(f"{source} has no image to bring others onto: {error}") from None
     if len(images) == 1:
@@ -130,7 +132,7 @@ def _only(source: Path, study: StudySpec, model: nn.Module, device: Device) -> G
             )
         return images[0]
     why = "; ".join(sorted({*reading.refused.values(), reading.note} - {""}))
-    told = f"it holds {len(images)}" if images else f"none of its files can be taken: {why}"
+    told = "it holds more than one" if images else f"none of its files can be taken: {why}"
     raise UsageError(f"{source} is not one image to bring others onto, {told}: give another --onto")
 
 

@@ -12,3 +12,8 @@ def listed(items: Sequence[str], joint: str) -> str:
 def sentences(parts: Sequence[str]) -> str:
     """Parts as sentences in a row, a full stop after each that lacks one; empty ones are left out."""
     return " ".join(part if part.endswith((".", "?", "!")) else f"{part}." for part in parts if part)
+
+
+def joined(*notes: str) -> str:
+    """Those of the notes that say something as one, semicolons between them."""
+    return "; ".join(filter(None, notes))

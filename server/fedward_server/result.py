@@ -1,6 +1,6 @@
 """What a finished run leaves as `run.json`: its history, its sites, its final figures. No patient's score is in it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -90,10 +90,11 @@ class RunResult(_Record):
         found = run_limits.limits(self.study, sorted(self.sites), patients=tested or None)
         return [*self.notes(), *found]
 
-    def notes(self) -> Iterator[str]:
-        """Who did not take part, and what was not tested, a sentence each."""
+    def notes(self, others: Iterable[Self] = ()) -> Iterator[str]:
+        """Who did not take part, and what was tested neither here nor in `others`, runs with other seeds: sentences."""
         yield from (f"Not in the run: {reason}." for reason in self.left_out)
-        yield from run_limits.unseen(self.study, (site.test for site in self.sites.values() if site.test is not None))
+        sites = (site for run in (self, *others) for site in run.sites.values())
+        yield from run_limits.unseen(self.study, (site.test for site in sites if site.test is not None))
 
     def write(self, folder: Path) -> None:
         """Write `run.json` so that it is whole or not there."""

@@ -132,7 +132,7 @@ class Simulation:
             created=datetime.now(UTC),
             wall_s=time.perf_counter() - started,
             planted=self.planted,
-            data_notes=[*self.data_notes, *_notes(first)],
+            data_notes=[*self.data_notes, *_notes([one.federated for one in comparisons])],
             site_reports=[site_report(Site.open(folder), first) for _, folder in sorted(self.folders.items())],
             site_effect=of_run(self.folders, first) if self.pooled else None,
         )
@@ -142,8 +142,10 @@ class Simulation:
         return results
 
 
-def _notes(run: RunResult) -> Iterator[str]:
-    yield from run.notes()
+def _notes(runs: Sequence[RunResult]) -> Iterator[str]:
+    """Of the runs of all seeds, whose first one's model is kept."""
+    run, *others = runs
+    yield from run.notes(others)
     if isinstance(run.scale, FeatureScale):
         freed = ", freed of what each hospital adds (ComBat)" * (run.scale.combat is not None)
         yield f"The model takes features by mean and deviation over all hospitals{freed}: run.json has the numbers."

@@ -187,7 +187,7 @@ def test_the_image_may_be_a_part_of_a_hospital_s_folder(tmp_path: Path) -> None:
     ("onto", "words"),
     [
         ([], "the model brings images onto another: say onto which with --onto"),
-        (["--onto", "imagesTs"], "is not one image to bring others onto, it holds 2: give another --onto"),
+        (["--onto", "imagesTs"], "is not one image to bring others onto, it holds more than one: give another --onto"),
         (["--onto", "broken.nii"], "is not one image to bring others onto, none of its files can be taken: "),
         (["--onto", "empty"], "empty has no image to bring others onto: "),
         (["--onto", "tilted.nii"], "has axes that are not at right angles, as CT of a tilted gantry has"),

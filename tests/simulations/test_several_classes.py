@@ -194,3 +194,11 @@ def test_the_page_of_results_tells_value_interval_and_spread(classes: Results) -
     assert told == f"{area.value:.3f} ({area.low:.3f} to {area.high:.3f}, sd {area.sd:.3f})"
     means = [fmean(s.local.roc_auc.value for s in run.sites if s.local.roc_auc) for run in classes.runs]
     assert classes.overall.local.mean.sd == pytest.approx(np.std(means, ddof=1))
+
+
+def test_a_label_is_said_not_to_be_tested_where_no_seed_could_show_it() -> None:
+    whole = run_result(STUDY, 1.5, 1)
+    few = whole.model_copy(update={"sites": {"valley": whole.sites["valley"]}})  # which has none that are severe
+    assert any(LABELS[2] in note for note in few.notes())
+    assert any(LABELS[2] in note for note in few.notes([few]))
+    assert not list(few.notes([whole]))
