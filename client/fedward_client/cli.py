@@ -10,6 +10,7 @@ import typer
 from fedward_client.cli_common import AsJson, progress
 from fedward_client.cli_daemon import down, executor, supernode, up
 from fedward_client.cli_deidentify import deidentify
+from fedward_client.cli_join import join
 from fedward_client.cli_receive import receive
 from fedward_client.cli_report import report, show_counts
 from fedward_client.cli_steward import approve, init, pause, resume, withdraw
@@ -63,7 +64,7 @@ def scan(folder: Folder, state: State = None, as_json: AsJson = False) -> None:
 
 
 COMMANDS = (
-    *(report, receive, deidentify, check, init, up, down, approve, withdraw, pause, resume),
+    *(report, receive, deidentify, check, init, join, up, down, approve, withdraw, pause, resume),
     *(status, watch, receipts, log, forget, backup, restore, executor, supernode),
 )
 

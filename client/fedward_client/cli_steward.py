@@ -39,7 +39,9 @@ def init(  # noqa: PLR0917 - typer reads options from parameters
     from fedward_common.cards import HubCard
     from fedward_common.pki import grouped
 
-    site, own = join(folder, hub, name=name, state=state, new_node_key=new_node_key)
+    site, own = join(
+        folder, None if hub is None else HubCard.read(hub), name=name, state=state, new_node_key=new_node_key
+    )
     path = card or Path(f"{site.name}.json")
     own.write(path)
     known = HubCard.read(site.link / HUB_CARD) if (site.link / HUB_CARD).exists() else None

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -40,6 +41,7 @@ def status(folder: Folder, state: State = None, as_json: AsJson = False) -> None
 
 
 def _link(site: Site) -> dict[str, Any]:
+    from fedward_client.credentials import Credentials
     from fedward_client.member import HUB_CARD, LINK_STATUS, read_json
     from fedward_common.cards import HubCard
 
@@ -47,6 +49,8 @@ def _link(site: Site) -> dict[str, Any]:
     if (site.link / HUB_CARD).exists():
         card = HubCard.read(site.link / HUB_CARD)
         link |= {"hub": card.hub, "address": card.address}
+        own = Credentials(site.link).certificate()
+        link["certificate_ends"] = None if own is None else own.not_valid_after_utc.isoformat()
     return link
 
 
@@ -56,6 +60,7 @@ def _show_status(found: dict[str, Any]) -> None:
         ("Site", f"{found['site']}, {'up' if found['up'] else 'down: start it with `fedward site up`'}"),
         ("Hub", f"{link.get('hub', 'none')} at {link.get('address', '-')}: {link['state']}"),
         ("", link["reason"]),
+        ("Certificate", _ends_soon(link.get("certificate_ends"))),
         ("Paused", f"since {found['paused']}; `fedward site resume` goes on" if found["paused"] else "no"),
         ("May leave", ", ".join(found["outputs"]) or "nothing: the policy is empty"),
         *(("Now", f"{e['stage']} {e['done']}/{e['total']} {e['note']}") for e in found["now"]),
@@ -67,6 +72,15 @@ def _show_status(found: dict[str, Any]) -> None:
         *(("Refused", f"{q['run']}: {q['reason']}") for q in found["quarantined"]),
     ]
     show_pairs((heading, text) for heading, text in rows if text)
+
+
+def _ends_soon(end: str | None) -> str:
+    """Of a certificate that is near its end, which the network side renews before; else nothing."""
+    if end is None or datetime.fromisoformat(end) > datetime.now(UTC) + timedelta(days=30):
+        return ""
+    return (
+        f"ends on {end[:10]}: keep this site up so that it is renewed; `fedward site log` says what stands in the way"
+    )
 
 
 def watch(folder: Folder, state: State = None, as_json: AsJson = False) -> None:

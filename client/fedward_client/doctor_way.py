@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from fedward_client import probe, reach
+from fedward_client.credentials import Credentials
 from fedward_client.probe import Attempt, Step
 from fedward_common.cards import HubCard
 from fedward_common.doctor import Finding
@@ -15,6 +16,7 @@ from fedward_common.errors import LinkError, SettingsError
 
 SKEW_S = 2.0  # a Date header has whole seconds, and takes its time
 EXPIRES_SOON = timedelta(days=14)
+OWN_EXPIRES_SOON = timedelta(days=30)
 
 _NAMES: Mapping[Step, str] = {
     "connect": "hub port",
@@ -36,6 +38,8 @@ def examine(path: Path) -> Iterator[Finding]:
         yield Finding.refused("proxy", error)
         return
     yield Finding(name="hub card", status="ok", found=f"hub '{card.hub}' at {card.address}")
+    if card.issuer is not None:
+        yield own_certificate("certificate", path.parent)
     yield (resolved := name_of(card, proxy))
     if resolved.status == "ok":
         yield from steps(card, probe.attempt(card.address, card.ca))
@@ -65,6 +69,24 @@ def steps(card: HubCard, met: Attempt) -> Iterator[Finding]:
         yield from _passed(step, name, card, met)
     if met.status is not None:
         yield clock(met.offset_s)
+
+
+def own_certificate(name: str, link: Path) -> Finding:
+    """Whether the certificate that the hub's gateway asks for is there and lasts."""
+    advice = "ask the hub's operator for a code, then `fedward site join`"
+    try:
+        own = Credentials(link).certificate()
+    except SettingsError as error:
+        return Finding.refused(name, error)
+    if own is None:
+        return Finding(name=name, status="fail", found="this site has none of its hub yet", advice=advice)
+    end, now = own.not_valid_after_utc, datetime.now(UTC)
+    if end < now:
+        return Finding(name=name, status="fail", found=f"it expired on {end:%Y-%m-%d}", advice=advice)
+    if end - now > OWN_EXPIRES_SOON:
+        return Finding(name=name, status="ok", found=f"good until {end:%Y-%m-%d}; it is renewed by itself")
+    advice = "keep the site up, which renews it; `fedward site log` says what stands in the way"
+    return Finding(name=name, status="warn", found=f"it ends on {end:%Y-%m-%d}", advice=advice)
 
 
 def _passed(step: Step, name: str, card: HubCard, met: Attempt) -> Iterator[Finding]:

@@ -47,7 +47,7 @@ from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
-from fedward_client.probe import clock_offset
+from fedward_client.probe import clock_offset, context
 from fedward_client.reach import explain
 from fedward_common.cards import HubCard
 from fedward_common.errors import LinkError
@@ -56,6 +56,7 @@ from fedward_common.packing import is_small
 HEARTBEAT_S = 10.0  # the least that Flower takes, which takes a node for gone after two of them
 GONE_S = 2.0  # so that a hub that waits for this node, and looks twice a second at least, sees that it is gone
 SKEW_S = 2.0  # below this the local clock is right: a Date header has whole seconds
+GATEWAY_HEADER = "x-fedward-gateway"  # in what the gateway itself refuses
 OBJECT_WAIT_S, OBJECT_LIMIT_S = 0.02, 600.0  # for an object that its sender is still sending
 
 
@@ -87,8 +88,10 @@ class Envelope:
 class Fleet:
     """One hub. Not thread-safe, but for `heartbeat`, which has a connection of its own."""
 
-    def __init__(self, card: HubCard, key: ec.EllipticCurvePrivateKey) -> None:
+    def __init__(self, card: HubCard, key: ec.EllipticCurvePrivateKey, trust: ssl.SSLContext | None = None) -> None:
+        """`trust` is the TLS of its connections, which may show a certificate; else what the card says."""
         self._card = card
+        self._trust = trust or context(card.ca)
         self._public_key = public_key_to_bytes(key.public_key())
         self._signer = _Signer(key, self._public_key)
         self._client = self._connect()
@@ -96,8 +99,7 @@ class Fleet:
         self.node_id = 0
 
     def _connect(self) -> FleetHttpClient:
-        context = ssl.create_default_context(cadata=self._card.ca)
-        return FleetHttpClient(f"https://{self._card.address}", verify=context, interceptors=[self._signer])
+        return FleetHttpClient(f"https://{self._card.address}", verify=self._trust, interceptors=[self._signer])
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -276,6 +278,11 @@ class Fleet:
 
 def _refusal(error: httpx.HTTPStatusError) -> LinkError:
     status = error.response.status_code
+    if GATEWAY_HEADER in error.response.headers:
+        return NotKnownError(
+            "the hub's gateway does not accept this site's certificate, which has expired or was taken back: ask the "
+            "hub's operator for a code, then `fedward site join`"
+        )
     if status in {httpx.codes.UNAUTHORIZED, httpx.codes.PRECONDITION_FAILED}:
         return NotKnownError(
             "the hub does not accept this site's key: its operator enrols the site's card (`fedward hub enrol`), "

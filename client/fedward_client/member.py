@@ -15,6 +15,7 @@ from typing import Any, Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from fedward_client.credentials import Credentials
 from fedward_client.ledger import Ledger
 from fedward_client.outbox import QUARANTINED, Outbox
 from fedward_client.policy import of_site
@@ -68,7 +69,7 @@ class LinkSettings(BaseModel):
 
 def join(
     folder: Path,
-    hub: Path | None,
+    hub: HubCard | None,
     *,
     name: str | None = None,
     state: Path | None = None,
@@ -95,7 +96,7 @@ def join(
     _ = site.key
     key = pki.load_signing_key(site.state / SIGNING_KEY)
     if hub is not None:
-        _meet(site, HubCard.read(hub))
+        _meet(site, hub)
     write_link_settings(site)
     AuditLog(site.state / AUDIT, key, site.name)
     node = pki.node_public_line(pki.load_node_key(site.link / NODE_KEY))
@@ -103,10 +104,11 @@ def join(
 
 
 def _meet(site: Site, card: HubCard) -> None:
-    """Take a hub's card; what belongs to another hub goes: the node's id there, and questions that it asked."""
+    """Take a hub's card; what belongs to another goes: its id of the node, its certificate, its questions."""
     known = HubCard.read(site.link / HUB_CARD) if (site.link / HUB_CARD).exists() else None
     if known is not None and known.fingerprint != card.fingerprint:
         (site.link / NODE).unlink(missing_ok=True)
+        Credentials(site.link).file.unlink(missing_ok=True)
         shutil.rmtree(site.link / PENDING, ignore_errors=True)
     card.write(site.link / HUB_CARD)
 

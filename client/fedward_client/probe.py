@@ -66,7 +66,7 @@ def proxy_of(address: str) -> str | None:
     url = _url(address)
     direct = found = _joined(url.host, url.port or 443)
     try:
-        with httpx.Client(verify=_untrusting()) as client:
+        with httpx.Client(verify=untrusting()) as client:
             _request(client, url, _stop_before_connecting)
     except _SeenError as seen:
         found = _joined(seen.info["host"], seen.info["port"])
@@ -107,7 +107,7 @@ def attempt(address: str, ca: str, *, limit_s: float = LIMIT_S) -> Attempt:
 def shown_certificate(address: str) -> x509.Certificate | None:
     """The certificate that "host:port" shows, trusted or not; None where it shows none that can be read."""
     try:
-        with httpx.Client(verify=_untrusting(), timeout=LIMIT_S) as client:
+        with httpx.Client(verify=untrusting(), timeout=LIMIT_S) as client:
             _request(client, _url(address), _Watch(proxy_of(address), stops=True))
     except _SeenError as seen:
         found: x509.Certificate | None = seen.info["certificate"]
@@ -174,7 +174,7 @@ def _request(client: httpx.Client, url: httpx.URL, trace: Callable[[str, Mapping
     return client.get(url, extensions={"trace": trace})
 
 
-def _untrusting() -> ssl.SSLContext:
+def untrusting() -> ssl.SSLContext:
     """For requests that stop before they send anything."""
     found = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     found.check_hostname, found.verify_mode = False, ssl.CERT_NONE

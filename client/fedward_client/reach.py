@@ -174,7 +174,7 @@ def _hub_refuses(status: int, way: _Way) -> Reason:
         case 401 | 403:
             return Reason(
                 f"{way.hub} does not accept this site ({status})",
-                "ask the hub's operator whether it is enrolled with its present card",
+                "ask the hub's operator whether it is let in, with its present keys and certificate",
             )
         case 502 | 503 | 504:
             return Reason(f"{way.hub} has its gateway up and its SuperLink not ({status})", "tell the hub's operator")

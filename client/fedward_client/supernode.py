@@ -10,9 +10,10 @@ import logging
 import os
 import random
 import signal
+import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,10 +26,11 @@ from flwr.app import Error, Message, RecordDict
 from pydantic import TypeAdapter
 
 from fedward_client import spool, spool_writer
+from fedward_client.credentials import Credentials
 from fedward_client.fleet import HEARTBEAT_S, Envelope, Fleet, RunOverError
 from fedward_client.member import HUB_CARD, LINK_STATUS, NODE, NODE_KEY, WORK_SOCKET, LinkSettings, read_json
 from fedward_client.pending import Pending, PendingFolder
-from fedward_client.probe import proxy_of
+from fedward_client.probe import context, proxy_of
 from fedward_client.sockets import channel
 from fedward_client.spool import IN, OUT, Parcel
 from fedward_client.stubs import site_pb2, site_pb2_grpc
@@ -46,6 +48,7 @@ log = logging.getLogger(__name__)
 REFUSED = 1000  # as the ClientApp's
 SHORTEST_POLL_S, LONGEST_POLL_S, POLL_SHARE = 0.01, 2.0, 0.1
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
+RENEWAL_LOOK_S = 3600.0
 EXECUTOR_PAUSE_S, STOP_NOTICED_S = 0.2, 0.5
 NOT_OURS = "this site answers Fedward's questions only; it runs no code of an app"
 
@@ -74,6 +77,30 @@ class Backoff:
 
 
 @dataclass(slots=True)
+class Renewal:
+    """Renews the site's certificate in time, and has connections show the new one from then on."""
+
+    credentials: Credentials
+    card: HubCard
+    site: str
+    trust: ssl.SSLContext
+    _next_look: float = 0.0
+
+    def __call__(self) -> None:
+        """Look, at most once an hour; a hub that does not renew it now is asked again at the next look."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + RENEWAL_LOOK_S
+        try:
+            if self.credentials.is_due():
+                self.credentials.renew(self.card, self.site)
+                self.credentials.show(self.trust)
+                log.info("this site's certificate is renewed")
+        except (FedwardError, OSError) as error:
+            log.warning("this site's certificate is not renewed yet: %s", error)
+
+
+@dataclass(slots=True)
 class Link:
     """A site's link to its hub. `stopping` ends every wait."""
 
@@ -81,6 +108,7 @@ class Link:
     settings: LinkSettings
     fleet: Fleet
     stopping: threading.Event
+    renewal: Callable[[], None] = lambda: None  # looks whether the site's certificate is to be renewed
     pending: PendingFolder = field(init=False)
     _status: dict[str, Any] = field(default_factory=dict)
     _work: site_pb2_grpc.WorkStub | None = None
@@ -133,6 +161,7 @@ class Link:
                 self._settle(pending)
                 rhythm.begin(time.monotonic())
             if not waiting:
+                self.renewal()
                 rhythm.in_vain(time.monotonic())
             self._say("connected", "")
             backoff.reset()
@@ -345,8 +374,15 @@ def serve(link: Path) -> None:
         raise SettingsError("this site has no hub yet: run `fedward site init` with --hub and the card of the hub")
     card = HubCard.read(link / HUB_CARD)
     proxy_of(card.address)  # LinkError in words where the proxy variables make no sense
-    fleet = Fleet(card, pki.load_node_key(link / NODE_KEY))
+    credentials = Credentials(link)
+    if card.issuer is not None and credentials.certificate() is None:
+        raise SettingsError(
+            "this site is not let in by its hub yet: run `fedward site join` with the code of the hub's operator, who "
+            "then approves it"
+        )
+    trust = credentials.show(context(card.ca))
+    fleet = Fleet(card, pki.load_node_key(link / NODE_KEY), trust)
     try:
-        Link(link, settings, fleet, stopping).run()
+        Link(link, settings, fleet, stopping, Renewal(credentials, card, settings.site, trust)).run()
     finally:
         fleet.close()

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from fedward_common import __version__, pki
+from fedward_common import __version__, certificates, pki
+from fedward_common.certificates import Authority
 from fedward_common.errors import FedwardError, SettingsError
 from fedward_common.study_faults import printable
 from fedward_common.study_section import Fingerprint, Slug, Version
@@ -30,7 +31,8 @@ _SHOWN = 40  # characters of a key that no card has
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 
-def _address(text: str) -> str:
+def checked_address(text: str) -> str:
+    """A text that is a "host:port", an IPv6 address in brackets; ValueError for any other."""
     host, port = _split(text)
     if re.fullmatch(r"\[[0-9a-fA-F:.]+\]", host):
         ipaddress.IPv6Address(host[1:-1])
@@ -60,7 +62,7 @@ def _read_with(parse: Callable[[str], object]) -> AfterValidator:
 
 
 def _one_authority(text: str) -> None:
-    certificate = pki.load_certificate(text.encode())
+    certificate = certificates.load_certificate(text.encode())
     alone = certificate.public_bytes(Encoding.PEM).decode() == text  # a second one would be trusted as well
     if not alone or not isinstance(certificate.public_key(), ec.EllipticCurvePublicKey):
         raise SettingsError("the certificate is not one authority's alone")
@@ -76,11 +78,11 @@ class _Card(BaseModel):
 
     def signed(self) -> bytes:
         """What the signature is over."""
-        return rfc8785.dumps(self.model_dump(exclude={"signature"}))
+        return rfc8785.dumps(self.model_dump(exclude={"signature"}, exclude_none=True))
 
     def write(self, path: Path) -> None:
         """Write the card (UTF-8 JSON, mode 0644), in the place of an older one; SettingsError when that fails."""
-        pki.write_public(path, f"{self.model_dump_json(indent=2)}\n".encode())
+        pki.write_public(path, f"{self.model_dump_json(indent=2, exclude_none=True)}\n".encode())
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -146,25 +148,34 @@ class SiteCard(_Card):
 
 
 class HubCard(_Card):
-    """Where a hub is, and how a site knows it: what a steward needs to link a site."""
+    """Where a hub is, and how a site knows it: what a steward needs to link a site.
+
+    A hub that faces hospitals keeps its root offline; `issuer` is then the authority below it that signed the card.
+    """
 
     kind = "hub's card"
 
     hub: Slug
-    address: Annotated[str, AfterValidator(_address)]  # host:port; an IPv6 address stands in brackets
-    ca: Annotated[str, _read_with(_one_authority)]  # the authority's certificate, PEM
+    address: Annotated[str, AfterValidator(checked_address)]  # host:port; an IPv6 address stands in brackets
+    ca: Annotated[str, _read_with(_one_authority)]  # the root's certificate, PEM: what a site trusts, and nothing else
     fingerprint: Fingerprint  # of that certificate's DER: what people compare
+    issuer: Annotated[str, _read_with(_one_authority)] | None = None  # PEM, issued by the root
     signing_key: Annotated[str, _read_with(pki.public_from_hex)]  # 64 hex digits, Ed25519: the hub's audit log's
     signature: Signature
 
     @classmethod
-    def make(cls, hub: str, address: str, authority: pki.Authority, signing_key: Ed25519PrivateKey) -> Self:
-        """A hub's card, signed by its authority."""
+    def make(
+        cls, hub: str, address: str, authority: Authority, signing_key: Ed25519PrivateKey, root: bytes | None = None
+    ) -> Self:
+        """A hub's card, signed by its authority; `root` is the certificate (PEM) that this stands below, if any."""
+        own = certificates.pem(authority.certificate).decode()
+        ca = own if root is None else root.decode()
         card = cls(
             hub=hub,
             address=address,
-            ca=pki.authority_pem(authority)[1].decode(),
-            fingerprint=pki.certificate_fingerprint(authority.certificate),
+            ca=ca,
+            fingerprint=certificates.fingerprint(certificates.load_certificate(ca.encode())),
+            issuer=None if root is None else own,
             signing_key=pki.public_hex(signing_key.public_key()),
             signature="",
         )
@@ -182,15 +193,19 @@ class HubCard(_Card):
         return int(_split(self.address)[1])
 
     def intact(self) -> bool:
-        """Whether the fingerprint is the authority's, and the authority signed the card."""
-        certificate = pki.load_certificate(self.ca.encode())
-        key = certificate.public_key()
+        """Whether the fingerprint is the root's, and it, or an authority that it issued, signed the card."""
+        root = signer = certificates.load_certificate(self.ca.encode())
+        if self.issuer is not None:
+            signer = certificates.load_certificate(self.issuer.encode())
+            if not certificates.issued_by(signer, root) or not certificates.is_authority(signer):
+                return False
+        key = signer.public_key()
         assert isinstance(key, ec.EllipticCurvePublicKey)
         try:
             key.verify(base64.b64decode(self.signature, validate=True), self.signed(), ec.ECDSA(hashes.SHA256()))
         except (InvalidSignature, ValueError):
             return False
-        return self.fingerprint == pki.certificate_fingerprint(certificate)
+        return self.fingerprint == certificates.fingerprint(root)
 
 
 def _first_fault(error: ValidationError) -> str:

@@ -25,20 +25,41 @@ def hub() -> None:
 
 
 @app.command()
-def init(
+def init(  # noqa: PLR0917 - typer reads options from parameters
     folder: Annotated[Path, typer.Argument(help="A folder that is empty or not there.")],
     name: Annotated[str | None, typer.Option(help="The hub's name; the folder's if not given.")] = None,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Where it listens.", show_default="9092")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Its own port, on this machine only.", show_default="9092")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where hospitals reach it; without, this machine only.")
+    ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where the gateway listens.", show_default="0.0.0.0, the same port"),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Where to put the root's key, to be locked away.", show_default="FOLDER/root"),
+    ] = None,
 ) -> None:
     """Make a hub: its keys, its certificate, its card for sites, its database and its audit log.
 
-    Example: fedward hub init /srv/hub --name north-alliance
+    Example: fedward hub init /srv/hub --name north-alliance --address hub.example:8443 --root /media/root
     """
-    from fedward_server.hub import Hub
+    from fedward_common.errors import UsageError
+    from fedward_server.hub import ROOT, Hub
+    from fedward_server.issuing import ROOT_KEY
 
-    made = Hub.init(folder, name=name, port=port)
+    if address is None and (listen is not None or root is not None):
+        raise UsageError("--listen and --root are for a hub that hospitals reach: give its --address too")
+    made = Hub.init(folder, name=name, port=port, address=address, listen=listen, root=root)
     print(f"Hub {made.name} is made in {made.folder}.")
-    _show_card(made)
+    if made.gateway is None:
+        _show_card(made)
+    else:
+        _tell(f"Lock the root's key away from this machine: {(root or made.folder / ROOT) / ROOT_KEY}")
+        _tell(f"Invite a site with `fedward hub invite {made.folder} SITE`.")
     _tell(f"Start it with `fedward hub up {made.folder}`.")
 
 
@@ -121,8 +142,96 @@ def enrol(
 
 
 @app.command()
+def invite(
+    folder: Folder,
+    site: Annotated[str, typer.Argument(help="The site's name: 1 to 63 of a-z, 0-9 and '-'.")],
+    days: Annotated[int, typer.Option(min=1, max=90, help="For how long the code counts.")] = 7,
+    as_json: AsJson = False,
+) -> None:
+    """Make a code with which a site can ask to join, once. It is a secret: send it to the site's steward only.
+
+    Example: fedward hub invite /srv/hub north
+    """
+    from fedward_server.hub import Hub
+    from fedward_server.joining import Joining
+
+    hub = Hub.open(folder)
+    with hub.store() as store:
+        made = Joining(hub, store).invite(site, days=days)
+    if as_json:
+        print(json.dumps({"site": site, "code": made.code(), "days": days}))
+        return
+    print(made.code())
+    _tell(f"Send this code to the steward of {site}; it counts once, for {days} days:")
+    _tell("  fedward site join FOLDER CODE")
+    _tell(f"When the steward has done so, `fedward hub approve {folder} {site}` asks for the fingerprint.")
+
+
+@app.command()
+def approve(
+    folder: Folder,
+    site: Annotated[str, typer.Argument(help="A site that asked to join; `fedward hub status` lists them.")],
+    yes: Annotated[bool, typer.Option("--yes", help="The fingerprint was compared; do not ask.")] = False,
+) -> None:
+    """Let a site in that asked to join, after its steward has read its fingerprint out by telephone.
+
+    Example: fedward hub approve /srv/hub north
+    """
+    from fedward_common.pki import grouped
+    from fedward_server.control import approve as let_in_as_asked
+    from fedward_server.hub import Hub
+    from fedward_server.joining import Joining
+
+    hub = Hub.open(folder)
+    with hub.store() as store:
+        _, card = Joining(hub, store).asked_by(site)
+    print(f"{site} asks to join with Fedward {card.fedward}. Its fingerprint:\n{grouped(card.fingerprint)}")
+    if not yes and not typer.confirm("Does its steward read the same on the telephone?"):
+        _tell(f"It was not let in. If it is not theirs, `fedward hub refuse {folder} {site}`.")
+        raise typer.Exit(1)
+    let_in_as_asked(hub, site, card.fingerprint)
+    print(f"{site} is let in.")
+
+
+@app.command()
+def refuse(folder: Folder, site: Annotated[str, typer.Argument(help="A site that asked to join.")]) -> None:
+    """Turn a site down that asked to join.
+
+    Example: fedward hub refuse /srv/hub north
+    """
+    from fedward_server.hub import Hub
+    from fedward_server.joining import Joining
+
+    hub = Hub.open(folder)
+    with hub.store() as store:
+        joining = Joining(hub, store)
+        joining.refuse(joining.asked_by(site)[0])
+    print(f"{site} is refused.")
+
+
+@app.command()
+def rotate(
+    folder: Folder,
+    root: Annotated[Path, typer.Option(help="The folder with the root's key, from where it is locked away.")],
+    distrust: Annotated[
+        bool, typer.Option("--distrust", help="The authorities so far count no more: every site joins anew.")
+    ] = False,
+) -> None:
+    """Make the next authority below the root; sites' certificates of the one before hold, and are renewed below it.
+
+    Example: fedward hub rotate /srv/hub --root /media/root
+    """
+    from fedward_server.control import rotate as make_next
+    from fedward_server.hub import Hub
+
+    ends = make_next(Hub.open(folder), root, distrust=distrust)
+    print(f"The new authority issues from now on, until {ends:%Y-%m-%d}.")
+    _tell("Lock the root's key away again.")
+
+
+@app.command()
 def forget(folder: Folder, site: Annotated[str, typer.Argument(help="The site's name.")]) -> None:
-    """Let a site take part no more, from now on.
+    """Let a site take part no more, from now on; its certificate is taken back.
 
     Example: fedward hub forget /srv/hub north
     """

@@ -6,18 +6,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from fedward_common.cards import SiteCard
 from fedward_common.errors import RunError
 from fedward_server.enrolment import Presence, bring_in_line, presences
+from fedward_server.gateway import bring_gateway_in_line
 from fedward_server.hub import Hub
+from fedward_server.joining import Joining
+from fedward_server.register import InvitationRow, Register
 from fedward_server.store import SiteRow
 from fedward_server.supervisor import LOG, READY
 from fedward_server.watch import summary
 
 END_LIMIT_S = 60.0
 LOOK_S = 0.2
+SHOWN_AHEAD = timedelta(days=30)  # of a certificate's end
 
 
 def start_detached(hub: Hub) -> None:
@@ -62,17 +68,48 @@ def take_down(hub: Hub) -> None:
 def let_in(hub: Hub, card: SiteCard) -> SiteRow:
     """Enrol a site; where the hub is up, it can connect from now on."""
     row = hub.enrol(card)
+    _let_through(hub, row)
+    return row
+
+
+def approve(hub: Hub, site: str, fingerprint: str) -> SiteRow:
+    """Let a site in that asked to join with this fingerprint; where the hub is up, it can connect from now on."""
+    with hub.store() as store:
+        joining = Joining(hub, store)
+        asked, card = joining.asked_by(site)
+        if card.fingerprint != fingerprint:  # another request, which nobody compared
+            raise RunError(f"{site} has asked anew with another fingerprint: compare again")
+        row = joining.approve(asked)
+    _let_through(hub, row)
+    return row
+
+
+def _let_through(hub: Hub, row: SiteRow) -> None:
     troubles = bring_in_line(hub) if _up(hub) else []
+    bring_gateway_in_line(hub)
     if troubles:
         raise RunError(f"{row.site} is enrolled, but {'; '.join(troubles)}")
-    return row
 
 
 def shut_out(hub: Hub, site: str) -> None:
     """Forget a site; where the hub is up, it is disconnected now."""
     hub.forget(site)
+    bring_gateway_in_line(hub)  # first: a certificate that was stolen gets no further
     if _up(hub):
         bring_in_line(hub)
+
+
+def rotate(hub: Hub, root: Path, *, distrust: bool) -> datetime:
+    """Make a new authority below the root, whose key is in the folder `root`; gives when it ends (UTC).
+
+    With `distrust`, the ones before count no more, and every site has to join anew.
+    """
+    made = hub.issuing.begin_next(hub.name, root, distrust=distrust)
+    ends = made.certificate.not_valid_after_utc
+    hub.audit().append("authority made", {"ends": ends.isoformat(), "distrusts": distrust})
+    hub.renew_card(anew=True)
+    bring_gateway_in_line(hub)
+    return ends
 
 
 def survey(hub: Hub) -> dict[str, Any]:
@@ -80,14 +117,17 @@ def survey(hub: Hub) -> dict[str, Any]:
     up = _up(hub)
     with hub.store() as store:
         present = presences(hub, store) if up else {}
+        ends = _certificate_ends(Register(store))
         return {
             "hub": hub.name,
             "folder": str(hub.folder),
-            "address": f"127.0.0.1:{hub.port}",
+            "address": hub.address,
+            "gateway": hub.gateway is not None,
             "up": up,
             "pid": hub.pid(),
             "certificate_ends": hub.certificate_ends().isoformat(),
-            "sites": [_site(row, present.get(name)) for name, row in store.sites().items()],
+            "waiting": [_waiting(row, card) for row, card in Joining(hub, store).waiting()],
+            "sites": [_site(row, present.get(name), ends.get(name)) for name, row in store.sites().items()],
             "runs": [summary(hub, row) for row in store.runs()],
         }
 
@@ -114,11 +154,23 @@ def _up(hub: Hub) -> bool:
     return hub.pid() is not None and hub.link.healthy()
 
 
-def _site(row: SiteRow, presence: Presence | None) -> dict[str, Any]:
+def _site(row: SiteRow, presence: Presence | None, ends: datetime | None) -> dict[str, Any]:
     return {
         "name": row.site,
         "fingerprint": row.fingerprint,
         "added": row.added,
         "connection": "unknown" if presence is None else presence.connection,
         "since": None if presence is None else presence.since,
+        "certificate_ends": None if ends is None else ends.isoformat(),
+        "certificate_ends_soon": ends is not None and ends < datetime.now(UTC) + SHOWN_AHEAD,
     }
+
+
+def _waiting(row: InvitationRow, card: SiteCard) -> dict[str, Any]:
+    return {"name": row.site, "fingerprint": card.fingerprint, "asked": row.asked, "fedward": card.fedward}
+
+
+def _certificate_ends(register: Register) -> dict[str, datetime]:
+    """When each site's last certificate ends; not of sites that have none."""
+    rows = (row for row in register.certificates() if row.revoked is None)
+    return {row.site: datetime.fromisoformat(row.ends) for row in rows}

@@ -16,12 +16,14 @@ from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 
-from fedward_common import __version__, pki
+from fedward_common import __version__, certificates, pki
 from fedward_common.cards import HubCard
 from fedward_common.doctor import Finding, disk
 from fedward_common.errors import FedwardError, SettingsError
-from fedward_server.hub import RENEW_BEFORE, Hub
+from fedward_server.gateway import Gateway
+from fedward_server.hub import RENEW_BEFORE, ROOT, Hub
 from fedward_server.hub_settings import SETTINGS, read_file
+from fedward_server.issuing import ROOT_KEY
 from fedward_server.superlink import HOST
 
 AUTHORITY_ENDS_SOON = timedelta(days=180)  # every site needs a new card by then
@@ -42,7 +44,8 @@ def examine(folder: Path) -> Iterator[Finding]:
         yield Finding.refused("hub settings", error)
         return
     yield Finding(name="hub settings", status="ok", found=f"hub '{hub.name}' on {HOST}:{hub.port}")
-    for name, check in CHECKS.items():
+    checks = CHECKS if hub.gateway is None else {**CHECKS, **GATEWAY_CHECKS}
+    for name, check in checks.items():
         try:
             yield check(name, hub)
         except FedwardError as error:
@@ -76,7 +79,7 @@ def private_folders(name: str, hub: Hub) -> Finding:
 
 def keys(name: str, hub: Hub) -> Finding:
     """Whether every key is there, private and of its certificate. Raises SettingsError."""
-    pki.load_authority(pki.read_private(hub.keys / "ca.key"), read_file(hub.tls.authority))
+    certificates.load_authority(pki.read_private(hub.keys / "ca.key"), read_file(hub.tls.authority))
     pki.load_signing_key(hub.keys / "hub.key")
     pki.read_private(hub.tls.key)
     try:
@@ -90,8 +93,8 @@ def keys(name: str, hub: Hub) -> Finding:
 
 def card(name: str, hub: Hub) -> Finding:
     """Whether the card that sites get is this hub's. Raises SettingsError for one that is damaged."""
-    found, address = HubCard.read(hub.card), f"{HOST}:{hub.port}"
-    if found.ca.encode() != read_file(hub.tls.authority):
+    found, address = HubCard.read(hub.card), hub.address
+    if found.ca.encode() != read_file(hub.tls.authority if hub.gateway is None else hub.issuing.root):
         advice = "restore both from the same backup: a site with this card refuses the hub"
         return Finding(name=name, status="fail", found=f"{hub.card.name} names another authority", advice=advice)
     if found.address != address:
@@ -113,13 +116,43 @@ def certificate(name: str, hub: Hub) -> Finding:
 
 def authority(name: str, hub: Hub) -> Finding:
     """Whether the hub's own authority lasts."""
-    end, now = pki.expires(read_file(hub.tls.authority)), datetime.now(UTC)
+    end, now = certificates.expires(read_file(hub.tls.authority)), datetime.now(UTC)
     if end - now > AUTHORITY_ENDS_SOON:
         return Finding(name=name, status="ok", found=f"good until {end:%Y-%m-%d}")
     advice = "make a new hub in another folder in time, and give its card to every site"
     if end > now:
         return Finding(name=name, status="warn", found=f"it ends on {end:%Y-%m-%d}", advice=advice)
     return Finding(name=name, status="fail", found=f"it expired on {end:%Y-%m-%d}", advice=advice)
+
+
+def root_key(name: str, hub: Hub) -> Finding:
+    """Whether the root's key is away from this machine."""
+    path = hub.folder / ROOT / ROOT_KEY
+    if not path.exists():
+        return Finding(name=name, status="ok", found="not in the hub's folder")
+    advice = "move the folder to a medium that is locked away: whoever has it can make any certificate"
+    return Finding(name=name, status="warn", found=f"it is in {ROOT}/ of the hub's folder", advice=advice)
+
+
+def issuing(name: str, hub: Hub) -> Finding:
+    """Whether the authority below the root lasts, and its lists are whole. Raises SettingsError."""
+    end, now = hub.issuing.current().certificate.not_valid_after_utc, datetime.now(UTC)
+    if end - now > AUTHORITY_ENDS_SOON:
+        return Finding(name=name, status="ok", found=f"good until {end:%Y-%m-%d}")
+    advice = "fetch the root's key, then `fedward hub rotate`"
+    return Finding(name=name, status="warn", found=f"it ends on {end:%Y-%m-%d}", advice=advice)
+
+
+def gateway(name: str, hub: Hub) -> Finding:
+    """Whether nginx is there, and answers where the hub is up. Raises SettingsError where it is not installed."""
+    opened = Gateway(hub)
+    program = opened.command()[0]
+    if hub.pid() is None:
+        return Finding(name=name, status="ok", found=f"{program} is there; it is not up")
+    if opened.answers():
+        return Finding(name=name, status="ok", found=f"it answers for {hub.address}, with the hub's own certificate")
+    advice = "logs/gateway-errors.log and logs/api.log in the hub's folder say why not"
+    return Finding(name=name, status="fail", found="`fedward hub up` runs, its gateway does not answer", advice=advice)
 
 
 def hub_disk(name: str, hub: Hub) -> Finding:
@@ -203,3 +236,5 @@ CHECKS: Mapping[str, Check] = {
     "SuperLink": superlink,
     "clock": clock,
 }
+
+GATEWAY_CHECKS: Mapping[str, Check] = {"root key": root_key, "issuing authority": issuing, "gateway": gateway}

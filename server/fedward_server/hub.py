@@ -1,9 +1,10 @@
 """A hub's folder: its settings, keys, card, database, audit log, and the sites that it knows.
 
-    hub.toml      [hub] name, host, port
+    hub.toml      its settings
     hub.json      the hub's card, which sites need
-    keys/         the authority, the server's certificate, the key that signs the audit log
-    store.sqlite  runs, rounds, sites
+    keys/         the authorities, the servers' certificates, the key that signs the audit log
+    store.sqlite  runs, rounds, sites, certificates
+    gateway/      what nginx is told, where hospitals reach this hub
     flower/       the SuperLink's own
     runs/RUN/     study.json, events.jsonl, checkpoints, run.json
     models/       trained models with which a study may begin
@@ -11,30 +12,45 @@
     audit.jsonl   who was enrolled, which run was started, how it ended
     hub.lock      held by `fedward hub up`
 
-The hub listens on loopback only: what faces hospitals is a gateway's to do. The folder is its owner's alone (0700).
+The SuperLink listens on loopback only, with an authority of its own (`keys/ca.*`) that this machine trusts. Without
+[gateway] in its settings that is all there is, for sites on the same machine; with it, nginx faces hospitals, with
+certificates below the hub's root (`issuing`). The folder is its owner's alone (0700).
 """
 
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
-from fedward_common import pki
+from fedward_common import certificates, pki
 from fedward_common.audit import NAME as AUDIT
 from fedward_common.audit import AuditLog
 from fedward_common.cards import HubCard, SiteCard
 from fedward_common.errors import SettingsError, UsageError
-from fedward_server.hub_settings import DEFAULT_PORT, LOOPBACK, SETTINGS, checked, read_file, read_settings
+from fedward_server.hub_settings import (
+    DEFAULT_PORT,
+    LOOPBACK,
+    SETTINGS,
+    GatewaySection,
+    Settings,
+    checked,
+    read_file,
+    read_settings,
+)
+from fedward_server.issuing import Issuing
 from fedward_server.locks import holder
+from fedward_server.register import Register
 from fedward_server.store import SiteRow, Store
 from fedward_server.superlink import HOST, SuperLink, Tls
 
 CARD = "hub.json"
 LOCK = "hub.lock"
+ROOT = "root"
 RENEW_BEFORE = timedelta(days=30)
+GATEWAY_DAYS = 90
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,19 +58,53 @@ class Hub:
     """One hub. `folder` is absolute."""
 
     folder: Path
-    name: str
-    port: int
+    settings: Settings
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.settings.hub.name
+
+    @property
+    def port(self) -> int:
+        """The port of loopback where its SuperLink listens."""
+        return self.settings.hub.port
+
+    @property
+    def gateway(self) -> GatewaySection | None:
+        """Where hospitals reach it; None for a hub of this machine only."""
+        return self.settings.gateway
 
     @classmethod
-    def init(cls, folder: Path, *, name: str | None = None, port: int | None = None) -> Self:
-        """Make a new hub in a folder that is empty or not there. Raises SettingsError in words."""
+    def init(
+        cls,
+        folder: Path,
+        *,
+        name: str | None = None,
+        port: int | None = None,
+        address: str | None = None,
+        listen: str | None = None,
+        root: Path | None = None,
+    ) -> Self:
+        """Make a new hub in a folder that is empty or not there. Raises SettingsError in words.
+
+        With an `address`, "host:port", hospitals reach it there; the key of its root is then put into the folder
+        `root`, FOLDER/root if none is named.
+        """
         folder = folder.resolve()
-        port = DEFAULT_PORT if port is None else port
-        settings = checked({"hub": {"name": _slug(folder.name) if name is None else name, "port": port}})
-        hub = cls(folder=folder, name=settings.name, port=settings.port)
+        document: dict[str, dict[str, object]] = {
+            "hub": {
+                "name": _slug(folder.name) if name is None else name,
+                "port": DEFAULT_PORT if port is None else port,
+            }
+        }
+        if address is not None:
+            everywhere = f"0.0.0.0:{address.rpartition(':')[2]}"
+            document["gateway"] = {"address": address, "listen": everywhere if listen is None else listen}
+        hub = cls(folder=folder, settings=checked(document))
         try:
             _claim(folder)
-            hub._fill()
+            hub._fill(folder / ROOT if root is None else root.resolve())
         except OSError as error:
             raise SettingsError(
                 f"no hub can be made in {folder} ({error.strerror}): put that right, or name another folder"
@@ -65,24 +115,23 @@ class Hub:
     def open(cls, folder: Path) -> Self:
         """The hub of a folder. Raises SettingsError in words; writes nothing."""
         folder = folder.resolve()
-        settings = read_settings(folder)
-        return cls(folder=folder, name=settings.name, port=settings.port)
+        return cls(folder=folder, settings=read_settings(folder))
 
-    def _fill(self) -> None:
+    def _fill(self, root: Path) -> None:
         """Write everything, the settings last: without them the folder is no hub."""
         for path in (self.keys, self.runs, self.logs, self.home):
             path.mkdir(mode=0o700)
-        authority = pki.make_authority(self.name)
-        key, certificate = pki.authority_pem(authority)
+        key, certificate = certificates.authority_pem(certificates.make_authority(self.name))
         pki.write_private(self.keys / "ca.key", key)
         pki.write_public(self.tls.authority, certificate)
         pki.write_private(self.keys / "hub.key", pki.make_signing_key())
+        if self.gateway is not None:
+            self.issuing.make(self.name, root)
         self.renew_certificate()
         self.renew_card()
         self.store().close()
         self.audit()
-        text = f'[hub]\nname = "{self.name}"\nhost = "{HOST}"\nport = {self.port}\n'
-        pki.write_public(self.folder / SETTINGS, text.encode())
+        pki.write_public(self.folder / SETTINGS, self.settings.toml().encode())
 
     # What is where ---------------------------------------------------------------------------------------------------
 
@@ -90,6 +139,21 @@ class Hub:
     def keys(self) -> Path:
         """The folder of its keys."""
         return self.folder / "keys"
+
+    @property
+    def gateway_pem(self) -> Path:
+        """Key and certificate, with its chain, of what hospitals connect to."""
+        return self.keys / "gateway.pem"
+
+    @property
+    def issuing(self) -> Issuing:
+        """Its authorities below the root, where hospitals reach it."""
+        return Issuing(self.keys)
+
+    @property
+    def address(self) -> str:
+        """Where sites reach it, "host:port"."""
+        return f"{HOST}:{self.port}" if self.gateway is None else self.gateway.address
 
     @property
     def card(self) -> Path:
@@ -154,35 +218,68 @@ class Hub:
 
     def certificate_ends(self) -> datetime:
         """When the server's certificate ends (UTC)."""
-        return pki.expires(read_file(self.tls.certificate))
+        return certificates.expires(read_file(self.tls.certificate))
 
     def renew_certificate(self) -> bool:
         """Issue the server's certificate anew where there is none or it ends within 30 days; whether it did."""
         tls = self.tls
         if tls.certificate.exists() and self.certificate_ends() > datetime.now(UTC) + RENEW_BEFORE:
             return False
-        key, certificate = pki.issue_server(self._authority(), LOOPBACK)
+        key, certificate = certificates.issue_server(self._authority(), LOOPBACK)
         tls.certificate.unlink(missing_ok=True)  # so that a certificate which is there belongs to the key
         pki.write_private(tls.key, key, replace=True)
         pki.write_public(tls.certificate, certificate)
         return True
 
-    def renew_card(self) -> bool:
-        """Write the hub's card where there is none or its address is another; whether it did."""
-        address = f"{HOST}:{self.port}"
-        if self.card.exists() and HubCard.read(self.card).address == address:
-            return False
-        signing = pki.load_signing_key(self.keys / "hub.key")
-        HubCard.make(self.name, address, self._authority(), signing).write(self.card)
+    def renew_gateway(self) -> bool:
+        """Issue the gateway's certificate anew where there is none, it ends soon, or its name or issuer is another.
+
+        Whether it did. One file holds key and chain, so that they always belong together.
+        """
+        assert self.gateway is not None
+        issuer = self.issuing.current().certificate
+        if self.gateway_pem.exists():
+            own, above = certificates.load_chain(pki.read_private(self.gateway_pem))[:2]
+            lasts = own.not_valid_after_utc > datetime.now(UTC) + RENEW_BEFORE
+            if lasts and above == issuer and certificates.is_for(own, self.gateway.host):
+                return False
+        key, chain = self.issuing.for_server([self.gateway.host], days=GATEWAY_DAYS)
+        pki.write_private(self.gateway_pem, key + chain, replace=True)
         return True
 
-    def _authority(self) -> pki.Authority:
-        return pki.load_authority(pki.read_private(self.keys / "ca.key"), read_file(self.tls.authority))
+    def renew_card(self, *, anew: bool = False) -> bool:
+        """Write the hub's card where there is none, its address is another, or it is to be `anew`; whether it did."""
+        if not anew and self.card.exists() and HubCard.read(self.card).address == self.address:
+            return False
+        signing = pki.load_signing_key(self.keys / "hub.key")
+        if self.gateway is None:
+            card = HubCard.make(self.name, self.address, self._authority(), signing)
+        else:
+            root = read_file(self.issuing.root)
+            card = HubCard.make(self.name, self.address, self.issuing.current(), signing, root)
+        card.write(self.card)
+        return True
+
+    def _authority(self) -> certificates.Authority:
+        return certificates.load_authority(pki.read_private(self.keys / "ca.key"), read_file(self.tls.authority))
 
     # Sites -----------------------------------------------------------------------------------------------------------
 
     def enrol(self, card: SiteCard) -> SiteRow:
         """Let a site take part; one that is known by this card already stays as it is.
+
+        Raises SettingsError where its name or a key of it is another's.
+        """
+        with self.store() as store:
+            known = store.sites()
+            row = self.row_of(card, known)
+            if row not in known.values():
+                self.audit().append("site enrolled", {"site": row.site, "fingerprint": row.fingerprint})
+                store.add_site(row)
+        return row
+
+    def row_of(self, card: SiteCard, known: Mapping[str, SiteRow], *, again: bool = False) -> SiteRow:
+        """What the database is to hold of a site, or holds; `again` lets a known one bring a new node key.
 
         Raises SettingsError where its name or a key of it is another's.
         """
@@ -193,26 +290,28 @@ class Hub:
             signing_key=card.signing_key,
             added=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
-        with self.store() as store:
-            for known in store.sites().values():
-                if (known.site, known.signing_key, known.node_key) == (row.site, row.signing_key, row.node_key):
-                    return known
-                if known.site == row.site:
-                    raise SettingsError(
-                        f"{row.site} is enrolled with other keys (fingerprint {known.fingerprint}): if the site made "
-                        f"new ones, forget it first, with `fedward hub forget {self.folder} {row.site}`"
-                    )
-                if row.signing_key == known.signing_key or row.node_key == known.node_key:
-                    raise SettingsError(f"the card of {row.site} holds a key of {known.site}: each site makes its own")
-            self.audit().append("site enrolled", {"site": row.site, "fingerprint": row.fingerprint})
-            store.add_site(row)
-        return row
+        own = known.get(row.site)
+        if own is not None and own.signing_key == row.signing_key and own.node_key == row.node_key:
+            return own
+        if own is not None and not (again and own.signing_key == row.signing_key):
+            raise SettingsError(
+                f"{row.site} is enrolled with other keys (fingerprint {own.fingerprint}): if the site made new ones, "
+                f"forget it first, with `fedward hub forget {self.folder} {row.site}`"
+            )
+        for other in known.values():
+            if other.site != row.site and (row.signing_key == other.signing_key or row.node_key == other.node_key):
+                raise SettingsError(f"the card of {row.site} holds a key of {other.site}: each site makes its own")
+        return row if own is None else replace(row, added=own.added)
 
     def forget(self, site: str) -> SiteRow:
-        """Let a site take part no more; what it was. Raises UsageError for one that is not enrolled."""
+        """Let a site take part no more, and take its certificates back; what it was.
+
+        Raises UsageError for one that is not enrolled.
+        """
         with self.store() as store:
             row = enrolled(store.sites(), site)
             self.audit().append("site forgotten", {"site": site, "fingerprint": row.fingerprint})
+            Register(store).revoke(site, datetime.now(UTC).isoformat(timespec="milliseconds"))
             store.remove_site(site)
         return row
 

@@ -1,9 +1,14 @@
-"""A hub's `hub.toml`: its name, and where it listens. An unknown key or a public address is refused in words.
+"""A hub's `hub.toml`: its name, where it listens, and how hospitals reach it. What cannot work is refused in words.
 
 [hub]
 name = "north-alliance"
 host = "127.0.0.1"
 port = 9092
+
+[gateway]
+address = "hub.example:8443"
+listen = "0.0.0.0:8443"
+certificate_days = 90
 """
 
 import os
@@ -12,8 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from fedward_common.cards import checked_address
 from fedward_common.errors import SettingsError
 from fedward_common.study import Slug
 
@@ -34,11 +40,36 @@ class HubSection(_Section):
     port: Annotated[int, Field(ge=1, le=65535)] = DEFAULT_PORT
 
 
-class _Settings(_Section):
+class GatewaySection(_Section):
+    """[gateway]: where hospitals reach the hub, where it listens for them, and how long their certificates last."""
+
+    address: Annotated[str, AfterValidator(checked_address)]
+    listen: Annotated[str, AfterValidator(checked_address)]
+    certificate_days: Annotated[int, Field(ge=1, le=398)] = 90
+
+    @property
+    def host(self) -> str:
+        """The host of its address, without brackets."""
+        return self.address.rpartition(":")[0].strip("[]")
+
+
+class Settings(_Section):
+    """All of it; without [gateway] the hub serves its own machine only."""
+
     hub: HubSection
+    gateway: GatewaySection | None = None
+
+    def toml(self) -> str:
+        """The settings as a file."""
+        hub = f'[hub]\nname = "{self.hub.name}"\nhost = "{self.hub.host}"\nport = {self.hub.port}\n'
+        if self.gateway is None:
+            return hub
+        own = self.gateway
+        gateway = f'address = "{own.address}"\nlisten = "{own.listen}"\ncertificate_days = {own.certificate_days}\n'
+        return f"{hub}\n[gateway]\n{gateway}"
 
 
-def read_settings(folder: Path) -> HubSection:
+def read_settings(folder: Path) -> Settings:
     """The settings in a hub's folder. Raises SettingsError in words."""
     path = folder / SETTINGS
     if not os.path.lexists(path):
@@ -51,16 +82,22 @@ def read_settings(folder: Path) -> HubSection:
         raise SettingsError(f"{SETTINGS} is not TOML: {error}") from None
 
 
-def checked(document: Mapping[str, Any]) -> HubSection:
+def checked(document: Mapping[str, Any]) -> Settings:
     """The settings in a document. Raises SettingsError in words."""
     try:
-        settings = _Settings.model_validate(document).hub
+        settings = Settings.model_validate(document)
     except ValidationError as error:
         raise SettingsError(f"{SETTINGS}: {_in_words(error)}") from None
-    if settings.host not in LOOPBACK:
+    hub, gateway = settings.hub, settings.gateway
+    if hub.host not in LOOPBACK:
         raise SettingsError(
-            f"{SETTINGS}: [hub] host is {settings.host}, but the hub may listen on loopback only: a gateway faces the "
-            f'hospitals; set host = "{LOOPBACK[0]}"'
+            f"{SETTINGS}: [hub] host is {hub.host}, but the hub may listen on loopback only: the gateway faces the "
+            f'hospitals; set host = "{LOOPBACK[0]}", and [gateway] address'
+        )
+    if gateway is not None and int(gateway.listen.rpartition(":")[2]) == hub.port:
+        raise SettingsError(
+            f"{SETTINGS}: [hub] port and the gateway's are both {hub.port}: choose another [hub] port, which only "
+            "this machine uses"
         )
     return settings
 
@@ -79,11 +116,15 @@ def _in_words(error: ValidationError) -> str:
     section, *rest = (str(part) for part in first["loc"])
     key = " ".join([f"[{section}]", *rest])
     if first["type"] == "extra_forbidden":
-        known = f"[hub] takes {', '.join(HubSection.model_fields)}" if rest else "known is [hub]"
-        return f"{key} is not a setting; {known}"
+        known = _SECTIONS[section].model_fields if rest else ()
+        takes = f"[{section}] takes {', '.join(known)}" if rest else "known are [hub] and [gateway]"
+        return f"{key} is not a setting; {takes}"
     if first["type"] == "missing":
         return f"{key} is missing: give it"
     if rest == ["name"]:
         wanted = "1 to 63 of a-z, 0-9 and '-', the first of them no '-'"
         return f"{key} is {wanted}; now it is {first['input']!r}"
-    return f"{key}: {first['msg']}, not {first['input']!r}"
+    return f"{key}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
+
+
+_SECTIONS: dict[str, type[_Section]] = {"hub": HubSection, "gateway": GatewaySection}

@@ -143,7 +143,7 @@ _SITE_ROUNDS = sa.Table(
     sa.Column("reason", sa.Text),
     sa.ForeignKeyConstraint(["run", "round"], ["rounds.run", "rounds.round"]),
 )
-_SITES = sa.Table(
+SITES = sa.Table(
     "sites",
     METADATA,
     sa.Column("site", sa.String(64), primary_key=True),
@@ -186,7 +186,7 @@ class Store:
         Raises RunError where its id is another study's.
         """
         values = {"status": "running", "ended": None, "reason": None, "engine": engine, "fedward_version": __version__}
-        with self._writing() as connection:
+        with self.writing() as connection:
             known = connection.execute(sa.select(_RUNS.c.study_digest).where(_RUNS.c.run == run)).scalar_one_or_none()
             if known is None:
                 study = {"study_id": study_id, "study_digest": study_digest, "study_json": json.loads(study_json)}
@@ -199,12 +199,12 @@ class Store:
 
     def record_round(self, row: RoundRow) -> None:
         """Record a round, replacing what was recorded of it. Its run must have been started."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             put(connection, _ROUNDS, asdict(row))
 
     def record_sites(self, rows: Iterable[SiteRoundRow]) -> None:
         """Record sites' parts in a round, replacing what was recorded of them. The round itself comes first."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             for row in rows:
                 put(connection, _SITE_ROUNDS, asdict(row))
 
@@ -220,7 +220,7 @@ class Store:
         Raises RunError for a run that was not started.
         """
         values = {"status": status, "ended": _now(), "model_sha256": model_sha256, "reason": reason}
-        with self._writing() as connection:
+        with self.writing() as connection:
             known = connection.execute(sa.select(_RUNS.c.status).where(_RUNS.c.run == run)).scalar_one_or_none()
             if known is None:
                 raise RunError(f"run {run} is not in the hub's database: it was never started there")
@@ -237,37 +237,37 @@ class Store:
         return self._change(run, before, {**values, "fedward_version": __version__})
 
     def _change(self, run: str, before: RunStatus, values: dict[str, str | None]) -> bool:
-        with self._writing() as connection:
+        with self.writing() as connection:
             same = sa.and_(_RUNS.c.run == run, _RUNS.c.status == before)
             return connection.execute(sa.update(_RUNS).where(same).values(values)).rowcount == 1
 
     def set_flower_run(self, run: str, flower_run: str | None) -> None:
         """Record Flower's id of the process that does a run, None while there is none."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(sa.update(_RUNS).where(_RUNS.c.run == run).values(flower_run=flower_run))
 
     def run(self, run: str) -> RunRow:
         """One run. Raises RunError for one that was not started."""
-        for row in self._rows(sa.select(_RUNS).where(_RUNS.c.run == run)):
+        for row in self.rows(sa.select(_RUNS).where(_RUNS.c.run == run)):
             return RunRow(**row)
         raise RunError(f"run {run} is not known here: `fedward study status` lists the runs")
 
     def runs(self) -> list[RunRow]:
         """Every run, in the order in which they were started."""
-        return [RunRow(**row) for row in self._rows(sa.select(_RUNS).order_by(_RUNS.c.started, _RUNS.c.run))]
+        return [RunRow(**row) for row in self.rows(sa.select(_RUNS).order_by(_RUNS.c.started, _RUNS.c.run))]
 
     def unfinished(self, engine: str) -> list[RunRow]:
         """The runs of an engine that are at work or were interrupted, in the order in which they were started."""
         open_ = sa.and_(_RUNS.c.engine == engine, _RUNS.c.status.in_(UNFINISHED))
-        return [RunRow(**row) for row in self._rows(sa.select(_RUNS).where(open_).order_by(_RUNS.c.started))]
+        return [RunRow(**row) for row in self.rows(sa.select(_RUNS).where(open_).order_by(_RUNS.c.started))]
 
     def rounds(self, run: str) -> list[RoundRow]:
         """The rounds of a run, in order."""
-        return [RoundRow(**row) for row in self._rows(_of(_ROUNDS, run))]
+        return [RoundRow(**row) for row in self.rows(_of(_ROUNDS, run))]
 
     def site_rounds(self, run: str) -> list[SiteRoundRow]:
         """Each site's part in the rounds of a run, by round and site name."""
-        return [SiteRoundRow(**row) for row in self._rows(_of(_SITE_ROUNDS, run))]
+        return [SiteRoundRow(**row) for row in self.rows(_of(_SITE_ROUNDS, run))]
 
     # Sites -----------------------------------------------------------------------------------------------------------
 
@@ -275,7 +275,7 @@ class Store:
         """Enrol a site. Raises SettingsError where its name or one of its keys is another's already."""
         try:
             with self._database.writing() as connection:
-                connection.execute(sa.insert(_SITES).values(asdict(row)))
+                connection.execute(sa.insert(SITES).values(asdict(row)))
         except IntegrityError:
             raise SettingsError(
                 f"the name or a key of {row.site} is enrolled already: forget the site that has it first"
@@ -285,26 +285,28 @@ class Store:
 
     def remove_site(self, site: str) -> None:
         """Forget a site; one that is not there is no error."""
-        with self._writing() as connection:
-            connection.execute(sa.delete(_SITES).where(_SITES.c.site == site))
+        with self.writing() as connection:
+            connection.execute(sa.delete(SITES).where(SITES.c.site == site))
 
     def set_node(self, site: str, node_id: str) -> None:
         """Record what the SuperLink calls a site's node."""
-        with self._writing() as connection:
-            connection.execute(sa.update(_SITES).where(_SITES.c.site == site).values(node_id=node_id))
+        with self.writing() as connection:
+            connection.execute(sa.update(SITES).where(SITES.c.site == site).values(node_id=node_id))
 
     def sites(self) -> dict[str, SiteRow]:
         """The enrolled sites by name, in the order of their names."""
-        return {row["site"]: SiteRow(**row) for row in self._rows(sa.select(_SITES).order_by(_SITES.c.site))}
+        return {row["site"]: SiteRow(**row) for row in self.rows(sa.select(SITES).order_by(SITES.c.site))}
 
-    # -----------------------------------------------------------------------------------------------------------------
+    # For whoever keeps more in it -------------------------------------------------------------------------------------
 
-    def _rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
+    def rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
+        """What a query finds. Raises RunError in words where the database fails, as `writing` does."""
         with _told(), self._database.reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that waited for its turn to write."""
         with _told(), self._database.writing() as connection:
             yield connection
 

@@ -1,8 +1,9 @@
 """`fedward hub up`: keeps a hub's SuperLink running, and leaves nothing behind when it ends, however it ends.
 
-One supervisor a hub: it holds hub.lock. It ends what a killed one left, renews the server's certificate, starts the
-SuperLink, lets the enrolled sites in and nobody else, starts it again when it dies, and lets runs that died go on
-(`revival`). As a program it prints "ready", or why it is not, as one line, and logs to the hub's hub.log:
+One supervisor a hub: it holds hub.lock. It ends what a killed one left, renews the server's certificate, opens the
+entrance for hospitals where there is to be one (`entrance`), starts the SuperLink, lets the enrolled sites in and
+nobody else, starts it again when it dies, and lets runs that died go on (`revival`). As a program it prints "ready", or
+why it is not, as one line, and logs to the hub's hub.log:
 
     python -m fedward_server.supervisor FOLDER
 """
@@ -23,6 +24,7 @@ from types import FrameType
 
 from fedward_common.errors import FedwardError, RunError, SettingsError, UsageError
 from fedward_server.enrolment import bring_in_line
+from fedward_server.entrance import entrance
 from fedward_server.hub import Hub
 from fedward_server.hub_settings import SETTINGS
 from fedward_server.locks import held
@@ -53,7 +55,7 @@ class Supervisor:
             with held(self.hub.lock):
                 end_marked(self.hub.link.mark)
                 self._prepare()
-                with self.hub.store() as store:
+                with entrance(self.hub), self.hub.store() as store:
                     self._keep_running(Revival(self.hub, store))
         except BlockingIOError:
             raise UsageError(

@@ -8,17 +8,32 @@ from rich.table import Table
 from rich.text import Text
 
 from fedward_common.cli_tables import show_pairs
+from fedward_common.pki import grouped
 
 
 def show_hub(found: Mapping[str, Any]) -> None:
     """What `control.survey` found."""
     state = f"up at {found['address']} (process {found['pid']})" if found["up"] else "not up"
     show_pairs([("Hub", found["hub"]), ("State", state), ("Certificate ends", found["certificate_ends"][:10])])
-    sites = [
-        {**site, "fingerprint": f"{site['fingerprint'][:16]}…", "since": site["since"] or ""} for site in found["sites"]
+    if found["waiting"]:
+        waiting = [{**site, "fingerprint": grouped(site["fingerprint"])} for site in found["waiting"]]
+        show_table(waiting, ("name", "fingerprint", "asked"), "")
+    shown = [
+        {"fingerprint": f"{site['fingerprint'][:16]}…", "since": site["since"] or "", "certificate": _ends(site)}
+        for site in found["sites"]
     ]
-    show_table(sites, ("name", "fingerprint", "connection", "since"), "no site is enrolled")
+    sites = [{**site, **words} for site, words in zip(found["sites"], shown, strict=True)]
+    columns = ("name", "fingerprint", "connection", "since", *(("certificate",) if found["gateway"] else ()))
+    show_table(sites, columns, "no site is enrolled")
     show_runs(found["runs"])
+
+
+def _ends(site: Mapping[str, Any]) -> str:
+    """When a site's certificate ends, where that is near: it is renewed before, as long as the site is up."""
+    end = site["certificate_ends"]
+    if end is None:
+        return "none"
+    return f"ends on {end[:10]}: is the site up?" if site["certificate_ends_soon"] else "holds"
 
 
 def show_runs(runs: Sequence[Mapping[str, Any]]) -> None:

@@ -27,7 +27,7 @@ from fedward_client.sockets import address, channel
 from fedward_client.steward import approve
 from fedward_client.stubs.site_pb2 import Nothing, SiteEvent
 from fedward_client.stubs.site_pb2_grpc import ControlStub
-from fedward_common.cards import SiteCard
+from fedward_common.cards import HubCard, SiteCard
 from fedward_common.errors import RunError
 from fedward_common.events import Event, Listener, Stage
 from fedward_common.study import StudySpec
@@ -156,7 +156,7 @@ def federation(
 
 def _enrolled(hub: Hub, hub_card: Path, folder: Path, path: Path) -> Site:
     """A hospital's folder as a site that has joined; the cards go both ways as files, as they do between people."""
-    site, card = join(folder, hub_card)
+    site, card = join(folder, HubCard.read(hub_card))
     (site.link / LINK_STATUS).unlink(missing_ok=True)
     card.write(path)
     hub.enrol(SiteCard.read(path))

@@ -21,14 +21,14 @@ from fedward_client import catalog, doctor
 from fedward_client.member import join
 from fedward_client.site import Site
 from fedward_client.sockets import Gate
-from fedward_common import pki
+from fedward_common import certificates
 from fedward_common.cards import HubCard
 from fedward_common.cli import app
 from fedward_common.doctor import Finding
 
 pytestmark = pytest.mark.usefixtures("no_proxy")
 
-HUB = pki.make_authority("north hub")
+HUB = certificates.make_authority("north hub")
 LOOPBACK = ["127.0.0.1", "localhost"]
 FOLDER = ("site settings", *doctor.CHECKS)
 
@@ -42,9 +42,9 @@ def member(site_folder: Callable[..., Path], tmp_path: Path, https_server: Start
 
     def make(address: str | None = None) -> Path:
         folder = site_folder({f"P{number}": "benign" for number in range(3)}, images=1)
-        address = address or https_server(*pki.issue_server(HUB, LOOPBACK))
+        address = address or https_server(*certificates.issue_server(HUB, LOOPBACK))
         HubCard.make("north-hub", address, HUB, Ed25519PrivateKey.generate()).write(tmp_path / "hub.json")
-        join(folder, tmp_path / "hub.json")
+        join(folder, HubCard.read(tmp_path / "hub.json"))
         return folder
 
     return make
@@ -270,7 +270,7 @@ def test_a_closed_port_ends_the_way(member: Member, free_port: int) -> None:
 
 
 def test_interception_ends_the_way(member: Member, https_server: Start) -> None:
-    address = https_server(*pki.issue_server(pki.make_authority("Hospital TLS Inspection"), LOOPBACK))
+    address = https_server(*certificates.issue_server(certificates.make_authority("Hospital TLS Inspection"), LOOPBACK))
     found = last_step(examined(member(address)))
     assert (found.name, found.status) == ("hub certificate", "fail")
     assert found.found.startswith("TLS interception: ")
@@ -280,7 +280,7 @@ def test_interception_ends_the_way(member: Member, https_server: Start) -> None:
 
 def test_an_expired_certificate_ends_the_way(member: Member, https_server: Start) -> None:
     starts = datetime(2025, 3, 1, 12, tzinfo=UTC)
-    address = https_server(*pki.issue_server(HUB, LOOPBACK, days=10, starts=starts))
+    address = https_server(*certificates.issue_server(HUB, LOOPBACK, days=10, starts=starts))
     found = last_step(examined(member(address)))
     assert (found.name, found.status) == ("hub certificate", "fail")
     assert "expired on 2025-03-11 12:00 UTC" in found.found
@@ -288,13 +288,13 @@ def test_an_expired_certificate_ends_the_way(member: Member, https_server: Start
 
 def test_a_certificate_that_ends_soon_is_a_warning(member: Member, https_server: Start) -> None:
     starts = datetime.now(UTC) - timedelta(days=10)
-    findings = examined(member(https_server(*pki.issue_server(HUB, LOOPBACK, days=15, starts=starts))))
+    findings = examined(member(https_server(*certificates.issue_server(HUB, LOOPBACK, days=15, starts=starts))))
     assert findings["hub certificate"].status == "warn"
     assert findings["hub answer"].status == "ok"
 
 
 def test_a_hub_without_its_superlink_is_told(member: Member, https_server: Start) -> None:
-    findings = examined(member(https_server(*pki.issue_server(HUB, LOOPBACK), status=502)))
+    findings = examined(member(https_server(*certificates.issue_server(HUB, LOOPBACK), status=502)))
     assert findings["hub answer"].status == "fail"
     assert "its SuperLink not (502)" in findings["hub answer"].found
     assert findings["clock"].status == "ok"  # an answer all the same
@@ -302,7 +302,7 @@ def test_a_hub_without_its_superlink_is_told(member: Member, https_server: Start
 
 @pytest.mark.parametrize(("ahead_s", "words"), [(310, "310 s behind the hub's"), (-310, "310 s ahead of the hub's")])
 def test_a_clock_that_is_off_is_told(member: Member, https_server: Start, ahead_s: int, words: str) -> None:
-    found = examined(member(https_server(*pki.issue_server(HUB, LOOPBACK), ahead_s=ahead_s)))["clock"]
+    found = examined(member(https_server(*certificates.issue_server(HUB, LOOPBACK), ahead_s=ahead_s)))["clock"]
     assert found.status == "warn"
     assert abs(int(found.found.split(" is ")[1].split()[0]) - 310) <= 1
     assert found.found.split(" s ")[1] == words.split(" s ")[1]

@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedward_client import probe, reach
-from fedward_common import pki
+from fedward_common import certificates
 from fedward_common.errors import LinkError
 
 pytestmark = pytest.mark.usefixtures("no_proxy")
 
 LOOPBACK = ["127.0.0.1", "localhost"]
-HUB = pki.make_authority("north hub")
-CA = pki.authority_pem(HUB)[1].decode()
+HUB = certificates.make_authority("north hub")
+CA = certificates.authority_pem(HUB)[1].decode()
 
 Start = Callable[..., str]
 
@@ -44,7 +44,7 @@ def checked(sentence: str) -> str:
 
 
 def test_a_hub_that_is_there_is_reached(https_server: Start) -> None:
-    address = https_server(*pki.issue_server(HUB, LOOPBACK))
+    address = https_server(*certificates.issue_server(HUB, LOOPBACK))
     met = probe.attempt(address, CA)
     assert (met.failed, met.error, met.proxy, met.status) == (None, None, None, 200)
     assert met.certificate is not None
@@ -57,7 +57,7 @@ def test_a_hub_that_is_there_is_reached(https_server: Start) -> None:
 
 @pytest.mark.parametrize("ahead_s", [310, -310])
 def test_a_clock_that_is_off_is_measured(https_server: Start, ahead_s: int) -> None:
-    met = probe.attempt(https_server(*pki.issue_server(HUB, LOOPBACK), ahead_s=ahead_s), CA)
+    met = probe.attempt(https_server(*certificates.issue_server(HUB, LOOPBACK), ahead_s=ahead_s), CA)
     assert met.offset_s is not None
     assert abs(met.offset_s - ahead_s) < 2
 
@@ -128,7 +128,7 @@ def test_a_port_without_tls_is_told(https_server: Start) -> None:
     ],
 )
 def test_what_a_hub_answers_is_told(https_server: Start, status: int, words: str) -> None:
-    address = https_server(*pki.issue_server(HUB, LOOPBACK), status=status)
+    address = https_server(*certificates.issue_server(HUB, LOOPBACK), status=status)
     assert probe.attempt(address, CA).status == status
     with pytest.raises(httpx.HTTPStatusError) as refused:
         httpx.get(f"https://{address}/", verify=probe.context(CA)).raise_for_status()
@@ -144,8 +144,8 @@ def test_errors_of_other_kinds_are_told_in_one_line() -> None:
 
 
 def test_interception_names_the_issuer(https_server: Start) -> None:
-    inspection = pki.make_authority("Hospital TLS Inspection")
-    address = https_server(*pki.issue_server(inspection, LOOPBACK))
+    inspection = certificates.make_authority("Hospital TLS Inspection")
+    address = https_server(*certificates.issue_server(inspection, LOOPBACK))
     assert probe.attempt(address, CA).failed == "tls"
     assert why(address) == (
         f"TLS interception: the certificate shown for the hub {address} is issued by 'Hospital TLS Inspection', not by "
@@ -154,37 +154,37 @@ def test_interception_names_the_issuer(https_server: Start) -> None:
 
 
 def test_an_issuer_cannot_steer_a_terminal(https_server: Start) -> None:
-    address = https_server(*pki.issue_server(pki.make_authority("\x1b[31mred\nline"), LOOPBACK))
+    address = https_server(*certificates.issue_server(certificates.make_authority("\x1b[31mred\nline"), LOOPBACK))
     assert r"'\x1b[31mred\nline'" in why(address)
 
 
 def test_a_hub_that_was_set_up_anew_is_no_interception(https_server: Start) -> None:
-    address = https_server(*pki.issue_server(pki.make_authority("north hub"), LOOPBACK))
+    address = https_server(*certificates.issue_server(certificates.make_authority("north hub"), LOOPBACK))
     assert "has another authority than the one in its card" in why(address)
 
 
 def test_an_expired_certificate_says_since_when(https_server: Start) -> None:
     starts = datetime(2025, 3, 1, 12, tzinfo=UTC)
-    address = https_server(*pki.issue_server(HUB, LOOPBACK, days=10, starts=starts))
+    address = https_server(*certificates.issue_server(HUB, LOOPBACK, days=10, starts=starts))
     assert f"the certificate of the hub {address} expired on 2025-03-11 12:00 UTC: ask the hub's operator" in why(
         address
     )
 
 
 def test_an_expired_authority_is_told(https_server: Start) -> None:
-    expired = pki.make_authority("north hub", days=0)
-    address = https_server(*pki.issue_server(expired, LOOPBACK))
-    assert "the hub's authority expired on " in why(address, pki.authority_pem(expired)[1].decode())
+    expired = certificates.make_authority("north hub", days=0)
+    address = https_server(*certificates.issue_server(expired, LOOPBACK))
+    assert "the hub's authority expired on " in why(address, certificates.authority_pem(expired)[1].decode())
 
 
 def test_a_certificate_of_tomorrow_points_at_the_clock(https_server: Start) -> None:
-    address = https_server(*pki.issue_server(HUB, LOOPBACK, starts=datetime.now(UTC) + timedelta(days=3)))
+    address = https_server(*certificates.issue_server(HUB, LOOPBACK, starts=datetime.now(UTC) + timedelta(days=3)))
     assert "is not valid before " in why(address)
     assert "set this machine's clock (now 2" in why(address)
 
 
 def test_a_wrong_name_says_whose_it_is(https_server: Start) -> None:
-    address = https_server(*pki.issue_server(HUB, ["hub.example", "10.1.2.3"]))
+    address = https_server(*certificates.issue_server(HUB, ["hub.example", "10.1.2.3"]))
     assert "is made out to hub.example, 10.1.2.3: ask the hub's operator for a card with that address" in why(address)
     by_name = address.replace("127.0.0.1", "localhost")
     assert f"the certificate of the hub {by_name} is made out to hub.example" in why(by_name)
@@ -192,7 +192,7 @@ def test_a_wrong_name_says_whose_it_is(https_server: Start) -> None:
 
 def test_nothing_is_sent_to_whom_is_not_trusted(tmp_path: Path) -> None:
     chain = tmp_path / "chain.pem"
-    chain.write_bytes(b"".join(pki.issue_server(pki.make_authority("somebody"), LOOPBACK)))
+    chain.write_bytes(b"".join(certificates.issue_server(certificates.make_authority("somebody"), LOOPBACK)))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(chain)
 
@@ -248,7 +248,7 @@ def test_an_address_that_is_none_is_told() -> None:
 def test_a_hub_behind_a_real_proxy_is_reached(
     https_server: Start, tinyproxy: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    address, proxy = https_server(*pki.issue_server(HUB, LOOPBACK), ahead_s=60), tinyproxy()
+    address, proxy = https_server(*certificates.issue_server(HUB, LOOPBACK), ahead_s=60), tinyproxy()
     monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy}")
     met = probe.attempt(address, CA)
     assert (met.failed, met.proxy, met.status) == (None, proxy, 200)
@@ -260,7 +260,7 @@ def test_a_hub_behind_a_real_proxy_is_reached(
 def test_a_proxy_that_wants_a_password_is_told(
     https_server: Start, tinyproxy: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address, proxy = https_server(*pki.issue_server(HUB, LOOPBACK)), tinyproxy("BasicAuth steward secret")
+    address, proxy = https_server(*certificates.issue_server(HUB, LOOPBACK)), tinyproxy("BasicAuth steward secret")
     monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy}")
     assert probe.attempt(address, CA).failed == "tunnel"
     assert why(address) == (
@@ -276,7 +276,7 @@ def test_a_proxy_that_wants_a_password_is_told(
 def test_a_proxy_that_forbids_the_port_is_told(
     https_server: Start, tinyproxy: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address, proxy = https_server(*pki.issue_server(HUB, LOOPBACK)), tinyproxy("ConnectPort 443")
+    address, proxy = https_server(*certificates.issue_server(HUB, LOOPBACK)), tinyproxy("ConnectPort 443")
     monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy}")
     assert f"lets nothing through to {address} (403" in why(address)
     assert f"ask your network department to allow CONNECT to {address}" in why(address)
@@ -308,7 +308,7 @@ def test_a_proxy_that_is_down_or_unknown_is_told(free_port: int, monkeypatch: py
 def test_interception_behind_a_proxy_is_told(
     https_server: Start, tinyproxy: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address = https_server(*pki.issue_server(pki.make_authority("Proxy CA"), LOOPBACK))
+    address = https_server(*certificates.issue_server(certificates.make_authority("Proxy CA"), LOOPBACK))
     proxy = tinyproxy()
     monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy}")
     assert probe.attempt(address, CA).failed == "tls"

@@ -17,20 +17,20 @@ from fedward_client.pending import Pending, PendingFolder
 from fedward_client.site import Site
 from fedward_client.spool import Parcel
 from fedward_client.supernode import LONGEST_PAUSE_S, Backoff
-from fedward_common import pki
+from fedward_common import certificates
 from fedward_common.cards import HubCard
 
-AUTHORITY = pki.make_authority("the hub")
+AUTHORITY = certificates.make_authority("the hub")
 
 
 @pytest.fixture
 def joined(site_folder: Callable[..., Path], tmp_path: Path) -> Callable[..., Site]:
     """`joined(address, authority)`: a site that has the card of a hub at this address."""
 
-    def make(address: str, authority: pki.Authority = AUTHORITY) -> Site:
+    def make(address: str, authority: certificates.Authority = AUTHORITY) -> Site:
         card = tmp_path / "hub.json"
         HubCard.make("hub", address, authority, Ed25519PrivateKey.generate()).write(card)
-        return join(site_folder({"A": "benign"}), card)[0]
+        return join(site_folder({"A": "benign"}), HubCard.read(card))[0]
 
     return make
 
@@ -70,8 +70,8 @@ def test_a_hub_that_is_not_up(joined: Callable[..., Site], free_port: int) -> No
 
 @pytest.mark.usefixtures("no_proxy")
 def test_a_hub_with_another_authority(joined: Callable[..., Site], https_server: Callable[..., str]) -> None:
-    other = pki.make_authority("somebody else")
-    site = joined(https_server(*pki.issue_server(other, ["127.0.0.1"])))
+    other = certificates.make_authority("somebody else")
+    site = joined(https_server(*certificates.issue_server(other, ["127.0.0.1"])))
     with supernode(site) as process:
         assert "somebody else" in reason(site, process)
 
@@ -79,14 +79,14 @@ def test_a_hub_with_another_authority(joined: Callable[..., Site], https_server:
 @pytest.mark.usefixtures("no_proxy")
 def test_a_hub_whose_certificate_expired(joined: Callable[..., Site], https_server: Callable[..., str]) -> None:
     starts = datetime.now(UTC) - timedelta(days=40)
-    site = joined(https_server(*pki.issue_server(AUTHORITY, ["127.0.0.1"], days=10, starts=starts)))
+    site = joined(https_server(*certificates.issue_server(AUTHORITY, ["127.0.0.1"], days=10, starts=starts)))
     with supernode(site) as process:
         assert "expired" in reason(site, process)
 
 
 @pytest.mark.usefixtures("no_proxy")
 def test_something_that_is_no_hub(joined: Callable[..., Site], https_server: Callable[..., str]) -> None:
-    site = joined(https_server(*pki.issue_server(AUTHORITY, ["127.0.0.1"])))
+    site = joined(https_server(*certificates.issue_server(AUTHORITY, ["127.0.0.1"])))
     with supernode(site) as process:
         assert "the hub answered with status 501" in reason(site, process)  # to what it is posted
 
@@ -157,11 +157,13 @@ def test_another_hub_gets_nothing_of_the_last_ones(joined: Callable[..., Site], 
     site = joined("127.0.0.1:9092")
     (site.link / NODE).write_text('{"node": 1}')
     PendingFolder(site.link).put(pending(1))
-    join(site.folder, tmp_path / "hub.json")  # the same card again
+    join(site.folder, HubCard.read(tmp_path / "hub.json"))  # the same card again
     assert (site.link / NODE).exists()
     other = tmp_path / "other.json"
-    HubCard.make("other", "127.0.0.1:9092", pki.make_authority("other"), Ed25519PrivateKey.generate()).write(other)
-    join(site.folder, other)
+    HubCard.make("other", "127.0.0.1:9092", certificates.make_authority("other"), Ed25519PrivateKey.generate()).write(
+        other
+    )
+    join(site.folder, HubCard.read(other))
     assert not (site.link / NODE).exists()
     assert PendingFolder(site.link).all() == []
     assert HubCard.read(site.link / HUB_CARD).hub == "other"

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fedward_common import __version__, pki
+from fedward_common import __version__, certificates, pki
 from fedward_common.cards import MAX_CARD_BYTES, HubCard, SiteCard
+from fedward_common.certificates import Authority
 from fedward_common.errors import SettingsError
 from fedward_common.study import SiteEntry
 
@@ -34,8 +35,8 @@ def signing_key() -> Ed25519PrivateKey:
 
 
 @pytest.fixture(scope="module")
-def authority() -> pki.Authority:
-    return pki.make_authority("west")
+def authority() -> Authority:
+    return certificates.make_authority("west")
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,16 @@ def site(tmp_path_factory: pytest.TempPathFactory, signing_key: Ed25519PrivateKe
 
 
 @pytest.fixture(scope="module")
-def hub(authority: pki.Authority, signing_key: Ed25519PrivateKey) -> HubCard:
+def hub(authority: Authority, signing_key: Ed25519PrivateKey) -> HubCard:
     return HubCard.make("west", "hub.example.org:9092", authority, signing_key)
+
+
+@pytest.fixture(scope="module")
+def below_root(signing_key: Ed25519PrivateKey) -> HubCard:
+    """The card of a hub whose root is offline."""
+    root = certificates.make_authority("west root", below=1)
+    issuer = certificates.issue_authority(root, "west 2026")
+    return HubCard.make("west", "hub.example.org:443", issuer, signing_key, certificates.pem(root.certificate))
 
 
 def changed(card: SiteCard | HubCard, **changes: Any) -> bytes:
@@ -98,10 +107,12 @@ def test_a_changed_sites_card_is_refused(tmp_path: Path, site: SiteCard) -> None
 
 @pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")  # of a changed certificate
 @given(data=st.data())
-def test_any_changed_character_of_a_value_is_refused(site: SiteCard, hub: HubCard, data: st.DataObject) -> None:
-    cards: list[SiteCard | HubCard] = [site, hub]
+def test_any_changed_character_of_a_value_is_refused(
+    site: SiteCard, hub: HubCard, below_root: HubCard, data: st.DataObject
+) -> None:
+    cards: list[SiteCard | HubCard] = [site, hub, below_root]
     card = data.draw(st.sampled_from(cards))
-    key = data.draw(st.sampled_from(sorted(set(card.model_dump()) - {"signature"})))
+    key = data.draw(st.sampled_from(sorted(set(card.model_dump(exclude_none=True)) - {"signature"})))
     value = getattr(card, key)
     place = data.draw(st.integers(0, len(value) - 1))
     letter = data.draw(st.characters(min_codepoint=32, max_codepoint=126).filter(lambda letter: letter != value[place]))
@@ -156,20 +167,25 @@ def test_a_card_is_not_made_for_what_is_no_name(site: SiteCard, signing_key: Ed2
     ],
 )
 def test_a_hubs_card_comes_back(
-    tmp_path: Path, authority: pki.Authority, signing_key: Ed25519PrivateKey, address: str, host: str, port: int
+    tmp_path: Path,
+    authority: Authority,
+    signing_key: Ed25519PrivateKey,
+    address: str,
+    host: str,
+    port: int,
 ) -> None:
     card = HubCard.make("west", address, authority, signing_key)
     card.write(tmp_path / "hub.json")
     assert HubCard.read(tmp_path / "hub.json") == card
     assert stat.S_IMODE((tmp_path / "hub.json").stat().st_mode) == 0o644
     assert (card.hub, card.host, card.port) == ("west", host, port)
-    assert card.ca.encode() == pki.authority_pem(authority)[1]
-    assert card.fingerprint == pki.certificate_fingerprint(authority.certificate)
+    assert card.ca.encode() == certificates.authority_pem(authority)[1]
+    assert card.fingerprint == certificates.fingerprint(authority.certificate)
     assert card.signing_key == pki.public_hex(signing_key.public_key())
 
 
 def test_a_changed_hubs_card_is_refused(hub: HubCard, signing_key: Ed25519PrivateKey) -> None:
-    other = HubCard.make("west", hub.address, pki.make_authority("west"), signing_key)
+    other = HubCard.make("west", hub.address, certificates.make_authority("west"), signing_key)
     changes: list[dict[str, str]] = [
         {"hub": "east"},
         {"address": "hub.example.com:9092"},
@@ -186,14 +202,14 @@ def test_a_changed_hubs_card_is_refused(hub: HubCard, signing_key: Ed25519Privat
 
 
 def test_a_card_that_is_right_but_for_its_fingerprint_is_refused(
-    hub: HubCard, authority: pki.Authority, signing_key: Ed25519PrivateKey
+    hub: HubCard, authority: Authority, signing_key: Ed25519PrivateKey
 ) -> None:
-    liar = pki.Authority(authority.key, pki.make_authority("east").certificate)  # a certificate of somebody else
+    liar = Authority(authority.key, certificates.make_authority("east").certificate)  # a certificate of somebody else
     assert CHANGED in refusal(HubCard.parse, changed(HubCard.make("west", hub.address, liar, signing_key)))
 
 
 def test_a_second_certificate_in_a_card_is_refused(hub: HubCard) -> None:
-    other = pki.authority_pem(pki.make_authority("west"))[1].decode()
+    other = certificates.authority_pem(certificates.make_authority("west"))[1].decode()
     for ca in (hub.ca + other, other + hub.ca, f"# a remark\n{hub.ca}", hub.ca.strip(), "", "é"):
         told = refusal(HubCard.parse, changed(hub, ca=ca), "hub.json")
         assert told.startswith("hub.json is no hub's card (ca: the certificate is no")
@@ -225,7 +241,7 @@ def test_a_second_certificate_in_a_card_is_refused(hub: HubCard) -> None:
     ],
 )
 def test_what_is_no_address_is_refused(
-    hub: HubCard, authority: pki.Authority, signing_key: Ed25519PrivateKey, address: str
+    hub: HubCard, authority: Authority, signing_key: Ed25519PrivateKey, address: str
 ) -> None:
     assert "is no hub's card (address: " in refusal(HubCard.parse, changed(hub, address=address))
     with pytest.raises(ValidationError):
@@ -255,7 +271,28 @@ def test_a_card_that_cannot_be_read_is_told(tmp_path: Path, site: SiteCard, hub:
         assert "secret-folder" not in reason or name == "."
 
 
-def test_a_newer_card_takes_an_older_ones_place(tmp_path: Path, hub: HubCard, authority: pki.Authority) -> None:
+def test_a_card_below_a_root(tmp_path: Path, below_root: HubCard, hub: HubCard, signing_key: Ed25519PrivateKey) -> None:
+    below_root.write(tmp_path / "hub.json")
+    assert HubCard.read(tmp_path / "hub.json") == below_root
+    assert below_root.fingerprint == certificates.fingerprint(certificates.load_certificate(below_root.ca.encode()))
+    hub.write(tmp_path / "plain.json")
+    assert "issuer" not in (tmp_path / "plain.json").read_text()  # as earlier releases read it
+
+
+def test_a_card_that_another_authority_or_a_site_signed(below_root: HubCard, signing_key: Ed25519PrivateKey) -> None:
+    stranger = certificates.make_authority("west 2026")
+    forged = HubCard.make("west", "evil.example:443", stranger, signing_key, below_root.ca.encode())
+    assert CHANGED in refusal(HubCard.parse, changed(forged))
+    root = certificates.make_authority("east root", below=1)
+    issuer = certificates.issue_authority(root, "east 2026")
+    key, certificate = certificates.issue_server(root, ["evil.example"])  # the root's, and no authority
+    leaf = certificates.load_authority(key, certificate)
+    pem = certificates.pem(root.certificate)
+    assert CHANGED in refusal(HubCard.parse, changed(HubCard.make("east", "hub:443", leaf, signing_key, pem)))
+    assert HubCard.parse(changed(HubCard.make("east", "hub:443", issuer, signing_key, pem))).hub == "east"
+
+
+def test_a_newer_card_takes_an_older_ones_place(tmp_path: Path, hub: HubCard, authority: Authority) -> None:
     hub.write(tmp_path / "hub.json")
     newer = HubCard.make("west", "127.0.0.1:1", authority, Ed25519PrivateKey.generate())
     newer.write(tmp_path / "hub.json")

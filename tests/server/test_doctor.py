@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedward_client import doctor_way
-from fedward_common import pki
+from fedward_common import certificates, pki
 from fedward_common.cards import HubCard
 from fedward_common.cli import app
 from fedward_common.doctor import Finding
@@ -68,7 +68,7 @@ def test_the_clock_is_looked_at(hub: Hub) -> None:
     ("settings", "words"),
     [
         (None, "is no hub: make one there with `fedward hub init"),
-        ('[hub]\nname = "north-hub"\nhost = "0.0.0.0"\n', "the hub may listen on loopback only: a gateway faces"),
+        ('[hub]\nname = "north-hub"\nhost = "0.0.0.0"\n', "the hub may listen on loopback only: the gateway faces"),
         ('[hub]\nname = "north-hub"\nprot = 1\n', "prot is not a setting"),
     ],
 )
@@ -101,7 +101,7 @@ def test_a_key_that_others_can_read_or_is_gone_is_named(hub: Hub, name: str) -> 
 
 
 def test_a_key_of_another_certificate_is_told(hub: Hub) -> None:
-    key, _ = pki.issue_server(pki.make_authority("other"), LOOPBACK)
+    key, _ = certificates.issue_server(certificates.make_authority("other"), LOOPBACK)
     pki.write_private(hub.tls.key, key, replace=True)
     finding = examined(hub)["hub keys"]
     assert finding.found == "server.key and server.pem do not belong together"
@@ -109,8 +109,8 @@ def test_a_key_of_another_certificate_is_told(hub: Hub) -> None:
 
 
 def test_an_authority_of_another_key_is_told(hub: Hub) -> None:
-    other = pki.make_authority("north-hub")
-    pki.write_public(hub.tls.authority, pki.authority_pem(other)[1])
+    other = certificates.make_authority("north-hub")
+    pki.write_public(hub.tls.authority, certificates.authority_pem(other)[1])
     findings = examined(hub)
     assert findings["hub keys"].found == "the authority's key and certificate do not belong together"
     assert findings["hub card"].found == "hub.json names another authority"
@@ -132,16 +132,16 @@ def test_an_expired_certificate_is_told(hub: Hub) -> None:
 
 
 def issue(hub: Hub, *, days: int, starts: datetime | None = None) -> None:
-    authority = pki.load_authority(pki.read_private(hub.keys / "ca.key"), hub.tls.authority.read_bytes())
-    key, certificate = pki.issue_server(authority, LOOPBACK, days=days, starts=starts)
+    authority = certificates.load_authority(pki.read_private(hub.keys / "ca.key"), hub.tls.authority.read_bytes())
+    key, certificate = certificates.issue_server(authority, LOOPBACK, days=days, starts=starts)
     pki.write_private(hub.tls.key, key, replace=True)
     pki.write_public(hub.tls.certificate, certificate)
 
 
 @pytest.mark.parametrize(("days", "status"), [(0, "fail"), (100, "warn")])
 def test_an_authority_that_ends_is_told(hub: Hub, days: int, status: str) -> None:
-    authority = pki.make_authority("north-hub", days=days)
-    key, certificate = pki.authority_pem(authority)
+    authority = certificates.make_authority("north-hub", days=days)
+    key, certificate = certificates.authority_pem(authority)
     pki.write_private(hub.keys / "ca.key", key, replace=True)
     pki.write_public(hub.tls.authority, certificate)
     finding = examined(hub)["hub authority"]
@@ -151,7 +151,7 @@ def test_an_authority_that_ends_is_told(hub: Hub, days: int, status: str) -> Non
 
 
 def test_a_card_of_another_address_is_told(hub: Hub) -> None:
-    authority = pki.load_authority(pki.read_private(hub.keys / "ca.key"), hub.tls.authority.read_bytes())
+    authority = certificates.load_authority(pki.read_private(hub.keys / "ca.key"), hub.tls.authority.read_bytes())
     signing = pki.load_signing_key(hub.keys / "hub.key")
     HubCard.make("north-hub", "127.0.0.1:1", authority, signing).write(hub.card)
     finding = examined(hub)["hub card"]

@@ -11,7 +11,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from fedward_common import cli, pki
+from fedward_common import certificates, cli, pki
 from fedward_common.audit import entries, verify
 from fedward_common.cards import HubCard, SiteCard
 from fedward_common.errors import SettingsError, UsageError
@@ -94,10 +94,27 @@ def test_folders_that_can_be_no_hub(hub: Hub, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('[hub]\nname = "a"\nhost = "0.0.0.0"\n', "may listen on loopback only: a gateway faces the hospitals"),
+        ('[hub]\nname = "a"\nhost = "0.0.0.0"\n', "may listen on loopback only: the gateway faces the hospitals"),
         ('[hub]\nname = "a"\nhost = "hub.example.org"\n', "may listen on loopback only"),
         ('[hub]\nname = "a"\ncolour = "red"\n', r"\[hub\] colour is not a setting; \[hub\] takes name, host, port"),
-        ('[hub]\nname = "a"\n[web]\n', r"\[web\] is not a setting; known is \[hub\]"),
+        ('[hub]\nname = "a"\n[web]\n', r"\[web\] is not a setting; known are \[hub\] and \[gateway\]"),
+        (
+            '[hub]\nname = "a"\n[gateway]\naddress = "hub"\nlisten = "0.0.0.0:1"\n',
+            r"\[gateway\] address: its host is neither a DNS name nor an IP address, not 'hub'",
+        ),
+        (
+            '[hub]\nname = "a"\n[gateway]\naddress = "hub:99999"\nlisten = "0.0.0.0:1"\n',
+            r"\[gateway\] address: its port is no number from 1 to 65535, not 'hub:99999'",
+        ),
+        ('[hub]\nname = "a"\n[gateway]\naddress = "hub:1"\n', r"\[gateway\] listen is missing"),
+        (
+            '[hub]\nname = "a"\n[gateway]\naddress = "hub:1"\nlisten = "0.0.0.0:1"\nport = 1\n',
+            r"\[gateway\] port is not a setting; \[gateway\] takes address, listen, certificate_days",
+        ),
+        (
+            '[hub]\nname = "a"\nport = 1\n[gateway]\naddress = "hub:9"\nlisten = "0.0.0.0:1"\n',
+            r"\[hub\] port and the gateway's are both 1: choose another",
+        ),
         ('[hub]\nname = "A B"\n', r"\[hub\] name is 1 to 63 of a-z"),
         ('[hub]\nname = "a"\nport = 0\n', r"\[hub\] port: .*greater than or equal to 1, not 0"),
         ('[hub]\nname = "a"\nport = "9"\n', r"\[hub\] port: .*valid integer, not '9'"),
@@ -124,9 +141,9 @@ def test_settings_that_are_no_text(hub: Hub) -> None:
 
 def test_a_certificate_that_ends_soon_is_renewed_by_the_same_authority(hub: Hub) -> None:
     assert not hub.renew_certificate()
-    authority = pki.load_authority(pki.read_private(hub.keys / "ca.key"), hub.tls.authority.read_bytes())
+    authority = certificates.load_authority(pki.read_private(hub.keys / "ca.key"), hub.tls.authority.read_bytes())
     for starts in (datetime.now(UTC) - timedelta(days=1000), datetime.now(UTC) - timedelta(days=800)):
-        key, certificate = pki.issue_server(authority, ["127.0.0.1"], days=825, starts=starts)
+        key, certificate = certificates.issue_server(authority, ["127.0.0.1"], days=825, starts=starts)
         pki.write_private(hub.tls.key, key, replace=True)
         pki.write_public(hub.tls.certificate, certificate)
         assert hub.renew_certificate()

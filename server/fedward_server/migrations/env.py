@@ -2,6 +2,7 @@
 
 from alembic import context
 
+import fedward_server.register  # noqa: F401 - its tables too
 from fedward_server.store import METADATA
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA)

@@ -1,0 +1,80 @@
+"""`fedward site join`: a hospital's folder becomes a site of a hub, by the code of the hub's operator."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from fedward_client.cli_common import AsJson, Folder, State
+
+if TYPE_CHECKING:
+    from fedward_client.site import Site
+    from fedward_common.cards import HubCard, SiteCard
+    from fedward_common.joining import Invitation
+
+LOOK_S = 5.0  # how often the hub is asked whether its operator has answered
+
+
+def join(  # noqa: PLR0917 - typer reads options from parameters
+    folder: Folder,
+    code: Annotated[str, typer.Argument(help="The code that the hub's operator sent.")],
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait until the operator has approved; Ctrl-C is no harm.")
+    ] = True,
+    new_node_key: Annotated[
+        bool, typer.Option("--new-node-key", help="For a hub that forgot this site: it takes no node's key twice.")
+    ] = False,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make keys in this folder, which never leave it, and ask a hub to let this site in. The same call goes on.
+
+    Example: fedward site join /srv/hospital CODE
+    """
+    from fedward_client.credentials import Credentials, hub_of
+    from fedward_client.member import SIGNING_KEY
+    from fedward_common import pki
+    from fedward_common.joining import Invitation
+
+    invitation = Invitation.read(code)
+    hub = hub_of(invitation)
+    site, own = _made(folder, invitation, hub, new_node_key=new_node_key, state=state)
+    key = pki.load_signing_key(site.state / SIGNING_KEY)
+    credentials = Credentials(site.link)
+    is_in = credentials.ask(hub, own, key, invitation.secret)
+    if not as_json:
+        print(f"Site {site.name} asks the hub {hub.hub} at {hub.address} to be let in.")
+        print(f"Fingerprint, to be read out to the hub's operator by telephone:\n{pki.grouped(own.fingerprint)}")
+    if wait and not is_in:
+        with Console(stderr=True).status("Waiting for the hub's operator to approve; Ctrl-C, and the same call later"):
+            while not (is_in := credentials.ask(hub, own, key, invitation.secret)):
+                time.sleep(LOOK_S)
+    if as_json:
+        told = {"site": site.name, "fingerprint": own.fingerprint, "hub": hub.hub, "joined": is_in}
+        print(json.dumps(told))
+    elif is_in:
+        print(f"Site {site.name} is let in. Start it with `fedward site up {folder}`.")
+        if not site.outputs:
+            print("Its policy is empty: nothing leaves until site.toml says, under [policy],")
+            print('outputs = ["counts", "update", "evaluation"]')
+    else:
+        print("The hub's operator has not answered yet: run the same call again.")
+
+
+def _made(
+    folder: Path, invitation: "Invitation", hub: "HubCard", *, new_node_key: bool, state: Path | None
+) -> "tuple[Site, SiteCard]":
+    """The folder as a site with the invitation's name. Raises UsageError where it is another's."""
+    from fedward_client.member import join as make
+    from fedward_client.site import SETTINGS, Site
+    from fedward_common.errors import UsageError
+
+    if (folder / SETTINGS).exists() and (found := Site.open(folder, state=state).name) != invitation.site:
+        raise UsageError(
+            f"the code is for a site '{invitation.site}', and {SETTINGS} names this one '{found}': ask the hub's "
+            "operator for a code for that name, or change it"
+        )
+    return make(folder, hub, name=invitation.site, state=state, new_node_key=new_node_key)

@@ -1,0 +1,167 @@
+"""A site's certificate for a hub with a gateway: asked for, kept in its link folder, renewed there in time.
+
+`tls.pem` holds the private key, which was made here and never leaves, and the certificate with its chain: one file, so
+that they always belong together. `asked.key` is the key of a request that was not answered yet. A hub of this machine
+only has no gateway and wants no certificate.
+"""
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from pydantic import BaseModel, ValidationError
+
+from fedward_client.probe import context, untrusting
+from fedward_client.reach import explain
+from fedward_common import certificates, pki
+from fedward_common.cards import MAX_CARD_BYTES, HubCard, SiteCard
+from fedward_common.errors import LinkError, SettingsError
+from fedward_common.joining import CERTIFICATE, JOIN, Invitation, Joined, JoinRequest, Renewal, Renewed
+from fedward_common.study_faults import printable
+
+FILE, ASKED = "tls.pem", "asked.key"
+LIMIT_S = 30.0
+Answer = TypeVar("Answer", bound=BaseModel)
+MAX_TEXT = 200  # characters of what a hub says
+RENEWED_AT = 1 / 3  # of a certificate's life, still to come
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a link folder holds to show the hub's gateway."""
+
+    link: Path
+
+    @property
+    def file(self) -> Path:
+        """Key and certificate."""
+        return self.link / FILE
+
+    def certificate(self) -> x509.Certificate | None:
+        """The certificate; None where there is none. Raises SettingsError where the file cannot be used."""
+        return certificates.load_certificate(pki.read_private(self.file)) if self.file.exists() else None
+
+    def is_due(self) -> bool:
+        """Whether the certificate is to be renewed now."""
+        own = self.certificate()
+        if own is None:
+            return False
+        life = own.not_valid_after_utc - own.not_valid_before_utc
+        return datetime.now(UTC) > own.not_valid_after_utc - life * RENEWED_AT
+
+    def show(self, trust: ssl.SSLContext) -> ssl.SSLContext:
+        """Have TLS show the certificate, where there is one, in connections that it makes from now on."""
+        if self.file.exists():
+            pki.read_private(self.file)
+            try:
+                trust.load_cert_chain(self.file)
+            except ssl.SSLError:
+                raise SettingsError(
+                    f"{self.file.name} is damaged: ask the hub's operator for a code, then `fedward site join`"
+                ) from None
+        return trust
+
+    # Asking for one --------------------------------------------------------------------------------------------------
+
+    def ask(self, card: HubCard, site: SiteCard, key: Ed25519PrivateKey, secret: str) -> bool:
+        """Ask a hub to let this site in; whether it has, with the certificate then in its place.
+
+        The same question is asked again until the hub's operator has answered. Raises LinkError in words.
+        """
+        own, request = self._request(site.site, card)
+        asked = JoinRequest.make(site, request, secret, key)
+        answer = _call(card, JOIN, asked, Joined, context(card.ca))
+        if answer.certificate is None:
+            return False
+        self._take(card, own, answer.certificate)
+        (self.link / ASKED).unlink()
+        return True
+
+    def renew(self, card: HubCard, site: str) -> None:
+        """Take the next certificate, with a new key, in the place of the one there is. Raises LinkError."""
+        own, request = certificates.make_request(site)
+        answer = _call(card, CERTIFICATE, Renewal(request=request.decode()), Renewed, self.show(context(card.ca)))
+        self._take(card, own, answer.certificate)
+
+    def _request(self, site: str, card: HubCard) -> tuple[bytes, str]:
+        """The key of the last request and the request; made anew where there is none, or it was another hub's."""
+        path, mark = self.link / ASKED, f"# {card.fingerprint}\n".encode()
+        if path.exists():
+            data = pki.read_private(path)
+            if data.startswith(mark):
+                own, begin, request = data.removeprefix(mark).partition(b"-----BEGIN CERTIFICATE REQUEST-----")
+                return own, (begin + request).decode()
+        own, made = certificates.make_request(site)
+        pki.write_private(path, mark + own + made, replace=True)
+        return own, made.decode()
+
+    def _take(self, card: HubCard, own: bytes, chain: str) -> None:
+        """Put a certificate in its place. Raises LinkError unless it is of the key and below the hub's root."""
+        try:
+            found = certificates.load_chain(chain.encode())
+            above = [*found[1:], certificates.load_certificate(card.ca.encode())]
+        except SettingsError:
+            found, above = [], []
+        linked = all(certificates.issued_by(one, issuer) for one, issuer in zip(found, above, strict=True))
+        if not found or not linked or found[0].public_key() != load_pem_private_key(own, None).public_key():
+            raise LinkError("the hub sent a certificate that is not for this site's key: tell its operator")
+        pki.write_private(self.file, own + certificates.pem(*found), replace=True)
+
+
+def hub_of(invitation: Invitation) -> HubCard:
+    """The card of the hub that a code names: taken over a connection that proves nothing, proved by its fingerprint.
+
+    Raises LinkError where it cannot be had or is another hub's.
+    """
+    with _explained(invitation.address), httpx.Client(verify=untrusting(), timeout=LIMIT_S) as client:
+        answer = client.get(f"https://{invitation.address}{JOIN}").raise_for_status()
+    try:
+        card = HubCard.parse(answer.content[: MAX_CARD_BYTES + 1], f"the card of the hub {invitation.address}")
+    except SettingsError as error:
+        raise LinkError(str(error)) from None
+    if (card.fingerprint, card.address) != (invitation.fingerprint, invitation.address):
+        raise LinkError(
+            f"whoever answers at {invitation.address} is not the hub that made this code: somebody stands between, or "
+            "the hub was made anew; ask its operator, by telephone"
+        )
+    return card
+
+
+def _call(card: HubCard, path: str, said: BaseModel, answer: type[Answer], trust: ssl.SSLContext) -> Answer:
+    with _explained(card.address, card.ca), httpx.Client(verify=trust, timeout=LIMIT_S) as client:
+        headers = {"content-type": "application/json"}
+        response = client.post(f"https://{card.address}{path}", content=said.model_dump_json(), headers=headers)
+        if response.is_success:
+            try:
+                return answer.model_validate_json(response.content)
+            except ValidationError:
+                raise LinkError("the hub answers something that is not agreed: install the same Fedward") from None
+        if (words := _error(response)) is not None:
+            raise LinkError(words)
+        response.raise_for_status()
+        raise LinkError(f"the hub answers with status {response.status_code}: tell its operator")
+
+
+def _error(response: httpx.Response) -> str | None:
+    """The hub's own sentence, None where there is none."""
+    try:
+        said: Any = response.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return printable(said)[:MAX_TEXT] if isinstance(said, str) else None
+
+
+@contextmanager
+def _explained(address: str, ca: str | None = None) -> Iterator[None]:
+    try:
+        yield
+    except (httpx.HTTPError, OSError) as error:
+        raise LinkError(explain(error, address, ca)) from error

@@ -1,0 +1,1 @@
+"""The hub's API, behind the gateway: what sites ask for besides rounds."""

@@ -1,0 +1,30 @@
+"""The API as a process: `python -m fedward_server.api FOLDER`, started by `fedward hub up` in the hub's folder.
+
+It answers on a socket in the hub's folder.
+"""
+
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from fedward_server.api.app import make_app
+from fedward_server.gateway import API_SOCKET
+from fedward_server.hub import Hub
+
+
+def main(folder: Path) -> None:
+    """Serve until told to end."""
+    uvicorn.run(
+        make_app(Hub.open(folder)),
+        uds=API_SOCKET,
+        access_log=False,  # the gateway has one
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=5,
+        timeout_keep_alive=75,
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,153 @@
+"""Keeps what stands before a hub running while its block runs: nginx, and the API behind it.
+
+Each is started on a leash, so that nothing of it outlives this process. One that ends is started again, with growing
+pauses. Once an hour the gateway is brought in line: its certificate and the lists of those taken back are renewed.
+"""
+
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedward_common.errors import FedwardError, RunError, SettingsError
+from fedward_server.gateway import Gateway, bring_gateway_in_line
+from fedward_server.hub import Hub
+from fedward_server.hub_settings import SETTINGS
+from fedward_server.joining import gateway as settings_of
+
+START_LIMIT_S = 60.0
+LOOK_S = 0.2
+UPKEEP_S = 3600.0
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S, WELL_S = 0.5, 60.0, 30.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Service:
+    """One program on its leash."""
+
+    name: str
+    command: list[str]
+    folder: Path
+    output: Path
+    process: "subprocess.Popen[bytes] | None" = None
+    started: float = 0.0
+    pause_s: float = SHORTEST_PAUSE_S
+
+    def start(self) -> None:
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "fedward_server.leash", *self.command],
+                cwd=self.folder,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self.started = time.monotonic()
+
+    def watch(self) -> None:
+        """Start it again where it has ended and its pause is over."""
+        assert self.process is not None
+        code, now = self.process.poll(), time.monotonic()
+        if code is None:
+            if now - self.started > WELL_S:
+                self.pause_s = SHORTEST_PAUSE_S
+        elif now - self.started > self.pause_s:
+            log.error("the %s ended (exit code %d) and is started again; see %s", self.name, code, self.output)
+            self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
+            self.start()
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.process.communicate()  # closes its input, which the leash waits for
+
+
+@dataclass(slots=True)
+class _Entrance:
+    hub: Hub
+    services: list[_Service]
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def open(self) -> None:
+        """Start the API, then the gateway; returns when that answers. Raises RunError where one does not start."""
+        gateway = Gateway(self.hub)
+        gateway.socket.unlink(missing_ok=True)  # a killed one's
+        for service, ready in zip(self.services, (gateway.socket.is_socket, gateway.answers), strict=True):
+            service.start()
+            deadline = time.monotonic() + START_LIMIT_S
+            while not ready():
+                assert service.process is not None
+                if service.process.poll() is not None or time.monotonic() > deadline:
+                    raise RunError(f"the {service.name} does not start; see {service.output}")
+                time.sleep(LOOK_S)
+
+    def keep(self) -> None:
+        """Look after both until the block is over."""
+        upkeep = time.monotonic() + UPKEEP_S
+        while not self.over.wait(LOOK_S):
+            for service in self.services:
+                service.watch()
+            if time.monotonic() >= upkeep:
+                upkeep = time.monotonic() + UPKEEP_S
+                try:
+                    bring_gateway_in_line(self.hub)
+                    Gateway(self.hub).turn_logs()
+                except FedwardError as error:
+                    log.error("the gateway is not brought in line: %s", error)  # noqa: TRY400 - a sentence
+
+
+@contextmanager
+def entrance(hub: Hub) -> Iterator[None]:
+    """Open a hub's entrance while the block runs; nothing for a hub of one machine.
+
+    Raises SettingsError or RunError where it does not open.
+    """
+    if hub.gateway is None:
+        yield
+        return
+    gateway = Gateway(hub)
+    _check_free(settings_of(hub).listen)
+    bring_gateway_in_line(hub)
+    gateway.check()
+    api = [sys.executable, "-m", "fedward_server.api", str(hub.folder)]
+    opened = _Entrance(
+        hub,
+        [
+            _Service("hub's API", api, hub.folder, hub.logs / "api.log"),
+            _Service("gateway", gateway.command(), hub.folder, hub.logs / "gateway-errors.log"),
+        ],
+    )
+    keeper = threading.Thread(target=opened.keep, name="entrance", daemon=True)
+    try:
+        opened.open()
+        keeper.start()
+        log.info("the gateway is open at %s, for %s", settings_of(hub).listen, hub.address)
+        yield
+    finally:
+        opened.over.set()
+        if keeper.ident is not None:
+            keeper.join()
+        for service in reversed(opened.services):
+            service.end()
+
+
+def _check_free(listens: str) -> None:
+    """Raise SettingsError where the gateway cannot listen there."""
+    host, _, port = listens.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    try:
+        with socket.create_server((host.strip("[]"), int(port)), family=family):
+            return
+    except OSError as error:
+        raise SettingsError(
+            f"the gateway cannot listen at {listens} ({error.strerror}): stop the program that does, or set another "
+            f"[gateway] listen in {SETTINGS}; a port below 1024 needs the right to bind it (CAP_NET_BIND_SERVICE)"
+        ) from None

@@ -1,0 +1,471 @@
+"""The gateway as hospitals meet it: the real nginx before a real hub, certificates that hold and such that do not."""
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from fedward_client.credentials import ASKED, Credentials, hub_of
+from fedward_client.fleet import Fleet, NotKnownError
+from fedward_client.member import NODE_KEY, SIGNING_KEY, join
+from fedward_client.probe import context
+from fedward_client.site import Site
+from fedward_client.supernode import Renewal
+from fedward_common import certificates, pki
+from fedward_common.cards import HubCard
+from fedward_common.errors import LinkError, RunError
+from fedward_common.joining import JOIN, Invitation, Joined
+from fedward_server import control, gateway
+from fedward_server.gateway import Gateway, node_header
+from fedward_server.hub import Hub
+from fedward_server.joining import Joining
+from fedward_server.superlink import free_port
+from fedward_simulations.federation import background
+
+HOST = "127.0.0.1"
+REFUSED = 403
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def wait_until(there: Callable[[], bool], limit_s: float = 60) -> None:
+    deadline = time.monotonic() + limit_s
+    while not there():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@dataclass(frozen=True)
+class Ground:
+    hub: Hub
+    pid: int  # of `fedward hub up`
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        return f"https://{self.hub.address}"
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self.hub.issuing.root)
+
+    def invite(self, site: str) -> Invitation:
+        with self.hub.store() as store:
+            return Joining(self.hub, store).invite(site)
+
+    def joins(self, name: str) -> Site:
+        """A new site that has joined as people do it."""
+        invitation = self.invite(name)
+        card = hub_of(Invitation.read(invitation.code()))
+        (self.folder / name).mkdir()
+        site, own = join(self.folder / name, card, name=name)
+        key = pki.load_signing_key(site.state / SIGNING_KEY)
+        assert not Credentials(site.link).ask(card, own, key, invitation.secret)
+        control.approve(self.hub, name, own.fingerprint)
+        assert Credentials(site.link).ask(card, own, key, invitation.secret)
+        return site
+
+    def status(self, path: str, pem: Path | None = None, *, key: str = "", method: str = "POST") -> int:
+        """What the gateway answers to somebody with this certificate, and a node key in a header."""
+        trust = self.trust
+        if pem is not None:
+            trust.load_cert_chain(pem)
+        headers = {"flwr-public-key": key, "x-fedward-site": "north"}  # the second is a lie that must not help
+        with httpx.Client(verify=trust, trust_env=False) as client:
+            request = client.build_request(method, self.url, headers=headers)
+            request.url = httpx.URL(self.url, raw_path=path.encode())  # as it stands: httpx would tidy it up
+            return client.send(request).status_code
+
+
+def key_of(site: Site) -> str:
+    return node_header(pki.node_public_line(pki.load_node_key(site.link / NODE_KEY)))
+
+
+def tls_of(site: Site) -> Path:
+    return Credentials(site.link).file
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    folder = tmp_path_factory.mktemp("gateway")
+    port = free_port()
+    address = f"{HOST}:{port}"
+    hub = Hub.init(
+        folder / "hub", name="alliance", port=free_port(), address=address, listen=address, root=folder / "root"
+    )
+    up = [sys.executable, "-m", "fedward_common", "hub", "up", str(hub.folder)]
+    with background(up, folder / "hub.out") as pid:
+        wait_until(lambda: hub.link.healthy() and Gateway(hub).answers(), 180)
+        yield Ground(hub, pid, folder)
+    assert Gateway(hub).pid() is None
+    assert not is_open(port)  # nothing of it is left
+
+
+@pytest.fixture(scope="module")
+def north(ground: Ground) -> Site:
+    return ground.joins("north")
+
+
+@pytest.fixture(scope="module")
+def south(ground: Ground) -> Site:
+    return ground.joins("south")
+
+
+def is_open(port: int) -> bool:
+    with suppress(OSError), socket.create_connection((HOST, port), timeout=5):
+        return True
+    return False
+
+
+@contextmanager
+def fleet_of(site: Site, trust: ssl.SSLContext | None = None) -> Iterator[Fleet]:
+    card = HubCard.read(site.link / "hub.json")
+    trust = trust or Credentials(site.link).show(context(card.ca))
+    fleet = Fleet(card, pki.load_node_key(site.link / NODE_KEY), trust)
+    try:
+        yield fleet
+    finally:
+        fleet.close()
+
+
+# Who gets in ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_site_reaches_the_superlink_through_it(north: Site) -> None:
+    with fleet_of(north) as fleet:
+        fleet.activate(None, at_work=False)
+        assert fleet.pull() is None
+        fleet.heartbeat()
+        fleet.deactivate()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/health", "/v1", "/v1/", "/v1/control/list-runs", "/v1/runtime/push-messages", "/v1/joined"),
+        *("/v1/fleet/register-node", "/v1/fleet/unregister-node", "/v1/fleet/get-fab", "/v1/fleet/pull-messages/x"),
+        *("/v1/fleet/../control/list-runs", "/v1/fleet/%2e%2e/control/list-runs", "/v1/fleet/..%2fcontrol/list-runs"),
+        *(
+            "//v1/control/list-runs",
+            "/v1/join/../control/list-runs",
+            "/V1/FLEET/pull-messages",
+            "/docs",
+            "/openapi.json",
+        ),
+    ],
+)
+def test_all_else_is_not_there(ground: Ground, north: Site, path: str) -> None:
+    assert ground.status(path, tls_of(north), key=key_of(north)) == 404
+    assert ground.status(path) in ({404, REFUSED} if path.startswith("/v1/fleet/") else {404})
+
+
+GUARDED = ("/v1/fleet/pull-messages", "/v1/fleet/activate-node", "/v1/fleet/", "/v1/site/certificate", "/v1/site/")
+
+
+@pytest.mark.parametrize("path", GUARDED)
+def test_nobody_comes_in_without_a_certificate_that_holds(
+    ground: Ground, north: Site, tmp_path: Path, path: str
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    issuing = ground.hub.issuing.current()
+    root = certificates.make_authority("alliance root", below=1)  # of the same name
+    stranger = certificates.issue_authority(root, "alliance stranger")
+    long_ago = datetime.now(UTC) - timedelta(days=9)
+    server_key, server = certificates.issue_server(issuing, ["north"])
+    for name, parts in {
+        "another hub's": (
+            private,
+            certificates.pem(
+                certificates.issue_client(stranger, "north", key.public_key(), days=9), stranger.certificate
+            ),
+        ),
+        "expired": (
+            private,
+            certificates.pem(
+                certificates.issue_client(issuing, "north", key.public_key(), days=8, starts=long_ago),
+                issuing.certificate,
+            ),
+        ),
+        "a server's": (server_key, server + certificates.pem(issuing.certificate)),
+    }.items():
+        (tmp_path / "tls.pem").write_bytes(b"".join(parts))
+        assert ground.status(path, tmp_path / "tls.pem", key=key_of(north)) == REFUSED, name
+    assert ground.status(path, key=key_of(north)) == REFUSED
+
+
+def test_a_certificate_goes_with_its_own_node_only(ground: Ground, north: Site, south: Site) -> None:
+    path = "/v1/fleet/pull-messages"
+    assert ground.status(path, tls_of(north), key=key_of(south)) == REFUSED
+    assert ground.status(path, tls_of(south), key=key_of(north)) == REFUSED
+    assert ground.status(path, tls_of(north), key="") == REFUSED
+    assert ground.status(path, tls_of(north), key=key_of(north)) == 415  # the SuperLink's: that is no protobuf
+    with (
+        fleet_of(south, Credentials(north.link).show(ground.trust)) as thief,
+        pytest.raises(NotKnownError, match="gateway does not accept this site's certificate"),
+    ):
+        thief.activate(None, at_work=False)
+
+
+def test_the_superlink_and_the_api_are_this_machines_alone(ground: Ground) -> None:
+    listening = subprocess.run(["ss", "-Htln"], capture_output=True, text=True, check=True).stdout
+    [line] = [line for line in listening.splitlines() if f":{ground.hub.port} " in line]
+    assert f"{HOST}:{ground.hub.port}" in line
+    with pytest.raises(httpx.HTTPError), httpx.Client(verify=ground.trust, trust_env=False) as client:
+        client.get(f"https://{HOST}:{ground.hub.port}/health")  # its certificate is not below the root
+
+
+def test_tls_is_of_version_1_3(ground: Ground) -> None:
+    host, _, port = ground.hub.address.rpartition(":")
+    old = ground.trust
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with socket.create_connection((host, int(port)), timeout=10) as plain, pytest.raises(ssl.SSLError):
+        old.wrap_socket(plain, server_hostname=host)
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as plain,
+        ground.trust.wrap_socket(plain, server_hostname=host) as secure,
+    ):
+        assert secure.version() == "TLSv1.3"
+
+
+@pytest.mark.parametrize(("path", "size"), [(JOIN, 40_000), ("/v1/site/certificate", 2**20 + 1)])
+def test_what_is_too_long_is_not_read(ground: Ground, north: Site, path: str, size: int) -> None:
+    trust = Credentials(north.link).show(ground.trust)
+    with httpx.Client(verify=trust, trust_env=False) as client:
+        assert client.post(f"{ground.url}{path}", content=b"x" * size).status_code == 413
+
+
+def test_the_log_names_sites_and_nobody_else(ground: Ground, north: Site) -> None:
+    ground.status("/v1/site/certificate?patient=Meier", tls_of(north))
+    wait_until(lambda: "site=north POST /v1/site/certificate 4" in (ground.hub.logs / "gateway.log").read_text())
+    text = (ground.hub.logs / "gateway.log").read_text()
+    assert "Meier" not in text
+    assert HOST not in text
+
+
+# Joining -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_code_leads_to_its_own_hub_only(ground: Ground) -> None:
+    invitation = ground.invite("west")
+    other = Invitation(site="west", address=invitation.address, fingerprint="0" * 64, secret=invitation.secret)
+    with pytest.raises(LinkError, match="is not the hub that made this code"):
+        hub_of(other)
+
+
+def test_a_code_that_is_over_is_refused_in_words(ground: Ground, tmp_path: Path) -> None:
+    with ground.hub.store() as store:
+        late = Joining(ground.hub, store).invite("late", days=-1)
+    (tmp_path / "late").mkdir()
+    for code, words in (
+        (late, "the code has expired"),
+        (Invitation.make("late", late.address, late.fingerprint), "not"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "fedward_common", "site", "join", str(tmp_path / "late"), code.code(), "--no-wait"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        [line] = done.stderr.strip().splitlines()
+        assert line.startswith("fedward: the code ")
+        assert words in line
+        assert "ask the hub's operator for a new one" in line or "ask its operator for a new one" in line
+        assert code.secret not in done.stdout + done.stderr
+
+
+def test_nonsense_at_the_door_is_answered_and_not_repeated(ground: Ground) -> None:
+    with httpx.Client(verify=ground.trust, trust_env=False) as client:
+        for sent in (b"", b"{", b'{"card": "Meier"}', b"[" * 5000, json.dumps({"secret": "Meier" * 9}).encode()):
+            answer = client.post(f"{ground.url}{JOIN}", content=sent, headers={"content-type": "application/json"})
+            assert answer.status_code == 400, answer.text
+            assert set(answer.json()) == {"error"}
+            assert "Meier" not in answer.text
+
+
+# Sites that are in ---------------------------------------------------------------------------------------------------
+
+
+def test_a_certificate_is_renewed_without_a_restart(ground: Ground) -> None:
+    site = ground.joins("east")
+    card, credentials = HubCard.read(site.link / "hub.json"), Credentials(site.link)
+    first = credentials.certificate()
+    assert first is not None
+    trust = credentials.show(context(card.ca))
+    with fleet_of(site, trust) as fleet:
+        node = fleet.activate(None, at_work=False)
+        Renewal(credentials, card, "east", trust)()
+        assert credentials.certificate() == first  # it lasts
+        near_its_end(ground, site)
+        assert credentials.is_due()
+        aged = credentials.file.read_bytes()
+        Renewal(credentials, card, "east", credentials.show(trust))()
+        after = credentials.certificate()
+        assert after is not None
+        assert after.public_key() not in [first.public_key(), certificates.load_certificate(aged).public_key()]
+        assert not credentials.is_due()
+        fleet.heartbeat()  # the link that was open goes on
+        with fleet_of(site, trust) as later:  # and the next connection shows the new one
+            assert later.activate(node, at_work=True) == node
+
+
+def near_its_end(ground: Ground, site: Site) -> None:
+    """Give a site a certificate of its hub's that has a tenth of its life to go."""
+    own, request = certificates.make_request(site.name)
+    issuing, begin = ground.hub.issuing.current(), datetime.now(UTC) - timedelta(days=9)
+    key = certificates.read_request(request.decode())
+    short = certificates.issue_client(issuing, site.name, key, days=10, starts=begin)
+    row, _ = ground.hub.issuing.for_site(site.name, request.decode(), days=10)
+    with ground.hub.store() as store:
+        Joining(ground.hub, store).register.add_certificate(replace(row, serial=f"{short.serial_number:x}"))
+    Credentials(site.link).file.write_bytes(own + certificates.pem(short, issuing.certificate))
+
+
+def test_a_site_that_is_forgotten_is_out_at_once_and_no_other_notices(ground: Ground, north: Site) -> None:
+    site = ground.joins("lost")
+    with fleet_of(north) as staying, fleet_of(site) as leaving, fleet_of(site) as anew:
+        staying.activate(None, at_work=False)
+        leaving.activate(None, at_work=False)
+        ground.joins("new")
+        staying.heartbeat()
+        leaving.heartbeat()
+        control.shut_out(ground.hub, "lost")
+        for path in (*GUARDED, JOIN):
+            assert ground.status(path, tls_of(site), key=key_of(site)) == REFUSED
+        with pytest.raises(LinkError):
+            leaving.heartbeat()  # on the connection that it had open
+        with pytest.raises(NotKnownError, match="has expired or was taken back: ask the hub's operator for a code"):
+            anew.activate(None, at_work=False)
+        staying.heartbeat()
+        assert staying.pull() is None
+        staying.deactivate()
+
+
+def test_a_request_that_is_at_work_is_not_cut_by_a_new_site(ground: Ground, north: Site) -> None:
+    trust = Credentials(north.link).show(ground.trust)
+    host, _, port = ground.hub.address.rpartition(":")
+    body = json.dumps({"request": certificates.make_request("north")[1].decode()}).encode()
+    head = (
+        f"POST /v1/site/certificate HTTP/1.1\r\nHost: {ground.hub.address}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    ).encode()
+    with (
+        socket.create_connection((host, int(port)), timeout=30) as plain,
+        trust.wrap_socket(plain, server_hostname=host) as secure,
+    ):
+        secure.sendall(head + body[:10])
+        before = gateway._children(Gateway(ground.hub).pid() or 0)
+        ground.joins("slow-neighbour")
+        assert gateway._children(Gateway(ground.hub).pid() or 0) != before  # nginx did read its settings anew
+        secure.sendall(body[10:])
+        answer = b""
+        while part := secure.recv(65536):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_next_authority_and_the_one_before(ground: Ground, south: Site, tmp_path: Path) -> None:
+    control.rotate(ground.hub, ground.folder / "root", distrust=False)
+    assert ground.status("/v1/site/certificate", tls_of(south)) == 400  # let through; the body is none
+    card, credentials = HubCard.read(south.link / "hub.json"), Credentials(south.link)
+    credentials.renew(card, "south")  # with the card that it had
+    own = credentials.certificate()
+    assert own is not None
+    assert certificates.issued_by(own, ground.hub.issuing.current().certificate)
+    assert ground.status("/v1/site/certificate", tls_of(south)) == 400
+
+
+# What dies -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["nginx: master", "nginx: worker", "fedward_server.api"])
+def test_what_is_killed_comes_back(ground: Ground, north: Site, what: str) -> None:
+    family = descendants(ground.pid)
+    [pid, *_] = [pid for pid in family if what in command_of(pid) and "leash" not in command_of(pid)]
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: pid not in descendants(ground.pid))
+    wait_until(lambda: Gateway(ground.hub).answers())
+    wait_until(lambda: ground.status("/v1/site/certificate", tls_of(north)) == 400)
+
+
+def descendants(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in task.read_text().split():
+                found += [int(child), *descendants(int(child))]
+    return found
+
+
+def command_of(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return ""
+
+
+def test_settings_that_nginx_does_not_take_change_nothing(ground: Ground) -> None:
+    path = Gateway(ground.hub).folder / "nginx.conf"
+    text = path.read_text()
+    path.write_text(text.replace("TLSv1.3", "TLSv9"))
+    with pytest.raises(RunError, match="nginx does not take the gateway's settings: invalid value"):
+        Gateway(ground.hub).reload()
+    path.write_text(text)
+    assert Gateway(ground.hub).answers()
+
+
+def test_a_port_that_is_taken(ground: Ground, tmp_path: Path) -> None:
+    hub = Hub.init(
+        tmp_path / "hub", name="second", port=free_port(), address=ground.hub.address, listen=ground.hub.address
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "fedward_common", "hub", "up", str(hub.folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith(
+        "stop the program that does, or set another [gateway] listen in hub.toml; a port below 1024 needs the right "
+        "to bind it (CAP_NET_BIND_SERVICE)"
+    )
+
+
+def test_an_answer_that_is_no_certificate_of_ours_is_refused(ground: Ground, north: Site) -> None:
+    card, credentials = HubCard.read(north.link / "hub.json"), Credentials(north.link)
+    kept = credentials.file.read_bytes()
+    stranger = certificates.make_authority("stranger")
+    own, request = certificates.make_request("north")
+    key = certificates.read_request(request.decode())
+    ours = ground.hub.issuing.for_site("north", certificates.make_request("north")[1].decode(), days=9)[1]
+    for wrong in (
+        "",
+        certificates.pem(certificates.issue_client(stranger, "north", key, days=9)).decode(),
+        ours,  # for another key
+    ):
+        with pytest.raises(LinkError, match="is not for this site's key"):
+            credentials._take(card, own, wrong)
+    assert credentials.file.read_bytes() == kept
+    assert not (north.link / ASKED).exists()
+    assert Joined(status="waiting").certificate is None
+
+
+def test_guessing_codes_is_slowed_down(ground: Ground) -> None:
+    with httpx.Client(verify=ground.trust, trust_env=False) as client:
+        found = [client.post(f"{ground.url}{JOIN}", content=b"{}").status_code for _ in range(60)]
+    assert found.count(429) > 10
+    wait_until(lambda: Gateway(ground.hub).answers())  # and over soon
