@@ -6,9 +6,9 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed-sim
 DEV_STAMP := $(VENV)/.installed-dev
 SYSTEM_STAMP := $(VENV)/.installed-system
-# What the tests run beside Python, as program or file:Debian package. tinyproxy-bin starts no service of its own; the
-# one that orthanc brings is stopped where it was installed here.
-SYSTEM := tinyproxy:tinyproxy-bin ip:iproute2 unshare:util-linux storescu:dcmtk Orthanc:orthanc \
+# What the tests run beside Python, as program or file:Debian package. tinyproxy-bin starts no service of its own; those
+# that orthanc and nginx bring are stopped where they were installed here.
+SYSTEM := tinyproxy:tinyproxy-bin nginx:nginx-light ip:iproute2 unshare:util-linux storescu:dcmtk Orthanc:orthanc \
   /usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb
 SEEDS ?= 1
 export FLWR_TELEMETRY_ENABLED := 0
@@ -42,9 +42,9 @@ $(SYSTEM_STAMP): Makefile | $(VENV)/bin/python
 	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 	    && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; } \
 	  || { echo "The tests need$$missing; install them: sudo apt-get install$$missing" >&2; exit 1; }; \
-	  case "$$missing " in *" orthanc "*) \
-	    { systemctl disable --quiet orthanc; systemctl stop orthanc; } >/dev/null 2>&1 || : ;; \
-	  esac; \
+	  for each in orthanc nginx-light; do case "$$missing " in *" $$each "*) \
+	    { systemctl disable --quiet $${each%-light}; systemctl stop $${each%-light}; } >/dev/null 2>&1 || : ;; \
+	  esac; done; \
 	fi
 	@touch $@
 

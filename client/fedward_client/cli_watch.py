@@ -78,9 +78,7 @@ def _ends_soon(end: str | None) -> str:
     """Of a certificate that is near its end, which the network side renews before; else nothing."""
     if end is None or datetime.fromisoformat(end) > datetime.now(UTC) + timedelta(days=30):
         return ""
-    return (
-        f"ends on {end[:10]}: keep this site up so that it is renewed; `fedward site log` says what stands in the way"
-    )
+    return f"ends on {end[:10]}: keep this site up, which renews it; `fedward site log` says what stands in its way"
 
 
 def watch(folder: Folder, state: State = None, as_json: AsJson = False) -> None:

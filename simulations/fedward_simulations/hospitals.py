@@ -10,7 +10,8 @@ The same call writes the same bytes. Nothing here is taken from a real patient o
 
 import csv
 import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -63,6 +64,17 @@ class PlantedHospital:
     positives: int  # of those patients, the malignant ones
     identifiers: frozenset[str]  # everything that must never leave: names, numbers, dates of birth, UIDs, folder names
     faults: Faults
+
+
+def identifiers_in(data: bytes, identifiers: Iterable[str]) -> set[str]:
+    """Which identifiers a file holds, in either of the encodings that hospitals use.
+
+    Those of digits count as whole words: long numbers hold short ones by chance.
+    """
+    text = f"{data.decode('utf-8', 'ignore')} {data.decode('latin-1')}"
+    words = set(re.findall(r"[0-9A-Za-z.^-]+", text))
+    words |= {word.strip(".-") for word in words}
+    return {one for one in identifiers if (one in words if one[0].isdigit() else one in text)}
 
 
 def plant(folder: Path, *, limit: int | None = None, progress: Progress | None = None) -> list[PlantedHospital]:

@@ -154,6 +154,17 @@ def test_the_hub_speaks_to_loopback_only_and_writes_to_its_folder_only() -> None
     assert unit["ReadWritePaths"] == [unit["ExecStart"][-1]]
 
 
+def test_a_hub_with_a_gateway_may_speak_to_hospitals_and_bind_its_port() -> None:
+    drop_in = lines("gateway.conf")
+    assert drop_in[0] == "[Service]"
+    assert {"IPAddressDeny=", "IPAddressAllow="} <= set(drop_in)  # the unit's own are taken away
+    rights = {
+        line.partition("=")[0]: line.partition("=")[2] for line in drop_in if "Capab" in line or "Ambient" in line
+    }
+    assert set(rights.values()) == {"CAP_NET_BIND_SERVICE"}
+    assert set(rights) == {"CapabilityBoundingSet", "AmbientCapabilities"}
+
+
 # What they are made of -----------------------------------------------------------------------------------------------
 
 
@@ -192,6 +203,9 @@ def test_systemd_takes_every_line(tmp_path: Path) -> None:
     drop_ins = tmp_path / f"{units[2].name}.d"
     drop_ins.mkdir()
     shutil.copy(UNITS / "archive.conf", drop_ins)
+    drop_ins = tmp_path / f"{units[3].name}.d"
+    drop_ins.mkdir()
+    shutil.copy(UNITS / "gateway.conf", drop_ins)
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False, timeout=60
     )

@@ -246,3 +246,56 @@ def test_the_command_adds_the_hub_to_the_machine(running: Hub) -> None:
     assert names[0] == "python"
     assert {"hub settings", *doctor.CHECKS} <= set(names)
     assert result.exit_code == 0
+
+
+# With a gateway ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def faced(tmp_path: Path) -> Hub:
+    return Hub.init(tmp_path / "faced", name="north-hub", port=free_port(), address="hub.example:8443")
+
+
+def of_the_gateway(hub: Hub) -> dict[str, Finding]:
+    findings = {finding.name: finding for finding in doctor.examine(hub.folder)}
+    assert list(findings) == ["hub settings", *doctor.CHECKS, *doctor.GATEWAY_CHECKS]
+    for finding in findings.values():
+        assert bool(finding.advice) == (finding.status != "ok"), finding
+    return findings
+
+
+def test_a_hub_with_a_gateway_is_fit_once_its_root_is_away(faced: Hub) -> None:
+    findings = of_the_gateway(faced)
+    assert findings["root key"].status == "warn"
+    assert "locked away" in findings["root key"].advice
+    assert findings["hub card"].found == "it sends sites to hub.example:8443"
+    (faced.folder / "root").rename(faced.folder.parent / "away")
+    findings = of_the_gateway(faced)
+    assert findings["root key"].status == "ok"
+    assert {findings[name].status for name in doctor.GATEWAY_CHECKS} == {"ok"}
+    assert findings["gateway"].found.endswith("nginx is there; it is not up")
+
+
+def test_an_authority_below_the_root_that_ends_is_told(faced: Hub) -> None:
+    root = certificates.load_authority(
+        pki.read_private(faced.folder / "root" / "root.key"), faced.issuing.root.read_bytes()
+    )
+    key, certificate = certificates.authority_pem(certificates.issue_authority(root, "short", days=100))
+    folder = faced.keys / "issuing"
+    pki.write_private(folder / "0001.key", key, replace=True)
+    pki.write_public(folder / "0001.pem", certificate)
+    finding = of_the_gateway(faced)["issuing authority"]
+    assert (finding.status, finding.advice) == ("warn", "fetch the root's key, then `fedward hub rotate`")
+    key, certificate = certificates.authority_pem(certificates.issue_authority(root, "over", days=0))
+    pki.write_private(folder / "0001.key", key, replace=True)
+    pki.write_public(folder / "0001.pem", certificate)
+    finding = of_the_gateway(faced)["issuing authority"]
+    assert finding.status == "fail"
+    assert "has expired" in finding.found + finding.advice
+
+
+def test_a_machine_without_nginx_is_told(faced: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedward_server.gateway._SEARCHED", "/nowhere")
+    finding = of_the_gateway(faced)["gateway"]
+    assert finding.status == "fail"
+    assert "apt-get install nginx-light" in finding.advice

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import sqlite3
@@ -19,7 +18,7 @@ from fedward_common.errors import SettingsError, UsageError
 from fedward_common.models import trained
 from fedward_common.records import model_sha256
 from fedward_simulations.compare import open_hospitals
-from fedward_simulations.hospitals import PlantedHospital, plant
+from fedward_simulations.hospitals import PlantedHospital, identifiers_in, plant
 from fedward_simulations.results import Results
 from fedward_simulations.simulate import claimed
 
@@ -206,7 +205,7 @@ def test_planted_identifiers_are_in_nothing_that_was_written(
         assert not found, f"{path.relative_to(work)} holds {sorted(found)[:3]}"
         searched += 1
     assert searched > 30
-    assert not _in_text(done.stdout + done.stderr, identifiers)
+    assert not identifiers_in((done.stdout + done.stderr).encode(), identifiers)
     own = planted[0].folder / "export"
     assert any(_found(path, identifiers) for path in own.rglob("*") if path.is_file())  # the search can find
 
@@ -219,15 +218,7 @@ def _written(work: Path) -> Iterator[Path]:
 
 
 def _found(path: Path, identifiers: frozenset[str]) -> set[str]:
-    data = path.read_bytes()
-    return _in_text(f"{path.name} {data.decode('utf-8', 'ignore')} {data.decode('latin-1')}", identifiers)
-
-
-def _in_text(text: str, identifiers: frozenset[str]) -> set[str]:
-    """Identifiers in a text; those of digits as whole words, since long numbers hold short ones by chance."""
-    words = set(re.findall(r"[0-9A-Za-z.^-]+", text))
-    words |= {word.strip(".-") for word in words}
-    return {one for one in identifiers if (one in words if one[0].isdigit() else one in text)}
+    return identifiers_in(path.name.encode() + b" " + path.read_bytes(), identifiers)
 
 
 def test_the_store_holds_every_round(done: "subprocess.CompletedProcess[str]", work: Path) -> None:

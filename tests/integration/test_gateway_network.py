@@ -1,0 +1,215 @@
+"""A hub and two hospitals on three machines, as far as a kernel can tell: namespaces with cables between them.
+
+Each has a network of its own, and the hospitals reach the hub's one address and nothing else. Everything is what people
+would start: nginx, the SuperLink, the API, each site's two processes behind their walls.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedward_client.site import Site
+from fedward_common.study import load
+from fedward_server.hub import Hub
+from fedward_server.result import RunResult
+from fedward_simulations.federation import Federation, background
+from fedward_simulations.hospitals import PlantedHospital, identifiers_in, plant
+
+STUDY = """
+[study]
+id = "tiny-ultrasound"
+task = "classification"
+[cohort]
+modality = "US"
+labels = ["benign", "malignant"]
+positive = "malignant"
+min_patients = 5
+[split]
+shares = [0.5, 0.25, 0.25]
+[input]
+size = [32, 32]
+[model]
+name = "small-cnn"
+[training]
+rounds = 2
+batch_size = 16
+optimizer = { name = "adamw", lr = 0.003 }
+[strategy]
+min_sites = 2
+[evaluation]
+local_baseline = false
+"""
+HUB_ADDRESS, GATEWAY_PORT, SUPERLINK_PORT = "10.77.0.1", 443, 9092
+SITES = {"north": 1, "valley": 2}  # each on a cable of its own to the hub: 10.77.N.2 there, 10.77.N.1 here
+FEDWARD = [sys.executable, "-m", "fedward_common"]
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def wait_until(there: Callable[[], bool], limit_s: float = 120) -> None:
+    deadline = time.monotonic() + limit_s
+    while not there():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+# Machines ------------------------------------------------------------------------------------------------------------
+
+
+def machine(name: str) -> str:
+    """The name of a namespace of this process."""
+    return f"fedward-{os.getpid()}-{name}"
+
+
+def on(name: str, *command: str | Path) -> list[str]:
+    """A command on one of the machines."""
+    return ["ip", "netns", "exec", machine(name), *map(str, command)]
+
+
+def ip(*words: str) -> None:
+    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"this test makes networks, which needs root's rights: {done.stderr}"
+
+
+@contextmanager
+def machines() -> Iterator[None]:
+    with ExitStack() as stack:
+        for name in ("hub", *SITES):
+            ip("netns", "add", machine(name))
+            stack.callback(ip, "netns", "delete", machine(name))
+            ip("-n", machine(name), "link", "set", "lo", "up")
+        ip("-n", machine("hub"), "address", "add", f"{HUB_ADDRESS}/32", "dev", "lo")
+        for name, number in SITES.items():
+            ip("-n", machine("hub"), "link", "add", name, "type", "veth", "peer", "hub", "netns", machine(name))
+            for place, cable, end in ((machine("hub"), name, 1), (machine(name), "hub", 2)):
+                ip("-n", place, "address", "add", f"10.77.{number}.{end}/24", "dev", cable)
+                ip("-n", place, "link", "set", cable, "up")
+            ip("-n", machine(name), "route", "add", "default", "via", f"10.77.{number}.1")
+        yield
+
+
+# The ground ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ground:
+    hub: Hub
+    sites: dict[str, Site]
+    planted: dict[str, PlantedHospital]
+    study: Path
+
+    def fedward(self, name: str, *words: str | Path) -> "subprocess.CompletedProcess[str]":
+        """A command of a person on one of the machines."""
+        done = subprocess.run(on(name, *FEDWARD, *words), capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    def site(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(
+            self.fedward(name, "site", "status", self.sites[name].folder, "--json").stdout
+        )
+        return found
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    folder = tmp_path_factory.mktemp("network")
+    (folder / "study.toml").write_text(STUDY)
+    planted = {each.name: each for each in plant(folder / "hospitals", limit=40) if each.name in SITES}
+    address = f"{HUB_ADDRESS}:{GATEWAY_PORT}"
+    hub = Hub.init(folder / "hub", name="alliance", port=SUPERLINK_PORT, address=address, root=folder / "root")
+    ground = Ground(
+        hub, {name: Site.open(each.folder) for name, each in planted.items()}, planted, folder / "study.toml"
+    )
+    with machines(), ExitStack() as daemons:
+        daemons.enter_context(background(on("hub", *FEDWARD, "hub", "up", hub.folder), folder / "hub.out"))
+        wait_until(lambda: json.loads(ground.fedward("hub", "hub", "status", hub.folder, "--json").stdout)["up"])
+        for name, site in ground.sites.items():
+            invited = json.loads(ground.fedward("hub", "hub", "invite", hub.folder, name, "--json").stdout)
+            asked = [name, "site", "join", site.folder, invited["code"], "--json"]
+            shown = json.loads(ground.fedward(*asked, "--no-wait").stdout)
+            assert not shown["joined"]
+            waiting = json.loads(ground.fedward("hub", "hub", "status", hub.folder, "--json").stdout)["waiting"]
+            assert [each["fingerprint"] for each in waiting] == [shown["fingerprint"]]  # what the two compare
+            ground.fedward("hub", "hub", "approve", hub.folder, name, "--yes")
+            assert json.loads(ground.fedward(*asked).stdout)["joined"]
+            up = on(name, *FEDWARD, "site", "up", site.folder)
+            daemons.enter_context(background(up, folder / f"{name}.out"))
+        wait_until(lambda: all(ground.site(name)["link"]["state"] == "connected" for name in SITES))
+        yield ground
+
+
+@pytest.fixture(scope="module")
+def finished(ground: Ground) -> RunResult:
+    """A study that went through the gateway."""
+    names = sorted(SITES)
+    Federation(ground.hub, ground.sites, {}, isolated=True).approve(load(ground.study), names=names)
+    sites = [word for name in names for word in ("--site", name)]
+    ground.fedward("hub", "study", "start", ground.study, "--hub", ground.hub.folder, *sites, "--wait", "120")
+    [folder] = ground.hub.runs.iterdir()
+    return RunResult.read(folder)
+
+
+# What they find -------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_runs_through_the_gateway(finished: RunResult) -> None:
+    assert sorted(finished.sites) == sorted(SITES)
+    assert all(found.test is not None for found in finished.sites.values())
+
+
+PROBE = """
+import json, socket, ssl, sys
+found = {}
+for place in json.loads(sys.argv[1]):
+    try:
+        with socket.create_connection(tuple(place), timeout=3):
+            found[f"{place[0]}:{place[1]}"] = "open"
+    except OSError as error:
+        found[f"{place[0]}:{place[1]}"] = type(error).__name__
+print(json.dumps(found))
+"""
+
+
+def reach(name: str, *places: tuple[str, int]) -> dict[str, str]:
+    """What a machine finds at addresses and ports."""
+    command = on(name, sys.executable, "-c", PROBE, json.dumps(places))
+    found: dict[str, str] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return found
+
+
+def test_the_gateway_is_all_that_a_hospital_reaches(ground: Ground) -> None:
+    listening = subprocess.run(on("hub", "ss", "-Htln"), capture_output=True, text=True, check=True).stdout
+    ports = {int(line.split()[3].rpartition(":")[2]) for line in listening.splitlines()}
+    assert {GATEWAY_PORT, SUPERLINK_PORT} <= ports
+    for name, number in SITES.items():
+        [other] = {f"10.77.{each}.2" for each in SITES.values() if each != number}
+        hub = [(HUB_ADDRESS, port) for port in sorted(ports)] + [(f"10.77.{number}.1", port) for port in sorted(ports)]
+        found = reach(name, *hub, (other, 22))
+        reached = {place for place, how in found.items() if how == "open"}
+        assert reached == {f"{HUB_ADDRESS}:{GATEWAY_PORT}", f"10.77.{number}.1:{GATEWAY_PORT}"}
+
+
+def test_no_file_of_the_hubs_holds_an_identifier(ground: Ground, finished: RunResult) -> None:
+    identifiers = frozenset().union(*(each.identifiers for each in ground.planted.values()))
+    files = [path for path in ground.hub.folder.rglob("*") if path.is_file()]
+    assert {"gateway.log", "gateway-errors.log", "api.log", "store.sqlite", "hub.log"} <= {path.name for path in files}
+    for path in files:
+        assert not identifiers_in(path.name.encode() + b" " + path.read_bytes(), identifiers), path.name
+
+
+def test_a_hospital_that_is_forgotten_is_out_and_the_other_stays(ground: Ground, finished: RunResult) -> None:
+    before = ground.site("valley")["link"]
+    ground.fedward("hub", "hub", "forget", ground.hub.folder, "north")
+    wait_until(lambda: "does not accept this site's certificate" in ground.site("north")["link"]["reason"])
+    after = ground.site("valley")["link"]
+    assert (after["state"], after["since"], after["pid"]) == ("connected", before["since"], before["pid"])
