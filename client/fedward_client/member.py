@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fedward_client.credentials import Credentials
 from fedward_client.ledger import Ledger
 from fedward_client.outbox import QUARANTINED, Outbox
+from fedward_client.pace import Window
 from fedward_client.policy import of_site
 from fedward_client.site import SETTINGS, Site
 from fedward_client.site_state import FOLDER, RunState
@@ -47,7 +48,7 @@ outputs = ["counts", "update", "evaluation"]
 
 
 class LinkSettings(BaseModel):
-    """What the network side is told: its site's name, the paths it must not see, the size of the spool in bytes."""
+    """What the network side is told: its site's name, the paths it must not see, what its spool and its hours allow."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,6 +56,8 @@ class LinkSettings(BaseModel):
     spool: Path
     spool_bytes: int
     hidden: tuple[Path, ...]
+    window: Window | None = None  # in which models travel; None: at all hours
+    bytes_per_minute: int | None = None
 
     @classmethod
     def read(cls, link: Path) -> Self:
@@ -128,7 +131,12 @@ def _write_settings(folder: Path, name: str | None) -> None:
 def write_link_settings(site: Site) -> None:
     """Tell the network side what it must not see: the folders of images, labels and state."""
     settings = LinkSettings(
-        site=site.name, spool=site.spool, spool_bytes=site.spool_bytes, hidden=tuple(sorted(private_paths(site)))
+        site=site.name,
+        spool=site.spool,
+        spool_bytes=site.spool_bytes,
+        hidden=tuple(sorted(private_paths(site))),
+        window=site.link_window,
+        bytes_per_minute=site.link_bytes_per_minute,
     )
     path = site.link / LINK_SETTINGS
     text = settings.model_dump_json(indent=1)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedward_client.member import PENDING
 from fedward_client.spool import Parcel
+from fedward_common.bulk import Manifest
 
 
 class Pending(BaseModel):
@@ -26,12 +27,14 @@ class Pending(BaseModel):
     run: int
     kind: str
     config: str | None = None  # JSON, once the content is here
+    manifest: Manifest | None = None  # of arrays that travel beside the message
     parcel: Parcel | None = None
     packed: bool = False  # how the arrays came, and are to go back
     whole: bool = False  # whether the reply may go in one request
     answer: str | None = None  # JSON, once the data side has answered
     answer_parcel: Parcel | None = None
     refusal: str | None = None
+    sent: int = 0  # chunks of the answer that are at the hub
 
     @classmethod
     def of(cls, message: bytes, tree: bytes, *, message_id: str, run: int, kind: str) -> Self:

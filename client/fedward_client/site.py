@@ -42,6 +42,7 @@ from fedward_client.intake.columns import TableMap
 from fedward_client.intake.series_map import SeriesMap
 from fedward_client.label_settings import LabelSettings, LabelsSection
 from fedward_client.mask_settings import MaskSettings, MasksSection
+from fedward_client.pace import Window, read_window
 from fedward_client.receiver.settings import PacsSection, PacsSettings, checked
 from fedward_common.errors import SettingsError
 
@@ -94,6 +95,11 @@ class _LimitsSection(_Section):
     min_free_mib: Annotated[int, Field(ge=0)] = 1024
 
 
+class _LinkSection(_Section):
+    window: str = ""
+    mib_per_minute: Annotated[int, Field(ge=0)] = 0  # TOML has no none
+
+
 class _Settings(_Section):
     site: _SiteSection = _SiteSection()
     data: _DataSection = _DataSection()
@@ -105,6 +111,7 @@ class _Settings(_Section):
     privacy: _PrivacySection = _PrivacySection()
     policy: _PolicySection = _PolicySection()
     limits: _LimitsSection = _LimitsSection()
+    link: _LinkSection = _LinkSection()
     pacs: PacsSection = PacsSection()
 
 
@@ -133,6 +140,8 @@ class Site:
     spool_bytes: int = 4096 * 2**20
     cache_bytes: int | None = None  # all caches of studies' images together; None: as the disk allows
     min_free_bytes: int = 1024 * 2**20  # of the state folder's disk, that no cache takes
+    link_window: Window | None = None  # in which models travel; None: at all hours
+    link_bytes_per_minute: int | None = None
     pacs: PacsSettings = field(default_factory=PacsSettings)
 
     @classmethod
@@ -166,6 +175,8 @@ class Site:
             spool_bytes=settings.limits.spool_mib * 2**20,
             cache_bytes=settings.limits.cache_mib * 2**20 or None,
             min_free_bytes=settings.limits.min_free_mib * 2**20,
+            link_window=read_window(settings.link.window, f"{SETTINGS}: [link]"),
+            link_bytes_per_minute=settings.link.mib_per_minute * 2**20 or None,
             pacs=checked(settings.pacs, folder),
         )
 

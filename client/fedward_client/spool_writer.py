@@ -3,12 +3,15 @@
 import hashlib
 import os
 import secrets
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from fedward_client.spool import IN, OUT, Parcel
 from fedward_common.array_blocks import Record, block_size, pieces
+from fedward_common.bulk import Manifest
 from fedward_common.errors import RunError
 
 _UNFINISHED = ".writing-"
@@ -21,28 +24,100 @@ def write(spool: Path, where: str, record: Record, *, limit: int) -> Parcel:
 
 def write_block(spool: Path, where: str, parts: Iterable[bytes | memoryview], size: int, *, limit: int) -> Parcel:
     """Write a block of `size` bytes, given in parts, as a parcel; raises RunError where the spool is full."""
+    _require_room(spool, size, limit)
+    folder = spool / where
+    temporary = folder / f"{_UNFINISHED}{secrets.token_hex(8)}"
+    digest = hashlib.sha256()
+    with _written():
+        try:
+            with temporary.open("xb") as file:
+                for part in parts:
+                    file.write(part)
+                    digest.update(part)
+            parcel = Parcel(sha256=digest.hexdigest(), size=size)
+            temporary.replace(folder / parcel.sha256)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+    return parcel
+
+
+def _require_room(spool: Path, size: int, limit: int) -> None:
     if (held := _held(spool)) + size > limit:
         raise RunError(
             f"the site's spool is full ({(held + size) / 2**20:.0f} of {limit / 2**20:.0f} MiB): "
             "raise [limits] spool_mib in site.toml, or end runs that are over"
         )
-    folder = spool / where
-    temporary = folder / f"{_UNFINISHED}{secrets.token_hex(8)}"
-    digest = hashlib.sha256()
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    """Turn a disk that takes no more into words."""
     try:
-        with temporary.open("xb") as file:
-            for part in parts:
-                file.write(part)
-                digest.update(part)
-        parcel = Parcel(sha256=digest.hexdigest(), size=size)
-        temporary.replace(folder / parcel.sha256)
+        yield
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise RunError(
             f"the site's spool cannot be written to ({error.strerror}): free space on its disk, or give it another"
         ) from None
-    return parcel
+
+
+@dataclass(slots=True)
+class Growing:
+    """A parcel that comes chunk by chunk, and goes on where it was after a restart."""
+
+    spool: Path
+    path: Path
+    manifest: Manifest
+    file: IO[bytes]
+    digest: "hashlib._Hash"
+    here: int = 0  # chunks
+
+    @classmethod
+    @contextmanager
+    def open(cls, spool: Path, where: str, manifest: Manifest, *, limit: int) -> Iterator["Growing"]:
+        """The parcel of a manifest, with the whole chunks that are here. Raises RunError as `write_block` does."""
+        path = spool / where / growing_name(manifest)
+        already = path.stat().st_size if path.exists() else 0
+        _require_room(spool, manifest.size - already, limit)
+        with _written(), path.open("a+b") as file:
+            growing = cls(spool, path, manifest, file, hashlib.sha256())
+            growing._read_again()
+            yield growing
+
+    def missing(self) -> Iterator[int]:
+        """The numbers of the chunks that are still to come, in their order."""
+        yield from range(self.here, len(self.manifest.chunks))
+
+    def append(self, chunk: bytes) -> None:
+        """Take the next chunk."""
+        self.file.write(chunk)
+        self.file.flush()
+        self.digest.update(chunk)
+        self.here += 1
+
+    def finish(self) -> Parcel:
+        """The parcel, which is whole."""
+        parcel = Parcel(sha256=self.digest.hexdigest(), size=self.manifest.size)
+        self.path.replace(self.path.with_name(parcel.sha256))
+        return parcel
+
+    def _read_again(self) -> None:
+        """Take what an earlier attempt left, up to the first chunk that is not as it should be."""
+        self.file.seek(0)
+        end = 0
+        for number, name in enumerate(self.manifest.chunks):
+            data = self.file.read(self.manifest.length(number))
+            if hashlib.sha256(data).hexdigest() != name:
+                break
+            self.digest.update(data)
+            self.here, end = number + 1, end + len(data)
+        self.file.truncate(end)
+
+
+def growing_name(manifest: Manifest) -> str:
+    """The name of the file of a parcel that is not whole yet."""
+    return f"{_UNFINISHED}{hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()}"
 
 
 def remove(spool: Path, where: str, sha256: str) -> None:

@@ -26,6 +26,7 @@ from flwr.app import Error, Message, RecordDict
 from pydantic import TypeAdapter
 
 from fedward_client import spool, spool_writer
+from fedward_client.bulk import Bulk
 from fedward_client.credentials import Credentials
 from fedward_client.fleet import HEARTBEAT_S, Envelope, Fleet, RunOverError
 from fedward_client.member import HUB_CARD, LINK_STATUS, NODE, NODE_KEY, WORK_SOCKET, LinkSettings, read_json
@@ -33,13 +34,15 @@ from fedward_client.pending import Pending, PendingFolder
 from fedward_client.probe import context, proxy_of
 from fedward_client.sockets import channel
 from fedward_client.spool import IN, OUT, Parcel
+from fedward_client.spool_writer import growing_name
 from fedward_client.stubs import site_pb2, site_pb2_grpc
 from fedward_common import pki
 from fedward_common.array_blocks import view
+from fedward_common.bulk import Manifest, beside, manifest_in, without_manifest
 from fedward_common.cards import HubCard
 from fedward_common.cohort_statistics import Statistics
 from fedward_common.errors import FedwardError, LinkError, RecordError, SettingsError
-from fedward_common.packing import block_of, may_be_whole, packed, without_block
+from fedward_common.packing import MAX_INLINE_BYTES, block_of, may_be_whole, packed, without_block
 from fedward_common.records import Evaluated, Prepared, Trained, answer_record, arrays_in, printable, texts_in
 from fedward_common.rhythm import Rhythm
 
@@ -108,6 +111,7 @@ class Link:
     settings: LinkSettings
     fleet: Fleet
     stopping: threading.Event
+    bulk: Bulk | None = None
     renewal: Callable[[], None] = lambda: None  # looks whether the site's certificate is to be renewed
     pending: PendingFolder = field(init=False)
     _status: dict[str, Any] = field(default_factory=dict)
@@ -117,6 +121,7 @@ class Link:
     def __post_init__(self) -> None:
         self.pending = PendingFolder(self.folder)
         kept = {each.parcel.sha256 for each in self.pending.all() if each.parcel is not None}
+        kept |= {growing_name(each.manifest) for each in self.pending.all() if each.manifest is not None}
         spool_writer.tidy(self.settings.spool, IN, kept)
 
     def run(self) -> None:
@@ -189,6 +194,8 @@ class Link:
         try:
             if pending.config is None and not pending.is_answered:
                 pending = self._fetch(pending)
+            if pending.manifest is not None and pending.parcel is None and not pending.is_answered:
+                pending = self._fetch_beside(pending, pending.manifest)
             if not pending.is_answered:
                 pending = self._ask(pending)
             if pending.is_answered:
@@ -206,6 +213,19 @@ class Link:
         self.fleet.confirm(envelope)
         return pending
 
+    def _fetch_beside(self, pending: Pending, manifest: Manifest) -> Pending:
+        """A message with the arrays that travel beside it in the spool, or refused."""
+        try:
+            if self.bulk is None:
+                raise RecordError("this site has no bulk path to its hub")
+            pending = pending.model_copy(update={"parcel": self.bulk.fetch(manifest, IN, self._say)})
+        except LinkError:
+            raise
+        except FedwardError as error:
+            pending = pending.model_copy(update={"refusal": printable(str(error))})
+        self.pending.put(pending)
+        return pending
+
     def _taken(self, pending: Pending, content: RecordDict) -> Pending:
         """A message with its content in the spool, or refused."""
         try:
@@ -216,8 +236,8 @@ class Link:
     def _unpacked(self, pending: Pending, content: RecordDict) -> Pending:
         if pending.kind not in _KINDS or "config" not in texts_in(content):
             raise RecordError(NOT_OURS)
-        block = block_of(content)
-        config = without_block(texts_in(content)["config"])
+        manifest, block = manifest_in(content), block_of(content)
+        config = without_block(without_manifest(texts_in(content)["config"]))
         if "fedward" not in config:
             raise RecordError(NOT_OURS)
         parcel = self._parcel(content, block)
@@ -225,9 +245,8 @@ class Link:
             text = json.dumps(config)
         except TypeError:
             raise RecordError("the question's config holds what is neither text nor a number") from None
-        return pending.model_copy(
-            update={"config": text, "parcel": parcel, "packed": block is not None, "whole": may_be_whole(content)}
-        )
+        how = {"packed": block is not None or manifest is not None, "whole": may_be_whole(content)}
+        return pending.model_copy(update={"config": text, "parcel": parcel, "manifest": manifest, **how})
 
     def _parcel(self, content: RecordDict, block: memoryview | None) -> Parcel | None:
         """The arrays of a question, in the spool; a block is written as it came."""
@@ -287,6 +306,7 @@ class Link:
 
     def _deliver(self, pending: Pending) -> None:
         """Send the reply; tried until the hub has it, or the run is over."""
+        beside_it = self._send_beside(pending)
 
         def make(asked: Message) -> Message:
             if pending.answer is None:
@@ -294,6 +314,8 @@ class Link:
             answer = _KINDS[pending.kind].validate_json(pending.answer)
             if pending.answer_parcel is None:
                 return Message(answer_record(answer), reply_to=asked)
+            if beside_it is not None:
+                return Message(beside(answer_record(answer), beside_it), reply_to=asked)
             try:
                 block = spool.read_block(self.settings.spool / OUT, pending.answer_parcel)
             except RecordError as error:  # the steward had the study forgotten before the answer left
@@ -302,6 +324,21 @@ class Link:
             return Message(content, reply_to=asked)
 
         self.fleet.push(Envelope(*pending.raw), make, whole=pending.whole)
+
+    def _send_beside(self, pending: Pending) -> Manifest | None:
+        """What was put beside the reply: its arrays, where the question's came so and they are large."""
+        asked, parcel = pending.manifest, pending.answer_parcel
+        if asked is None or parcel is None or self.bulk is None or parcel.size <= MAX_INLINE_BYTES:
+            return None
+        try:
+            block = spool.read_block(self.settings.spool / OUT, parcel)
+        except RecordError:  # told by the reply
+            return None
+        manifest = Manifest.of(block, run=asked.run, trip=asked.trip)
+        for sent in self.bulk.put(manifest, block, pending.sent, self._say):
+            pending = pending.model_copy(update={"sent": sent})
+            self.pending.put(pending)
+        return manifest
 
     def _forget(self, pending: Pending) -> None:
         self.pending.remove(pending)
@@ -382,7 +419,10 @@ def serve(link: Path) -> None:
         )
     trust = credentials.show(context(card.ca))
     fleet = Fleet(card, pki.load_node_key(link / NODE_KEY), trust)
+    bulk = Bulk(card, trust, settings, stopping) if card.issuer is not None else None
     try:
-        Link(link, settings, fleet, stopping, Renewal(credentials, card, settings.site, trust)).run()
+        Link(link, settings, fleet, stopping, bulk, Renewal(credentials, card, settings.site, trust)).run()
     finally:
         fleet.close()
+        if bulk is not None:
+            bulk.close()

@@ -7,7 +7,7 @@ What ends the process and is not the run's own failure it does not record: the s
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -19,6 +19,7 @@ from flwr.superlink.grid import HttpGrid
 from fedward_common.errors import RunError
 from fedward_common.process_memory import collect_often, give_pieces_back
 from fedward_server.app import serve, serve_survey
+from fedward_server.bulk import Bulk
 from fedward_server.events import RunEvent
 from fedward_server.flower_grid import FlowerGrid
 from fedward_server.hub import Hub
@@ -38,8 +39,11 @@ def serve_sites(grid: Grid, config: UserConfig) -> None:
     give_pieces_back()
     collect_often()
     hub, run, folder = Hub.open(Path(str(config["hub"]))), str(config["run"]), Path(str(config["folder"]))
-    sites = FlowerGrid(grid, json.loads(Path(str(config["roster"])).read_bytes()), folder / UPDATES)
-    with held(folder / LOCK), _log_to(folder / "run.log"):
+    with held(folder / LOCK), _log_to(folder / "run.log"), ExitStack() as at_the_end:
+        bulk = None if hub.gateway is None else Bulk(hub.folder, run, folder / UPDATES)
+        if bulk is not None:
+            at_the_end.callback(bulk.remove)
+        sites = FlowerGrid(grid, json.loads(Path(str(config["roster"])).read_bytes()), folder / UPDATES, bulk)
         journal = Journal(folder)
         row = _row(hub, run)
         rounds = row.rounds

@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedward_common.errors import FedwardError, RunError, SettingsError
+from fedward_server import bulk
 from fedward_server.gateway import Gateway, bring_gateway_in_line
 from fedward_server.hub import Hub
 from fedward_server.hub_settings import SETTINGS
 from fedward_server.joining import gateway as settings_of
+from fedward_server.runs import ENGINE
 
 START_LIMIT_S = 60.0
 LOOK_S = 0.2
@@ -91,10 +93,12 @@ class _Entrance:
 
     def keep(self) -> None:
         """Look after both until the block is over."""
-        upkeep = time.monotonic() + UPKEEP_S
+        upkeep, quota = time.monotonic() + UPKEEP_S, settings_of(self.hub).bulk_mib * 2**20
+        store = self.hub.store()
         while not self.over.wait(LOOK_S):
             for service in self.services:
                 service.watch()
+            bulk.tidy(self.hub.folder, (row.run for row in store.unfinished(ENGINE)), quota)
             if time.monotonic() >= upkeep:
                 upkeep = time.monotonic() + UPKEEP_S
                 try:

@@ -41,10 +41,13 @@ from flwr.supercore.inflatable.inflatable_utils import (
 from flwr.superlink.grid import HttpGrid
 from google.protobuf.message import DecodeError
 
+from fedward_common.array_blocks import view
+from fedward_common.bulk import Manifest, beside, manifest_in, without_manifest
 from fedward_common.errors import RecordError, RunError
-from fedward_common.packing import for_whole_replies, is_small, packed, unpacked
+from fedward_common.packing import block_of, for_whole_replies, is_small, packed, unpacked
 from fedward_common.records import MAX_ARRAYS, array_bytes, arrays_in, texts_in
 from fedward_common.rhythm import Rhythm
+from fedward_server.bulk import Bulk
 from fedward_server.exchange import GONE, Node
 from fedward_server.reply_pieces import ReplyPieces
 
@@ -77,11 +80,12 @@ class _Arrival:
 class FlowerGrid(Grid):
     """A run's grid. `sites` names sites by the SHA-256 (hex) of their nodes' public keys, PEM.
 
-    Large replies wait in files in `folder`, without names.
+    Large replies wait in files in `folder`, without names. With a `bulk` path arrays travel beside large messages.
     """
 
-    def __init__(self, grid: HttpGrid, sites: Mapping[str, str], folder: Path) -> None:
+    def __init__(self, grid: HttpGrid, sites: Mapping[str, str], folder: Path, bulk: Bulk | None = None) -> None:
         self._grid = grid
+        self._bulk = bulk
         self._folder = folder
         self._sites = dict(sites)
         self._whole: set[int] = set()  # nodes that send small messages in one piece, and so take them
@@ -128,7 +132,7 @@ class FlowerGrid(Grid):
         messages = list(messages)
         sent = [array_bytes(arrays_in(message.content)) for message in messages]
         self._room = max(self._room, ROOM_BYTES + 2 * max(sent, default=0))
-        ready = _packed(messages)
+        ready = self._beside(_packed(messages))
         whole = [m for m in ready if self._in_one_piece(m)]
         in_pieces = [m for m in ready if not self._in_one_piece(m)]
         if whole:
@@ -140,6 +144,27 @@ class FlowerGrid(Grid):
         numbers = [message.metadata.message_id for message in messages]
         self._open.update(numbers)
         return numbers
+
+    def _beside(self, messages: list[Message]) -> list[Message]:
+        """The messages, with large arrays put beside them where there is a way for these."""
+        if self._bulk is None or all(is_small(message.content) for message in messages):
+            return messages
+        trip = time.time_ns() // 1_000_000
+        names = {node.number: site for site, node in self.connected().items()}
+        offered: dict[int, Manifest] = {}  # by the block's array: several messages share one
+        ready = []
+        for message in messages:
+            site = names.get(message.metadata.dst_node_id)
+            block = block_of(message.content)
+            if site is None or block is None or is_small(message.content):
+                ready.append(message)
+                continue
+            if id(block.obj) not in offered:
+                offered[id(block.obj)] = self._bulk.offer(block, trip)
+            self._bulk.await_answers([site], trip)
+            content = beside(message.content, offered[id(block.obj)])
+            ready.append(make_message(metadata=message.metadata, content=content))
+        return ready
 
     def _in_one_piece(self, message: Message) -> bool:
         return message.metadata.dst_node_id in self._whole and is_small(message.content)
@@ -228,7 +253,7 @@ class FlowerGrid(Grid):
         """The reply, or an error in its place, when all of it is here."""
         try:
             self._take(arrival)
-            return _reply(arrival, self._room)
+            return self._with_what_is_beside(_reply(arrival, self._room))
         except ObjectUnavailableError:
             return None
         except ObjectPullError:
@@ -236,6 +261,20 @@ class FlowerGrid(Grid):
         except RecordError as refusal:
             error = Error(code=_SITES_OWN, reason=str(refusal))
         return make_message(metadata=arrival.metadata, error=error)
+
+    def _with_what_is_beside(self, reply: Message) -> Message:
+        """A reply with the arrays that its site put beside it."""
+        manifest = manifest_in(reply.content) if reply.has_content() else None
+        if manifest is None:
+            return reply
+        names = {node.number: site for site, node in self._nodes.items()}
+        site = names.get(reply.metadata.src_node_id)
+        if self._bulk is None or site is None:
+            raise RecordError("its arrays travel another way than it was asked")
+        block = self._bulk.take(site, manifest, self._room)
+        self._bulk.forget(site, manifest.trip)
+        texts = {name: without_manifest(text) for name, text in texts_in(reply.content).items()}
+        return make_message(metadata=reply.metadata, content=RecordDict({**texts, "arrays": view(block)}))
 
     def _take(self, arrival: _Arrival) -> None:
         """Take the pieces that are here; raises where one is not, or there are more than may be."""

@@ -29,6 +29,7 @@ import jinja2
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fedward_common import pki
+from fedward_common.bulk import CHUNK_BYTES
 from fedward_common.errors import RunError, SettingsError
 from fedward_common.joining import JOIN
 from fedward_server.hub import Hub
@@ -80,6 +81,7 @@ class Gateway:
             user=pwd.getpwuid(self.hub.folder.stat().st_uid).pw_name if os.geteuid() == 0 else "",
             cut_s=CUT_S,
             superlink=self.hub.port,
+            chunk_bytes=CHUNK_BYTES,
             listen=settings_of(self.hub).listen,
         )
         return rendered

@@ -9,6 +9,7 @@ port = 9092
 address = "hub.example:8443"
 listen = "0.0.0.0:8443"
 certificate_days = 90
+bulk_mib = 8192
 """
 
 import os
@@ -46,6 +47,7 @@ class GatewaySection(_Section):
     address: Annotated[str, AfterValidator(checked_address)]
     listen: Annotated[str, AfterValidator(checked_address)]
     certificate_days: Annotated[int, Field(ge=1, le=398)] = 90
+    bulk_mib: Annotated[int, Field(ge=1)] = 8192
 
     @property
     def host(self) -> str:
@@ -66,6 +68,7 @@ class Settings(_Section):
             return hub
         own = self.gateway
         gateway = f'address = "{own.address}"\nlisten = "{own.listen}"\ncertificate_days = {own.certificate_days}\n'
+        gateway += f"bulk_mib = {own.bulk_mib}\n"
         return f"{hub}\n[gateway]\n{gateway}"
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedward_client.receiver.pace import Rate, opening
-from fedward_client.receiver.settings import PacsSettings, Window
+from fedward_client.pace import Rate, Window, opening
+from fedward_client.receiver.settings import PacsSettings
 from fedward_client.site import Site
 from fedward_common.errors import SettingsError
 

@@ -148,15 +148,18 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         yield ground
 
 
-@pytest.fixture(scope="module")
-def finished(ground: Ground) -> RunResult:
+def run_of(ground: Ground, study: Path) -> RunResult:
     """A study that went through the gateway."""
     names = sorted(SITES)
-    Federation(ground.hub, ground.sites, {}, isolated=True).approve(load(ground.study), names=names)
+    Federation(ground.hub, ground.sites, {}, isolated=True).approve(load(study), names=names)
     sites = [word for name in names for word in ("--site", name)]
-    ground.fedward("hub", "study", "start", ground.study, "--hub", ground.hub.folder, *sites, "--wait", "120")
-    [folder] = ground.hub.runs.iterdir()
-    return RunResult.read(folder)
+    ground.fedward("hub", "study", "start", study, "--hub", ground.hub.folder, *sites, "--wait", "120")
+    return RunResult.read(max(ground.hub.runs.iterdir(), key=lambda folder: folder.name[-22:]))
+
+
+@pytest.fixture(scope="module")
+def finished(ground: Ground) -> RunResult:
+    return run_of(ground, ground.study)
 
 
 # What they find -------------------------------------------------------------------------------------------------------
@@ -165,6 +168,23 @@ def finished(ground: Ground) -> RunResult:
 def test_a_study_runs_through_the_gateway(finished: RunResult) -> None:
     assert sorted(finished.sites) == sorted(SITES)
     assert all(found.test is not None for found in finished.sites.values())
+
+
+def test_a_large_model_travels_in_chunks_beside_its_messages(ground: Ground, finished: RunResult) -> None:
+    study = ground.study.with_name("large.toml")
+    study.write_text(STUDY.replace("small-cnn", "resnet18"))
+    result = run_of(ground, study)
+    assert all(found.test is not None for found in result.sites.values())
+    lines = (ground.hub.logs / "gateway.log").read_text().splitlines()
+    for name in SITES:
+        own = [line.split() for line in lines if f"site={name} " in line and "/v1/bulk/" in line]
+        fetched = [path for _, _, method, path, status, *_ in own if (method, status) == ("GET", "200")]
+        put = [path for _, _, method, path, status, *_ in own if (method, status) == ("PUT", "201")]
+        assert len(set(fetched)) >= 3 * 9  # two rounds and the end: three models, of 43 MB each
+        assert len(put) >= 2 * 9
+        assert all(path.startswith(f"/v1/bulk/up/{name}/") for path in put)
+        assert max(int(line[5].removeprefix("in=")) for line in own if line[2] == "PUT") > 5 * 2**20
+    assert not [path for path in (ground.hub.folder / "bulk").rglob("*") if path.is_file()]  # nothing is left of it
 
 
 PROBE = """

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TypeVar
 
+from fedward_client.pace import Rate, opening
 from fedward_client.receiver.faults import PeerAway
-from fedward_client.receiver.pace import Rate, opening
 from fedward_client.site import Site
 from fedward_common.events import Event, Listener
 

@@ -6,19 +6,19 @@ here opens a connection, and no file that is named here is read before it is nee
 
 import re
 from dataclasses import dataclass, field
-from datetime import time
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fedward_client.pace import Window, read_window
 from fedward_common.errors import SettingsError
 
 Retrieve = Literal["get", "move"]
 
 _AE_TITLE = re.compile(r"(?=.*[^ ])[ -\[\]-~]{1,16}")  # PS3.5 6.2: no backslash, no control character, not all spaces
-_WINDOW = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
+_WHERE = "site.toml: [pacs]"
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 _Port = Annotated[int, Field(ge=1, le=65535)]
@@ -48,14 +48,6 @@ class PacsSection(BaseModel):
     max_object_mib: Annotated[int, Field(ge=1)] = 2048
     min_free_mib: Annotated[int, Field(ge=1)] = 4096
     timeout_s: Annotated[int, Field(ge=1, le=3600)] = 60
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Window:
-    """The hours, in local time, in which the archive may be asked; `closes` may be on the next day."""
-
-    opens: time
-    closes: time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +97,7 @@ def checked(section: PacsSection, folder: Path) -> PacsSettings:
         listen_port=section.listen_port,
         allowed=frozenset(allowed),
         max_associations=section.max_associations,
-        window=_window(section.window),
+        window=read_window(section.window, _WHERE),
         bytes_per_minute=section.mib_per_minute * 2**20 or None,
         max_object_bytes=section.max_object_mib * 2**20,
         min_free_bytes=section.min_free_mib * 2**20,
@@ -161,18 +153,5 @@ def _file(key: str, name: str, folder: Path) -> Path | None:
     return path
 
 
-def _window(text: str) -> Window | None:
-    if not text:
-        return None
-    found = _WINDOW.fullmatch(text)
-    if found is None:
-        raise _wrong(f'window {text!r} is no window of hours; write it as "20:00-06:00"')
-    first, second, third, fourth = map(int, found.groups())
-    opens, closes = time(first, second), time(third, fourth)
-    if opens == closes:
-        raise _wrong(f"window {text!r} is never open; leave it out to allow every hour")
-    return Window(opens=opens, closes=closes)
-
-
 def _wrong(words: str) -> SettingsError:
-    return SettingsError(f"site.toml: [pacs] {words}")
+    return SettingsError(f"{_WHERE} {words}")

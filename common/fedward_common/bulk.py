@@ -1,0 +1,77 @@
+"""How the arrays of a large message travel beside it: as chunks that the gateway serves and takes, named by content.
+
+A block (`array_blocks`) is cut into chunks of `CHUNK_BYTES`, the last one shorter. The message holds the manifest
+alone. Each chunk is one GET or PUT under its own SHA-256, so a transfer goes on where it was cut, and whoever reads a
+chunk knows whether it is the one that was meant.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Annotated, Self
+
+from flwr.app import ConfigRecord, RecordDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedward_common.array_blocks import MAX_BYTES
+from fedward_common.errors import RecordError
+from fedward_common.records import Digest, texts_in
+
+CHUNK_BYTES = 5 * 2**20
+MAX_CHUNKS = 2**17
+PATH = "/v1/bulk"
+_KEY = "fedward.bulk"  # in a message's text
+
+
+class Manifest(BaseModel):
+    """What a block is cut into. `trip` is the number of the question: where in the hub the answer's chunks go."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    run: Annotated[str, Field(pattern=r"^[a-z0-9][a-zA-Z0-9-]{0,127}$")]
+    trip: Annotated[int, Field(ge=0, lt=2**63)]
+    size: Annotated[int, Field(ge=1, le=MAX_BYTES)]
+    chunks: Annotated[list[Digest], Field(max_length=MAX_CHUNKS)]
+
+    @model_validator(mode="after")
+    def _has_its_chunks(self) -> Self:
+        if len(self.chunks) != -(-self.size // CHUNK_BYTES):
+            raise ValueError("so many chunks do not make so many bytes")
+        return self
+
+    @classmethod
+    def of(cls, block: memoryview, *, run: str, trip: int) -> Self:
+        """The manifest of a block."""
+        digests = [hashlib.sha256(part).hexdigest() for part in parts(block)]
+        return cls(run=run, trip=trip, size=len(block), chunks=digests)
+
+    def length(self, number: int) -> int:
+        """How many bytes a chunk has."""
+        return min(CHUNK_BYTES, self.size - number * CHUNK_BYTES)
+
+
+def parts(block: memoryview) -> Iterator[memoryview]:
+    """The chunks of a block."""
+    for start in range(0, len(block), CHUNK_BYTES):
+        yield block[start : start + CHUNK_BYTES]
+
+
+def beside(content: RecordDict, manifest: Manifest) -> RecordDict:
+    """A message's content with its arrays left out, which travel beside it."""
+    texts = {name: ConfigRecord({**text, _KEY: manifest.model_dump_json()}) for name, text in texts_in(content).items()}
+    return RecordDict(dict(texts))
+
+
+def manifest_in(content: RecordDict) -> Manifest | None:
+    """The manifest of what travels beside a message, None where nothing does. `RecordError` for one that is none."""
+    for text in texts_in(content).values():
+        if _KEY in text:
+            try:
+                return Manifest.model_validate_json(str(text[_KEY]))
+            except ValidationError:
+                raise RecordError("what travels beside the message is not described as agreed") from None
+    return None
+
+
+def without_manifest(text: ConfigRecord) -> ConfigRecord:
+    """What stands in a record but the manifest."""
+    return ConfigRecord({key: value for key, value in text.items() if key != _KEY})

@@ -1,0 +1,154 @@
+"""The hub's side of the bulk path: files that the gateway serves to a run's sites and takes from them.
+
+    bulk/members/RUN/SITE             there while the site may fetch what the run sends
+    bulk/down/RUN/SHA256              a chunk for the sites of a run, once for all of them
+    bulk/up/SITE/RUN/TRIP/SHA256      a chunk of a site's answer; the folder is there while it is awaited
+    bulk/full/SITE                    there while a site has put more than it may
+
+nginx looks at what is there and asks nobody. What a site put counts only when its bytes have the digest that they are
+named by, and only as what its message says.
+"""
+
+import hashlib
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedward_common.bulk import Manifest, parts
+from fedward_common.errors import RecordError
+from fedward_common.mapped_files import map_file
+from fedward_server.shelf import unwritable
+
+FOLDER = "bulk"
+KEPT = 4  # of a site's trips: a question that was asked again may be answered as either
+_WRITING = ".writing-"
+
+
+@dataclass(slots=True)
+class Bulk:
+    """One run's part of the bulk path. `folder` is the hub's; arrays that came wait in files in `waiting`."""
+
+    folder: Path
+    run: str
+    waiting: Path
+    _trips: dict[str, list[int]] = field(default_factory=dict)  # by site, those that are open
+    _offered: list[set[str]] = field(default_factory=list)  # the chunks of the last blocks
+
+    def __post_init__(self) -> None:
+        self.remove()  # of the run's process that died
+
+    @property
+    def _down(self) -> Path:
+        return self.folder / FOLDER / "down" / self.run
+
+    def _up(self, site: str, trip: int) -> Path:
+        return self.folder / FOLDER / "up" / site / self.run / str(trip)
+
+    def offer(self, block: memoryview, trip: int) -> Manifest:
+        """Put a block where sites fetch it; chunks that are there stay. Raises RunError where the disk is full."""
+        manifest = Manifest.of(block, run=self.run, trip=trip)
+        try:
+            self._down.mkdir(parents=True, exist_ok=True)
+            for name, part in zip(manifest.chunks, parts(block), strict=True):
+                if not (self._down / name).exists():
+                    temporary = self._down / f"{_WRITING}{secrets.token_hex(8)}"
+                    temporary.write_bytes(part)
+                    temporary.replace(self._down / name)
+        except OSError as error:
+            raise unwritable(self._down, error) from error
+        self._offered = [*self._offered, set(manifest.chunks)][-2:]
+        kept = set().union(*self._offered)
+        for path in self._down.iterdir():
+            if path.name not in kept:
+                path.unlink()
+        return manifest
+
+    def await_answers(self, sites: Iterable[str], trip: int) -> None:
+        """Let sites fetch, and put their answers to a question."""
+        for site in sites:
+            member = self.folder / FOLDER / "members" / self.run / site
+            member.parent.mkdir(parents=True, exist_ok=True)
+            member.touch()
+            self._up(site, trip).mkdir(parents=True, exist_ok=True)
+            *older, _ = trips = [*self._trips.get(site, ()), trip]
+            for old in older[: len(trips) - KEPT]:
+                self.forget(site, old)
+            self._trips[site] = trips[-KEPT:]
+
+    def take(self, site: str, manifest: Manifest, limit: int) -> memoryview:
+        """The block that a site put, mapped from a file without a name. RecordError where it is not as it said."""
+        if manifest.run != self.run or manifest.trip not in self._trips.get(site, ()):
+            raise RecordError("what travels beside its answer is of another question")
+        if manifest.size > limit:
+            raise RecordError(f"its reply is larger than {limit / 2**20:.0f} MiB, the most that fits what it was asked")
+        folder = self._up(site, manifest.trip)
+        self.waiting.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.waiting) as file:
+            for number, name in enumerate(manifest.chunks):
+                try:
+                    data = _read(folder / name, manifest.length(number))
+                except OSError:
+                    raise RecordError("a chunk of its answer is not there") from None
+                if hashlib.sha256(data).hexdigest() != name:
+                    raise RecordError("a chunk of its answer is not what it is named by")
+                try:
+                    file.write(data)
+                except OSError as error:
+                    raise unwritable(self.waiting, error) from error
+            return memoryview(map_file(file))
+
+    def forget(self, site: str, trip: int) -> None:
+        """Remove what a site put for a trip, which is over."""
+        shutil.rmtree(self._up(site, trip), ignore_errors=True)
+        with suppress(ValueError, KeyError):
+            self._trips[site].remove(trip)
+
+    def remove(self) -> None:
+        """Remove all of the run."""
+        remove_run(self.folder, self.run)
+
+
+def _read(path: Path, size: int) -> bytes:
+    """A chunk's bytes. Raises OSError where it is not a plain file of that size."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor: what is measured is what is read
+        if os.fstat(descriptor).st_size != size:
+            raise OSError("another size")
+        return file.read()
+
+
+def remove_run(folder: Path, run: str) -> None:
+    """Remove all of a run from the bulk path of the hub in `folder`."""
+    bulk = folder / FOLDER
+    for path in (bulk / "members" / run, bulk / "down" / run, *(bulk / "up").glob(f"*/{run}")):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def tidy(folder: Path, unfinished: Iterable[str], limit: int) -> None:
+    """Remove what runs that are over left, and let each site that holds more than `limit` bytes put no more."""
+    bulk, known = folder / FOLDER, set(unfinished)
+    for path in (*(bulk / "members").glob("*"), *(bulk / "up").glob("*/*")):
+        if path.name not in known:
+            remove_run(folder, path.name)
+    for site in (bulk / "up").glob("*"):
+        mark = bulk / "full" / site.name
+        if held(site) > limit:
+            mark.parent.mkdir(exist_ok=True)
+            mark.touch()
+        else:
+            mark.unlink(missing_ok=True)
+
+
+def held(folder: Path) -> int:
+    """The bytes of all files below a folder."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            if path.is_file():
+                total += path.stat().st_size
+    return total
