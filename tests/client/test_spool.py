@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fedward_client.spool import IN, OUT, Parcel, read
-from fedward_client.spool_writer import remove, tidy, write
+from fedward_client.spool_writer import Growing, growing_name, remove, tidy, write
+from fedward_common.bulk import CHUNK_BYTES, Manifest, parts
 from fedward_common.errors import RecordError, RunError
 from fedward_common.npy import DTYPES
 from fedward_common.records import from_array_record, to_array_record
@@ -97,3 +98,51 @@ def test_what_a_killed_process_left_is_removed(spool: Path) -> None:
     tidy(spool, IN, {kept.sha256})
     assert [path.name for path in (spool / IN).iterdir()] == [kept.sha256]
     assert other.sha256 != kept.sha256
+
+
+# Chunk by chunk ------------------------------------------------------------------------------------------------------
+
+GROWN = memoryview(os.urandom(2 * CHUNK_BYTES + 77))
+DESCRIBED = Manifest.of(GROWN, run="r", trip=1)
+ROOM = 2**26
+
+
+def grow(spool: Path, limit: int = ROOM) -> tuple[list[int], Parcel]:
+    """Fetch what is missing; which chunks that were, and the parcel."""
+    with Growing.open(spool, IN, DESCRIBED, limit=limit) as growing:
+        chunks = list(parts(GROWN))
+        fetched = list(growing.missing())
+        for number in fetched:
+            growing.append(bytes(chunks[number]))
+        return fetched, growing.finish()
+
+
+def test_a_parcel_grows(spool: Path) -> None:
+    fetched, parcel = grow(spool)
+    assert fetched == [0, 1, 2]
+    assert (spool / IN / parcel.sha256).read_bytes() == GROWN
+    assert [path.name for path in (spool / IN).iterdir()] == [parcel.sha256]
+
+
+@pytest.mark.parametrize("cut", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES, len(GROWN)])
+def test_a_parcel_goes_on_where_it_was_cut(spool: Path, cut: int) -> None:
+    (spool / IN / growing_name(DESCRIBED)).write_bytes(GROWN[:cut])
+    tidy(spool, IN, {growing_name(DESCRIBED)})
+    fetched, parcel = grow(spool)
+    assert fetched == [number for number in range(3) if cut < min((number + 1) * CHUNK_BYTES, len(GROWN))]
+    assert (spool / IN / parcel.sha256).read_bytes() == GROWN
+
+
+def test_what_was_changed_meanwhile_is_fetched_again(spool: Path) -> None:
+    data = bytearray(GROWN)
+    data[CHUNK_BYTES + 5] ^= 1
+    (spool / IN / growing_name(DESCRIBED)).write_bytes(data)
+    fetched, parcel = grow(spool)
+    assert fetched == [1, 2]
+    assert (spool / IN / parcel.sha256).read_bytes() == GROWN
+
+
+def test_a_parcel_that_the_spool_does_not_hold_is_refused_before_it_comes(spool: Path) -> None:
+    with pytest.raises(RunError, match="spool is full"):
+        grow(spool, limit=len(GROWN) - 1)
+    assert list((spool / IN).iterdir()) == []

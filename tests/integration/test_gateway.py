@@ -1,5 +1,6 @@
 """The gateway as hospitals meet it: the real nginx before a real hub, certificates that hold and such that do not."""
 
+import hashlib
 import json
 import os
 import signal
@@ -7,9 +8,10 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,20 +21,27 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from fedward_client import bulk as client_bulk
 from fedward_client.credentials import ASKED, Credentials, hub_of
-from fedward_client.fleet import Fleet, NotKnownError
-from fedward_client.member import NODE_KEY, SIGNING_KEY, join
+from fedward_client.fleet import Fleet, NotKnownError, RunOverError
+from fedward_client.member import NODE_KEY, SIGNING_KEY, LinkSettings, join
+from fedward_client.pace import Window
 from fedward_client.probe import context
 from fedward_client.site import Site
+from fedward_client.spool import IN
 from fedward_client.supernode import Renewal
 from fedward_common import certificates, pki
+from fedward_common.bulk import CHUNK_BYTES, Manifest
 from fedward_common.cards import HubCard
 from fedward_common.errors import LinkError, RunError
 from fedward_common.joining import JOIN, Invitation, Joined
 from fedward_server import control, gateway
+from fedward_server.bulk import Bulk
 from fedward_server.gateway import Gateway, node_header
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining
+from fedward_server.locks import held
+from fedward_server.runs import ENGINE, LOCK
 from fedward_server.superlink import free_port
 from fedward_simulations.federation import background
 
@@ -388,6 +397,198 @@ def test_the_next_authority_and_the_one_before(ground: Ground, south: Site, tmp_
     assert own is not None
     assert certificates.issued_by(own, ground.hub.issuing.current().certificate)
     assert ground.status("/v1/site/certificate", tls_of(south)) == 400
+
+
+# Chunks of models ----------------------------------------------------------------------------------------------------
+
+RUN = "planted-run-1"
+BLOCK = memoryview(os.urandom(9 * CHUNK_BYTES + 1000))
+
+
+@pytest.fixture(scope="module")
+def bulk(ground: Ground, north: Site, south: Site) -> Iterator[Bulk]:
+    """The bulk path of a run that is at work, of which north is a site and south is not."""
+    with ground.hub.store() as store:
+        store.start_run(RUN, "planted", "d" * 64, "{}", ENGINE)
+        (ground.hub.runs / RUN).mkdir()
+        with held(ground.hub.runs / RUN / LOCK):
+            made = Bulk(ground.hub.folder, RUN, ground.folder / "waiting")
+            made.await_answers(["north"], 1)
+            yield made
+            store.finish_run(RUN, "failed", None)
+
+
+def calls(ground: Ground, site: Site, method: str, path: str, content: bytes = b"") -> httpx.Response:
+    with httpx.Client(verify=Credentials(site.link).show(ground.trust), trust_env=False) as client:
+        return client.request(method, f"{ground.url}/v1/bulk/{path}", content=content)
+
+
+def test_a_model_is_fetched_by_the_sites_of_its_run(ground: Ground, bulk: Bulk, north: Site, south: Site) -> None:
+    manifest = bulk.offer(BLOCK, 1)
+    path = f"down/{RUN}/{manifest.chunks[0]}"
+    assert calls(ground, north, "GET", path).content == BLOCK[:CHUNK_BYTES]
+    assert calls(ground, south, "GET", path).status_code == 404  # as if there were none
+    for other in (f"down/{RUN}/", f"down/{RUN}", f"down/other/{manifest.chunks[0]}", f"members/{RUN}/north", "down/"):
+        assert calls(ground, north, "GET", other).status_code == 404
+    for method in ("PUT", "DELETE", "POST", "PROPFIND", "MKCOL"):
+        assert calls(ground, north, method, path).status_code == REFUSED
+    assert ground.status(f"/v1/bulk/{path}", method="GET") == REFUSED
+
+
+def test_a_site_puts_into_its_own_folder_and_reads_nothing_there(
+    ground: Ground, bulk: Bulk, north: Site, south: Site
+) -> None:
+    data = bytes(BLOCK[:1000])
+    name = hashlib.sha256(data).hexdigest()
+    path = f"up/north/{RUN}/1/{name}"
+    assert calls(ground, north, "PUT", path, data).status_code == 201
+    assert (ground.hub.folder / "bulk" / path).read_bytes() == data
+    assert calls(ground, north, "PUT", path, data).status_code == 204  # again, after a cut
+    assert calls(ground, south, "PUT", path, b"x").status_code == REFUSED
+    assert calls(ground, south, "PUT", path.replace("up/north", "up/south"), data).status_code == 409
+    for method in ("GET", "HEAD", "DELETE", "MOVE", "COPY"):
+        for site in (north, south):
+            assert calls(ground, site, method, path).status_code == REFUSED
+    assert (ground.hub.folder / "bulk" / path).read_bytes() == data
+    assert calls(ground, north, "PUT", path.replace("/1/", "/2/"), data).status_code == 409  # nobody asked
+    assert calls(ground, north, "PUT", f"up/north/{RUN}/1/x", data).status_code == 404
+    assert calls(ground, north, "PUT", f"up/north/{RUN}/1/../../../south/{name}", data).status_code in {404, 409}
+    assert calls(ground, north, "PUT", path, bytes(CHUNK_BYTES + 1)).status_code == 413
+
+
+def test_a_half_written_upload_is_none(ground: Ground, bulk: Bulk, north: Site) -> None:
+    name = "f" * 64
+    host, _, port = ground.hub.address.rpartition(":")
+    head = f"PUT /v1/bulk/up/north/{RUN}/1/{name} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {CHUNK_BYTES}\r\n\r\n"
+    with (
+        socket.create_connection((host, int(port)), timeout=30) as plain,
+        Credentials(north.link).show(ground.trust).wrap_socket(plain, server_hostname=host) as secure,
+    ):
+        secure.sendall(head.encode() + bytes(BLOCK[: CHUNK_BYTES // 2]))
+    temporary = ground.hub.folder / "gateway" / "temporary" / "body"
+    wait_until(lambda: not [path for path in temporary.rglob("*") if path.is_file()])
+    assert not (ground.hub.folder / "bulk" / "up" / "north" / RUN / "1" / name).exists()
+
+
+def test_a_site_that_fills_the_hub_is_stopped(ground: Ground, bulk: Bulk, north: Site) -> None:
+    big = ground.hub.folder / "bulk" / "up" / "north" / RUN / "1" / ("e" * 64)
+    with big.open("wb") as file:
+        file.truncate(8192 * 2**20 + 1)  # takes no room
+    full = ground.hub.folder / "bulk" / "full" / "north"
+    wait_until(full.exists)
+    assert calls(ground, north, "PUT", f"up/north/{RUN}/1/{'d' * 64}", b"x").status_code == 507
+    big.unlink()
+    wait_until(lambda: not full.exists())
+
+
+@pytest.fixture
+def cutting_proxy(ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Cutter"]:
+    """The real tinyproxy before the hub, behind a relay that counts bytes and can be cut."""
+    port = free_port()
+    (tmp_path / "tinyproxy.conf").write_text(f"Port {port}\nListen {HOST}\nTimeout 60\nAllow {HOST}\n")
+    program = ["tinyproxy", "-d", "-c", str(tmp_path / "tinyproxy.conf")]
+    with background(program, tmp_path / "tinyproxy.out"), Cutter(port) as cutter:
+        wait_until(lambda: is_open(port))
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{HOST}:{cutter.port}")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        yield cutter
+
+
+class Cutter:
+    """Passes connections on, counting what goes up, and cuts them all at a number of bytes."""
+
+    def __init__(self, target: int) -> None:
+        self.target, self.up, self.cut_at = target, 0, 0
+        self.listening = socket.create_server((HOST, 0))
+        self.port: int = self.listening.getsockname()[1]
+
+    def __enter__(self) -> "Cutter":
+        threading.Thread(target=self.accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.listening.shutdown(socket.SHUT_RDWR)
+        self.listening.close()
+
+    def accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self.listening.accept()
+                far = socket.create_connection((HOST, self.target))
+                for pair in ((near, far, True), (far, near, False)):
+                    threading.Thread(target=self.carry, args=pair, daemon=True).start()
+
+    def carry(self, source: socket.socket, sink: socket.socket, upward: bool) -> None:
+        with suppress(OSError), source:
+            while data := source.recv(65536):
+                if upward:
+                    self.up += len(data)
+                    if self.cut_at and self.up > self.cut_at:
+                        self.cut_at = 0
+                        break
+                sink.sendall(data)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+
+
+def bulk_of(site: Site) -> client_bulk.Bulk:
+    card = HubCard.read(site.link / "hub.json")
+    trust = Credentials(site.link).show(context(card.ca))
+    return client_bulk.Bulk(card, trust, LinkSettings.read(site.link), threading.Event())
+
+
+def test_a_transfer_that_was_cut_goes_on_through_a_proxy(
+    ground: Ground, bulk: Bulk, north: Site, cutting_proxy: Cutter
+) -> None:
+    manifest = Manifest.of(BLOCK, run=RUN, trip=1)
+    said: list[str] = []
+    sent = [0]
+    with closing(bulk_of(north)) as way:
+        cutting_proxy.cut_at = int(0.9 * len(BLOCK))
+        with pytest.raises(LinkError):
+            sent.extend(way.put(manifest, BLOCK, 0, lambda state, _reason: said.append(state)))
+        assert 0 < sent[-1] < len(manifest.chunks)
+        sent.extend(way.put(manifest, BLOCK, sent[-1], lambda state, _reason: said.append(state)))
+        assert sent[-1] == len(manifest.chunks)
+        assert cutting_proxy.up < 1.1 * len(BLOCK)
+        assert bulk.take("north", manifest, 2**30) == BLOCK
+        offered = bulk.offer(BLOCK, 1)
+        parcel = way.fetch(offered, IN, lambda _state, _reason: None)
+    assert (north.spool / IN / parcel.sha256).read_bytes() == BLOCK
+    assert set(said) == {"transferring"}
+
+
+def test_what_a_site_is_told_of_its_chunks(ground: Ground, bulk: Bulk, north: Site) -> None:
+    manifest = Manifest.of(BLOCK[:5], run=RUN, trip=1)
+    with closing(bulk_of(north)) as way:
+        with pytest.raises(RunOverError, match="has put away"):
+            list(way.put(manifest.model_copy(update={"trip": 99}), BLOCK[:5], 0, lambda *_: None))
+        with pytest.raises(RunOverError, match="has put away"):
+            way.fetch(manifest, IN, lambda *_: None)
+        bulk.offer(BLOCK[:5], 1)
+        (ground.hub.folder / "bulk" / "down" / RUN / manifest.chunks[0]).write_bytes(b"other")
+        with pytest.raises(LinkError, match="sent another chunk than it was asked for"):
+            way.fetch(manifest, IN, lambda *_: None)
+
+
+def test_the_hours_and_the_rate_of_a_site_hold(ground: Ground, bulk: Bulk, north: Site) -> None:
+    manifest = bulk.offer(BLOCK[:1000], 1)
+    now = datetime.now()
+    closed = Window(opens=(now + timedelta(hours=2)).time(), closes=(now + timedelta(hours=3)).time())
+    said: list[str] = []
+    with closing(bulk_of(north)) as way:
+        way.settings = way.settings.model_copy(update={"window": closed})
+        threading.Timer(0.3, way.stopping.set).start()
+        with pytest.raises(LinkError, match="is stopping"):
+            way.fetch(manifest, IN, lambda state, reason: said.append(f"{state}: {reason}"))
+    assert said == [f"waiting: [link] window opens at {closed.opens:%H:%M}"]
+    with closing(bulk_of(north)) as way:
+        way._rate.bytes_per_minute = 60_000
+        started = time.monotonic()
+        list(way.put(Manifest.of(BLOCK[:1000], run=RUN, trip=1), BLOCK[:1000], 0, lambda *_: None))
+        way.fetch(manifest, IN, lambda *_: None)
+        assert time.monotonic() - started > 0.9  # a second for a thousand bytes
 
 
 # What dies -----------------------------------------------------------------------------------------------------------

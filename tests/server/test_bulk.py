@@ -1,0 +1,108 @@
+"""What sites put at the hub beside their answers: taken when it is what it says, cleared away when it is over."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fedward_common.bulk import CHUNK_BYTES, Manifest, parts
+from fedward_common.errors import RecordError, RunError
+from fedward_server.bulk import Bulk, held, remove_run, tidy
+
+BLOCK = memoryview(os.urandom(CHUNK_BYTES + 1000))
+TRIP, LIMIT = 1_000, 2**30
+
+
+@pytest.fixture
+def bulk(tmp_path: Path) -> Bulk:
+    made = Bulk(tmp_path / "hub", "run-1", tmp_path / "waiting")
+    made.await_answers(["north"], TRIP)
+    return made
+
+
+def put(bulk: Bulk, block: memoryview = BLOCK, site: str = "north") -> Manifest:
+    manifest = Manifest.of(block, run="run-1", trip=TRIP)
+    for name, part in zip(manifest.chunks, parts(block), strict=True):
+        (bulk.folder / "bulk" / "up" / site / "run-1" / str(TRIP) / name).write_bytes(part)
+    return manifest
+
+
+def test_what_a_site_put_is_its_answer(bulk: Bulk) -> None:
+    manifest = put(bulk)
+    assert bulk.take("north", manifest, LIMIT) == BLOCK
+    bulk.forget("north", TRIP)
+    assert held(bulk.folder) == 0
+    with pytest.raises(RecordError, match="of another question"):
+        bulk.take("north", manifest, LIMIT)
+
+
+def test_what_is_not_as_it_says_is_refused(bulk: Bulk) -> None:
+    manifest = put(bulk)
+    folder = bulk.folder / "bulk" / "up" / "north" / "run-1" / str(TRIP)
+    with pytest.raises(RecordError, match="larger than 0 MiB"):
+        bulk.take("north", manifest, 1000)
+    for other in ({"run": "run-2"}, {"trip": TRIP + 1}):
+        with pytest.raises(RecordError, match="of another question"):
+            bulk.take("north", manifest.model_copy(update=other), LIMIT)
+    with pytest.raises(RecordError, match="of another question"):
+        bulk.take("south", manifest, LIMIT)
+    first, last = (folder / name for name in manifest.chunks)
+    data = bytearray(last.read_bytes())
+    data[5] ^= 1
+    for damage in (bytes(data), bytes(data[:-1]), bytes(data) + b"x"):
+        last.write_bytes(damage)
+        with pytest.raises(RecordError, match="a chunk of its answer is"):
+            bulk.take("north", manifest, LIMIT)
+    last.unlink()
+    with pytest.raises(RecordError, match="a chunk of its answer is not there"):
+        bulk.take("north", manifest, LIMIT)
+    last.symlink_to(first)
+    with pytest.raises(RecordError, match="a chunk of its answer is not there"):
+        bulk.take("north", manifest, LIMIT)
+
+
+def test_a_model_is_there_once_and_the_one_before_for_who_is_late(bulk: Bulk) -> None:
+    blocks = [memoryview(os.urandom(2000)) for _ in range(3)]
+    manifests = [bulk.offer(block, number) for number, block in enumerate(blocks)]
+    down = bulk.folder / "bulk" / "down" / "run-1"
+    assert {path.name for path in down.iterdir()} == {*manifests[1].chunks, *manifests[2].chunks}
+    bulk.offer(blocks[2], 9)
+    assert {path.name for path in down.iterdir()} == set(manifests[2].chunks)
+    assert (down / manifests[2].chunks[0]).read_bytes() == blocks[2]
+
+
+def test_of_questions_that_were_asked_again_the_last_are_open(bulk: Bulk) -> None:
+    for trip in range(TRIP + 1, TRIP + 6):
+        bulk.await_answers(["north"], trip)
+    found = {path.name for path in (bulk.folder / "bulk" / "up" / "north" / "run-1").iterdir()}
+    assert found == {str(trip) for trip in range(TRIP + 2, TRIP + 6)}
+
+
+def test_a_run_that_begins_anew_or_ends_leaves_nothing(bulk: Bulk) -> None:
+    put(bulk)
+    bulk.offer(BLOCK, TRIP)
+    Bulk(bulk.folder, "run-2", bulk.waiting).await_answers(["north"], 5)
+    again = Bulk(bulk.folder, "run-1", bulk.waiting)
+    assert held(bulk.folder) == 0
+    again.await_answers(["north"], 6)
+    remove_run(bulk.folder, "run-1")
+    assert not (bulk.folder / "bulk" / "members" / "run-1").exists()
+    assert (bulk.folder / "bulk" / "members" / "run-2" / "north").exists()
+
+
+def test_what_runs_left_that_are_over_is_removed_and_quotas_hold(bulk: Bulk) -> None:
+    put(bulk)
+    tidy(bulk.folder, ["run-1"], limit=len(BLOCK) - 1)
+    assert (bulk.folder / "bulk" / "full" / "north").exists()
+    tidy(bulk.folder, ["run-1"], limit=len(BLOCK))
+    assert not (bulk.folder / "bulk" / "full" / "north").exists()
+    tidy(bulk.folder, ["run-2"], limit=LIMIT)
+    assert held(bulk.folder) == 0
+    assert not (bulk.folder / "bulk" / "members" / "run-1").exists()
+
+
+def test_a_disk_that_is_full_is_told(tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "bulk").write_text("in the way")
+    with pytest.raises(RunError, match="free space on that disk"):
+        Bulk(tmp_path / "hub", "run-1", tmp_path / "waiting").offer(BLOCK, 1)
