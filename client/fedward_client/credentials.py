@@ -76,11 +76,18 @@ class Credentials:
 
         The same question is asked again until the hub's operator has answered. Raises LinkError in words.
         """
-        own, request = self._request(site.site, card)
-        asked = JoinRequest.make(site, request, secret, key)
-        answer = _call(card, JOIN, asked, Joined, context(card.ca))
+        asked = self.asking(card, site, key, secret)
+        return self.take(card, _call(card, JOIN, asked, Joined, context(card.ca)))
+
+    def asking(self, card: HubCard, site: SiteCard, key: Ed25519PrivateKey, secret: str) -> JoinRequest:
+        """What this site asks a hub; the same until it is answered."""
+        return JoinRequest.make(site, self._request(site.site, card)[1], secret, key)
+
+    def take(self, card: HubCard, answer: Joined) -> bool:
+        """Take the hub's answer to what was asked; whether it let this site in. Raises LinkError for a false one."""
         if answer.certificate is None:
             return False
+        own, _ = self._request("", card)
         self._take(card, own, answer.certificate)
         (self.link / ASKED).unlink()
         return True

@@ -77,6 +77,7 @@ class _Entrance:
     hub: Hub
     services: list[_Service]
     over: threading.Event = field(default_factory=threading.Event)
+    trouble: str = ""  # that was logged last
 
     def open(self) -> None:
         """Start the API, then the gateway; returns when that answers. Raises RunError where one does not start."""
@@ -94,18 +95,27 @@ class _Entrance:
     def keep(self) -> None:
         """Look after both until the block is over."""
         upkeep, quota = time.monotonic() + UPKEEP_S, settings_of(self.hub).bulk_mib * 2**20
-        store = self.hub.store()
-        while not self.over.wait(LOOK_S):
-            for service in self.services:
-                service.watch()
-            bulk.tidy(self.hub.folder, (row.run for row in store.unfinished(ENGINE)), quota)
-            if time.monotonic() >= upkeep:
-                upkeep = time.monotonic() + UPKEEP_S
-                try:
-                    bring_gateway_in_line(self.hub)
-                    Gateway(self.hub).turn_logs()
-                except FedwardError as error:
-                    log.error("the gateway is not brought in line: %s", error)  # noqa: TRY400 - a sentence
+        with self.hub.store() as store:
+            while not self.over.wait(LOOK_S):
+                for service in self.services:
+                    service.watch()
+                with self._logged("what sites put here is not looked after"):
+                    bulk.tidy(self.hub.folder, (row.run for row in store.unfinished(ENGINE)), quota)
+                if time.monotonic() >= upkeep:
+                    upkeep = time.monotonic() + UPKEEP_S
+                    with self._logged("the gateway is not brought in line"):
+                        bring_gateway_in_line(self.hub)
+                        Gateway(self.hub).turn_logs()
+
+    @contextmanager
+    def _logged(self, what: str) -> Iterator[None]:
+        """Log what fails, once, and go on: it is done again, and the hub is up meanwhile."""
+        try:
+            yield
+        except (FedwardError, OSError) as error:
+            if self.trouble != str(error):
+                self.trouble = str(error)
+                log.error("%s: %s", what, error)  # noqa: TRY400 - the sentence says it all
 
 
 @contextmanager

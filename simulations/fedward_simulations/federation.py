@@ -21,12 +21,14 @@ from typing import cast
 import grpc
 
 from fedward_client import isolation
-from fedward_client.member import CONTROL_SOCKET, LINK_STATUS, Member, join, read_json
+from fedward_client.credentials import Credentials
+from fedward_client.member import CONTROL_SOCKET, LINK_STATUS, SIGNING_KEY, Member, join, read_json
 from fedward_client.site import Site
 from fedward_client.sockets import address, channel
 from fedward_client.steward import approve
 from fedward_client.stubs.site_pb2 import Nothing, SiteEvent
 from fedward_client.stubs.site_pb2_grpc import ControlStub
+from fedward_common import pki
 from fedward_common.cards import HubCard, SiteCard
 from fedward_common.errors import RunError
 from fedward_common.events import Event, Listener, Stage
@@ -34,9 +36,10 @@ from fedward_common.study import StudySpec
 from fedward_server import runs, watch
 from fedward_server.events import RunEvent
 from fedward_server.hub import Hub
+from fedward_server.joining import Joining
 from fedward_server.result import RunResult
 from fedward_server.store import UNFINISHED, RunRow
-from fedward_server.superlink import free_port
+from fedward_server.superlink import HOST, free_port
 
 START_LIMIT_S = 180.0
 WAIT_S = 60.0  # for sites that are connected but not ready
@@ -129,17 +132,20 @@ def federation(
     hub_up: Sequence[str] = HUB_UP,
     site_up: Sequence[str] = SITE_UP,
     cards: Mapping[str, Path] = MappingProxyType({}),
+    gateway: bool = False,
 ) -> Iterator[Federation]:
     """A federation of the hospitals in these folders, with a hub in `hub`, made where there is none.
 
     `hub_up` and `site_up` are the modules that run them, with their words. `cards` are cards of the hub for sites that
-    reach it at another address than its own. Where this machine cannot isolate processes
-    the sites run without walls, and `isolated` says so. Raises RunError where it does not come up.
+    reach it at another address than its own. With a `gateway` sites come through nginx. Where this machine cannot
+    isolate processes the sites run without walls, and `isolated` says so. Raises RunError where it does not come up.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    opened = Hub.open(hub) if (hub / "hub.toml").exists() else Hub.init(hub, name="demo-hub", port=free_port())
+    opened = Hub.open(hub) if (hub / "hub.toml").exists() else _made(hub, gateway=gateway)
     sites = {
-        name: _enrolled(opened, cards.get(name, opened.card), folder, logs / f"{name}.card.json")
+        name: _joined(opened, folder)
+        if gateway
+        else _enrolled(opened, cards.get(name, opened.card), folder, logs / f"{name}.card.json")
         for name, folder in sorted(hospitals.items())
     }
     flags = [] if isolation.impossible() is None else ["--unsafe-no-walls"]
@@ -152,6 +158,26 @@ def federation(
             pids[name] = daemons.enter_context(background([sys.executable, "-m", *command], logs / f"{name}.out"))
         _wait_until_connected(sites, pids, logs, step)
         yield Federation(opened, sites, pids, isolated=not flags)
+
+
+def _made(folder: Path, *, gateway: bool) -> Hub:
+    address = f"{HOST}:{free_port()}" if gateway else None
+    return Hub.init(folder, name="demo-hub", port=free_port(), address=address, listen=address)
+
+
+def _joined(hub: Hub, folder: Path) -> Site:
+    """A hospital's folder as a site that was invited, asked and was approved, without the wait between people."""
+    card = HubCard.read(hub.card)
+    site, own = join(folder, card)
+    (site.link / LINK_STATUS).unlink(missing_ok=True)
+    key, credentials = pki.load_signing_key(site.state / SIGNING_KEY), Credentials(site.link)
+    with hub.store() as store:
+        joining = Joining(hub, store)
+        asked = credentials.asking(card, own, key, joining.invite(site.name).secret)
+        joining.ask(asked)
+        joining.approve(joining.asked_by(site.name)[0])
+        credentials.take(card, joining.ask(asked))
+    return site
 
 
 def _enrolled(hub: Hub, hub_card: Path, folder: Path, path: Path) -> Site:

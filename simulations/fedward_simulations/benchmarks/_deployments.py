@@ -46,9 +46,14 @@ clientapp = "_stock_app:client"
 
 @contextmanager
 def ours(
-    folder: Path, sites: Sequence[str], *, hub_up: Sequence[str] = HUB_UP, site_up: Sequence[str] = SITE_UP
+    folder: Path,
+    sites: Sequence[str],
+    *,
+    hub_up: Sequence[str] = HUB_UP,
+    site_up: Sequence[str] = SITE_UP,
+    gateway: bool = False,
 ) -> Iterator[Federation]:
-    """A hub and sites with empty folders, all connected; the two commands are `federation`'s.
+    """A hub and sites with empty folders, all connected; the options are `federation`'s.
 
     Each site has one thread for its arithmetic: all share this machine, and more would wait for each other.
     """
@@ -56,7 +61,9 @@ def ours(
     for path in hospitals.values():
         path.mkdir(parents=True)
         (path / SETTINGS).write_text('[policy]\noutputs = ["counts", "update", "evaluation"]\n[limits]\nthreads = 1\n')
-    with federation(folder / "hub", hospitals, logs=folder / "logs", hub_up=hub_up, site_up=site_up) as running:
+    with federation(
+        folder / "hub", hospitals, logs=folder / "logs", hub_up=hub_up, site_up=site_up, gateway=gateway
+    ) as running:
         yield running
 
 

@@ -88,10 +88,10 @@ def setting(study: StudySpec, sites: int) -> dict[str, Any]:
     }
 
 
-def our_rounds(folder: Path, sites: int, study: StudySpec) -> Rounds:
+def our_rounds(folder: Path, sites: int, study: StudySpec, *, gateway: bool = False) -> Rounds:
     """A hub and `sites` sites that send back what comes, a little changed. Evaluation rides on the train message."""
     names = [f"site-{number}" for number in range(sites)]
-    with ours(folder, names, site_up=(NOOP_SITE,)) as federation:
+    with ours(folder, names, site_up=(NOOP_SITE,), gateway=gateway) as federation:
         return run_rounds(federation, names, study)
 
 
