@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import BaseModel, ValidationError
 
+from fedward_client.member import TLS
 from fedward_client.probe import context, untrusting
 from fedward_client.reach import explain
 from fedward_common import certificates, pki
@@ -27,7 +28,7 @@ from fedward_common.errors import LinkError, SettingsError
 from fedward_common.joining import CERTIFICATE, JOIN, Invitation, Joined, JoinRequest, Renewal, Renewed
 from fedward_common.study_faults import printable
 
-FILE, ASKED = "tls.pem", "asked.key"
+ASKED = "asked.key"
 LIMIT_S = 30.0
 Answer = TypeVar("Answer", bound=BaseModel)
 MAX_TEXT = 200  # characters of what a hub says
@@ -43,7 +44,7 @@ class Credentials:
     @property
     def file(self) -> Path:
         """Key and certificate."""
-        return self.link / FILE
+        return self.link / TLS
 
     def certificate(self) -> x509.Certificate | None:
         """The certificate; None where there is none. Raises SettingsError where the file cannot be used."""

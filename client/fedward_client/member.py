@@ -15,7 +15,6 @@ from typing import Any, Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fedward_client.credentials import Credentials
 from fedward_client.ledger import Ledger
 from fedward_client.outbox import QUARANTINED, Outbox
 from fedward_client.pace import Window
@@ -32,6 +31,7 @@ SIGNING_KEY = "signing.key"
 AUDIT = "audit.jsonl"
 WORK_SOCKET, CONTROL_SOCKET = "work.sock", "control.sock"
 NODE_KEY, HUB_CARD, LINK_SETTINGS, LINK_STATUS = "node.key", "hub.json", "link.json", "status.json"
+TLS = "tls.pem"  # key and certificate for the hub's gateway
 NODE, PENDING = "node.json", "pending"
 SHOWN = 5  # of the updates that a hub refused, the last
 
@@ -111,7 +111,7 @@ def _meet(site: Site, card: HubCard) -> None:
     known = HubCard.read(site.link / HUB_CARD) if (site.link / HUB_CARD).exists() else None
     if known is not None and known.fingerprint != card.fingerprint:
         (site.link / NODE).unlink(missing_ok=True)
-        Credentials(site.link).file.unlink(missing_ok=True)
+        (site.link / TLS).unlink(missing_ok=True)
         shutil.rmtree(site.link / PENDING, ignore_errors=True)
     card.write(site.link / HUB_CARD)
 

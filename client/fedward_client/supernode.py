@@ -38,11 +38,11 @@ from fedward_client.spool_writer import growing_name
 from fedward_client.stubs import site_pb2, site_pb2_grpc
 from fedward_common import pki
 from fedward_common.array_blocks import view
-from fedward_common.bulk import Manifest, beside, manifest_in, without_manifest
+from fedward_common.bulk import Manifest
 from fedward_common.cards import HubCard
 from fedward_common.cohort_statistics import Statistics
 from fedward_common.errors import FedwardError, LinkError, RecordError, SettingsError
-from fedward_common.packing import MAX_INLINE_BYTES, block_of, may_be_whole, packed, without_block
+from fedward_common.packing import MAX_INLINE_BYTES, beside, block_of, manifest_in, may_be_whole, packed, without_block
 from fedward_common.records import Evaluated, Prepared, Trained, answer_record, arrays_in, printable, texts_in
 from fedward_common.rhythm import Rhythm
 
@@ -237,7 +237,7 @@ class Link:
         if pending.kind not in _KINDS or "config" not in texts_in(content):
             raise RecordError(NOT_OURS)
         manifest, block = manifest_in(content), block_of(content)
-        config = without_block(without_manifest(texts_in(content)["config"]))
+        config = without_block(texts_in(content)["config"])
         if "fedward" not in config:
             raise RecordError(NOT_OURS)
         parcel = self._parcel(content, block)

@@ -9,17 +9,14 @@ import hashlib
 from collections.abc import Iterator
 from typing import Annotated, Self
 
-from flwr.app import ConfigRecord, RecordDict
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedward_common.array_blocks import MAX_BYTES
-from fedward_common.errors import RecordError
-from fedward_common.records import Digest, texts_in
+from fedward_common.study_section import Fingerprint as Digest
 
 CHUNK_BYTES = 5 * 2**20
 MAX_CHUNKS = 2**17
 PATH = "/v1/bulk"
-_KEY = "fedward.bulk"  # in a message's text
 
 
 class Manifest(BaseModel):
@@ -53,25 +50,3 @@ def parts(block: memoryview) -> Iterator[memoryview]:
     """The chunks of a block."""
     for start in range(0, len(block), CHUNK_BYTES):
         yield block[start : start + CHUNK_BYTES]
-
-
-def beside(content: RecordDict, manifest: Manifest) -> RecordDict:
-    """A message's content with its arrays left out, which travel beside it."""
-    texts = {name: ConfigRecord({**text, _KEY: manifest.model_dump_json()}) for name, text in texts_in(content).items()}
-    return RecordDict(dict(texts))
-
-
-def manifest_in(content: RecordDict) -> Manifest | None:
-    """The manifest of what travels beside a message, None where nothing does. `RecordError` for one that is none."""
-    for text in texts_in(content).values():
-        if _KEY in text:
-            try:
-                return Manifest.model_validate_json(str(text[_KEY]))
-            except ValidationError:
-                raise RecordError("what travels beside the message is not described as agreed") from None
-    return None
-
-
-def without_manifest(text: ConfigRecord) -> ConfigRecord:
-    """What stands in a record but the manifest."""
-    return ConfigRecord({key: value for key, value in text.items() if key != _KEY})

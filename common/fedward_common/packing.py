@@ -1,13 +1,16 @@
 """How a message travels through a SuperLink: its arrays as one block, for each record is a request or two there."""
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, RecordDict
+from pydantic import ValidationError
 
 from fedward_common.array_blocks import block_under, pieces, view
+from fedward_common.bulk import Manifest
 from fedward_common.errors import RecordError
 from fedward_common.records import arrays_in, texts_in
 
 MAX_INLINE_BYTES = 5 * 2**20  # of arrays beside the text: Flower cuts arrays into pieces of this size
 _BLOCK = "fedward.block"  # the block's key in the text, or the name and type of the one array, where arrays are packed
+_BESIDE = "fedward.bulk"  # the manifest of arrays that travel beside the message: see `bulk`
 _WHOLE = "fedward.whole"  # in the text of a hub that takes a small reply in one request
 
 
@@ -56,8 +59,27 @@ def unpacked(content: RecordDict) -> RecordDict:
 
 
 def without_block(text: ConfigRecord) -> dict[str, ConfigRecordValues]:
-    """What stands in a record but the block that may lie beside it, and how the reply may come."""
-    return {key: value for key, value in text.items() if key not in {_BLOCK, _WHOLE}}
+    """What stands in a record but the block that may lie beside it or its manifest, and how the reply may come."""
+    return {key: value for key, value in text.items() if key not in {_BLOCK, _BESIDE, _WHOLE}}
+
+
+def beside(content: RecordDict, manifest: Manifest) -> RecordDict:
+    """A message's content with its arrays left out, which travel beside it."""
+    texts = texts_in(content)
+    return RecordDict(
+        {name: ConfigRecord({**text, _BESIDE: manifest.model_dump_json()}) for name, text in texts.items()}
+    )
+
+
+def manifest_in(content: RecordDict) -> Manifest | None:
+    """The manifest of what travels beside a message, None where nothing does. `RecordError` for one that is none."""
+    for text in texts_in(content).values():
+        if _BESIDE in text:
+            try:
+                return Manifest.model_validate_json(str(text[_BESIDE]))
+            except ValidationError:
+                raise RecordError("what travels beside the message is not described as agreed") from None
+    return None
 
 
 def for_whole_replies(content: RecordDict) -> RecordDict:

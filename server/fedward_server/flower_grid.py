@@ -23,7 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Error, Message, Metadata, RecordDict
+from flwr.app import ConfigRecord, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.common.serde import message_from_proto, message_to_proto
@@ -42,9 +42,18 @@ from flwr.superlink.grid import HttpGrid
 from google.protobuf.message import DecodeError
 
 from fedward_common.array_blocks import view
-from fedward_common.bulk import Manifest, beside, manifest_in, without_manifest
+from fedward_common.bulk import Manifest
 from fedward_common.errors import RecordError, RunError
-from fedward_common.packing import block_of, for_whole_replies, is_small, packed, unpacked
+from fedward_common.packing import (
+    beside,
+    block_of,
+    for_whole_replies,
+    is_small,
+    manifest_in,
+    packed,
+    unpacked,
+    without_block,
+)
 from fedward_common.records import MAX_ARRAYS, array_bytes, arrays_in, texts_in
 from fedward_common.rhythm import Rhythm
 from fedward_server.bulk import Bulk
@@ -273,7 +282,7 @@ class FlowerGrid(Grid):
             raise RecordError("its arrays travel another way than it was asked")
         block = self._bulk.take(site, manifest, self._room)
         self._bulk.forget(site, manifest.trip)
-        texts = {name: without_manifest(text) for name, text in texts_in(reply.content).items()}
+        texts = {name: ConfigRecord(without_block(text)) for name, text in texts_in(reply.content).items()}
         return make_message(metadata=reply.metadata, content=RecordDict({**texts, "arrays": view(block)}))
 
     def _take(self, arrival: _Arrival) -> None:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fedward_common.bulk import CHUNK_BYTES, Manifest, beside, manifest_in, parts, without_manifest
+from fedward_common.bulk import CHUNK_BYTES, Manifest, parts
 from fedward_common.errors import RecordError
+from fedward_common.packing import beside, manifest_in, without_block
 
 
 @pytest.mark.parametrize("size", [1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
@@ -59,7 +60,7 @@ def test_a_message_holds_the_manifest_alone() -> None:
     assert manifest_in(content) == manifest
     [record] = [record for name, record in content.items() if name == "config"]
     assert isinstance(record, ConfigRecord)
-    assert dict(without_manifest(record)) == dict(text)
+    assert without_block(record) == dict(text)
     assert manifest_in(RecordDict({"config": text})) is None
 
 
