@@ -11,14 +11,8 @@ from rich.table import Table
 
 from fedward_client.cli_common import AsJson, Folder, State, Yes, control_of, member_of
 from fedward_client.site import Site
+from fedward_common.cli_passphrase import PassphraseFile, passphrase_of
 from fedward_common.errors import SettingsError, UsageError
-
-LEAST_PASSPHRASE = 12  # characters
-
-PassphraseFile = Annotated[
-    Path | None,
-    typer.Option(help="A file with the passphrase, which only its owner can read (chmod 600); else it is asked for."),
-]
 
 if TYPE_CHECKING:
     from fedward_client.member import Member
@@ -124,7 +118,7 @@ def backup(
     from fedward_client.backup import backup as write
 
     member = member_of(Site.open(folder, state=state))
-    passphrase = _passphrase(passphrase_file, new=True)
+    passphrase = passphrase_of(passphrase_file, new=True)
     with Console(stderr=True).status("Copying databases, checking the log, sealing"):
         size = write(member, file, passphrase)
     print(f"Site {member.site.name} is backed up: {file}, {size / 2**20:.1f} MiB.")
@@ -145,7 +139,7 @@ def restore(
     """
     from fedward_client.restore import restore as put_back
 
-    passphrase = _passphrase(passphrase_file, new=False)
+    passphrase = passphrase_of(passphrase_file, new=False)
     with Console(stderr=True).status("Opening, checking keys, databases and the log"):
         done = put_back(folder, file, passphrase, state=state, replace=replace)
     print(f"Site {done.site} is as it was on {done.made}, and paused. State folder: {done.state}")
@@ -154,23 +148,3 @@ def restore(
     print("Withdraw what you withdrew since, put images and label table in their place, then `fedward site resume`.")
     if done.aside is not None:
         print(f"What was there is now in {done.aside}: remove it when you are sure that you need nothing of it.")
-
-
-def _passphrase(file: Path | None, *, new: bool) -> str:
-    """From a file, or typed; a new one twice, and it is not short."""
-    from fedward_common import pki
-
-    if file is None:
-        text: str = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=new, err=True)
-    elif not file.is_file():
-        raise UsageError(f"{file.name} is no file that is there: name the one with the passphrase, or leave it out")
-    else:
-        try:
-            text = pki.read_private(file).decode().rstrip("\r\n")
-        except UnicodeDecodeError:
-            raise UsageError(f"{file.name} is not UTF-8 text: save the passphrase as one line of UTF-8") from None
-    if new and len(text) < LEAST_PASSPHRASE:
-        raise UsageError(
-            f"a passphrase has at least {LEAST_PASSPHRASE} characters: take some words that nobody would guess"
-        )
-    return text

@@ -5,23 +5,19 @@ site that is there is moved aside and never overwritten. What was restored is pa
 since the backup hold again, so its steward looks at them first.
 """
 
-import os
 import secrets
 import shutil
-import tarfile
 import tempfile
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Self, cast
+from typing import IO, Self
 
 from pydantic import ValidationError
 
-from fedward_client import locks, sealing
-from fedward_client.backup import MANIFEST, MEMBERS, NEEDED, Manifest, check_database, placed, told
+from fedward_client import locks
+from fedward_client.backup import MEMBERS, NEEDED, Manifest
 from fedward_client.intake.index import FILE as CATALOG
 from fedward_client.ledger import FILE as LEDGER
 from fedward_client.ledger import Approval, Ledger
@@ -32,8 +28,8 @@ from fedward_common import audit, pki
 from fedward_common.audit import AuditLog
 from fedward_common.disk import sync
 from fedward_common.errors import SettingsError, UsageError
+from fedward_common.sealed_archives import MANIFEST, SealedArchive, check_database, placed, told
 
-_MOST_BYTES = 2**20  # of the manifest, of the settings
 _STAGE, _ASIDE = ".restoring-", "replaced-"  # in the state folder
 
 
@@ -57,7 +53,7 @@ def restore(folder: Path, path: Path, passphrase: str, *, state: Path | None = N
     the way loses nothing: without its signing key, which comes last, a site does not start, and this can be done again.
     """
     with told(path.name), path.open("rb") as file:
-        archive = _Archive.opened(path.name, file, passphrase)
+        archive = _Archive.opened(path, file, passphrase)
         folder, target = folder.absolute(), (state if state is not None else folder / archive.state).absolute()
         made = [*_missing(target), *_missing(folder)]
         try:
@@ -80,70 +76,38 @@ def _missing(folder: Path) -> list[Path]:
 class _Archive:
     """A backup of which the manifest and the settings were read; the rest of it follows."""
 
-    name: str
     manifest: Manifest
     settings: bytes | None
     state: str  # that the settings name
-    _tar: tarfile.TarFile
-    _first: tarfile.TarInfo | None
-    _stream: sealing.Unsealer
+    _rest: SealedArchive
 
     @classmethod
-    def opened(cls, name: str, file: IO[bytes], passphrase: str) -> Self:
+    def opened(cls, path: Path, file: IO[bytes], passphrase: str) -> Self:
         """Raises SettingsError for what is no backup that can be read here."""
-        with _archive_told(name):
-            stream = sealing.Unsealer(file, passphrase)
-            tar = tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|")  # noqa: SIM115 - read on in `unpack`
-            manifest = _manifest(_content(tar, tar.next(), MANIFEST))
-            first, settings = tar.next(), None
-            if first is not None and first.name == SETTINGS:
-                settings, first = _content(tar, first, SETTINGS), tar.next()
+        rest = SealedArchive.opened(path, file, passphrase, "a site")
+        manifest = _manifest(path.name, rest.small(MANIFEST))
+        settings = rest.small(SETTINGS)
         try:
             section = tomllib.loads((settings or b"").decode()).get("site", {})
         except ValueError:
             section = {}
         named = section.get("state") if isinstance(section, dict) else None
-        return cls(name, manifest, settings, named if isinstance(named, str) else STATE, tar, first, stream)
+        return cls(manifest, settings, named if isinstance(named, str) else STATE, rest)
 
     def unpack(self, folder: Path) -> None:
         """Write the rest into a folder, read to its end. Raises SettingsError for what does not belong there."""
-        seen, info = {MANIFEST, SETTINGS}, self._first
-        with _archive_told(self.name):
-            while info is not None:
-                content = self._tar.extractfile(info) if info.isreg() else None
-                if content is None or info.name not in MEMBERS or info.name in seen:
-                    raise SettingsError("it holds what no backup of a site does: use another copy")
-                seen.add(info.name)
-                _write(folder / info.name, content)
-                info = self._tar.next()
-            while self._stream.read(sealing.CHUNK):  # an archive ends before its stream does
-                pass
-            if absent := [name for name in NEEDED if name not in seen]:
-                raise SettingsError(f"it lacks {absent[0]}, without which a site is none: use another copy")
+        self._rest.unpack(folder, lambda name: name in MEMBERS, NEEDED)
 
 
-def _write(path: Path, content: IO[bytes]) -> None:
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        shutil.copyfileobj(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _manifest(data: bytes) -> Manifest:
+def _manifest(name: str, data: bytes | None) -> Manifest:
+    if data is None:
+        raise SettingsError(f"{name}: it is no backup of a site: where {MANIFEST} should be is something else")
     try:
         return Manifest.model_validate_json(data)
     except ValidationError:
-        raise SettingsError("it was made by a newer Fedward than this one: install that, then restore again") from None
-
-
-def _content(tar: tarfile.TarFile, info: tarfile.TarInfo | None, name: str) -> bytes:
-    """The bytes of a small member."""
-    if info is None or info.name != name or not info.isreg() or info.size > _MOST_BYTES:
-        raise SettingsError(f"it is no backup of a site: where {name} should be is something else")
-    content = tar.extractfile(info)
-    assert content is not None
-    return content.read()
+        raise SettingsError(
+            f"{name}: it was made by a newer Fedward than this one: install that, then restore again"
+        ) from None
 
 
 def _restore(archive: _Archive, folder: Path, state: Path, *, replace: bool) -> Restored:
@@ -216,14 +180,3 @@ def _put_in_place(stage: Path, state: Path) -> None:
             (stage / name).rename(state / name)
     for folder in (state / LINK, state):
         sync(folder)
-
-
-@contextmanager
-def _archive_told(name: str) -> Iterator[None]:
-    """What is wrong with a backup, with its name."""
-    try:
-        yield
-    except tarfile.TarError:
-        raise SettingsError(f"{name}: it is no backup of a site: name another file") from None
-    except SettingsError as error:
-        raise SettingsError(f"{name}: {error}") from None

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedward_common.cli_passphrase import PassphraseFile
+
 if TYPE_CHECKING:
     from fedward_server.hub import Hub
 
@@ -240,6 +242,54 @@ def forget(folder: Folder, site: Annotated[str, typer.Argument(help="The site's 
 
     shut_out(Hub.open(folder), site)
     print(f"{site} is forgotten.")
+
+
+@app.command()
+def backup(
+    folder: Folder,
+    file: Annotated[Path, typer.Argument(help="The file to write; it must not be there yet.")],
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Write settings, keys, database, audit log, runs and models into one file under a passphrase. The hub may be up.
+
+    The root's key is not in it. Keep the passphrase elsewhere: without it nobody can read the file.
+
+    Example: fedward hub backup /srv/hub /mnt/safe/alliance-2027-01-31.backup
+    """
+    from rich.console import Console
+
+    from fedward_common.cli_passphrase import passphrase_of
+    from fedward_server.backup import backup as write
+    from fedward_server.hub import Hub
+
+    hub = Hub.open(folder)
+    passphrase = passphrase_of(passphrase_file, new=True)
+    with Console(stderr=True).status("Copying the database, checking the log, sealing"):
+        size = write(hub, file, passphrase)
+    print(f"Hub {hub.name} is backed up: {file}, {size / 2**20:.1f} MiB.")
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="A folder that is empty or not there.")],
+    file: Annotated[Path, typer.Argument(help="What `fedward hub backup` wrote.")],
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Make this folder the hub that a backup is of; it is checked first. What was at work goes on when it is up.
+
+    Example: fedward hub restore /srv/hub /mnt/safe/alliance-2027-01-31.backup
+    """
+    from rich.console import Console
+
+    from fedward_common.cli_passphrase import passphrase_of
+    from fedward_server.backup import restore as put_back
+
+    passphrase = passphrase_of(passphrase_file, new=False)
+    with Console(stderr=True).status("Opening, checking keys, the database and the log"):
+        hub, made = put_back(folder, file, passphrase)
+    print(f"Hub {hub.name} is as it was on {made}, in {hub.folder}.")
+    _tell("Forget the sites anew that you had forgotten since. Never let two copies of a hub be up at a time.")
+    _tell(f"Start it with `fedward hub up {hub.folder}`.")
 
 
 @app.command()

@@ -21,16 +21,17 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from fedward_client import catalog, locks
-from fedward_client.backup import MANIFEST, MEMBERS, backup
+from fedward_client.backup import MEMBERS, backup
 from fedward_client.cli import app
 from fedward_client.ledger import Ledger
 from fedward_client.member import Member
 from fedward_client.restore import Restored, restore
-from fedward_client.sealing import Sealer, Unsealer
 from fedward_client.site import Site
 from fedward_client.steward import approve, withdraw
 from fedward_common import audit
 from fedward_common.errors import AuditError, FedwardError, SettingsError, UsageError
+from fedward_common.sealed_archives import MANIFEST
+from fedward_common.sealing import Sealer, Unsealer
 from fedward_common.study import StudySpec
 
 TODAY = datetime.now(UTC).date()

@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedward_client.sealing import CHUNK, COST, MOST_COST, Sealer, Unsealer
 from fedward_common.errors import SettingsError
+from fedward_common.sealing import CHUNK, COST, MOST_COST, Sealer, Unsealer
 
 WORDS = "seven dull hospital windows"
 HEAD, SEALED = 34, CHUNK + 16
