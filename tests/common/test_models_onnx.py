@@ -41,7 +41,7 @@ def saved(study: StudySpec, path: Path, **changes: Any) -> Path:
 
 def study_of(name: str, dims: int) -> StudySpec:
     card = models.describe(name)
-    options = {"width": 64} if name == "alexnet" else {}
+    options: dict[str, Any] = {"width": 64} if name == "alexnet" else {}
     least = max(card.min_size, 8)  # a study's images have 8 pixels a side
     if dims > 1:
         return tiny_study(model={"name": name, "options": options}, input={"size": [least + 3] * dims})
@@ -54,7 +54,10 @@ def study_of(name: str, dims: int) -> StudySpec:
             "rate_hz": 10.0,
             "window_s": least / 10,
         }
-    return tiny_study(model={"name": name}, input=section, cohort={"labels": ["benign", "malignant", "normal"]})
+    if name in {"rbm", "dbn"}:  # their features lie around 0
+        options = {"visible": "gaussian"}
+    labels = {"labels": ["benign", "malignant", "normal"]}
+    return tiny_study(model={"name": name, "options": options}, input=section, cohort=labels)
 
 
 def fedward(*arguments: str | Path) -> Result:

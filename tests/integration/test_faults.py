@@ -158,18 +158,30 @@ def small_disk() -> Iterator[Path]:
 
 @contextmanager
 def full(disk: Path) -> Iterator[None]:
-    """Not a byte is left on a disk while the block runs."""
-    filler = disk / "filler"
+    """Not a byte is left on a disk while the block runs, also where something is removed from it meanwhile."""
+    filler, over = disk / "filler", threading.Event()
     with filler.open("wb", buffering=0) as file:
-        for size in (1 << 20, 1 << 12, 1):
-            with suppress(OSError):
-                while True:
-                    file.write(bytes(size))
-    assert os.statvfs(disk).f_bavail == 0
-    try:
-        yield
-    finally:
-        filler.unlink()
+
+        def fill() -> None:
+            for size in (1 << 20, 1 << 12, 1):
+                with suppress(OSError):
+                    while True:
+                        file.write(bytes(size))
+
+        def keep_full() -> None:
+            while not over.wait(0.005):
+                fill()
+
+        fill()
+        assert os.statvfs(disk).f_bavail == 0
+        thread = threading.Thread(target=keep_full)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            filler.unlink()
 
 
 # The ground ----------------------------------------------------------------------------------------------------------

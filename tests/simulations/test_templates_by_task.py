@@ -32,10 +32,10 @@ from fedward_simulations.synthetic import hippocampus
 
 
 def changed(template: str, **values: str) -> str:
-    """A template with other values of some of its keys, each of which it has once."""
+    """A template with other values of some of its keys, each of which it has once; "" takes a key away."""
     text = template_path(template).read_text("utf-8")
     for key, value in values.items():
-        text, found = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
+        text, found = re.subn(rf"(?m)^{key} = .*\n", f"{key} = {value}\n" if value else "", text)
         assert found == 1, key
     return text
 
@@ -116,6 +116,7 @@ def test_segmentation_on_tiny_sizes(tmp_path: Path) -> None:
         "hippocampus-segmentation",
         size="[16, 16]",
         spacing="[1.0, 1.0]",
+        orientation="",
         options="{ width = 8, depth = 1 }",
         augmentation="[]",
         rounds="3",
