@@ -55,7 +55,7 @@ def init(  # noqa: PLR0917 - typer reads options from parameters
         print("Its policy is empty: nothing leaves until site.toml says, under [policy],")
         print('outputs = ["counts", "update", "evaluation"]')
     if known is None:
-        print("No hub yet: run this again with --hub and the hub's card.")
+        print("No hub yet: `fedward site join` with the operator's code, or this again with --hub and the hub's card.")
     else:
         print(f"Hub {known.hub} at {known.address}. Its fingerprint:  {grouped(known.fingerprint)}")
 

@@ -120,7 +120,7 @@ class Daemon:
     def require(self) -> None:
         """Raise SettingsError for a site that has no hub yet, and where this machine cannot make the walls."""
         if not (self.site.link / HUB_CARD).exists():
-            raise SettingsError("this site has no hub yet: run `fedward site init` with --hub and the card of the hub")
+            raise SettingsError("this site has no hub yet: run `fedward site join` with the code of the hub's operator")
         if not self.unsafe and (reason := isolation.impossible()):
             raise SettingsError(reason)
 

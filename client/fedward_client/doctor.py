@@ -177,7 +177,7 @@ def _link_status(site: Site) -> dict[str, Any]:
 
 
 def _no_member(name: str, found: str) -> Finding:
-    advice = "run `fedward site init` on the site's folder, with --hub and the hub's card"
+    advice = "run `fedward site join` on the site's folder, with the code of the hub's operator"
     return Finding(name=name, status="fail", found=found, advice=advice)
 
 

@@ -148,7 +148,7 @@ class Fleet:
         """Say that this node is still here. Raises NotKnownError where the hub has forgotten it."""
         with self._explained():
             if not self._beat():
-                raise NotKnownError("the hub does not know this site any more: its operator enrols the site's card")
+                raise NotKnownError("the hub does not know this site any more: ask its operator to let it in again")
 
     def _beat(self) -> bool:
         request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_S)
@@ -285,8 +285,8 @@ def _refusal(error: httpx.HTTPStatusError) -> LinkError:
         )
     if status in {httpx.codes.UNAUTHORIZED, httpx.codes.PRECONDITION_FAILED}:
         return NotKnownError(
-            "the hub does not accept this site's key: its operator enrols the site's card (`fedward hub enrol`), "
-            "or another daemon runs with the same key"
+            "the hub does not accept this site's key: ask its operator whether this site was let in with it; or "
+            "another daemon runs with the same key"
         )
     if status == httpx.codes.FORBIDDEN:
         return RunOverError("the run is over at the hub")

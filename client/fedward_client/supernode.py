@@ -408,7 +408,7 @@ def serve(link: Path) -> None:
         signal.signal(number, stop)
     settings = LinkSettings.read(link)
     if not (link / HUB_CARD).exists():
-        raise SettingsError("this site has no hub yet: run `fedward site init` with --hub and the card of the hub")
+        raise SettingsError("this site has no hub yet: run `fedward site join` with the code of the hub's operator")
     card = HubCard.read(link / HUB_CARD)
     proxy_of(card.address)  # LinkError in words where the proxy variables make no sense
     credentials = Credentials(link)

@@ -146,7 +146,7 @@ def test_commands_that_need_a_daemon_or_a_member_say_so(folder: Path, member: Me
     assert "has no log yet: start it" in failure(run("log", folder), SettingsError)
     assert "no daemon serves site" in failure(run("down", folder), SettingsError)
     assert "no daemon serves site" in failure(run("watch", folder), SettingsError)
-    assert "has no hub yet: run `fedward site init` with --hub" in failure(run("up", folder), SettingsError)
+    assert "has no hub yet: run `fedward site join` with the code" in failure(run("up", folder), SettingsError)
 
 
 def test_a_key_that_others_can_read_is_refused(member: MemberMaker) -> None:
