@@ -37,7 +37,7 @@ class Bulk:
     run: str
     waiting: Path
     _trips: dict[str, list[int]] = field(default_factory=dict)  # by site, those that are open
-    _offered: list[set[str]] = field(default_factory=list)  # the chunks of the last blocks
+    _offered: dict[int, set[str]] = field(default_factory=dict)  # by trip, the chunks of its blocks
 
     def __post_init__(self) -> None:
         self.remove()  # of the run's process that died
@@ -50,7 +50,10 @@ class Bulk:
         return self.folder / FOLDER / "up" / site / self.run / str(trip)
 
     def offer(self, block: memoryview, trip: int) -> Manifest:
-        """Put a block where sites fetch it; chunks that are there stay. Raises RunError where the disk is full."""
+        """Put a block where sites fetch it; what no open question needs any more goes.
+
+        Raises RunError where the disk is full.
+        """
         manifest = Manifest.of(block, run=self.run, trip=trip)
         try:
             self._down.mkdir(parents=True, exist_ok=True)
@@ -61,8 +64,10 @@ class Bulk:
                     temporary.replace(self._down / name)
         except OSError as error:
             raise unwritable(self._down, error) from error
-        self._offered = [*self._offered, set(manifest.chunks)][-2:]
-        kept = set().union(*self._offered)
+        self._offered.setdefault(trip, set()).update(manifest.chunks)  # sites may get different ones
+        open_ = {trip, *(each for trips in self._trips.values() for each in trips)}
+        self._offered = {each: chunks for each, chunks in self._offered.items() if each in open_}
+        kept = set().union(*self._offered.values())
         for path in self._down.iterdir():
             if path.name not in kept:
                 path.unlink()

@@ -97,8 +97,9 @@ class _Entrance:
         upkeep, quota = time.monotonic() + UPKEEP_S, settings_of(self.hub).bulk_mib * 2**20
         with self.hub.store() as store:
             while not self.over.wait(LOOK_S):
-                for service in self.services:
-                    service.watch()
+                with self._logged("what ended is not started again yet"):  # on a full disk
+                    for service in self.services:
+                        service.watch()
                 with self._logged("what sites put here is not looked after"):
                     bulk.tidy(self.hub.folder, (row.run for row in store.unfinished(ENGINE)), quota)
                 if time.monotonic() >= upkeep:

@@ -99,6 +99,7 @@ class FlowerGrid(Grid):
         self._sites = dict(sites)
         self._whole: set[int] = set()  # nodes that send small messages in one piece, and so take them
         self._arriving: dict[str, _Arrival] = {}  # by the id of the question
+        self._trips: dict[str, tuple[str, int]] = {}  # by the id of a question with arrays beside it: site and trip
         self._open: set[str] = set()  # questions without a reply, those among them that nobody waits for any more
         self._nodes: dict[str, Node] = {}
         self._surveyed = -SURVEY_S
@@ -141,7 +142,7 @@ class FlowerGrid(Grid):
         messages = list(messages)
         sent = [array_bytes(arrays_in(message.content)) for message in messages]
         self._room = max(self._room, ROOM_BYTES + 2 * max(sent, default=0))
-        ready = self._beside(_packed(messages))
+        ready, places = self._beside(_packed(messages))
         whole = [m for m in ready if self._in_one_piece(m)]
         in_pieces = [m for m in ready if not self._in_one_piece(m)]
         if whole:
@@ -152,16 +153,17 @@ class FlowerGrid(Grid):
         self._waits.begin(time.monotonic())
         numbers = [message.metadata.message_id for message in messages]
         self._open.update(numbers)
+        self._trips.update({metadata.message_id: place for metadata, place in places})
         return numbers
 
-    def _beside(self, messages: list[Message]) -> list[Message]:
-        """The messages, with large arrays put beside them where there is a way for these."""
+    def _beside(self, messages: list[Message]) -> tuple[list[Message], list[tuple[Metadata, tuple[str, int]]]]:
+        """The messages, with large arrays put beside them where there is a way for these; and whose these are."""
         if self._bulk is None or all(is_small(message.content) for message in messages):
-            return messages
+            return messages, []
         trip = time.time_ns() // 1_000_000
         names = {node.number: site for site, node in self.connected().items()}
         offered: dict[int, Manifest] = {}  # by the block's array: several messages share one
-        ready = []
+        ready, places = [], []
         for message in messages:
             site = names.get(message.metadata.dst_node_id)
             block = block_of(message.content)
@@ -171,9 +173,10 @@ class FlowerGrid(Grid):
             if id(block.obj) not in offered:
                 offered[id(block.obj)] = self._bulk.offer(block, trip)
             self._bulk.await_answers([site], trip)
+            places.append((message.metadata, (site, trip)))
             content = beside(message.content, offered[id(block.obj)])
             ready.append(make_message(metadata=message.metadata, content=content))
-        return ready
+        return ready, places
 
     def _in_one_piece(self, message: Message) -> bool:
         return message.metadata.dst_node_id in self._whole and is_small(message.content)
@@ -281,7 +284,6 @@ class FlowerGrid(Grid):
         if self._bulk is None or site is None:
             raise RecordError("its arrays travel another way than it was asked")
         block = self._bulk.take(site, manifest, self._room)
-        self._bulk.forget(site, manifest.trip)
         texts = {name: ConfigRecord(without_block(text)) for name, text in texts_in(reply.content).items()}
         return make_message(metadata=reply.metadata, content=RecordDict({**texts, "arrays": view(block)}))
 
@@ -309,6 +311,8 @@ class FlowerGrid(Grid):
         self._open.discard(number)
         arrival = self._arriving.pop(number)
         arrival.pieces.close()
+        if self._bulk is not None and number in self._trips:
+            self._bulk.forget(*self._trips.pop(number))
         if arrival.whole is None or arrival.metadata.src_node_id == SUPERLINK_NODE_ID:
             name = arrival.metadata.message_id
             self._grid._runtime_client.ConfirmMessageReceived(

@@ -93,7 +93,7 @@ def test_a_folder_that_never_joined_stays_untouched(site_folder: Callable[..., P
     findings = examined(folder)
     assert sorted(folder.rglob("*")) == before
     assert not_ok(findings) == {"state folder", "keys", "catalog", "policy", "daemon", "hub card"}
-    assert all("`fedward site init`" in findings[name].advice for name in ("state folder", "keys", "hub card"))
+    assert all("`fedward site join`" in findings[name].advice for name in ("state folder", "keys", "hub card"))
     assert "`fedward site scan`" in findings["catalog"].advice
     assert '[policy] outputs = ["counts", "update", "evaluation"]' in findings["policy"].advice
 

@@ -122,7 +122,7 @@ def test_a_port_without_tls_is_told(https_server: Start) -> None:
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (401, "does not accept this site (401): ask the hub's operator whether it is enrolled"),
+        (401, "does not accept this site (401): ask the hub's operator whether it is let in"),
         (503, "has its gateway up and its SuperLink not (503)"),
         (500, "answers with HTTP status 500"),
     ],

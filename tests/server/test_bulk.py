@@ -61,14 +61,33 @@ def test_what_is_not_as_it_says_is_refused(bulk: Bulk) -> None:
         bulk.take("north", manifest, LIMIT)
 
 
-def test_a_model_is_there_once_and_the_one_before_for_who_is_late(bulk: Bulk) -> None:
+def names(bulk: Bulk) -> set[str]:
+    return {path.name for path in (bulk.folder / "bulk" / "down" / "run-1").iterdir()}
+
+
+def test_a_model_is_there_once_and_as_long_as_somebody_may_fetch_it(bulk: Bulk) -> None:
     blocks = [memoryview(os.urandom(2000)) for _ in range(3)]
-    manifests = [bulk.offer(block, number) for number, block in enumerate(blocks)]
-    down = bulk.folder / "bulk" / "down" / "run-1"
-    assert {path.name for path in down.iterdir()} == {*manifests[1].chunks, *manifests[2].chunks}
-    bulk.offer(blocks[2], 9)
-    assert {path.name for path in down.iterdir()} == set(manifests[2].chunks)
-    assert (down / manifests[2].chunks[0]).read_bytes() == blocks[2]
+    first = bulk.offer(blocks[0], TRIP)
+    bulk.await_answers(["south"], TRIP)
+    bulk.forget("north", TRIP)  # who has answered
+    second = bulk.offer(blocks[1], TRIP + 1)
+    bulk.await_answers(["north"], TRIP + 1)
+    assert names(bulk) == {*first.chunks, *second.chunks}  # south is late
+    bulk.forget("south", TRIP)
+    bulk.forget("north", TRIP + 1)
+    third = bulk.offer(blocks[2], TRIP + 2)
+    assert names(bulk) == set(third.chunks)
+    assert bulk.offer(blocks[2], TRIP + 3) == third.model_copy(update={"trip": TRIP + 3})
+    assert (bulk.folder / "bulk" / "down" / "run-1" / third.chunks[0]).read_bytes() == blocks[2]
+
+
+def test_models_that_differ_from_site_to_site_are_all_there(bulk: Bulk) -> None:
+    """As SCAFFOLD sends them."""
+    offered = set()
+    for number in range(6):
+        offered |= set(bulk.offer(memoryview(os.urandom(2000)), TRIP + 1).chunks)
+        bulk.await_answers([f"site-{number}"], TRIP + 1)
+    assert names(bulk) == offered
 
 
 def test_of_questions_that_were_asked_again_the_last_are_open(bulk: Bulk) -> None:
