@@ -8,7 +8,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 SYSTEM_STAMP := $(VENV)/.installed-system
 # What the tests run beside Python, as program or file:Debian package. tinyproxy-bin starts no service of its own; those
 # that orthanc and nginx bring are stopped where they were installed here.
-SYSTEM := tinyproxy:tinyproxy-bin nginx:nginx-light ip:iproute2 unshare:util-linux storescu:dcmtk Orthanc:orthanc \
+SYSTEM := tinyproxy:tinyproxy-bin nginx:nginx-light chromium:chromium ip:iproute2 unshare:util-linux storescu:dcmtk Orthanc:orthanc \
   /usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb
 SEEDS ?= 1
 export FLWR_TELEMETRY_ENABLED := 0

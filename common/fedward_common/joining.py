@@ -41,7 +41,7 @@ class Invitation:
     @classmethod
     def make(cls, site: str, address: str, fingerprint: str) -> Self:
         """A new invitation; its secret comes from the operating system. Raises UsageError for a name no site has."""
-        if not _SITE.fullmatch(site):
+        if not is_site_name(site):
             raise UsageError(f"a site's name is 1 to 63 of a-z, 0-9 and '-', the first of them no '-'; not {site!r}")
         secret = secrets.token_hex(_SECRET_BYTES)
         return cls(site=site, address=address, fingerprint=fingerprint, secret=secret)
@@ -75,6 +75,11 @@ class Invitation:
             raise UsageError(_NO_CODE)
         secret = body[begin : begin + _SECRET_BYTES].hex()
         return cls(site=site, address=address, fingerprint=body[1:begin].hex(), secret=secret)
+
+
+def is_site_name(text: str) -> bool:
+    """Whether a site, or a person, may have this name."""
+    return _SITE.fullmatch(text) is not None
 
 
 def digest(secret: str) -> str:

@@ -38,7 +38,7 @@ from fedward_server.runs import LOCK
 
 NEEDED = (SETTINGS, "store.sqlite", AUDIT, "keys/hub.key", "keys/ca.key", "keys/ca.pem")
 _TREES = ("keys", "runs", "models")
-_MADE_AGAIN = frozenset({"gateway.pem", LOCK})
+_MADE_AGAIN = frozenset({"gateway.pem", "dashboard.pem", LOCK})
 _MEMBER = re.compile(rf"{re.escape(CARD)}|(?:{'|'.join(_TREES)})(?:/[A-Za-z0-9_+-][A-Za-z0-9._+-]*){{1,4}}")
 _COPIES = ".backup-"  # in the hub's folder
 _TRIES = 5  # to catch a run between two checkpoints

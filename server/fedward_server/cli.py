@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedward_common.cli_passphrase import PassphraseFile
+from fedward_server import people_cli
 
 if TYPE_CHECKING:
     from fedward_server.hub import Hub
 
 app = typer.Typer(no_args_is_help=True)
+app.add_typer(people_cli.app, name="people")
 
 Folder = Annotated[Path, typer.Argument(help="The hub's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -40,6 +42,9 @@ def init(  # noqa: PLR0917 - typer reads options from parameters
         str | None,
         typer.Option(metavar="HOST:PORT", help="Where the gateway listens.", show_default="0.0.0.0, the same port"),
     ] = None,
+    dashboard: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where people reach its pages; without, it has none.")
+    ] = None,
     root: Annotated[
         Path | None,
         typer.Option(help="Where to put the root's key, to be locked away.", show_default="FOLDER/root"),
@@ -53,9 +58,9 @@ def init(  # noqa: PLR0917 - typer reads options from parameters
     from fedward_server.hub import ROOT, Hub
     from fedward_server.issuing import ROOT_KEY
 
-    if address is None and (listen is not None or root is not None):
-        raise UsageError("--listen and --root are for a hub that hospitals reach: give its --address too")
-    made = Hub.init(folder, name=name, port=port, address=address, listen=listen, root=root)
+    if address is None and any(option is not None for option in (listen, root, dashboard)):
+        raise UsageError("--listen, --root and --dashboard are for a hub that hospitals reach: give its --address too")
+    made = Hub.init(folder, name=name, port=port, address=address, listen=listen, root=root, dashboard=dashboard)
     print(f"Hub {made.name} is made in {made.folder}.")
     if made.gateway is None:
         _show_card(made)

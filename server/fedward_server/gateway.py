@@ -71,9 +71,10 @@ class Gateway:
         (self.folder / "temporary").mkdir(mode=0o700, exist_ok=True)
         files = {"nginx.conf": self._settings(), "nodes.map": _nodes(store.sites().values())}
         changed = [self._put(name, text) for name, text in files.items()]
-        return any([*changed, self._write_lists(Register(store)), self.hub.renew_gateway()])
+        return any([*changed, self._write_lists(Register(store)), self.hub.renew_gateway(), self.hub.renew_dashboard()])
 
     def _settings(self) -> str:
+        pages = self.hub.settings.dashboard
         template = (Path(__file__).parent / "nginx.conf.jinja").read_text("utf-8")
         text = jinja2.Template(template, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
         rendered: str = text.render(
@@ -82,6 +83,9 @@ class Gateway:
             cut_s=CUT_S,
             superlink=self.hub.port,
             chunk_bytes=CHUNK_BYTES,
+            dashboard=pages.listen if pages else "",
+            dashboard_certificate=(pages.certificate if pages else "") or f"../keys/{self.hub.dashboard_pem.name}",
+            dashboard_key=(pages.key if pages else "") or f"../keys/{self.hub.dashboard_pem.name}",
             listen=settings_of(self.hub).listen,
         )
         return rendered

@@ -85,11 +85,12 @@ class Hub:
         address: str | None = None,
         listen: str | None = None,
         root: Path | None = None,
+        dashboard: str | None = None,
     ) -> Self:
         """Make a new hub in a folder that is empty or not there. Raises SettingsError in words.
 
         With an `address`, "host:port", hospitals reach it there; the key of its root is then put into the folder
-        `root`, FOLDER/root if none is named.
+        `root`, FOLDER/root if none is named. With `dashboard`, "host:port", people reach its pages there.
         """
         folder = folder.resolve()
         document: dict[str, dict[str, object]] = {
@@ -101,6 +102,8 @@ class Hub:
         if address is not None:
             everywhere = f"0.0.0.0:{address.rpartition(':')[2]}"
             document["gateway"] = {"address": address, "listen": everywhere if listen is None else listen}
+        if dashboard is not None:
+            document["dashboard"] = {"address": dashboard, "listen": f"0.0.0.0:{dashboard.rpartition(':')[2]}"}
         hub = cls(folder=folder, settings=checked(document))
         try:
             _claim(folder)
@@ -144,6 +147,11 @@ class Hub:
     def gateway_pem(self) -> Path:
         """Key and certificate, with its chain, of what hospitals connect to."""
         return self.keys / "gateway.pem"
+
+    @property
+    def dashboard_pem(self) -> Path:
+        """The same, of what people's browsers connect to."""
+        return self.keys / "dashboard.pem"
 
     @property
     def issuing(self) -> Issuing:
@@ -234,17 +242,26 @@ class Hub:
     def renew_gateway(self) -> bool:
         """Issue the gateway's certificate anew where there is none, it ends soon, or its name or issuer is another.
 
-        Whether it did. One file holds key and chain, so that they always belong together.
+        Whether it did.
         """
         assert self.gateway is not None
+        return self._renew_facing(self.gateway_pem, self.gateway.host)
+
+    def renew_dashboard(self) -> bool:
+        """The same for the dashboard's; nothing where it has none, or one of somebody else's."""
+        pages = self.settings.dashboard
+        return pages is not None and not pages.certificate and self._renew_facing(self.dashboard_pem, pages.host)
+
+    def _renew_facing(self, path: Path, host: str) -> bool:
+        """One file holds key and chain, so that they always belong together."""
         issuer = self.issuing.current().certificate
-        if self.gateway_pem.exists():
-            own, above = certificates.load_chain(pki.read_private(self.gateway_pem))[:2]
+        if path.exists():
+            own, above = certificates.load_chain(pki.read_private(path))[:2]
             lasts = own.not_valid_after_utc > datetime.now(UTC) + RENEW_BEFORE
-            if lasts and above == issuer and certificates.is_for(own, self.gateway.host):
+            if lasts and above == issuer and certificates.is_for(own, host):
                 return False
-        key, chain = self.issuing.for_server([self.gateway.host], days=GATEWAY_DAYS)
-        pki.write_private(self.gateway_pem, key + chain, replace=True)
+        key, chain = self.issuing.for_server([host], days=GATEWAY_DAYS)
+        pki.write_private(path, key + chain, replace=True)
         return True
 
     def renew_card(self, *, anew: bool = False) -> bool:

@@ -55,11 +55,26 @@ class GatewaySection(_Section):
         return self.address.rpartition(":")[0].strip("[]")
 
 
+class DashboardSection(_Section):
+    """[dashboard]: where people reach its pages, and, where browsers trust another issuer, its certificate and key."""
+
+    address: Annotated[str, AfterValidator(checked_address)]
+    listen: Annotated[str, AfterValidator(checked_address)]
+    certificate: str = ""  # PEM, with its chain; "" for one below the hub's own root
+    key: str = ""
+
+    @property
+    def host(self) -> str:
+        """The host of its address, without brackets."""
+        return self.address.rpartition(":")[0].strip("[]")
+
+
 class Settings(_Section):
-    """All of it; without [gateway] the hub serves its own machine only."""
+    """All of it; without [gateway] the hub serves its own machine only, and has no dashboard."""
 
     hub: HubSection
     gateway: GatewaySection | None = None
+    dashboard: DashboardSection | None = None
 
     def toml(self) -> str:
         """The settings as a file."""
@@ -69,7 +84,10 @@ class Settings(_Section):
         own = self.gateway
         gateway = f'address = "{own.address}"\nlisten = "{own.listen}"\ncertificate_days = {own.certificate_days}\n'
         gateway += f"bulk_mib = {own.bulk_mib}\n"
-        return f"{hub}\n[gateway]\n{gateway}"
+        text = f"{hub}\n[gateway]\n{gateway}"
+        if self.dashboard is not None:
+            text += f'\n[dashboard]\naddress = "{self.dashboard.address}"\nlisten = "{self.dashboard.listen}"\n'
+        return text
 
 
 def read_settings(folder: Path) -> Settings:
@@ -102,6 +120,14 @@ def checked(document: Mapping[str, Any]) -> Settings:
             f"{SETTINGS}: [hub] port and the gateway's are both {hub.port}: choose another [hub] port, which only "
             "this machine uses"
         )
+    if (dashboard := settings.dashboard) is not None:
+        if gateway is None:
+            raise SettingsError(f"{SETTINGS}: [dashboard] needs a [gateway]: nginx shows its pages")
+        if bool(dashboard.certificate) != bool(dashboard.key):
+            raise SettingsError(f"{SETTINGS}: [dashboard] certificate and key come together: give both, or neither")
+        taken = {hub.port, *(int(each.listen.rpartition(":")[2]) for each in (gateway,))}
+        if int(dashboard.listen.rpartition(":")[2]) in taken:
+            raise SettingsError(f"{SETTINGS}: [dashboard] listen has a port that the hub uses already: choose another")
     return settings
 
 
@@ -120,7 +146,7 @@ def _in_words(error: ValidationError) -> str:
     key = " ".join([f"[{section}]", *rest])
     if first["type"] == "extra_forbidden":
         known = _SECTIONS[section].model_fields if rest else ()
-        takes = f"[{section}] takes {', '.join(known)}" if rest else "known are [hub] and [gateway]"
+        takes = f"[{section}] takes {', '.join(known)}" if rest else "known are [hub], [gateway] and [dashboard]"
         return f"{key} is not a setting; {takes}"
     if first["type"] == "missing":
         return f"{key} is missing: give it"
@@ -130,4 +156,8 @@ def _in_words(error: ValidationError) -> str:
     return f"{key}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
 
 
-_SECTIONS: dict[str, type[_Section]] = {"hub": HubSection, "gateway": GatewaySection}
+_SECTIONS: dict[str, type[_Section]] = {
+    "hub": HubSection,
+    "gateway": GatewaySection,
+    "dashboard": DashboardSection,
+}

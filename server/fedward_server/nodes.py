@@ -39,13 +39,28 @@ def bring_in_line(client: ControlHttpClient, lines: list[str]) -> dict[str, Any]
     return {"nodes": nodes, "refused": refused}
 
 
-def _main(address: str, authority: str) -> None:
-    client = ControlHttpClient.from_server_address(
+def connect(address: str, authority: Path) -> ControlHttpClient:
+    """A client of the SuperLink's control interface at "host:port"; `authority` issued its certificate."""
+    return ControlHttpClient.from_server_address(
         server_address=address,
         insecure=False,
-        root_certificates=Path(authority).read_bytes(),
+        root_certificates=authority.read_bytes(),
         interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
     )
+
+
+def connections(client: ControlHttpClient) -> dict[str, tuple[bool, str]]:
+    """Of each node that is let in: whether it is connected, and since when (ISO 8601, "" where it never was)."""
+    found = {}
+    for node in client.ListNodes(ListNodesRequest()).nodes_info:
+        if node.status != _UNREGISTERED:
+            online = node.status == "online"
+            found[str(node.node_id)] = online, node.last_activated_at if online else node.last_deactivated_at
+    return found
+
+
+def _main(address: str, authority: str) -> None:
+    client = connect(address, Path(authority))
     try:
         print(json.dumps(bring_in_line(client, sys.stdin.read().splitlines())))
     finally:

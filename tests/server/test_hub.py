@@ -22,6 +22,7 @@ from fedward_server.locks import held
 from fedward_server.runs import chosen, end_run
 from fedward_server.store import SiteRow
 
+FACED = '[hub]\nname = "a"\n[gateway]\naddress = "hub:1"\nlisten = "0.0.0.0:1"\n'
 PORT = 19092  # nothing listens in these tests
 
 
@@ -97,7 +98,7 @@ def test_folders_that_can_be_no_hub(hub: Hub, tmp_path: Path) -> None:
         ('[hub]\nname = "a"\nhost = "0.0.0.0"\n', "may listen on loopback only: the gateway faces the hospitals"),
         ('[hub]\nname = "a"\nhost = "hub.example.org"\n', "may listen on loopback only"),
         ('[hub]\nname = "a"\ncolour = "red"\n', r"\[hub\] colour is not a setting; \[hub\] takes name, host, port"),
-        ('[hub]\nname = "a"\n[web]\n', r"\[web\] is not a setting; known are \[hub\] and \[gateway\]"),
+        ('[hub]\nname = "a"\n[web]\n', r"\[web\] is not a setting; known are \[hub\], \[gateway\] and \[dashboard\]"),
         (
             '[hub]\nname = "a"\n[gateway]\naddress = "hub"\nlisten = "0.0.0.0:1"\n',
             r"\[gateway\] address: its host is neither a DNS name nor an IP address, not 'hub'",
@@ -118,6 +119,18 @@ def test_folders_that_can_be_no_hub(hub: Hub, tmp_path: Path) -> None:
         ('[hub]\nname = "A B"\n', r"\[hub\] name is 1 to 63 of a-z"),
         ('[hub]\nname = "a"\nport = 0\n', r"\[hub\] port: .*greater than or equal to 1, not 0"),
         ('[hub]\nname = "a"\nport = "9"\n', r"\[hub\] port: .*valid integer, not '9'"),
+        (
+            '[hub]\nname = "a"\n[dashboard]\naddress = "hub:2"\nlisten = "0.0.0.0:2"\n',
+            r"\[dashboard\] needs a \[gateway\]",
+        ),
+        (
+            f'{FACED}[dashboard]\naddress = "hub:1"\nlisten = "0.0.0.0:1"\n',
+            r"\[dashboard\] listen has a port that the hub uses already",
+        ),
+        (
+            f'{FACED}[dashboard]\naddress = "hub:2"\nlisten = "0.0.0.0:2"\nkey = "k"\n',
+            r"\[dashboard\] certificate and key come together",
+        ),
         ("[hub]\n", r"\[hub\] name is missing"),
         ("", r"\[hub\] is missing"),
         ("[hub\n", "is not TOML"),

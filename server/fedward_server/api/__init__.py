@@ -1,1 +1,1 @@
-"""The hub's API, behind the gateway: what sites ask for besides rounds."""
+"""The process behind the gateway: what sites ask the hub besides rounds, and the pages that people see."""

@@ -16,8 +16,10 @@ from starlette.exceptions import HTTPException
 
 from fedward_common.errors import FedwardError, RecordError
 from fedward_common.joining import CERTIFICATE, JOIN, Joined, JoinRequest, Renewal, Renewed
+from fedward_server.dashboard.pages import Dashboard
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining, JoinRefusedError
+from fedward_server.presence import PresenceWatch
 
 SITE_HEADER, SERIAL_HEADER = "x-fedward-site", "x-fedward-certificate"
 
@@ -29,12 +31,12 @@ class NobodyError(FedwardError):
 def make_app(hub: Hub) -> FastAPI:
     """The application of one hub. It opens the hub's database when it starts, and closes it when it ends."""
     store = hub.store()
-    joining = Joining(hub, store)
+    joining, presence = Joining(hub, store), PresenceWatch(hub, store)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        yield
-        store.close()
+        with store, presence:
+            yield
 
     app = FastAPI(title="Fedward hub", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     for error, code in _CODES.items():
@@ -64,6 +66,8 @@ def make_app(hub: Hub) -> FastAPI:
     def certificate(site: Caller, renewal: Renewal) -> Renewed:
         return joining.renew(site, renewal.request)
 
+    if hub.settings.dashboard is not None:
+        app.mount("", Dashboard(hub, store, presence).app())
     return app
 
 

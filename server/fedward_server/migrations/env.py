@@ -2,7 +2,8 @@
 
 from alembic import context
 
-import fedward_server.register  # noqa: F401 - its tables too
+import fedward_server.people
+import fedward_server.register  # noqa: F401 - their tables too
 from fedward_server.store import METADATA
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA)

@@ -1,0 +1,1 @@
+"""The hub's pages for people, in English and Chinese, light and dark: they load nothing from elsewhere."""

@@ -1,0 +1,111 @@
+"""How a federation stands, as a person at the hub sees it at one look; a steward sees what is his own site's."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from fedward_server.enrolment import Presence
+from fedward_server.hub import Hub
+from fedward_server.joining import Joining
+from fedward_server.journal import Standing, Tail, standing
+from fedward_server.people import Person
+from fedward_server.store import UNFINISHED, RunRow, Store
+
+SHOWN_AHEAD = timedelta(days=30)  # of a certificate's end
+SHOWN_RUNS = 20
+FAILED_SHOWN = timedelta(days=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Reads how one hub stands."""
+
+    hub: Hub
+    store: Store
+
+    def __call__(self, person: Person, presence: Mapping[str, Presence] | None) -> dict[str, Any]:
+        """All of it, as JSON. `presence` is of each site; None where the SuperLink does not answer."""
+        rows = [row for row in reversed(self.store.runs()) if _sees(person, row)]
+        at_work = {row.run: standing(Tail(self.hub.runs / row.run).new()) for row in rows if row.status in UNFINISHED}
+        sites = [self._site(name, presence, at_work) for name in self.store.sites() if person.sees(name)]
+        return {
+            "hub": self.hub.name,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "sites": sites,
+            "alive": sum(site["connection"] == "online" for site in sites),
+            "runs": [_run(row, at_work.get(row.run)) for row in rows[:SHOWN_RUNS]],
+            "at_work": len(at_work),
+            "needs": list(self._needs(person, sites, rows, at_work)),
+        }
+
+    def waiting(self, person: Person) -> list[dict[str, Any]]:
+        """Who asks to join."""
+        joining = Joining(self.hub, self.store)
+        found = joining.waiting() if self.hub.gateway is not None else []
+        return [
+            {"name": row.site, "fingerprint": card.fingerprint, "asked": row.asked, "fedward": card.fedward}
+            for row, card in found
+            if person.sees(row.site)
+        ]
+
+    def _site(
+        self, name: str, presence: Mapping[str, Presence] | None, at_work: Mapping[str, Standing]
+    ) -> dict[str, Any]:
+        here = None if presence is None else presence.get(name, Presence(connection="never"))
+        doing = [
+            {"run": run, "kind": now.sites[name][0], "note": now.sites[name][1], "round": now.round}
+            for run, now in at_work.items()
+            if name in now.sites
+        ]
+        ends = self._ends().get(name)
+        return {
+            "name": name,
+            "connection": "unknown" if here is None else here.connection,
+            "since": None if here is None else here.since,
+            "doing": doing,
+            "fingerprint": self.store.sites()[name].fingerprint,
+            "certificate_ends": ends,
+            "certificate_ends_soon": ends is not None
+            and datetime.fromisoformat(ends) < datetime.now(UTC) + SHOWN_AHEAD,
+        }
+
+    def _ends(self) -> dict[str, str]:
+        """When each site's last certificate ends."""
+        rows = Joining(self.hub, self.store).register.certificates()
+        return {row.site: row.ends for row in rows if row.revoked is None}
+
+    def _needs(
+        self, person: Person, sites: list[dict[str, Any]], rows: list[RunRow], at_work: Mapping[str, Standing]
+    ) -> Iterator[dict[str, Any]]:
+        for each in self.waiting(person):
+            yield {"what": "asks_to_join", "site": each["name"]}
+        for site in sites:
+            if site["certificate_ends_soon"]:
+                yield {"what": "certificate_soon", "site": site["name"], "date": site["certificate_ends"][:10]}
+        for run, now in at_work.items():
+            for name, (kind, note) in sorted(now.sites.items()):
+                if kind == "waiting" and person.sees(name):
+                    yield {"what": "run_waits", "site": name, "run": run, "why": note}
+        newest = (datetime.now(UTC) - FAILED_SHOWN).isoformat()
+        for row in rows:
+            if row.status == "failed" and (row.ended or "") > newest and person.role != "steward":
+                yield {"what": "run_failed", "site": "", "run": row.run, "why": row.reason or ""}
+
+
+def _sees(person: Person, row: RunRow) -> bool:
+    """Whether a person may know of a run: a steward of those that his site is asked to take part in."""
+    if person.role != "steward":
+        return True
+    return any(site.get("name") == person.site for site in row.study_json.get("sites", ()))
+
+
+def _run(row: RunRow, now: Standing | None) -> dict[str, Any]:
+    return {
+        "run": row.run,
+        "study": row.study_id,
+        "status": row.status,
+        "started": row.started,
+        "round": None if now is None else now.round,
+        "rounds": None if now is None else now.rounds,
+    }

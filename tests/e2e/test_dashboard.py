@@ -1,0 +1,203 @@
+"""The dashboard in a real browser, by real clicks: Debian's Chromium before the real nginx of a hub that is up."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyotp
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from fedward_server.gateway import Gateway
+from fedward_server.hub import Hub
+from fedward_server.people import People, Role
+from fedward_server.superlink import free_port
+from fedward_simulations.federation import background
+
+WORDS, HOST = "correct horse battery", "127.0.0.1"
+FEDWARD = [sys.executable, "-m", "fedward_common"]
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@dataclass
+class Ground:
+    hub: Hub
+    folder: Path
+    browser: Browser
+    secrets: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        assert self.hub.settings.dashboard is not None
+        return f"https://{self.hub.settings.dashboard.address}"
+
+    def person(self, name: str, role: Role, site: str | None = None) -> None:
+        with self.hub.store() as store:
+            self.secrets[name] = People(store).add(name, role, WORDS, site=site)
+
+    def asks(self, name: str, code: str) -> str:
+        """A steward runs `fedward site join`; the fingerprint that he reads out."""
+        (self.folder / name).mkdir(exist_ok=True)
+        command = [*FEDWARD, "site", "join", str(self.folder / name), code, "--no-wait", "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        fingerprint: str = json.loads(done.stdout)["fingerprint"]
+        return fingerprint
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    program = shutil.which("chromium")
+    assert program is not None, "the tests need Debian's chromium: `make test` says how to install it"
+    folder = tmp_path_factory.mktemp("dashboard")
+    address, pages = f"{HOST}:{free_port()}", f"{HOST}:{free_port()}"
+    hub = Hub.init(
+        folder / "hub",
+        name="alliance",
+        port=free_port(),
+        address=address,
+        listen=address,
+        root=folder / "root",
+        dashboard=pages,
+    )
+    with background([*FEDWARD, "hub", "up", str(hub.folder)], folder / "hub.out"), sync_playwright() as playwright:
+        deadline = time.monotonic() + 180
+        while not (hub.link.healthy() and Gateway(hub).answers()):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])  # as root it needs that
+        try:
+            yield Ground(hub, folder, browser)
+        finally:
+            browser.close()
+
+
+class Visit:
+    """A person before a page, who sees whether the browser has anything to complain of."""
+
+    def __init__(self, ground: Ground, language: str = "en-GB", scheme: str = "light") -> None:
+        self.ground = ground
+        self.context = ground.browser.new_context(ignore_https_errors=True, locale=language, color_scheme=scheme)  # type: ignore[arg-type]
+        self.page: Page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.elsewhere: list[str] = []
+        self.page.on(
+            "console", lambda message: self.complaints.append(message.text) if message.type == "error" else None
+        )
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", self._asked)
+
+    def _asked(self, request: object) -> None:
+        url = str(getattr(request, "url", ""))
+        if not url.startswith((self.ground.url, "data:")):
+            self.elsewhere.append(url)
+
+    def logs_in(self, name: str) -> Page:
+        self.page.goto(self.ground.url)
+        self.page.get_by_role("textbox").nth(0).fill(name)
+        self.page.locator("#password").fill(WORDS)
+        self.page.locator("#code").fill(pyotp.TOTP(self.ground.secrets[name]).now())
+        self.page.locator("main button").click()
+        self.page.locator("nav").wait_for()
+        return self.page
+
+    def is_fine(self, name: str) -> None:
+        """Nobody is kept out by how the page is made; nothing was asked of anybody else; a picture is kept."""
+        found = Axe().run(self.page)
+        assert found.violations_count == 0, found.generate_report()
+        assert self.complaints == []
+        assert self.elsewhere == []
+        self.page.screenshot(path=self.ground.folder / f"{name}.png", full_page=True)
+
+    def close(self) -> None:
+        self.context.close()
+
+
+def test_an_operator_lets_a_site_in_and_shuts_it_out(ground: Ground) -> None:
+    ground.person("ada", "operator")
+    visit = Visit(ground)
+    visit.page.goto(ground.url)
+    visit.is_fine("login")
+    page = visit.logs_in("ada")
+    visit.is_fine("overview-empty")
+    page.get_by_role("link", name="Sites").click()
+    page.get_by_label("The site's name").fill("north")
+    page.get_by_role("button", name="Make a code").click()
+    code = page.locator("section.said code").inner_text()
+    visit.is_fine("invited")
+    fingerprint = ground.asks("north", code)
+    page.get_by_role("link", name="Overview").click()
+    page.locator(".needs").get_by_text("north").wait_for()
+    page.get_by_role("link", name="asks to join").click()
+    shown = page.locator("section.card code.long").inner_text().replace(" ", "")
+    assert shown == fingerprint
+    visit.is_fine("asks")
+    page.get_by_role("button", name="It is the same: let in").click()
+    page.get_by_text("north is let in.").wait_for()
+    page.get_by_label("To shut north out now, type its name").fill("north")
+    page.get_by_role("button", name="Forget").click()
+    page.get_by_text("north is forgotten").wait_for()
+    visit.is_fine("forgotten")
+    page.get_by_role("button", name="Log out").click()
+    page.get_by_role("heading", name="Log in").wait_for()
+    visit.close()
+
+
+def test_the_overview_keeps_itself_up_to_date(ground: Ground) -> None:
+    ground.person("bob", "auditor")
+    visit = Visit(ground, scheme="dark")
+    page = visit.logs_in("bob")
+    done = subprocess.run(
+        [*FEDWARD, "hub", "invite", str(ground.hub.folder), "east", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ground.asks("east", json.loads(done.stdout)["code"])
+    page.locator(".needs").get_by_text("east").wait_for(timeout=10_000)  # without a click
+    visit.is_fine("overview-dark")
+    page.get_by_role("link", name="Sites").click()
+    assert page.get_by_role("button", name="let in").count() == 0  # he looks, and does nothing
+    visit.is_fine("sites-dark")
+    visit.close()
+
+
+def test_in_chinese(ground: Ground) -> None:
+    ground.person("li", "investigator")
+    visit = Visit(ground, language="zh-CN")
+    page = visit.logs_in("li")
+    page.get_by_role("heading", name="需要人处理的事").wait_for()
+    visit.is_fine("overview-zh")
+    page.get_by_role("button", name="English").click()
+    page.get_by_role("heading", name="What needs a person").wait_for()
+    visit.close()
+
+
+def test_a_browser_that_was_left_open_over_a_restart_of_the_pages(ground: Ground) -> None:
+    ground.person("eve", "auditor")
+    visit = Visit(ground)
+    page = visit.logs_in("eve")
+    before = page.locator("#live .sub").last.inner_text()
+    for pid in api_processes(ground):
+        subprocess.run(["kill", "-KILL", str(pid)], check=True)
+    page.wait_for_function(
+        "before => document.querySelector('#live').lastElementChild.innerText !== before", arg=before
+    )
+    page.get_by_role("link", name="Sites").click()
+    page.get_by_role("heading", name="Sites", exact=True).first.wait_for()  # the session goes on
+    visit.close()
+
+
+def api_processes(ground: Ground) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        words = path.read_bytes().split(b"\0") if path.exists() else []
+        if words[1:4] == [b"-m", b"fedward_server.api", str(ground.hub.folder).encode()]:
+            found.append(int(path.parent.name))
+    return found

@@ -1,0 +1,389 @@
+"""The dashboard by its requests: who gets in, who may do what, what a steward can find of others, in both languages."""
+
+import asyncio
+import re
+import string
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import httpx
+import pyotp
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from starlette.applications import Starlette
+
+from fedward_common import certificates, pki
+from fedward_common.audit import entries
+from fedward_common.cards import SiteCard
+from fedward_common.joining import Invitation, JoinRequest
+from fedward_common.study import SiteEntry, StudySpec
+from fedward_common.testing import tiny_study
+from fedward_server.dashboard.pages import Dashboard
+from fedward_server.dashboard.texts import LANGUAGES, chosen, texts
+from fedward_server.enrolment import Presence
+from fedward_server.events import RunEvent
+from fedward_server.hub import Hub
+from fedward_server.joining import Joining
+from fedward_server.journal import Journal
+from fedward_server.people import People, Role
+from fedward_server.presence import PresenceWatch
+from fedward_server.store import Store
+
+WORDS = "correct horse battery"
+Words = Mapping[str, str]
+NONE: Words = MappingProxyType({})
+
+
+@dataclass
+class Ground:
+    hub: Hub
+    store: Store
+    folder: Path
+    secrets: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def people(self) -> People:
+        return People(self.store)
+
+    def browser(self, agent: str = "Firefox") -> "Browser":
+        watch = PresenceWatch(self.hub, self.store)
+        here, never = Presence(connection="online", since="2026-11-30T10:00:00"), Presence(connection="never")
+        watch.seen = {"north": here, "south": never}
+        return Browser(Dashboard(self.hub, self.store, watch).app(), agent)
+
+    def person(self, name: str, role: Role, site: str | None = None) -> "Person":
+        self.secrets[name] = self.people.add(name, role, WORDS, site=site)
+        return Person(self, name, self.browser()).logs_in()
+
+    def asks(self, name: str) -> SiteCard:
+        """A site that has asked to join."""
+        with_code = Joining(self.hub, self.store).invite(name)
+        return self.sends(name, with_code)
+
+    def sends(self, name: str, invitation: Invitation) -> SiteCard:
+        path = self.folder / f"{name}.key"
+        pki.write_private(path, pki.make_node_key(), replace=True)
+        key = Ed25519PrivateKey.generate()
+        card = SiteCard.make(name, pki.node_public_line(pki.load_node_key(path)), key)
+        request = certificates.make_request(name)[1].decode()
+        Joining(self.hub, self.store).ask(JoinRequest.make(card, request, invitation.secret, key))
+        return card
+
+
+@dataclass
+class Browser:
+    """Keeps cookies, follows no redirects, and calls the application itself, as if by https."""
+
+    app: Starlette
+    agent: str
+    cookies: httpx.Cookies = field(default_factory=httpx.Cookies)
+
+    def get(self, path: str) -> httpx.Response:
+        return self._send("GET", path)
+
+    def post(
+        self,
+        path: str,
+        data: Mapping[str, str] = MappingProxyType({}),
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> httpx.Response:
+        return self._send("POST", path, data=dict(data), headers=dict(headers))
+
+    def _send(self, method: str, path: str, **more: Any) -> httpx.Response:
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app)
+            headers = {"user-agent": self.agent, **more.pop("headers", {})}
+            async with httpx.AsyncClient(
+                transport=transport, base_url="https://hub", cookies=self.cookies, headers=headers
+            ) as client:
+                answer = await client.request(method, path, **more)
+                self.cookies = client.cookies
+                return answer
+
+        return asyncio.run(send())
+
+
+@dataclass
+class Person:
+    """Somebody before a browser."""
+
+    ground: Ground
+    name: str
+    browser: Browser
+
+    def logs_in(self) -> "Person":
+        code = pyotp.TOTP(self.ground.secrets[self.name]).now()
+        answer = self.browser.post("/login", data={"name": self.name, "password": WORDS, "code": code})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/")
+        return self
+
+    def sees(self, path: str = "/") -> str:
+        answer = self.browser.get(path)
+        assert answer.status_code == 200, answer.status_code
+        return answer.text
+
+    def csrf(self) -> str:
+        found: set[str] = set(re.findall(r'name="csrf" value="([0-9a-f]+)"', self.sees("/sites")))
+        return found.pop()
+
+    def sends(self, path: str, **values: str) -> tuple[int, str]:
+        answer = self.browser.post(path, data={"csrf": self.csrf(), **values})
+        return answer.status_code, answer.text
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Iterator[Ground]:
+    hub = Hub.init(
+        tmp_path / "hub", name="alliance", port=19095, address="hub.example:443", dashboard="hub.example:8444"
+    )
+    with hub.store() as store:
+        made = Ground(hub, store, tmp_path)
+        for name in ("north", "south"):
+            made.asks(name)
+            joining = Joining(hub, store)
+            joining.approve(joining.asked_by(name)[0])
+        yield made
+
+
+@pytest.fixture
+def ada(ground: Ground) -> Person:
+    return ground.person("ada", "operator")
+
+
+# Getting in ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "/sites", "/api/v1/overview", "/nothing", "/sites/north/forget"])
+def test_nobody_sees_anything_without_logging_in(ground: Ground, path: str) -> None:
+    browser = ground.browser()
+    answer = browser.get(path)
+    assert (answer.status_code, answer.headers.get("location")) in {(303, "/login"), (401, None), (405, None)}
+    assert "north" not in answer.text
+    answer = browser.post("/sites/north/forget", data={"typed": "north"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login?over=1")
+    assert "north" in ground.store.sites()
+
+
+def test_every_answer_is_guarded(ground: Ground, ada: Person) -> None:
+    for path in ("/", "/sites", "/login", "/nothing", "/static/style.css", "/api/v1/overview"):
+        headers = ada.browser.get(path).headers
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["x-frame-options"] == "DENY"
+        assert path.startswith("/static") or headers["cache-control"] == "no-store"
+    assert "unsafe" not in headers["content-security-policy"]
+
+
+def test_the_cookie_is_this_hubs_and_no_scripts(ground: Ground) -> None:
+    ground.secrets["ada"] = ground.people.add("ada", "operator", WORDS)
+    code = pyotp.TOTP(ground.secrets["ada"]).now()
+    answer = ground.browser().post("/login", data={"name": "ada", "password": WORDS, "code": code})
+    cookie = answer.headers["set-cookie"]
+    assert cookie.startswith("__Host-fedward=")
+    for word in ("HttpOnly", "Secure", "SameSite=strict", "Path=/"):
+        assert word in cookie
+
+
+def test_what_is_wrong_is_told_in_one_way(ground: Ground) -> None:
+    ground.secrets["ada"] = ground.people.add("ada", "operator", WORDS)
+    code = pyotp.TOTP(ground.secrets["ada"]).now()
+    pages = set()
+    for name, password, digits in (
+        ("ada", "wrong wrong wrong", code),
+        ("nobody-here", WORDS, code),
+        ("ada", WORDS, "12345x"),
+    ):
+        answer = ground.browser().post("/login", data={"name": name, "password": password, "code": digits})
+        assert answer.status_code == 403
+        pages.add(answer.text)
+    assert len(pages) == 1
+    assert [entry.event for entry in entries(ground.hub.folder / "audit.jsonl")].count("login refused") == 3
+    assert "nobody-here" not in (ground.hub.folder / "audit.jsonl").read_text()
+
+
+def test_a_stolen_session_is_over(ground: Ground, ada: Person) -> None:
+    thief = ground.browser("curl")
+    thief.cookies = ada.browser.cookies
+    assert thief.get("/").headers["location"] == "/login?over=1"
+    answer = ada.browser.get("/")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login?over=1")
+    assert "your session ended" in ada.browser.get("/login?over=1").text
+
+
+def test_a_form_of_another_page_does_nothing(ground: Ground, ada: Person) -> None:
+    own = ada.csrf()
+    bob = ground.person("bob", "operator")
+    for data, headers in (
+        ({"typed": "north"}, {}),
+        ({"typed": "north", "csrf": bob.csrf()}, {}),
+        ({"typed": "north", "csrf": own}, {"sec-fetch-site": "cross-site"}),
+        ({"typed": "north", "csrf": own}, {"sec-fetch-site": "same-site"}),
+    ):
+        answer = ada.browser.post("/sites/north/forget", data=data, headers=headers)
+        assert answer.status_code == 403
+        assert "older session" in answer.text
+    assert "north" in ground.store.sites()
+    login = {"name": "ada", "password": WORDS, "code": "000000"}
+    assert ground.browser().post("/login", data=login, headers={"sec-fetch-site": "cross-site"}).status_code == 403
+
+
+def test_logging_out(ground: Ground, ada: Person) -> None:
+    answer = ada.browser.post("/logout", data={"csrf": ada.csrf()})
+    assert answer.headers["location"] == "/login"
+    assert ada.browser.get("/").status_code == 303
+
+
+# What people do ------------------------------------------------------------------------------------------------------
+
+
+def test_an_operator_invites_and_lets_in_what_was_read_out(ground: Ground, ada: Person) -> None:
+    status, page = ada.sends("/sites/invite", site="east")
+    assert status == 200
+    [code] = re.findall(r'<code class="long">([\w-]+)</code>', page)
+    assert code not in ada.sees("/sites")  # shown once
+    card = ground.sends("east", Invitation.read(code))
+    assert "<b>east</b>" in ada.sees("/")
+    page = ada.sees("/sites")
+    assert pki.grouped(card.fingerprint) in page
+    status, page = ada.sends("/sites/east/approve", fingerprint="0" * 64)
+    assert status == 409
+    assert "asked anew with another fingerprint" in page
+    status, page = ada.sends("/sites/east/approve", fingerprint=card.fingerprint)
+    assert status == 200
+    assert "east is let in." in page
+    assert "east" in ground.store.sites()
+    done = [entry.data for entry in entries(ground.hub.folder / "audit.jsonl") if entry.event == "done by"]
+    assert done == [{"person": "ada", "action": action, "site": "east"} for action in ("invite", "approve")]
+    status, page = ada.sends("/sites/east/approve", fingerprint=card.fingerprint)  # the other operator's browser
+    assert status == 409
+    assert "east has not asked to join, or was answered" in page
+
+
+def test_an_operator_refuses_and_forgets(ground: Ground, ada: Person) -> None:
+    ground.asks("east")
+    assert "east is refused." in ada.sends("/sites/east/refuse")[1]
+    assert "type its name" in ada.sends("/sites/north/forget", typed="south")[1]
+    assert "north" in ground.store.sites()
+    assert "north is forgotten" in ada.sends("/sites/north/forget", typed="north")[1]
+    assert list(ground.store.sites()) == ["south"]
+    assert ada.sends("/sites/north/forget", typed="north")[0] == 409
+    assert ada.sends("/sites/south/nonsense")[0] == 404
+
+
+@pytest.mark.parametrize("role", ["investigator", "auditor", "steward"])
+def test_others_look_and_do_nothing(ground: Ground, role: Role) -> None:
+    card = ground.asks("east")
+    eve = ground.person("eve", role, "north" if role == "steward" else None)
+    page = eve.sees("/sites")
+    assert 'action="/sites/' not in page
+    [csrf] = set(re.findall(r'name="csrf" value="([0-9a-f]+)"', page))
+    for path, values in (
+        ("/sites/invite", {"site": "west"}),
+        ("/sites/east/approve", {"fingerprint": card.fingerprint}),
+        ("/sites/east/refuse", {}),
+        ("/sites/north/forget", {"typed": "north"}),
+    ):
+        answer = eve.browser.post(path, data={"csrf": csrf, **values})
+        assert answer.status_code == 403
+        assert "Your role may not do this." in answer.text
+    assert set(ground.store.sites()) == {"north", "south"}
+
+
+def started(ground: Ground, run: str, *names: str) -> StudySpec:
+    fingerprints = {name: row.fingerprint for name, row in ground.store.sites().items()}
+    sites = tuple(SiteEntry(name=name, fingerprint=fingerprints[name]) for name in names)
+    study = tiny_study().model_copy(update={"sites": sites})
+    ground.store.start_run(run, study.study.id, study.digest, study.canonical_json().decode(), "deployment")
+    (ground.hub.runs / run).mkdir()
+    journal = Journal(ground.hub.runs / run)
+    for name in names:
+        journal(RunEvent(kind="waiting", run=run, round=0, rounds=3, site=name, note=f"waits for {name}'s approval"))
+    return study
+
+
+def test_a_steward_finds_nothing_of_another_hospital(ground: Ground) -> None:
+    started(ground, "run-of-both", "north", "south")
+    started(ground, "run-of-south", "south")
+    card = ground.asks("east")
+    sten = ground.person("sten", "steward", "north")
+    fingerprints = {name: row.fingerprint for name, row in ground.store.sites().items()}
+    for path in ("/", "/sites", "/api/v1/overview", "/nothing/south"):
+        text = sten.browser.get(path).text
+        for other in ("south", "east", card.fingerprint[:16], fingerprints["south"][:16], "run-of-south"):
+            assert other not in text, (path, other)
+    assert "north" in sten.sees("/")
+    assert "waits for north" in sten.sees("/")
+    assert "run-of-both" in sten.sees("/")
+    ida = ground.person("ida", "auditor")
+    for shown in ("south", "east", "run-of-south", "waits for south"):
+        assert shown in ida.sees("/")
+
+
+def test_what_the_overview_tells_programs(ground: Ground, ada: Person) -> None:
+    started(ground, "run-1", "north")
+    found = ada.browser.get("/api/v1/overview").json()
+    assert (found["hub"], found["alive"], found["at_work"]) == ("alliance", 1, 1)
+    assert [(site["name"], site["connection"]) for site in found["sites"]] == [("north", "online"), ("south", "never")]
+    assert found["needs"] == [
+        {"what": "run_waits", "site": "north", "run": "run-1", "why": "waits for north's approval"}
+    ]
+    assert found["runs"][0]["status"] == "running"
+
+
+def test_what_others_wrote_is_text(ground: Ground, ada: Person) -> None:
+    started(ground, "run-1", "north")
+    note = '<script>alert("x")</script>'
+    Journal(ground.hub.runs / "run-1")(
+        RunEvent(kind="waiting", run="run-1", round=0, rounds=3, site="north", note=note)
+    )
+    page = ada.sees("/")
+    assert note not in page
+    assert "&lt;script&gt;" in page
+
+
+# Languages -----------------------------------------------------------------------------------------------------------
+
+
+def test_each_language_has_the_same_words() -> None:
+    def fields(text: str) -> set[str | None]:
+        return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+    english = texts("en")
+    for language in LANGUAGES:
+        found = texts(language)
+        assert found.keys() == english.keys()
+        for key, text in english.items():
+            assert fields(found[key]) == fields(text), key
+            assert found[key].strip()
+
+
+def test_every_word_that_a_page_asks_for_is_there() -> None:
+    templates = Path(texts.__wrapped__.__code__.co_filename).parent / "templates"
+    for path in templates.glob("*.html"):
+        asked = set(re.findall(r"\bt\.(\w+)", path.read_text())) - {"format"}
+        assert asked <= texts("en").keys(), path.name
+
+
+@pytest.mark.parametrize(
+    ("cookie", "accepted", "language"),
+    [
+        (None, "", "en"),
+        (None, "zh-CN,zh;q=0.9,en;q=0.8", "zh"),
+        (None, "de-DE,de;q=0.9,en;q=0.8,zh;q=0.1", "en"),
+        ("zh", "en", "zh"),
+        ("xx", "fr", "en"),
+    ],
+)
+def test_the_language_is_the_persons(cookie: str | None, accepted: str, language: str) -> None:
+    assert chosen(cookie, accepted) == language
+
+
+def test_another_language_at_the_press_of_a_button(ground: Ground, ada: Person) -> None:
+    assert '<html lang="en">' in ada.sees("/sites")
+    answer = ada.browser.post("/language", data={"back": "/sites"})
+    assert answer.headers["location"] == "/sites"
+    assert '<html lang="zh">' in ada.sees("/sites")
+    for evil in ("https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)"):
+        assert ada.browser.post("/language", data={"back": evil}).headers["location"] == "/"
