@@ -3,11 +3,6 @@
 It is a sealed archive of MEMBERS. No image, no label, no tensor and no model is in it. The daemon may be up meanwhile.
 """
 
-import fcntl
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -20,9 +15,8 @@ from fedward_client.member import AUDIT, HUB_CARD, NODE_KEY, SIGNING_KEY, Member
 from fedward_client.site import KEY, LINK, SETTINGS
 from fedward_common import __version__, sealing
 from fedward_common.errors import SettingsError, UsageError
-from fedward_common.sealed_archives import MANIFEST, copy_log, pack, placed, snapshot, told
+from fedward_common.sealed_archives import MANIFEST, copies_in, copy_log, pack, placed, snapshot, told
 
-_COPIES = ".backup-"  # in the state folder
 NEEDED = (KEY, f"{LINK}/{NODE_KEY}", LEDGER, AUDIT, SIGNING_KEY)  # without the last, a site is none
 MEMBERS = (MANIFEST, SETTINGS, f"{LINK}/{HUB_CARD}", CATALOG, *NEEDED)
 
@@ -49,7 +43,7 @@ def backup(member: Member, path: Path, passphrase: str, *, cost: int = sealing.C
     member.log.append("backed up", {})  # cuts off what a crash left at its end, and is itself in the backup
     site = member.site
     manifest = Manifest(fedward=__version__, site=site.name, made=datetime.now(UTC).isoformat(timespec="seconds"))
-    with told(path.name), _copies(site.state) as copies:
+    with told(path.name), copies_in(site.state) as copies:
         (copies / MANIFEST).write_text(manifest.model_dump_json(), "utf-8")
         for database in (LEDGER, CATALOG):
             if (site.state / database).exists():
@@ -62,14 +56,3 @@ def backup(member: Member, path: Path, passphrase: str, *, cost: int = sealing.C
         with placed(path) as file:
             pack({one: sources[one] for one in MEMBERS if sources[one].exists()}, file, passphrase, cost=cost)
         return path.stat().st_size
-
-
-@contextmanager
-def _copies(state: Path) -> Iterator[Path]:
-    """A folder for copies: one backup at a time, and what a killed one left goes."""
-    with (state / "backup.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for torn in state.glob(f"{_COPIES}*"):
-            shutil.rmtree(torn)
-        with tempfile.TemporaryDirectory(prefix=_COPIES, dir=state) as name:
-            yield Path(name)

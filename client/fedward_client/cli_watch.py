@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +14,7 @@ from fedward_client.cli_common import LOOK_S, AsJson, Folder, State, control_of,
 from fedward_client.site import Site
 from fedward_common.cli_tables import show_pairs
 from fedward_common.errors import SettingsError
+from fedward_common.joining import SHOWN_AHEAD
 
 LOG_LINES = 40
 
@@ -76,7 +77,7 @@ def _show_status(found: dict[str, Any]) -> None:
 
 def _ends_soon(end: str | None) -> str:
     """Of a certificate that is near its end, which the network side renews before; else nothing."""
-    if end is None or datetime.fromisoformat(end) > datetime.now(UTC) + timedelta(days=30):
+    if end is None or datetime.fromisoformat(end) > datetime.now(UTC) + SHOWN_AHEAD:
         return ""
     return f"ends on {end[:10]}: keep this site up, which renews it; `fedward site log` says what stands in its way"
 

@@ -13,10 +13,10 @@ from fedward_client.probe import Attempt, Step
 from fedward_common.cards import HubCard
 from fedward_common.doctor import Finding
 from fedward_common.errors import LinkError, SettingsError
+from fedward_common.joining import SHOWN_AHEAD
 
 SKEW_S = 2.0  # a Date header has whole seconds, and takes its time
 EXPIRES_SOON = timedelta(days=14)
-OWN_EXPIRES_SOON = timedelta(days=30)
 
 _NAMES: Mapping[Step, str] = {
     "connect": "hub port",
@@ -83,7 +83,7 @@ def own_certificate(name: str, link: Path) -> Finding:
     end, now = own.not_valid_after_utc, datetime.now(UTC)
     if end < now:
         return Finding(name=name, status="fail", found=f"it expired on {end:%Y-%m-%d}", advice=advice)
-    if end - now > OWN_EXPIRES_SOON:
+    if end - now > SHOWN_AHEAD:
         return Finding(name=name, status="ok", found=f"good until {end:%Y-%m-%d}; it is renewed by itself")
     advice = "keep the site up, which renews it; `fedward site log` says what stands in the way"
     return Finding(name=name, status="warn", found=f"it ends on {end:%Y-%m-%d}", advice=advice)

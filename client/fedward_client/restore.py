@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Self
 
-from pydantic import ValidationError
-
 from fedward_client import locks
 from fedward_client.backup import MEMBERS, NEEDED, Manifest
 from fedward_client.intake.index import FILE as CATALOG
@@ -28,7 +26,7 @@ from fedward_common import audit, pki
 from fedward_common.audit import AuditLog
 from fedward_common.disk import sync
 from fedward_common.errors import SettingsError, UsageError
-from fedward_common.sealed_archives import MANIFEST, SealedArchive, check_database, placed, told
+from fedward_common.sealed_archives import SealedArchive, check_database, placed, told
 
 _STAGE, _ASIDE = ".restoring-", "replaced-"  # in the state folder
 
@@ -85,7 +83,7 @@ class _Archive:
     def opened(cls, path: Path, file: IO[bytes], passphrase: str) -> Self:
         """Raises SettingsError for what is no backup that can be read here."""
         rest = SealedArchive.opened(path, file, passphrase, "a site")
-        manifest = _manifest(path.name, rest.small(MANIFEST))
+        manifest = rest.manifest(Manifest)
         settings = rest.small(SETTINGS)
         try:
             section = tomllib.loads((settings or b"").decode()).get("site", {})
@@ -97,17 +95,6 @@ class _Archive:
     def unpack(self, folder: Path) -> None:
         """Write the rest into a folder, read to its end. Raises SettingsError for what does not belong there."""
         self._rest.unpack(folder, lambda name: name in MEMBERS, NEEDED)
-
-
-def _manifest(name: str, data: bytes | None) -> Manifest:
-    if data is None:
-        raise SettingsError(f"{name}: it is no backup of a site: where {MANIFEST} should be is something else")
-    try:
-        return Manifest.model_validate_json(data)
-    except ValidationError:
-        raise SettingsError(
-            f"{name}: it was made by a newer Fedward than this one: install that, then restore again"
-        ) from None
 
 
 def _restore(archive: _Archive, folder: Path, state: Path, *, replace: bool) -> Restored:

@@ -11,6 +11,7 @@ import hashlib
 import re
 import secrets
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Annotated, Literal, Self
 
 import rfc8785
@@ -23,6 +24,7 @@ from fedward_common.cards import SiteCard, checked_address
 from fedward_common.errors import RecordError, UsageError
 
 JOIN, CERTIFICATE = "/v1/join", "/v1/site/certificate"
+SHOWN_AHEAD = timedelta(days=30)  # of a site's certificate's end
 _VERSION = 1
 _SECRET_BYTES, _FINGERPRINT_BYTES, _CHECK_BYTES = 16, 32, 4
 _SITE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")

@@ -4,25 +4,30 @@ It is written beside its place and moved there; databases in it are as they were
 byte, every bit checked, before anybody goes by it.
 """
 
+import fcntl
 import os
 import secrets
 import shutil
 import sqlite3
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Self, cast
+from typing import IO, Self, TypeVar, cast
 
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pydantic import BaseModel, ValidationError
 
 from fedward_common import audit, sealing
 from fedward_common.disk import sync
 from fedward_common.errors import SettingsError
 
 MANIFEST = "manifest.json"
+Manifest = TypeVar("Manifest", bound=BaseModel)
+_COPIES = ".backup-"
 _MOST_BYTES = 2**20  # of what is read whole
 
 
@@ -91,6 +96,17 @@ def copy_log(source: Path, target: Path, key: Ed25519PublicKey) -> None:
 
 
 @contextmanager
+def copies_in(folder: Path) -> Iterator[Path]:
+    """A folder for copies, in another: one backup at a time, and what a killed one left goes."""
+    with (folder / "backup.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for torn in folder.glob(f"{_COPIES}*"):
+            shutil.rmtree(torn)
+        with tempfile.TemporaryDirectory(prefix=_COPIES, dir=folder) as name:
+            yield Path(name)
+
+
+@contextmanager
 def told(what: str) -> Iterator[None]:
     """What the file system refuses in words."""
     try:
@@ -120,6 +136,19 @@ class SealedArchive:
             stream = sealing.Unsealer(file, passphrase)
             tar = tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|")  # noqa: SIM115 - read on in `unpack`
             return cls(path.name, what, tar, stream, tar.next())
+
+    def manifest(self, kind: type[Manifest]) -> Manifest:
+        """The manifest, which comes first. Raises SettingsError where there is none that this Fedward can read."""
+        data = self.small(MANIFEST)
+        with _archive_told(self.name, self.what):
+            if data is None:
+                raise SettingsError(f"it is no backup of {self.what}: where {MANIFEST} should be is something else")
+            try:
+                return kind.model_validate_json(data)
+            except ValidationError:
+                raise SettingsError(
+                    "it was made by a newer Fedward than this one: install that, then restore again"
+                ) from None
 
     def small(self, name: str) -> bytes | None:
         """The bytes of the next member where it is this one, None where it is another."""

@@ -5,18 +5,15 @@ is at work is in it with its last checkpoints, and goes on when the restored hub
 not in the hub's folder.
 """
 
-import fcntl
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from fedward_common import __version__, audit, pki, sealing
 from fedward_common.audit import NAME as AUDIT
@@ -26,6 +23,7 @@ from fedward_common.sealed_archives import (
     MANIFEST,
     SealedArchive,
     check_database,
+    copies_in,
     copy_log,
     pack,
     placed,
@@ -39,8 +37,6 @@ from fedward_server.runs import LOCK
 NEEDED = (SETTINGS, "store.sqlite", AUDIT, "keys/hub.key", "keys/ca.key", "keys/ca.pem")
 _TREES = ("keys", "runs", "models")
 _MADE_AGAIN = frozenset({"gateway.pem", "dashboard.pem", LOCK})
-_MEMBER = re.compile(rf"{re.escape(CARD)}|(?:{'|'.join(_TREES)})(?:/[A-Za-z0-9_+-][A-Za-z0-9._+-]*){{1,4}}")
-_COPIES = ".backup-"  # in the hub's folder
 _TRIES = 5  # to catch a run between two checkpoints
 
 
@@ -65,7 +61,7 @@ def backup(hub: Hub, path: Path, passphrase: str, *, cost: int = sealing.COST) -
         raise UsageError(f"{path.name} is there already and was left as it is: give the backup another name")
     hub.audit().append("backed up", {})  # cuts off what a crash left at its end, and is itself in the backup
     manifest = Manifest(fedward=__version__, hub=hub.name, made=datetime.now(UTC).isoformat(timespec="seconds"))
-    with told(path.name), _copies(hub.folder) as copies:
+    with told(path.name), copies_in(hub.folder) as copies:
         (copies / MANIFEST).write_text(manifest.model_dump_json(), "utf-8")
         snapshot(hub.store_file, copies / hub.store_file.name)
         key = pki.load_signing_key(hub.keys / "hub.key")
@@ -84,43 +80,29 @@ def backup(hub: Hub, path: Path, passphrase: str, *, cost: int = sealing.COST) -
         return path.stat().st_size
 
 
-@contextmanager
-def _copies(folder: Path) -> Iterator[Path]:
-    """A folder for copies: one backup at a time, and what a killed one left goes."""
-    with (folder / "backup.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for torn in folder.glob(f"{_COPIES}*"):
-            shutil.rmtree(torn)
-        with tempfile.TemporaryDirectory(prefix=_COPIES, dir=folder) as name:
-            yield Path(name)
-
-
 def _link(source: Path, target: Path) -> None:
     """The files of a tree as they are now, by links: what replaces them meanwhile is another file.
 
-    Of a run the checkpoints come whole: one that was taken away on the way is looked for anew.
+    A checkpoint comes whole: its JSON is linked before the arrays that it names, and a folder of which something went
+    on the way is linked anew. Raises SettingsError where that does not end.
     """
     if not source.exists():
         return
     for _ in range(_TRIES):
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
-        missed = False
-        entries = sorted(
-            source.iterdir(), key=lambda path: path.suffix != ".json"
-        )  # a checkpoint's JSON names its file
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name in _MADE_AGAIN or entry.is_symlink():
-                continue
-            if entry.is_dir():
-                _link(entry, target / entry.name)
-                continue
-            try:
-                os.link(entry, target / entry.name)
-            except FileNotFoundError:
-                missed = True
-        if not missed:
-            return
+        try:
+            for entry in sorted(source.iterdir(), key=lambda path: path.suffix != ".json"):
+                if entry.name.startswith(".") or entry.name in _MADE_AGAIN or entry.is_symlink():
+                    continue
+                if entry.is_dir():
+                    _link(entry, target / entry.name)
+                else:
+                    os.link(entry, target / entry.name)
+        except FileNotFoundError:
+            continue
+        return
+    raise SettingsError(f"{source.name} changes faster than it can be copied: back up again")
 
 
 # Back ----------------------------------------------------------------------------------------------------------------
@@ -137,12 +119,12 @@ def restore(folder: Path, path: Path, passphrase: str) -> tuple[Hub, str]:
         raise SettingsError(f"{folder} holds something else: name an empty folder, or one that is not there")
     with told(path.name), path.open("rb") as file:
         archive = SealedArchive.opened(path, file, passphrase, "a hub")
-        manifest = _manifest(path.name, archive.small(MANIFEST))
+        manifest = archive.manifest(Manifest)
         with told("the hub's folder"):
             folder.parent.mkdir(parents=True, exist_ok=True)
             stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
             try:
-                archive.unpack(stage, lambda name: name in NEEDED or bool(_MEMBER.fullmatch(name)), NEEDED)
+                archive.unpack(stage, _belongs, NEEDED)
                 _check(stage, path.name, manifest)
                 with suppress(FileNotFoundError):
                     folder.rmdir()
@@ -153,15 +135,11 @@ def restore(folder: Path, path: Path, passphrase: str) -> tuple[Hub, str]:
     return Hub.open(folder), manifest.made
 
 
-def _manifest(name: str, data: bytes | None) -> Manifest:
-    if data is None:
-        raise SettingsError(f"{name}: it is no backup of a hub: where {MANIFEST} should be is something else")
-    try:
-        return Manifest.model_validate_json(data)
-    except ValidationError:
-        raise SettingsError(
-            f"{name}: it was made by a newer Fedward than this one: install that, then restore again"
-        ) from None
+def _belongs(name: str) -> bool:
+    """Whether a backup of a hub may hold a member of this name: all that `_link` takes, and nothing outside."""
+    tree, *parts = name.split("/")
+    inside = tree in _TREES and bool(parts) and all(part and not part.startswith(".") for part in parts)
+    return inside or name in {CARD, *NEEDED}
 
 
 def _check(stage: Path, name: str, manifest: Manifest) -> None:

@@ -6,24 +6,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fedward_common.cards import SiteCard
 from fedward_common.errors import RunError
+from fedward_common.joining import SHOWN_AHEAD
 from fedward_server.enrolment import Presence, bring_in_line, presences
 from fedward_server.gateway import bring_gateway_in_line
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining
-from fedward_server.register import InvitationRow, Register
 from fedward_server.store import SiteRow
 from fedward_server.supervisor import LOG, READY
 from fedward_server.watch import summary
 
 END_LIMIT_S = 60.0
 LOOK_S = 0.2
-SHOWN_AHEAD = timedelta(days=30)  # of a certificate's end
 
 
 def start_detached(hub: Hub) -> None:
@@ -117,7 +116,8 @@ def survey(hub: Hub) -> dict[str, Any]:
     up = _up(hub)
     with hub.store() as store:
         present = presences(hub, store) if up else {}
-        ends = _certificate_ends(Register(store))
+        joining = Joining(hub, store)
+        ends = joining.register.ends()
         return {
             "hub": hub.name,
             "folder": str(hub.folder),
@@ -126,7 +126,7 @@ def survey(hub: Hub) -> dict[str, Any]:
             "up": up,
             "pid": hub.pid(),
             "certificate_ends": hub.certificate_ends().isoformat(),
-            "waiting": [_waiting(row, card) for row, card in Joining(hub, store).waiting()],
+            "waiting": joining.asking(),
             "sites": [_site(row, present.get(name), ends.get(name)) for name, row in store.sites().items()],
             "runs": [summary(hub, row) for row in store.runs()],
         }
@@ -164,13 +164,3 @@ def _site(row: SiteRow, presence: Presence | None, ends: datetime | None) -> dic
         "certificate_ends": None if ends is None else ends.isoformat(),
         "certificate_ends_soon": ends is not None and ends < datetime.now(UTC) + SHOWN_AHEAD,
     }
-
-
-def _waiting(row: InvitationRow, card: SiteCard) -> dict[str, Any]:
-    return {"name": row.site, "fingerprint": card.fingerprint, "asked": row.asked, "fedward": card.fedward}
-
-
-def _certificate_ends(register: Register) -> dict[str, datetime]:
-    """When each site's last certificate ends; not of sites that have none."""
-    rows = (row for row in register.certificates() if row.revoked is None)
-    return {row.site: datetime.fromisoformat(row.ends) for row in rows}

@@ -6,6 +6,7 @@ that it came from there. An approval is given once: of two people who approve at
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from fedward_common.cards import HubCard, SiteCard
 from fedward_common.errors import RunError, SettingsError, UsageError
@@ -53,6 +54,13 @@ class Joining:
     def waiting(self) -> list[tuple[InvitationRow, SiteCard]]:
         """What sites asked for and nobody has decided, each with the card that it sent."""
         return [(row, _card(row)) for row in self.register.waiting()]
+
+    def asking(self) -> list[dict[str, Any]]:
+        """The same as JSON."""
+        return [
+            {"name": row.site, "fingerprint": card.fingerprint, "asked": row.asked, "fedward": card.fedward}
+            for row, card in self.waiting()
+        ]
 
     def asked_by(self, site: str) -> tuple[InvitationRow, SiteCard]:
         """What a site asked for last. Raises UsageError where it waits for nobody."""

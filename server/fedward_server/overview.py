@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from fedward_common.joining import SHOWN_AHEAD
 from fedward_server.enrolment import Presence
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining
 from fedward_server.journal import Standing, Tail, standing
 from fedward_server.people import Person
-from fedward_server.store import UNFINISHED, RunRow, Store
+from fedward_server.store import UNFINISHED, RunRow, SiteRow, Store
 
-SHOWN_AHEAD = timedelta(days=30)  # of a certificate's end
 SHOWN_RUNS = 20
 FAILED_SHOWN = timedelta(days=2)
 
@@ -28,7 +28,12 @@ class Overview:
         """All of it, as JSON. `presence` is of each site; None where the SuperLink does not answer."""
         rows = [row for row in reversed(self.store.runs()) if _sees(person, row)]
         at_work = {row.run: standing(Tail(self.hub.runs / row.run).new()) for row in rows if row.status in UNFINISHED}
-        sites = [self._site(name, presence, at_work) for name in self.store.sites() if person.sees(name)]
+        ends = Joining(self.hub, self.store).register.ends()
+        sites = [
+            _site(site, presence, at_work, ends.get(name))
+            for name, site in self.store.sites().items()
+            if person.sees(name)
+        ]
         return {
             "hub": self.hub.name,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -41,39 +46,7 @@ class Overview:
 
     def waiting(self, person: Person) -> list[dict[str, Any]]:
         """Who asks to join."""
-        joining = Joining(self.hub, self.store)
-        found = joining.waiting() if self.hub.gateway is not None else []
-        return [
-            {"name": row.site, "fingerprint": card.fingerprint, "asked": row.asked, "fedward": card.fedward}
-            for row, card in found
-            if person.sees(row.site)
-        ]
-
-    def _site(
-        self, name: str, presence: Mapping[str, Presence] | None, at_work: Mapping[str, Standing]
-    ) -> dict[str, Any]:
-        here = None if presence is None else presence.get(name, Presence(connection="never"))
-        doing = [
-            {"run": run, "kind": now.sites[name][0], "note": now.sites[name][1], "round": now.round}
-            for run, now in at_work.items()
-            if name in now.sites
-        ]
-        ends = self._ends().get(name)
-        return {
-            "name": name,
-            "connection": "unknown" if here is None else here.connection,
-            "since": None if here is None else here.since,
-            "doing": doing,
-            "fingerprint": self.store.sites()[name].fingerprint,
-            "certificate_ends": ends,
-            "certificate_ends_soon": ends is not None
-            and datetime.fromisoformat(ends) < datetime.now(UTC) + SHOWN_AHEAD,
-        }
-
-    def _ends(self) -> dict[str, str]:
-        """When each site's last certificate ends."""
-        rows = Joining(self.hub, self.store).register.certificates()
-        return {row.site: row.ends for row in rows if row.revoked is None}
+        return [each for each in Joining(self.hub, self.store).asking() if person.sees(each["name"])]
 
     def _needs(
         self, person: Person, sites: list[dict[str, Any]], rows: list[RunRow], at_work: Mapping[str, Standing]
@@ -91,6 +64,25 @@ class Overview:
         for row in rows:
             if row.status == "failed" and (row.ended or "") > newest and person.role != "steward":
                 yield {"what": "run_failed", "site": "", "run": row.run, "why": row.reason or ""}
+
+
+def _site(
+    row: SiteRow, presence: Mapping[str, Presence] | None, at_work: Mapping[str, Standing], ends: datetime | None
+) -> dict[str, Any]:
+    here = None if presence is None else presence.get(row.site, Presence(connection="never"))
+    return {
+        "name": row.site,
+        "connection": "unknown" if here is None else here.connection,
+        "since": None if here is None else here.since,
+        "doing": [
+            {"run": run, "kind": now.sites[row.site][0], "note": now.sites[row.site][1], "round": now.round}
+            for run, now in at_work.items()
+            if row.site in now.sites
+        ],
+        "fingerprint": row.fingerprint,
+        "certificate_ends": None if ends is None else ends.isoformat(),
+        "certificate_ends_soon": ends is not None and ends < datetime.now(UTC) + SHOWN_AHEAD,
+    }
 
 
 def _sees(person: Person, row: RunRow) -> bool:

@@ -13,6 +13,7 @@ from typing import Self
 
 import httpx
 
+from fedward_common.errors import FedwardError
 from fedward_server.enrolment import Presence
 from fedward_server.hub import Hub
 from fedward_server.store import Store
@@ -56,7 +57,7 @@ class PresenceWatch:
                     self.seen = {
                         name: _presence(found.get(row.node_id or "")) for name, row in self.store.sites().items()
                     }
-                except (httpx.HTTPError, OSError, ValueError) as error:
+                except (httpx.HTTPError, OSError, ValueError, FedwardError) as error:
                     if self.seen is not None:
                         log.warning("the SuperLink does not say which sites are connected: %s", type(error).__name__)
                     self.seen = None

@@ -5,6 +5,7 @@ to its keys; then a person decides, once.
 """
 
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -144,6 +145,11 @@ class Register:
         """Every certificate, in the order in which they were issued."""
         query = sa.select(_CERTIFICATES).order_by(_CERTIFICATES.c.issued, _CERTIFICATES.c.serial)
         return [CertificateRow(**row) for row in self.store.rows(query)]
+
+    def ends(self) -> dict[str, datetime]:
+        """When each site's last certificate ends (UTC); not of sites that have none."""
+        rows = (row for row in self.certificates() if row.revoked is None)
+        return {row.site: datetime.fromisoformat(row.ends) for row in rows}
 
     def certificate(self, serial: str) -> CertificateRow | None:
         """The certificate of a serial number, None where the hub issued none."""

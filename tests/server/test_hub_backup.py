@@ -32,6 +32,7 @@ def hub(tmp_path: Path) -> Hub:
     (run / ".updates").mkdir(parents=True)
     for name in ("study.json", "events.jsonl", "round-3.json", "round-3.safetensors", "lock", ".updates/x"):
         (run / name).write_text(name)
+    (run / "notes of the (second) try.txt").write_text("a person's own")
     (made.folder / "models").mkdir()
     (made.folder / "models" / "breast.safetensors").write_bytes(b"weights")
     (made.folder / "bulk").mkdir()
@@ -54,7 +55,7 @@ def test_a_hub_comes_back(hub: Hub, tmp_path: Path) -> None:
     assert again.settings == hub.settings
     same = {name for name in before if name.startswith(("keys/", "runs/", "models/", "hub."))}
     same -= {"keys/gateway.pem", "runs/run-1/lock", "runs/run-1/.updates/x"}
-    assert {name: after[name] for name in same if name in after} == {name: before[name] for name in same}
+    assert {name: after.get(name) for name in same} == {name: before[name] for name in same}
     assert not [name for name in after if name.startswith(("bulk/", "flower/", "logs/", ".backup"))]
     assert not {"keys/gateway.pem", "runs/run-1/lock"} & set(after)
     with again.store() as store:
@@ -168,6 +169,16 @@ def test_a_checkpoint_that_goes_meanwhile_is_looked_for_anew(
     again, _ = restore(tmp_path / "new", tmp_path / "hub.backup", WORDS)
     rounds = {path.name for path in (again.runs / "run-1").iterdir() if path.name.startswith("round")}
     assert rounds == {"round-4.json", "round-4.safetensors"}
+
+
+def test_what_never_holds_still_is_no_backup(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(source: Path, target: Path) -> None:
+        raise FileNotFoundError(source)
+
+    monkeypatch.setattr("os.link", gone)
+    with pytest.raises(SettingsError, match="changes faster than it can be copied"):
+        backup(hub, tmp_path / "hub.backup", WORDS, cost=COST)
+    assert not (tmp_path / "hub.backup").exists()
 
 
 def test_on_the_command_line(hub: Hub, tmp_path: Path) -> None:

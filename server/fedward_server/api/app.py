@@ -4,7 +4,7 @@ Nobody but the gateway reaches the socket: it lies in the hub's folder, which is
 one sentence, as {"error": …}, and nothing of what was sent is said again.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated
 
@@ -71,7 +71,7 @@ def make_app(hub: Hub) -> FastAPI:
     return app
 
 
-def _told(code: int):  # type: ignore[no-untyped-def]
+def _told(code: int) -> Callable[[Request, Exception], JSONResponse]:
     def answer(_request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"error": str(error)}, status_code=code)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
@@ -90,8 +91,6 @@ class Dashboard:
         """A form of a session's own page, for people of these roles; without, for everybody who is logged in."""
 
         async def guarded(request: Request) -> Response:
-            from starlette.concurrency import run_in_threadpool
-
             form = {name: value for name, value in (await request.form()).items() if isinstance(value, str)}
 
             def answer() -> Response:
@@ -112,8 +111,6 @@ class Dashboard:
 
     async def login(self, request: Request) -> Response:
         """The form, and what comes of it."""
-        from starlette.concurrency import run_in_threadpool
-
         if request.method == "GET":
             said = "session_over" if "over" in request.query_params else ""
             return self._render(request, None, "login.html", said=said)
