@@ -167,8 +167,11 @@ class People:
 
     # Sessions --------------------------------------------------------------------------------------------------------
 
-    def session(self, token: str, client: str) -> Session | None:
-        """Who is logged in by a token, None where it is over, or another browser has it: then it is over for all."""
+    def session(self, token: str, client: str, *, stays: bool = True) -> Session | None:
+        """Who is logged in by a token, None where it is over, or another browser has it: then it is over for all.
+
+        Unless it `stays`, the question is nobody's doing, and the session ends as if it had not been asked.
+        """
         digest, now = _digest(token), self.now()
         query = sa.select(_SESSIONS, _PEOPLE).join(_PEOPLE).where(_SESSIONS.c.digest == digest)
         for row in self.store.rows(query):
@@ -176,7 +179,7 @@ class People:
             if over or not hmac.compare_digest(row["client"], _digest(client)):
                 self.log_out(token)
                 return None
-            if now - row["seen"] > 1.0:  # a page asks for several things at a time
+            if stays and now - row["seen"] > 1.0:  # a page asks for several things at a time
                 with self.store.writing() as connection:
                     connection.execute(sa.update(_SESSIONS).where(_SESSIONS.c.digest == digest).values(seen=now))
             return Session(person=_person(row), csrf=_csrf(token))

@@ -1,157 +1,20 @@
 """The dashboard by its requests: who gets in, who may do what, what a steward can find of others, in both languages."""
 
-import asyncio
 import re
 import string
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+import tomllib
 
-import httpx
 import pyotp
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from starlette.applications import Starlette
 
-from fedward_common import certificates, pki
+from fedward_common import pki
 from fedward_common.audit import entries
-from fedward_common.cards import SiteCard
-from fedward_common.joining import Invitation, JoinRequest
-from fedward_common.study import SiteEntry, StudySpec
-from fedward_common.testing import tiny_study
-from fedward_server.dashboard.pages import Dashboard
-from fedward_server.dashboard.texts import LANGUAGES, chosen, texts
-from fedward_server.enrolment import Presence
+from fedward_common.joining import Invitation
+from fedward_server.dashboard.texts import FOLDER, LANGUAGES, chosen, texts
 from fedward_server.events import RunEvent
-from fedward_server.hub import Hub
-from fedward_server.joining import Joining
 from fedward_server.journal import Journal
-from fedward_server.people import People, Role
-from fedward_server.presence import PresenceWatch
-from fedward_server.store import Store
-
-WORDS = "correct horse battery"
-Words = Mapping[str, str]
-NONE: Words = MappingProxyType({})
-
-
-@dataclass
-class Ground:
-    hub: Hub
-    store: Store
-    folder: Path
-    secrets: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def people(self) -> People:
-        return People(self.store)
-
-    def browser(self, agent: str = "Firefox") -> "Browser":
-        watch = PresenceWatch(self.hub, self.store)
-        here, never = Presence(connection="online", since="2026-11-30T10:00:00"), Presence(connection="never")
-        watch.seen = {"north": here, "south": never}
-        return Browser(Dashboard(self.hub, self.store, watch).app(), agent)
-
-    def person(self, name: str, role: Role, site: str | None = None) -> "Person":
-        self.secrets[name] = self.people.add(name, role, WORDS, site=site)
-        return Person(self, name, self.browser()).logs_in()
-
-    def asks(self, name: str) -> SiteCard:
-        """A site that has asked to join."""
-        with_code = Joining(self.hub, self.store).invite(name)
-        return self.sends(name, with_code)
-
-    def sends(self, name: str, invitation: Invitation) -> SiteCard:
-        path = self.folder / f"{name}.key"
-        pki.write_private(path, pki.make_node_key(), replace=True)
-        key = Ed25519PrivateKey.generate()
-        card = SiteCard.make(name, pki.node_public_line(pki.load_node_key(path)), key)
-        request = certificates.make_request(name)[1].decode()
-        Joining(self.hub, self.store).ask(JoinRequest.make(card, request, invitation.secret, key))
-        return card
-
-
-@dataclass
-class Browser:
-    """Keeps cookies, follows no redirects, and calls the application itself, as if by https."""
-
-    app: Starlette
-    agent: str
-    cookies: httpx.Cookies = field(default_factory=httpx.Cookies)
-
-    def get(self, path: str) -> httpx.Response:
-        return self._send("GET", path)
-
-    def post(
-        self,
-        path: str,
-        data: Mapping[str, str] = MappingProxyType({}),
-        headers: Mapping[str, str] = MappingProxyType({}),
-    ) -> httpx.Response:
-        return self._send("POST", path, data=dict(data), headers=dict(headers))
-
-    def _send(self, method: str, path: str, **more: Any) -> httpx.Response:
-        async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(self.app)
-            headers = {"user-agent": self.agent, **more.pop("headers", {})}
-            async with httpx.AsyncClient(
-                transport=transport, base_url="https://hub", cookies=self.cookies, headers=headers
-            ) as client:
-                answer = await client.request(method, path, **more)
-                self.cookies = client.cookies
-                return answer
-
-        return asyncio.run(send())
-
-
-@dataclass
-class Person:
-    """Somebody before a browser."""
-
-    ground: Ground
-    name: str
-    browser: Browser
-
-    def logs_in(self) -> "Person":
-        code = pyotp.TOTP(self.ground.secrets[self.name]).now()
-        answer = self.browser.post("/login", data={"name": self.name, "password": WORDS, "code": code})
-        assert (answer.status_code, answer.headers["location"]) == (303, "/")
-        return self
-
-    def sees(self, path: str = "/") -> str:
-        answer = self.browser.get(path)
-        assert answer.status_code == 200, answer.status_code
-        return answer.text
-
-    def csrf(self) -> str:
-        found: set[str] = set(re.findall(r'name="csrf" value="([0-9a-f]+)"', self.sees("/sites")))
-        return found.pop()
-
-    def sends(self, path: str, **values: str) -> tuple[int, str]:
-        answer = self.browser.post(path, data={"csrf": self.csrf(), **values})
-        return answer.status_code, answer.text
-
-
-@pytest.fixture
-def ground(tmp_path: Path) -> Iterator[Ground]:
-    hub = Hub.init(
-        tmp_path / "hub", name="alliance", port=19095, address="hub.example:443", dashboard="hub.example:8444"
-    )
-    with hub.store() as store:
-        made = Ground(hub, store, tmp_path)
-        for name in ("north", "south"):
-            made.asks(name)
-            joining = Joining(hub, store)
-            joining.approve(joining.asked_by(name)[0])
-        yield made
-
-
-@pytest.fixture
-def ada(ground: Ground) -> Person:
-    return ground.person("ada", "operator")
-
+from fedward_server.people import Role
+from fedward_server.testing import PASSWORD, Ground, Person
 
 # Getting in ----------------------------------------------------------------------------------------------------------
 
@@ -177,9 +40,9 @@ def test_every_answer_is_guarded(ground: Ground, ada: Person) -> None:
 
 
 def test_the_cookie_is_this_hubs_and_no_scripts(ground: Ground) -> None:
-    ground.secrets["ada"] = ground.people.add("ada", "operator", WORDS)
+    ground.secrets["ada"] = ground.people.add("ada", "operator", PASSWORD)
     code = pyotp.TOTP(ground.secrets["ada"]).now()
-    answer = ground.browser().post("/login", data={"name": "ada", "password": WORDS, "code": code})
+    answer = ground.browser().post("/login", data={"name": "ada", "password": PASSWORD, "code": code})
     cookie = answer.headers["set-cookie"]
     assert cookie.startswith("__Host-fedward=")
     for word in ("HttpOnly", "Secure", "SameSite=strict", "Path=/"):
@@ -187,13 +50,13 @@ def test_the_cookie_is_this_hubs_and_no_scripts(ground: Ground) -> None:
 
 
 def test_what_is_wrong_is_told_in_one_way(ground: Ground) -> None:
-    ground.secrets["ada"] = ground.people.add("ada", "operator", WORDS)
+    ground.secrets["ada"] = ground.people.add("ada", "operator", PASSWORD)
     code = pyotp.TOTP(ground.secrets["ada"]).now()
     pages = set()
     for name, password, digits in (
         ("ada", "wrong wrong wrong", code),
-        ("nobody-here", WORDS, code),
-        ("ada", WORDS, "12345x"),
+        ("nobody-here", PASSWORD, code),
+        ("ada", PASSWORD, "12345x"),
     ):
         answer = ground.browser().post("/login", data={"name": name, "password": password, "code": digits})
         assert answer.status_code == 403
@@ -225,7 +88,7 @@ def test_a_form_of_another_page_does_nothing(ground: Ground, ada: Person) -> Non
         assert answer.status_code == 403
         assert "older session" in answer.text
     assert "north" in ground.store.sites()
-    login = {"name": "ada", "password": WORDS, "code": "000000"}
+    login = {"name": "ada", "password": PASSWORD, "code": "000000"}
     assert ground.browser().post("/login", data=login, headers={"sec-fetch-site": "cross-site"}).status_code == 403
 
 
@@ -291,21 +154,17 @@ def test_others_look_and_do_nothing(ground: Ground, role: Role) -> None:
     assert set(ground.store.sites()) == {"north", "south"}
 
 
-def started(ground: Ground, run: str, *names: str) -> StudySpec:
-    fingerprints = {name: row.fingerprint for name, row in ground.store.sites().items()}
-    sites = tuple(SiteEntry(name=name, fingerprint=fingerprints[name]) for name in names)
-    study = tiny_study().model_copy(update={"sites": sites})
-    ground.store.start_run(run, study.study.id, study.digest, study.canonical_json().decode(), "deployment")
-    (ground.hub.runs / run).mkdir()
-    journal = Journal(ground.hub.runs / run)
+def waits(ground: Ground, run: str, *names: str) -> None:
+    """A run that waits for these sites."""
+    ground.started(run, *names)
     for name in names:
-        journal(RunEvent(kind="waiting", run=run, round=0, rounds=3, site=name, note=f"waits for {name}'s approval"))
-    return study
+        note = f"waits for {name}'s approval"
+        Journal(ground.hub.runs / run)(RunEvent(kind="waiting", run=run, round=0, rounds=3, site=name, note=note))
 
 
 def test_a_steward_finds_nothing_of_another_hospital(ground: Ground) -> None:
-    started(ground, "run-of-both", "north", "south")
-    started(ground, "run-of-south", "south")
+    waits(ground, "run-of-both", "north", "south")
+    waits(ground, "run-of-south", "south")
     card = ground.asks("east")
     sten = ground.person("sten", "steward", "north")
     fingerprints = {name: row.fingerprint for name, row in ground.store.sites().items()}
@@ -322,7 +181,7 @@ def test_a_steward_finds_nothing_of_another_hospital(ground: Ground) -> None:
 
 
 def test_what_the_overview_tells_programs(ground: Ground, ada: Person) -> None:
-    started(ground, "run-1", "north")
+    waits(ground, "run-1", "north")
     found = ada.browser.get("/api/v1/overview").json()
     assert (found["hub"], found["alive"], found["at_work"]) == ("alliance", 1, 1)
     assert [(site["name"], site["connection"]) for site in found["sites"]] == [("north", "online"), ("south", "never")]
@@ -333,7 +192,7 @@ def test_what_the_overview_tells_programs(ground: Ground, ada: Person) -> None:
 
 
 def test_what_others_wrote_is_text(ground: Ground, ada: Person) -> None:
-    started(ground, "run-1", "north")
+    waits(ground, "run-1", "north")
     note = '<script>alert("x")</script>'
     Journal(ground.hub.runs / "run-1")(
         RunEvent(kind="waiting", run="run-1", round=0, rounds=3, site="north", note=note)
@@ -351,6 +210,7 @@ def test_each_language_has_the_same_words() -> None:
         return {name for _, name, _, _ in string.Formatter().parse(text) if name}
 
     english = texts("en")
+    assert len(english) == sum(len(tomllib.loads(page.read_text())) for page in (FOLDER / "en").glob("*.toml"))
     for language in LANGUAGES:
         found = texts(language)
         assert found.keys() == english.keys()
@@ -360,8 +220,7 @@ def test_each_language_has_the_same_words() -> None:
 
 
 def test_every_word_that_a_page_asks_for_is_there() -> None:
-    templates = Path(texts.__wrapped__.__code__.co_filename).parent / "templates"
-    for path in templates.glob("*.html"):
+    for path in (FOLDER.parent / "templates").glob("*.html"):
         asked = set(re.findall(r"\bt\.(\w+)", path.read_text())) - {"format"}
         assert asked <= texts("en").keys(), path.name
 

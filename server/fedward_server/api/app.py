@@ -16,7 +16,8 @@ from starlette.exceptions import HTTPException
 
 from fedward_common.errors import FedwardError, RecordError
 from fedward_common.joining import CERTIFICATE, JOIN, Joined, JoinRequest, Renewal, Renewed
-from fedward_server.dashboard.pages import Dashboard
+from fedward_server.dashboard.app import dashboard_app
+from fedward_server.dashboard.frame import Frame
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining, JoinRefusedError
 from fedward_server.presence import PresenceWatch
@@ -67,7 +68,7 @@ def make_app(hub: Hub) -> FastAPI:
         return joining.renew(site, renewal.request)
 
     if hub.settings.dashboard is not None:
-        app.mount("", Dashboard(hub, store, presence).app())
+        app.mount("", dashboard_app(Frame(hub, store, presence)))
     return app
 
 

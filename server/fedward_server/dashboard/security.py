@@ -5,10 +5,11 @@ browser says whence it comes (Sec-Fetch-Site), and the form holds what only the 
 """
 
 import hmac
-from collections.abc import Awaitable, Callable
 
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedward_server.people import LONGEST_S, Session
 
@@ -27,13 +28,24 @@ HEADERS = {
 }
 
 
-async def with_headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+class Headers:
     """Middleware: the headers on every answer; nothing but files is kept by a browser."""
-    response = await answer(request)
-    response.headers.update(HEADERS)
-    if not request.url.path.startswith("/static/"):
-        response.headers["Cache-Control"] = "no-store"
-    return response
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer as the application does, with the headers."""
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                if not scope["path"].startswith("/static/"):
+                    headers["Cache-Control"] = "no-store"
+            await send(message)
+
+        await self._app(scope, receive, guarded)
 
 
 def client_of(request: Request) -> str:
@@ -54,6 +66,11 @@ def clear_session(response: Response) -> None:
 def comes_from_here(request: Request) -> bool:
     """Whether a browser says that a request comes from a page of this hub; old ones do not say."""
     return request.headers.get("sec-fetch-site", "same-origin") in {"same-origin", "none"}
+
+
+def asks_by_itself(request: Request) -> bool:
+    """Whether a page asks without its person's doing: to stay up to date."""
+    return "hx-request" in request.headers or request.headers.get("accept") == "text/event-stream"
 
 
 def is_own_form(request: Request, session: Session, csrf: str) -> bool:

@@ -1,17 +1,18 @@
-"""What the pages say, in each language: `texts/LANGUAGE.toml`, the same keys in all."""
+"""What the pages say, in each language: `texts/LANGUAGE/PAGE.toml`, the same keys in all, each of them in one file."""
 
 import tomllib
 from functools import cache
 from pathlib import Path
 
 LANGUAGES = ("en", "zh")
-_FOLDER = Path(__file__).parent / "texts"
+FOLDER = Path(__file__).parent / "texts"
 
 
 @cache
 def texts(language: str) -> dict[str, str]:
     """All words of a language."""
-    return tomllib.loads((_FOLDER / f"{language}.toml").read_text("utf-8"))
+    pages = sorted((FOLDER / language).glob("*.toml"))
+    return {key: text for page in pages for key, text in tomllib.loads(page.read_text("utf-8")).items()}
 
 
 def chosen(cookie: str | None, accepted: str) -> str:

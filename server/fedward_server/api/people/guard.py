@@ -1,0 +1,43 @@
+"""Who asks the people's API, and whether he may."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastapi import HTTPException, Request
+
+from fedward_server.dashboard import security
+from fedward_server.dashboard.frame import Frame
+from fedward_server.people import Person, Role, Session
+
+CSRF_HEADER = "x-fedward-csrf"
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What a route depends on: `Depends(guard.person)`, `Depends(guard.changing("operator"))`."""
+
+    frame: Frame
+
+    def session(self, request: Request) -> Session:
+        """Whose session it is; 401 for nobody's."""
+        session = self.frame.session(request)
+        if session is None:
+            raise HTTPException(401, "log in first")
+        return session
+
+    def person(self, request: Request) -> Person:
+        """Who asks; 401 for nobody."""
+        return self.session(request).person
+
+    def changing(self, *roles: Role) -> Callable[[Request], Person]:
+        """Who asks for a change, of these roles; 403 for others, and for what comes from another page."""
+
+        def allowed(request: Request) -> Person:
+            session = self.session(request)
+            if not security.is_own_form(request, session, request.headers.get(CSRF_HEADER, "")):
+                raise HTTPException(403, f"send the csrf of your session in the header {CSRF_HEADER}")
+            if session.person.role not in roles:
+                raise HTTPException(403, f"this is for {' or '.join(roles)}; you are {session.person.role}")
+            return session.person
+
+        return allowed

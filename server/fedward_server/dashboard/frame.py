@@ -1,0 +1,119 @@
+"""What every page stands in: the hub that it tells of, who asks and whether he may, the template around it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from fedward_server.dashboard import security
+from fedward_server.dashboard.texts import chosen, texts
+from fedward_server.hub import Hub
+from fedward_server.overview import Overview
+from fedward_server.people import People, Role, Session
+from fedward_server.presence import PresenceWatch
+from fedward_server.store import Store
+
+HERE = Path(__file__).parent
+
+Form = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The pages of one hub, whose database is opened and whose sites are watched."""
+
+    hub: Hub
+    store: Store
+    presence: PresenceWatch
+
+    @property
+    def people(self) -> People:
+        """Who may log in."""
+        return People(self.store)
+
+    @property
+    def overview(self) -> Overview:
+        """How the hub stands."""
+        return Overview(self.hub, self.store)
+
+    # Who may ---------------------------------------------------------------------------------------------------------
+
+    def session(self, request: Request) -> Session | None:
+        """Who is logged in. What a page asks for by itself keeps no session from ending."""
+        token = request.cookies.get(security.COOKIE)
+        if token is None:
+            return None
+        return self.people.session(token, security.client_of(request), stays=not security.asks_by_itself(request))
+
+    def page(self, handler: Callable[[Request, Session], Response]) -> Callable[[Request], Response]:
+        """A page for who is logged in; others are sent to log in."""
+
+        def guarded(request: Request) -> Response:
+            session = self.session(request)
+            if session is not None:
+                return handler(request, session)
+            if "hx-request" in request.headers:
+                return Response(headers={"HX-Redirect": "/login?over=1"})
+            answer = RedirectResponse("/login?over=1" if security.COOKIE in request.cookies else "/login", 303)
+            security.clear_session(answer)
+            return answer
+
+        return guarded
+
+    def form(
+        self, handler: Callable[[Request, Session, Form], Response], *roles: Role
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """A form of a session's own page, for people of these roles; without, for everybody who is logged in."""
+
+        async def guarded(request: Request) -> Response:
+            form = {name: value for name, value in (await request.form()).items() if isinstance(value, str)}
+
+            def answer() -> Response:
+                session = self.session(request)
+                if session is None:
+                    return RedirectResponse("/login?over=1", 303)
+                if not security.is_own_form(request, session, form.get("csrf", "")):
+                    return self.told(request, session, "form_old", 403)
+                if roles and session.person.role not in roles:
+                    return self.told(request, session, "not_allowed", 403)
+                return handler(request, session, form)
+
+            return await run_in_threadpool(answer)
+
+        return guarded
+
+    # What they see ---------------------------------------------------------------------------------------------------
+
+    def told(self, request: Request, session: Session, said: str, status: int) -> Response:
+        """A page that says one thing."""
+        return self.render(request, session, "told.html", status, said=said)
+
+    def language(self, request: Request) -> str:
+        """The language of whoever asks."""
+        return chosen(request.cookies.get(security.LANGUAGE_COOKIE), request.headers.get("accept-language", ""))
+
+    def render(
+        self, request: Request, session: Session | None, template: str, status: int = 200, **values: Any
+    ) -> Response:
+        """A page of a template; `said` names what it tells first, with `why` in it."""
+        language = self.language(request)
+        back = request.url.path if request.method == "GET" and status < 400 else "/"  # with another language
+        words = {"said": "", "why": "", "back": back, **values}
+        page = _ENVIRONMENT.get_template(template).render(
+            t=texts(language), language=language, hub=self.hub.name, session=session, path=request.url.path, **words
+        )
+        return HTMLResponse(page, status_code=status)
+
+
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(HERE / "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)

@@ -1,0 +1,70 @@
+"""The people's API by its requests: programs that log in, and what it says of itself."""
+
+import pyotp
+import pytest
+from starlette.requests import Request
+
+from fedward_server.dashboard.security import asks_by_itself
+from fedward_server.people import IDLE_S, People
+from fedward_server.testing import PASSWORD, Ground, Person
+
+
+def test_a_program_logs_in_does_something_and_logs_out(ground: Ground) -> None:
+    ground.secrets["ada"] = ground.people.add("ada", "operator", PASSWORD)
+    program = ground.browser("fedward")
+    login = {"name": "ada", "password": PASSWORD, "code": "000000"}
+    refused = program.send("POST", "/api/v1/session", json=login)
+    assert (refused.status_code, refused.json()) == (
+        403,
+        {"error": "name, password or digits are not right, or were used before"},
+    )
+    login["code"] = pyotp.TOTP(ground.secrets["ada"]).now()
+    session = program.send("POST", "/api/v1/session", json=login)
+    assert session.status_code == 201
+    assert session.json().items() >= {"name": "ada", "role": "operator", "site": None}.items()
+    assert program.get("/api/v1/session").json() == session.json()
+    assert program.send("DELETE", "/api/v1/session").status_code == 403
+    csrf = {"x-fedward-csrf": session.json()["csrf"]}
+    assert program.send("DELETE", "/api/v1/session", headers=csrf).status_code == 204
+    assert program.get("/api/v1/overview").status_code == 401
+
+
+def test_another_page_cannot_log_somebody_in(ground: Ground) -> None:
+    ground.secrets["ada"] = ground.people.add("ada", "operator", PASSWORD)
+    login = {"name": "ada", "password": PASSWORD, "code": pyotp.TOTP(ground.secrets["ada"]).now()}
+    answer = ground.browser().send("POST", "/api/v1/session", json=login, headers={"sec-fetch-site": "cross-site"})
+    assert answer.status_code == 403
+
+
+def test_what_was_sent_is_not_said_again(ground: Ground) -> None:
+    answer = ground.browser().send("POST", "/api/v1/session", json={"name": "ada", "password": [PASSWORD]})
+    assert answer.status_code == 422
+    assert PASSWORD not in answer.text
+    assert answer.json()["error"].startswith("password: ")
+
+
+def test_it_describes_itself(ada: Person) -> None:
+    described = ada.calls("GET", "/openapi.json").json()
+    assert "/overview" in described["paths"]
+    for path, methods in described["paths"].items():
+        for method, about in methods.items():
+            assert about.get("description"), (method, path)
+
+
+def test_what_pages_ask_by_themselves_keeps_no_session_from_ending(ground: Ground) -> None:
+    now = 1_800_000_000.0
+    people = People(ground.store, now=lambda: now)
+    secret = people.add("eve", "auditor", PASSWORD)
+    token = people.log_in("eve", PASSWORD, pyotp.TOTP(secret).at(int(now)), "browser")
+    assert token is not None
+    for _ in range(3):
+        now += IDLE_S / 3 + 1
+        polled = people.session(token, "browser", stays=False)
+    assert polled is None
+
+
+@pytest.mark.parametrize("header", [{"hx-request": "true"}, {"accept": "text/event-stream"}])
+def test_a_page_that_asks_by_itself_is_known_by_what_it_sends(header: dict[str, str]) -> None:
+    headers = [(name.encode(), value.encode()) for name, value in header.items()]
+    assert asks_by_itself(Request({"type": "http", "headers": headers}))
+    assert not asks_by_itself(Request({"type": "http", "headers": [(b"accept", b"text/html")]}))
