@@ -139,6 +139,7 @@ def _record(store: Store, run: str, row: RoundHistory) -> None:
             bytes_down=site.bytes_down,
             loss=site.train_loss,
             reason=site.notes or None,
+            primary=row.site_primary.get(name),
         )
         for name, site in row.sites.items()
     ]

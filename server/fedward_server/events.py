@@ -1,7 +1,7 @@
 """What a run tells a person who watches it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 EventKind = Literal[
@@ -17,6 +17,8 @@ EventKind = Literal[
     "refused",
     "aggregated",
     "warning",  # the note says of what
+    "paused",  # by a person: the round is on disk, nothing is asked
+    "continued",
     "stopping",  # before the last round: the note says why
     "closing",
     "comparing",  # each hospital trains alone, to see what it gained
@@ -39,6 +41,7 @@ class RunEvent:
     rounds: int
     site: str = ""
     note: str = ""
+    time: str = field(default="", compare=False)  # UTC, ISO 8601: when it was written down
 
 
 Listener = Callable[[RunEvent], None]

@@ -24,7 +24,7 @@ class Journal:
 
     def __call__(self, event: RunEvent) -> None:
         """Append an event, with the time (UTC)."""
-        line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **asdict(event)})
+        line = json.dumps({**asdict(event), "time": datetime.now(UTC).isoformat(timespec="milliseconds")})
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.write(descriptor, f"{line}\n".encode())
@@ -71,18 +71,22 @@ class Standing:
     sites: dict[str, tuple[EventKind, str]] = field(default_factory=dict)  # what, and why
     interruptions: list[tuple[int, str]] = field(default_factory=list)  # after which round, and why
 
+    def take(self, event: RunEvent) -> None:
+        """Go on by an event."""
+        if event.kind == "began":
+            self.sites.clear()
+        if event.kind in ("died", "interrupted"):
+            self.interruptions.append((event.round, event.note))
+        if event.site:
+            self.sites[event.site] = event.kind, event.note
+        else:
+            self.kind = event.kind
+        self.round, self.rounds = max(event.round, self.round), event.rounds
+
 
 def standing(events: Iterable[RunEvent]) -> Standing:
     """How far a run is after these events."""
     now = Standing()
     for event in events:
-        if event.kind == "began":
-            now.sites.clear()
-        if event.kind in ("died", "interrupted"):
-            now.interruptions.append((event.round, event.note))
-        if event.site:
-            now.sites[event.site] = event.kind, event.note
-        else:
-            now.kind = event.kind
-        now.round, now.rounds = max(event.round, now.round), event.rounds
+        now.take(event)
     return now

@@ -9,9 +9,10 @@ from fedward_common.joining import SHOWN_AHEAD
 from fedward_server.enrolment import Presence
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining
-from fedward_server.journal import Standing, Tail, standing
+from fedward_server.journal import Standing
+from fedward_server.live import LiveRuns
 from fedward_server.people import Person
-from fedward_server.store import UNFINISHED, RunRow, SiteRow, Store
+from fedward_server.store import RunRow, SiteRow, Store
 
 SHOWN_RUNS = 20
 FAILED_SHOWN = timedelta(days=2)
@@ -23,11 +24,12 @@ class Overview:
 
     hub: Hub
     store: Store
+    live: LiveRuns
 
     def __call__(self, person: Person, presence: Mapping[str, Presence] | None) -> dict[str, Any]:
         """All of it, as JSON. `presence` is of each site; None where the SuperLink does not answer."""
-        rows = [row for row in reversed(self.store.runs()) if _sees(person, row)]
-        at_work = {row.run: standing(Tail(self.hub.runs / row.run).new()) for row in rows if row.status in UNFINISHED}
+        rows = self.store.newest(SHOWN_RUNS, site=person.site)
+        at_work = {row.run: self.live.of(row).standing for row in self.store.unfinished() if sees(person, row)}
         ends = Joining(self.hub, self.store).register.ends()
         sites = [
             _site(site, presence, at_work, ends.get(name))
@@ -39,9 +41,9 @@ class Overview:
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "sites": sites,
             "alive": sum(site["connection"] == "online" for site in sites),
-            "runs": [_run(row, at_work.get(row.run)) for row in rows[:SHOWN_RUNS]],
+            "runs": [_run(row, at_work.get(row.run)) for row in rows],
             "at_work": len(at_work),
-            "needs": list(self._needs(person, sites, rows, at_work)),
+            "needs": list(self._needs(person, sites, at_work)),
         }
 
     def waiting(self, person: Person) -> list[dict[str, Any]]:
@@ -49,7 +51,7 @@ class Overview:
         return [each for each in Joining(self.hub, self.store).asking() if person.sees(each["name"])]
 
     def _needs(
-        self, person: Person, sites: list[dict[str, Any]], rows: list[RunRow], at_work: Mapping[str, Standing]
+        self, person: Person, sites: list[dict[str, Any]], at_work: Mapping[str, Standing]
     ) -> Iterator[dict[str, Any]]:
         for each in self.waiting(person):
             yield {"what": "asks_to_join", "site": each["name"]}
@@ -60,10 +62,11 @@ class Overview:
             for name, (kind, note) in sorted(now.sites.items()):
                 if kind == "waiting" and person.sees(name):
                     yield {"what": "run_waits", "site": name, "run": run, "why": note}
-        newest = (datetime.now(UTC) - FAILED_SHOWN).isoformat()
-        for row in rows:
-            if row.status == "failed" and (row.ended or "") > newest and person.role != "steward":
-                yield {"what": "run_failed", "site": "", "run": row.run, "why": row.reason or ""}
+        if person.role == "steward":
+            return
+        lately = (datetime.now(UTC) - FAILED_SHOWN).isoformat()
+        for row in self.store.newest(SHOWN_RUNS, statuses=("failed",), ended_since=lately):
+            yield {"what": "run_failed", "site": "", "run": row.run, "why": row.reason or ""}
 
 
 def _site(
@@ -85,11 +88,9 @@ def _site(
     }
 
 
-def _sees(person: Person, row: RunRow) -> bool:
+def sees(person: Person, row: RunRow) -> bool:
     """Whether a person may know of a run: a steward of those that his site is asked to take part in."""
-    if person.role != "steward":
-        return True
-    return any(site.get("name") == person.site for site in row.study_json.get("sites", ()))
+    return person.role != "steward" or person.site in row.sites
 
 
 def _run(row: RunRow, now: Standing | None) -> dict[str, Any]:

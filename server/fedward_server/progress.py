@@ -18,6 +18,8 @@ _SAID: dict[EventKind, str] = {
     "refused": "{site} is left out of round {round}: {note}",
     "died": "the run is interrupted after round {round}: {note}; the hub lets it go on",
     "interrupted": "the run is interrupted after round {round}: {note}; the hub lets it go on when it is up again",
+    "paused": "the run is paused after round {round}; `fedward study resume` lets it go on",
+    "continued": "the run goes on after round {round}",
     "resumed": "the run goes on after round {round}",
 }
 

@@ -41,6 +41,7 @@ from fedward_server.events import Listener
 from fedward_server.exchange import Came, Connected, read_reply
 from fedward_server.inquiry import Inquiry, State, check_labels
 from fedward_server.outliers import outliers
+from fedward_server.pausing import LOOK_S, is_paused
 from fedward_server.quarantine import Quarantine
 from fedward_server.result import RoundHistory, RunResult, SiteRound
 from fedward_server.roster import Gathering, Participant, quorum
@@ -137,10 +138,21 @@ class RoundEngine:
                 self._save()
                 self._ask.tell("stopping", number - 1, note=self._why_it_stops(scored))
                 return
+            self._hold(number - 1)
             if self.study.ends_fold(number - 1):
                 self._close_fold(number - 1)
             self._round(number)
             self._ask.lets_go = True
+
+    def _hold(self, last: int) -> None:
+        """Ask nothing for as long as a person has paused the run; its last round is then on the disk."""
+        if not is_paused(self.folder):
+            return
+        self._save()
+        self._ask.tell("paused", last)
+        while is_paused(self.folder):
+            time.sleep(LOOK_S)
+        self._ask.tell("continued", last)
 
     def _close_fold(self, last: int) -> None:
         """Have the fold's patients scored, by the model as it is on the disk; then the first weights again."""

@@ -21,6 +21,7 @@ from typing import Literal
 from fedward_common import pki
 from fedward_common.errors import FedwardError, RunError, SettingsError, UsageError
 from fedward_common.study import SiteEntry, StudySpec, resolved
+from fedward_server import pausing
 from fedward_server.checkpoints import newest
 from fedward_server.enrolment import node_digest
 from fedward_server.events import EventKind, RunEvent
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 ENGINE = "deployment"
 LOCK = "lock"  # in a run's folder, held by the process that does the run
 STUDY, ROSTER = "study.json", "roster.json"
+OPERATOR = "the hub's operator"  # who asks at the hub's own machine
 STOP_LIMIT_S = 20.0
 THREADS = 1  # of the hub's own arithmetic: adding updates is no work, and one thread gives the same bits everywhere
 
@@ -56,6 +58,7 @@ def start(
     base: Path = Path(),
     survey: Survey | None = None,
     say: Callable[[str], None] = log.info,
+    by: str = OPERATOR,
 ) -> RunRow:
     """Start a run of a study on enrolled sites; it goes on by itself.
 
@@ -79,7 +82,8 @@ def start(
         keep_start(weights, folder)
         if survey is not None:
             survey.write(folder / ASKED)
-        hub.audit().append("run started", {**_named(run, spec.digest), "sites": [site.name for site in spec.sites]})
+        sites_asked = [site.name for site in spec.sites]
+        hub.audit().append("run started", {**_named(run, spec.digest), "sites": sites_asked, "by": by})
         store.start_run(run, spec.study.id, spec.digest, spec.canonical_json().decode(), ENGINE)
         with _failing(hub, store, run):
             _write_roster(folder, spec, sites)
@@ -100,18 +104,33 @@ def _resolved(hub: Hub, study: StudySpec, names: Sequence[str], seed: int | None
     return resolve_start(spec, base=base, registry=Registry(hub))
 
 
-def resume(hub: Hub, run: str, *, wait_s: float = 0.0) -> RunRow:
-    """Let a run that failed or was stopped go on after its last checkpoint.
+def pause(hub: Hub, run: str, *, by: str = OPERATOR) -> None:
+    """Let a run pause after the round in hand. Raises RunError for one that is unknown, has ended or is paused."""
+    with hub.store() as store:
+        row = store.run(run)
+    if row.status not in UNFINISHED:
+        raise RunError(f"run {run} is not running: it {_ended(row)}")
+    if pausing.is_paused(hub.runs / run):
+        raise RunError(f"run {run} is paused already: `fedward study resume {run}` lets it go on")
+    pausing.pause(hub.runs / run)
+    hub.audit().append("run paused", {**_named(run, row.study_digest), "by": by})
+
+
+def resume(hub: Hub, run: str, *, wait_s: float = 0.0, by: str = OPERATOR) -> RunRow:
+    """Let a run that was paused go on, or one that failed or was stopped, after its last checkpoint.
 
     Raises RunError for one that is unknown, running, interrupted or finished, and where the hub is not up.
     """
     with hub.store() as store:
         row = store.run(run)
+        if pausing.go_on(hub.runs / run) and row.status in UNFINISHED:
+            hub.audit().append("run continued", {**_named(run, row.study_digest), "by": by})
+            return row
         if row.status not in ("failed", "stopped"):
             raise RunError(f"run {run} {_NOT_TO_RESUME[row.status].format(run=run, hub=hub.folder)}")
         require_up(hub)
         with _failing(hub, store, run):
-            go_on(hub, store, row, wait_s=wait_s, by="the hub's operator")
+            go_on(hub, store, row, wait_s=wait_s, by=by)
         return store.run(run)
 
 
@@ -143,7 +162,7 @@ def go_on(hub: Hub, store: Store, row: RunRow, *, wait_s: float, by: str) -> Non
             _give_up(hub, row.flower_run)
 
 
-def stop(hub: Hub, run: str) -> None:
+def stop(hub: Hub, run: str, *, by: str = OPERATOR) -> None:
     """Stop a run; its checkpoints stay, and nothing works on it any more when this returns.
 
     Raises RunError for one that has ended, and for one that is at work where the hub is not up.
@@ -154,7 +173,7 @@ def stop(hub: Hub, run: str) -> None:
             raise RunError(f"run {run} is not running: it {_ended(row)}")
         if row.status == "running":
             require_up(hub)
-        end_run(hub, store, run, "stopped", "it was stopped by the hub's operator")  # first: it then ends as stopped
+        end_run(hub, store, run, "stopped", f"it was stopped by {by}")  # first: it then ends as stopped
         if row.status == "running" and row.flower_run is not None:
             hub.link.flwr("stop", row.flower_run, CONNECTION)
     _await_end(hub.runs / run / LOCK)

@@ -6,7 +6,7 @@ database of an earlier Fedward up to date (Alembic) and refuses one of a later.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -51,6 +51,11 @@ class RunRow:
         """Of the whole study, phases and folds too."""
         return StudySpec.from_json(json.dumps(self.study_json)).rounds
 
+    @property
+    def sites(self) -> list[str]:
+        """The names of the sites that it asks, as the study has them."""
+        return [str(site["name"]) for site in self.study_json.get("sites", ())]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundRow:
@@ -82,6 +87,7 @@ class SiteRoundRow:
     loss: float | None = None
     status: SiteStatus = "accepted"
     reason: str | None = None
+    primary: float | None = None  # of the model that the round made, on the site's validation patients
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +119,14 @@ _RUNS = sa.Table(
     sa.Column("model_sha256", sa.String(64)),
     sa.Column("flower_run", sa.String(32)),
     sa.Column("reason", sa.Text),
+    sa.Index("runs_by_start", "started", "run"),
+)
+_RUN_SITES = sa.Table(  # to find a site's runs
+    "run_sites",
+    METADATA,
+    sa.Column("run", sa.String(128), sa.ForeignKey("runs.run"), primary_key=True),
+    sa.Column("site", sa.String(128), primary_key=True),
+    sa.Index("runs_of_site", "site", "run"),
 )
 _ROUNDS = sa.Table(
     "rounds",
@@ -141,6 +155,7 @@ _SITE_ROUNDS = sa.Table(
     sa.Column("loss", sa.Float),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("reason", sa.Text),
+    sa.Column("primary", sa.Float),
     sa.ForeignKeyConstraint(["run", "round"], ["rounds.run", "rounds.round"]),
 )
 SITES = sa.Table(
@@ -191,6 +206,8 @@ class Store:
             if known is None:
                 study = {"study_id": study_id, "study_digest": study_digest, "study_json": json.loads(study_json)}
                 connection.execute(sa.insert(_RUNS).values(run=run, started=_now(), **study, **values))
+                if names := {site["name"] for site in study["study_json"].get("sites", ())}:
+                    connection.execute(sa.insert(_RUN_SITES), [{"run": run, "site": name} for name in sorted(names)])
             elif known != study_digest:
                 raise RunError(f"run {run} belongs to another study (digest {known[:12]}…): give this run another id")
             else:
@@ -256,18 +273,46 @@ class Store:
         """Every run, in the order in which they were started."""
         return [RunRow(**row) for row in self.rows(sa.select(_RUNS).order_by(_RUNS.c.started, _RUNS.c.run))]
 
-    def unfinished(self, engine: str) -> list[RunRow]:
-        """The runs of an engine that are at work or were interrupted, in the order in which they were started."""
-        open_ = sa.and_(_RUNS.c.engine == engine, _RUNS.c.status.in_(UNFINISHED))
+    def unfinished(self, engine: str | None = None) -> list[RunRow]:
+        """The runs that are at work or were interrupted, of one engine or of all, in the order of their starts."""
+        of_engine = sa.true() if engine is None else _RUNS.c.engine == engine
+        open_ = sa.and_(of_engine, _RUNS.c.status.in_(UNFINISHED))
         return [RunRow(**row) for row in self.rows(sa.select(_RUNS).where(open_).order_by(_RUNS.c.started))]
 
-    def rounds(self, run: str) -> list[RoundRow]:
-        """The rounds of a run, in order."""
-        return [RoundRow(**row) for row in self.rows(_of(_ROUNDS, run))]
+    def newest(
+        self,
+        many: int,
+        *,
+        before: str | None = None,
+        site: str | None = None,
+        statuses: Sequence[RunStatus] = (),
+        words: str = "",
+        ended_since: str | None = None,
+    ) -> list[RunRow]:
+        """The runs that were started last, newest first, of at most `many`; after the run `before` in this order.
 
-    def site_rounds(self, run: str) -> list[SiteRoundRow]:
-        """Each site's part in the rounds of a run, by round and site name."""
-        return [SiteRoundRow(**row) for row in self.rows(_of(_SITE_ROUNDS, run))]
+        Only those that ask `site`, have one of `statuses`, hold `words` in their id, or ended after a time (UTC).
+        """
+        which: list[sa.ColumnElement[bool]] = [_RUNS.c.status.in_(statuses)] if statuses else []
+        if site is not None:
+            which.append(_RUNS.c.run.in_(sa.select(_RUN_SITES.c.run).where(_RUN_SITES.c.site == site)))
+        if words:
+            which.append(_RUNS.c.run.contains(words, autoescape=True))
+        if ended_since is not None:
+            which.append(_RUNS.c.ended > ended_since)
+        if before is not None:
+            place = sa.select(_RUNS.c.started, _RUNS.c.run).where(_RUNS.c.run == before)
+            which.append(sa.tuple_(_RUNS.c.started, _RUNS.c.run) < place.scalar_subquery())
+        order = (_RUNS.c.started.desc(), _RUNS.c.run.desc())
+        return [RunRow(**row) for row in self.rows(sa.select(_RUNS).where(*which).order_by(*order).limit(many))]
+
+    def rounds(self, run: str, *, since: int = 0) -> list[RoundRow]:
+        """The rounds of a run, in order, from round `since` on."""
+        return [RoundRow(**row) for row in self.rows(_of(_ROUNDS, run, since))]
+
+    def site_rounds(self, run: str, *, since: int = 0) -> list[SiteRoundRow]:
+        """Each site's part in the rounds of a run, by round and site name, from round `since` on."""
+        return [SiteRoundRow(**row) for row in self.rows(_of(_SITE_ROUNDS, run, since))]
 
     # Sites -----------------------------------------------------------------------------------------------------------
 
@@ -311,8 +356,8 @@ class Store:
             yield connection
 
 
-def _of(table: sa.Table, run: str) -> sa.Select[Any]:
-    return sa.select(table).where(table.c.run == run).order_by(*table.primary_key.columns)
+def _of(table: sa.Table, run: str, since: int) -> sa.Select[Any]:
+    return sa.select(table).where(table.c.run == run, table.c.round >= since).order_by(*table.primary_key.columns)
 
 
 @contextmanager

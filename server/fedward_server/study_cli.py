@@ -1,4 +1,4 @@
-"""`fedward study stats | start | stop | status | resume`: studies on real hospitals, by way of a hub."""
+"""`fedward study stats | start | pause | resume | stop | status`: studies on real hospitals, by way of a hub."""
 
 import json
 from collections.abc import Iterator
@@ -112,7 +112,7 @@ def _show_survey(result: "SurveyResult", *, as_json: bool) -> None:
 
 
 def resume(run: Run, hub: HubFolder, wait: Wait = WAIT_S, detach: Detach = False, as_json: AsJson = False) -> None:
-    """Let a run that failed or was stopped go on after its last finished round.
+    """Let a run that was paused go on, or one that failed or was stopped, after its last finished round.
 
     Example: fedward study resume breast-ultrasound-20270101T101500-a1b2c3 --hub /srv/hub
     """
@@ -125,6 +125,18 @@ def resume(run: Run, hub: HubFolder, wait: Wait = WAIT_S, detach: Detach = False
     tail.skip()
     runs.resume(opened, run, wait_s=wait)
     _go_on(opened, run, tail, detach=detach, as_json=as_json)
+
+
+def pause(run: Run, hub: HubFolder) -> None:
+    """Let a run pause after the round in hand; `fedward study resume` lets it go on.
+
+    Example: fedward study pause breast-ultrasound-20270101T101500-a1b2c3 --hub /srv/hub
+    """
+    from fedward_server import runs
+    from fedward_server.hub import Hub
+
+    runs.pause(Hub.open(hub), run)
+    print(f"{run} pauses after the round in hand.")
 
 
 def stop(run: Run, hub: HubFolder) -> None:

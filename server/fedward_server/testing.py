@@ -24,6 +24,7 @@ from fedward_server.dashboard.frame import Frame
 from fedward_server.enrolment import Presence
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining
+from fedward_server.live import LiveRuns
 from fedward_server.people import People, Role
 from fedward_server.presence import PresenceWatch
 from fedward_server.store import Store
@@ -53,7 +54,7 @@ class Ground:
         watch = PresenceWatch(self.hub, self.store)
         watch.seen = {name: Presence(connection="never") for name in SITES}
         watch.seen[SITES[0]] = Presence(connection="online", since="2026-11-30T10:00:00")
-        return Browser(dashboard_app(Frame(self.hub, self.store, watch)), agent)
+        return Browser(dashboard_app(Frame(self.hub, self.store, watch, LiveRuns(self.hub, self.store))), agent)
 
     def person(self, name: str, role: Role, site: str | None = None) -> "Person":
         """Somebody who may log in, and has."""

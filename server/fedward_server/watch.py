@@ -11,6 +11,7 @@ from fedward_server import surveys
 from fedward_server.events import RunEvent
 from fedward_server.hub import Hub
 from fedward_server.journal import Tail, standing
+from fedward_server.pausing import is_paused
 from fedward_server.result import FILE, RunResult, SiteResult
 from fedward_server.store import UNFINISHED, RunRow
 
@@ -54,6 +55,7 @@ def summary(hub: Hub, row: RunRow) -> dict[str, Any]:
         "study": row.study_id,
         "study_digest": row.study_digest,
         "status": row.status,
+        "paused": row.status in UNFINISHED and is_paused(hub.runs / row.run),
         "reason": row.reason,
         "started": row.started,
         "ended": row.ended,

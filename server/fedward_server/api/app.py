@@ -20,6 +20,7 @@ from fedward_server.dashboard.app import dashboard_app
 from fedward_server.dashboard.frame import Frame
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining, JoinRefusedError
+from fedward_server.live import LiveRuns
 from fedward_server.presence import PresenceWatch
 
 SITE_HEADER, SERIAL_HEADER = "x-fedward-site", "x-fedward-certificate"
@@ -68,7 +69,7 @@ def make_app(hub: Hub) -> FastAPI:
         return joining.renew(site, renewal.request)
 
     if hub.settings.dashboard is not None:
-        app.mount("", dashboard_app(Frame(hub, store, presence)))
+        app.mount("", dashboard_app(Frame(hub, store, presence, LiveRuns(hub, store))))
     return app
 
 

@@ -10,13 +10,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from fedward_common.errors import RunError
 from fedward_server.dashboard import security
 from fedward_server.dashboard.texts import chosen, texts
 from fedward_server.hub import Hub
-from fedward_server.overview import Overview
-from fedward_server.people import People, Role, Session
+from fedward_server.live import LiveRuns
+from fedward_server.overview import Overview, sees
+from fedward_server.people import People, Person, Role, Session
 from fedward_server.presence import PresenceWatch
-from fedward_server.store import Store
+from fedward_server.store import RunRow, Store
 
 HERE = Path(__file__).parent
 
@@ -30,6 +32,7 @@ class Frame:
     hub: Hub
     store: Store
     presence: PresenceWatch
+    live: LiveRuns
 
     @property
     def people(self) -> People:
@@ -39,7 +42,15 @@ class Frame:
     @property
     def overview(self) -> Overview:
         """How the hub stands."""
-        return Overview(self.hub, self.store)
+        return Overview(self.hub, self.store, self.live)
+
+    def run(self, person: Person, name: str) -> RunRow | None:
+        """A run that a person may know of, None for one that he may not and for one that is not there alike."""
+        try:
+            row = self.store.run(name)
+        except RunError:
+            return None
+        return row if sees(person, row) else None
 
     # Who may ---------------------------------------------------------------------------------------------------------
 

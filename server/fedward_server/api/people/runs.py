@@ -1,0 +1,150 @@
+"""Studies and their runs, for programs, and a run's events for the page that shows it live."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from fedward_common.study import template_names, template_path
+from fedward_server import studies
+from fedward_server.api.people.guard import Guard
+from fedward_server.live import LOOK_S, LiveRun
+from fedward_server.people import Person
+from fedward_server.store import RunRow, RunStatus
+from fedward_server.watch import summary
+
+MOST = 100
+WAIT_S = 3600.0  # for sites that are not connected or whose steward has not approved, as `fedward study start` waits
+KEEP_ALIVE_S = 10.0  # how often a silent stream says something, and asks whether its session goes on
+
+Action = Literal["pause", "resume", "stop"]
+
+
+class Wanted(BaseModel):
+    """A study to be run: its TOML text; the sites, if not the study's own or all; a seed, if not the study's own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    study: Annotated[str, Field(max_length=studies.MOST_BYTES)]
+    sites: tuple[str, ...] = ()
+    seed: Annotated[int, Field(ge=0)] | None = None
+
+
+class CheckedStudy(BaseModel):
+    """What a study's text is. Without faults: its id and title, its rounds, and the sites that it would ask."""
+
+    faults: tuple[str, ...] = ()
+    id: str | None = None
+    title: str | None = None
+    rounds: int | None = None
+    sites: tuple[str, ...] = ()
+
+
+def router(guard: Guard) -> APIRouter:
+    """Its routes."""
+    routes = APIRouter(tags=["studies"])
+    frame = guard.frame
+    Anybody = Annotated[Person, Depends(guard.person)]  # noqa: N806 - types
+    Starter = Annotated[Person, Depends(guard.changing("operator", "investigator"))]  # noqa: N806
+
+    def visible(run: str, person: Anybody) -> RunRow:
+        row = frame.run(person, run)
+        if row is None:
+            raise HTTPException(404, "there is no such run")
+        return row
+
+    Visible = Annotated[RunRow, Depends(visible)]  # noqa: N806
+
+    @routes.get("/templates")
+    def templates(_person: Anybody) -> list[str]:
+        """The names of the studies that are shipped, to begin with."""
+        return list(template_names())
+
+    @routes.get("/templates/{name}", response_class=PlainTextResponse)
+    def template(name: str, _person: Anybody) -> str:
+        """One of them, as TOML."""
+        if name not in template_names():
+            raise HTTPException(404, "there is no such template")
+        return template_path(name).read_text("utf-8")
+
+    @routes.post("/studies/check")
+    def check(wanted: Wanted, _person: Starter) -> CheckedStudy:
+        """What is wrong with a study, or what would be run of it. Nothing is started."""
+        found = studies.check(frame.store, wanted.study, wanted.sites)
+        spec = found.study
+        if spec is None:
+            return CheckedStudy(faults=found.faults)
+        return CheckedStudy(id=spec.study.id, title=spec.study.title, rounds=spec.rounds, sites=found.sites)
+
+    @routes.get("/runs")
+    def runs(
+        person: Anybody,
+        many: Annotated[int, Query(ge=1, le=MOST)] = 25,
+        before: str | None = None,
+        status: RunStatus | None = None,
+        words: Annotated[str, Query(max_length=128)] = "",
+    ) -> list[dict[str, Any]]:
+        """The runs that were started last, newest first; `before`, a run's id, pages on; `words` are of an id."""
+        statuses = () if status is None else (status,)
+        rows = frame.store.newest(many, before=before, site=person.site, statuses=statuses, words=words)
+        return [_told(person, summary(frame.hub, row)) for row in rows]
+
+    @routes.post("/runs", status_code=201)
+    def start(wanted: Wanted, person: Starter) -> dict[str, Any]:
+        """Start a study on the hospitals; it goes on by itself."""
+        row = studies.start(
+            frame.hub, wanted.study, names=wanted.sites, seed=wanted.seed, wait_s=WAIT_S, by=person.name
+        )
+        return summary(frame.hub, row)
+
+    @routes.get("/runs/{run}")
+    def run(row: Visible, person: Anybody) -> Response:
+        """How a run stands: its rounds, each site's part in them, who is waited for, what happened."""
+        return Response(frame.live.of(row).text(person), media_type="application/json")
+
+    @routes.post("/runs/{run}/{action}", status_code=202)
+    def act(action: Action, row: Visible, person: Starter) -> dict[str, Any]:
+        """Pause a run after the round in hand, let it go on, or stop it."""
+        studies.act(frame.hub, row.run, action, wait_s=WAIT_S, by=person.name)
+        return summary(frame.hub, frame.store.run(row.run))
+
+    @routes.get("/runs/{run}/events", response_class=StreamingResponse)
+    def events(row: Visible, person: Anybody, request: Request) -> StreamingResponse:
+        """The same as server-sent events: first whole, then what is new whenever something is, until the run ends."""
+
+        def goes_on() -> bool:
+            session = frame.session(request)
+            return session is not None and session.person == person
+
+        return StreamingResponse(_events(frame.live.of(row), person, goes_on), media_type="text/event-stream")
+
+    return routes
+
+
+async def _events(live: LiveRun, person: Person, goes_on: "Any") -> AsyncIterator[bytes]:
+    sent, spoke = -1, time.monotonic()
+    while True:
+        version = await run_in_threadpool(live.look)
+        if version != sent:
+            text = await run_in_threadpool(live.text, person, sent)
+            yield b"data: " + text + b"\n\n"
+            sent, spoke = version, time.monotonic()
+        if live.ended:
+            yield b"event: over\ndata: {}\n\n"
+            return
+        if time.monotonic() - spoke > KEEP_ALIVE_S:
+            if not await run_in_threadpool(goes_on):
+                return
+            yield b": still here\n\n"
+            spoke = time.monotonic()
+        await asyncio.sleep(LOOK_S)
+
+
+def _told(person: Person, run: dict[str, Any]) -> dict[str, Any]:
+    """What a person may know of a run in a list: a reason may name other sites, a path is the hub's."""
+    return {**run, "reason": run["reason"] if person.role != "steward" else None, "figures": None}

@@ -1,0 +1,251 @@
+"""A run as people watch it: its rounds, each site's part in them, who waits for whom, why. For who may see what of it.
+
+It is read from the run's events and from the database, and read on from where the last look ended; a thousand looks a
+second cost no more than a few. A steward's view holds his own site and what is of all sites together.
+"""
+
+import json
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fedward_server.events import EventKind, RunEvent
+from fedward_server.hub import Hub
+from fedward_server.journal import Standing, Tail
+from fedward_server.pausing import is_paused
+from fedward_server.people import Person
+from fedward_server.store import UNFINISHED, RoundRow, RunRow, SiteRoundRow, Store
+
+LOOK_S = 0.2  # two looks are never closer
+REWRITTEN = 2  # of the last rounds: their figures come later than they do
+LOGGED = 300  # lines that are kept of what happened
+HELD = 32  # runs that are read on
+
+_ROUTINE: frozenset[EventKind] = frozenset({"round", "answered", "aggregated"})  # drawn, not told
+
+
+@dataclass(slots=True)
+class Round:
+    """One round. Times are seconds since 1970; `answered` are seconds after it began."""
+
+    number: int
+    began: float
+    ended: float | None = None
+    note: str = ""
+    answered: dict[str, float] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    figures: RoundRow | None = None
+    parts: dict[str, SiteRoundRow] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class LiveRun:
+    """One run, read on by `look`. `version` grows with each change."""
+
+    hub: Hub
+    store: Store
+    row: RunRow
+    version: int = 0
+    paused: bool = False
+    standing: Standing = field(default_factory=Standing)
+    rounds: dict[int, Round] = field(default_factory=dict)
+    log: "deque[tuple[int, RunEvent]]" = field(default_factory=lambda: deque(maxlen=LOGGED))  # with their versions
+    _changed: dict[int, int] = field(default_factory=dict)  # by version: the first round that it changed
+    _tail: Tail | None = None
+    _texts: dict[tuple[str | None, int], bytes] = field(default_factory=dict)  # of one version
+    _texts_of: int = -1
+    _looked: float = -LOOK_S
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.hub.runs / self.row.run
+
+    @property
+    def sites(self) -> list[str]:
+        """The sites of the run, in the order of their names."""
+        return sorted(self.row.sites)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self.row.status not in UNFINISHED
+
+    # Reading on ------------------------------------------------------------------------------------------------------
+
+    def look(self) -> int:
+        """Read what is new, unless somebody has a moment ago; the version."""
+        with self._lock:
+            if time.monotonic() - self._looked >= LOOK_S:
+                self._read()
+                self._looked = time.monotonic()
+            return self.version
+
+    def _read(self) -> None:
+        self._tail = self._tail or Tail(self.folder)
+        row = self.store.run(self.row.run)  # before its events: so the last of them are read too
+        first = min((self._take(event) for event in self._tail.new()), default=None)
+        figures = self._read_figures() if first is not None or not self.ended else None
+        paused = not self.ended and is_paused(self.folder)
+        changes = [number for number in (first, figures) if number is not None]
+        if changes or (row, paused) != (self.row, self.paused):
+            self.row, self.paused = row, paused
+            self.version += 1
+            self._changed[self.version] = min(changes, default=max(self.rounds, default=0))
+
+    def _take(self, event: RunEvent) -> int:
+        """Go on by an event; the round that it changes."""
+        self.standing.take(event)
+        if event.kind not in _ROUTINE:
+            self.log.append((self.version + 1, event))
+        told = self.rounds.get(event.round)
+        if event.kind == "round":
+            self.rounds[event.round] = Round(event.round, _seconds(event), note=event.note)
+        elif told is not None and event.kind == "answered":
+            told.answered[event.site] = _seconds(event) - told.began
+        elif told is not None and event.kind == "refused":
+            told.refused[event.site] = event.note
+        elif told is not None and event.kind == "aggregated":
+            told.ended = _seconds(event)
+        return event.round
+
+    def _read_figures(self) -> int | None:
+        """Read the figures of rounds that may have new ones; the first that has."""
+        known = [number for number, held in self.rounds.items() if held.figures is not None]
+        since = max(known, default=0) - REWRITTEN
+        changed = []
+        for figures in self.store.rounds(self.row.run, since=since):
+            held = self.rounds.get(figures.round)
+            if held is not None and held.figures != figures:
+                held.figures = figures
+                changed.append(figures.round)
+        if changed:
+            for part in self.store.site_rounds(self.row.run, since=min(changed)):
+                if part.round in self.rounds:
+                    self.rounds[part.round].parts[part.site] = part
+        return min(changed, default=None)
+
+    # What of it is shown ---------------------------------------------------------------------------------------------
+
+    def text(self, person: Person, since: int = -1) -> bytes:
+        """What `state` says, as JSON; made once for all who ask the same."""
+        with self._lock:
+            if self._texts_of != self.version:
+                self._texts, self._texts_of = {}, self.version
+            scope = person.site, since
+            if scope not in self._texts:
+                self._texts[scope] = json.dumps(self.state(person, since), separators=(",", ":")).encode()
+            return self._texts[scope]
+
+    def state(self, person: Person, since: int = -1) -> dict[str, Any]:
+        """How the run stands, as JSON; with the version that somebody has, the rounds and lines that are new to him.
+
+        Rows of `answered`, `loss` and `primary` are rounds, their columns `sites`; seconds are after the round began.
+        """
+        with self._lock:
+            sites = [name for name in self.sites if person.sees(name)]
+            first = 0 if since < 0 else min((self._changed[v] for v in self._changed if v > since), default=10**9)
+            shown = [held for number, held in sorted(self.rounds.items()) if number >= first]
+            return {
+                "version": self.version,
+                "whole": since < 0,
+                **self._head(person),
+                "sites": sites,
+                "states": [self._state_of(name) for name in sites],
+                "rounds": [_round(held) for held in shown],
+                "answered": [_column(sites, held.answered) for held in shown],
+                "loss": [[_short(_part(held, name, "loss")) for name in sites] for held in shown],
+                "primary": [[_short(_part(held, name, "primary")) for name in sites] for held in shown],
+                "refused": [
+                    [held.number, name, reason]
+                    for held in shown
+                    for name, reason in sorted(held.refused.items())
+                    if person.sees(name)
+                ],
+                "log": [_line(event) for version, event in self.log if version > since and _tells(person, event)],
+            }
+
+    def _head(self, person: Person) -> dict[str, Any]:
+        row, now = self.row, self.standing
+        at_work = self.rounds.get(now.round)
+        awaited = [] if at_work is None or at_work.ended is not None or self.ended else self._awaited(at_work)
+        return {
+            "run": row.run,
+            "study": row.study_id,
+            "status": row.status,
+            "paused": self.paused,
+            "kind": now.kind,
+            "reason": row.reason if person.role != "steward" else None,  # it may name other sites
+            "started": row.started,
+            "ended": row.ended,
+            "round": now.round,
+            "of": now.rounds,
+            "awaited": [name for name in awaited if person.sees(name)],
+            "awaited_others": sum(not person.sees(name) for name in awaited),
+        }
+
+    def _awaited(self, at_work: Round) -> list[str]:
+        return [name for name in self.sites if name not in at_work.answered and name not in at_work.refused]
+
+    def _state_of(self, site: str) -> list[str]:
+        kind, note = self.standing.sites.get(site, ("", ""))
+        return [kind, note]
+
+
+def _round(held: Round) -> list[Any]:
+    """Number, began, ended, loss, primary metric, bytes up, bytes down, note."""
+    row = held.figures
+    figures = (None,) * 4 if row is None else (_short(row.loss), _short(row.primary), row.bytes_up, row.bytes_down)
+    return [held.number, held.began, held.ended, *figures, held.note]
+
+
+def _column(sites: Sequence[str], found: dict[str, float]) -> list[float | None]:
+    return [None if name not in found else round(found[name], 2) for name in sites]
+
+
+def _part(held: Round, site: str, name: str) -> float | None:
+    part = held.parts.get(site)
+    return None if part is None else getattr(part, name)
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.5g}")
+
+
+def _line(event: RunEvent) -> list[Any]:
+    """Time, kind, round, site, note."""
+    return [event.time, event.kind, event.round, event.site, event.note]
+
+
+def _tells(person: Person, event: RunEvent) -> bool:
+    """Whether an event is a person's to know: what is said of a run as a whole may name sites."""
+    return person.sees(event.site) if event.site else person.role != "steward" or not event.note
+
+
+def _seconds(event: RunEvent) -> float:
+    return datetime.fromisoformat(event.time).timestamp() if event.time else 0.0
+
+
+class LiveRuns:
+    """The runs of a hub that somebody has looked at lately."""
+
+    def __init__(self, hub: Hub, store: Store) -> None:
+        self._hub, self._store = hub, store
+        self._held: OrderedDict[str, LiveRun] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, row: RunRow) -> LiveRun:
+        """A run, as it is now."""
+        with self._lock:
+            found = self._held.setdefault(row.run, LiveRun(self._hub, self._store, row))
+            self._held.move_to_end(row.run)
+            while len(self._held) > HELD:
+                self._held.popitem(last=False)
+        found.look()
+        return found
