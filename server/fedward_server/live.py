@@ -8,7 +8,6 @@ import json
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +18,7 @@ from fedward_server.hub import Hub
 from fedward_server.journal import Standing, Tail
 from fedward_server.pausing import is_paused
 from fedward_server.people import Person
-from fedward_server.store import UNFINISHED, RoundRow, RunRow, SiteRoundRow, Store
+from fedward_server.store import RoundRow, RunRow, Store
 
 LOOK_S = 0.2  # two looks are never closer
 REWRITTEN = 2  # of the last rounds: their figures come later than they do
@@ -40,7 +39,8 @@ class Round:
     answered: dict[str, float] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     figures: RoundRow | None = None
-    parts: dict[str, SiteRoundRow] = field(default_factory=dict)
+    loss: dict[str, float] = field(default_factory=dict)  # of training, by site
+    primary: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -75,14 +75,15 @@ class LiveRun:
     @property
     def ended(self) -> bool:
         """Whether nothing more will come."""
-        return self.row.status not in UNFINISHED
+        return not self.row.unfinished
 
     # Reading on ------------------------------------------------------------------------------------------------------
 
     def look(self) -> int:
         """Read what is new, unless somebody has a moment ago; the version."""
         with self._lock:
-            if time.monotonic() - self._looked >= LOOK_S:
+            turned = self.row.unfinished and is_paused(self.folder) != self.paused
+            if turned or time.monotonic() - self._looked >= LOOK_S:
                 self._read()
                 self._looked = time.monotonic()
             return self.version
@@ -91,8 +92,8 @@ class LiveRun:
         self._tail = self._tail or Tail(self.folder)
         row = self.store.run(self.row.run)  # before its events: so the last of them are read too
         first = min((self._take(event) for event in self._tail.new()), default=None)
-        figures = self._read_figures() if first is not None or not self.ended else None
-        paused = not self.ended and is_paused(self.folder)
+        figures = self._read_figures() if first is not None or row.unfinished or row != self.row else None
+        paused = row.unfinished and is_paused(self.folder)
         changes = [number for number in (first, figures) if number is not None]
         if changes or (row, paused) != (self.row, self.paused):
             self.row, self.paused = row, paused
@@ -108,7 +109,7 @@ class LiveRun:
         if event.kind == "round":
             self.rounds[event.round] = Round(event.round, _seconds(event), note=event.note)
         elif told is not None and event.kind == "answered":
-            told.answered[event.site] = _seconds(event) - told.began
+            told.answered[event.site] = round(_seconds(event) - told.began, 2)
         elif told is not None and event.kind == "refused":
             told.refused[event.site] = event.note
         elif told is not None and event.kind == "aggregated":
@@ -126,9 +127,10 @@ class LiveRun:
                 held.figures = figures
                 changed.append(figures.round)
         if changed:
-            for part in self.store.site_rounds(self.row.run, since=min(changed)):
-                if part.round in self.rounds:
-                    self.rounds[part.round].parts[part.site] = part
+            for number, site, loss, primary in self.store.site_figures(self.row.run, since=min(changed)):
+                if (held := self.rounds.get(number)) is not None:
+                    held.loss.update({} if loss is None else {site: _short(loss)})
+                    held.primary.update({} if primary is None else {site: _short(primary)})
         return min(changed, default=None)
 
     # What of it is shown ---------------------------------------------------------------------------------------------
@@ -159,9 +161,9 @@ class LiveRun:
                 "sites": sites,
                 "states": [self._state_of(name) for name in sites],
                 "rounds": [_round(held) for held in shown],
-                "answered": [_column(sites, held.answered) for held in shown],
-                "loss": [[_short(_part(held, name, "loss")) for name in sites] for held in shown],
-                "primary": [[_short(_part(held, name, "primary")) for name in sites] for held in shown],
+                "answered": [[held.answered.get(name) for name in sites] for held in shown],
+                "loss": [[held.loss.get(name) for name in sites] for held in shown],
+                "primary": [[held.primary.get(name) for name in sites] for held in shown],
                 "refused": [
                     [held.number, name, reason]
                     for held in shown
@@ -201,21 +203,12 @@ class LiveRun:
 def _round(held: Round) -> list[Any]:
     """Number, began, ended, loss, primary metric, bytes up, bytes down, note."""
     row = held.figures
-    figures = (None,) * 4 if row is None else (_short(row.loss), _short(row.primary), row.bytes_up, row.bytes_down)
+    figures = (None,) * 4 if row is None else (row.loss, row.primary, row.bytes_up, row.bytes_down)
     return [held.number, held.began, held.ended, *figures, held.note]
 
 
-def _column(sites: Sequence[str], found: dict[str, float]) -> list[float | None]:
-    return [None if name not in found else round(found[name], 2) for name in sites]
-
-
-def _part(held: Round, site: str, name: str) -> float | None:
-    part = held.parts.get(site)
-    return None if part is None else getattr(part, name)
-
-
-def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.5g}")
+def _short(value: float) -> float:
+    return round(value, 5)
 
 
 def _line(event: RunEvent) -> list[Any]:

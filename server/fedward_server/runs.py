@@ -40,6 +40,7 @@ LOCK = "lock"  # in a run's folder, held by the process that does the run
 STUDY, ROSTER = "study.json", "roster.json"
 OPERATOR = "the hub's operator"  # who asks at the hub's own machine
 STOP_LIMIT_S = 20.0
+WAIT_S = 3600.0  # for sites that are not connected, or whose steward has not approved
 THREADS = 1  # of the hub's own arithmetic: adding updates is no work, and one thread gives the same bits everywhere
 
 

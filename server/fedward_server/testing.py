@@ -75,6 +75,12 @@ class Ground:
         Joining(self.hub, self.store).ask(JoinRequest.make(card, request, invitation.secret, key))
         return card
 
+    def enrolled(self, name: str) -> None:
+        """A site that was let in."""
+        self.asks(name)
+        joining = Joining(self.hub, self.store)
+        joining.approve(joining.asked_by(name)[0])
+
     def started(self, run: str, *names: str, study: StudySpec | None = None) -> StudySpec:
         """A run of these sites, recorded as running; nothing works on it. Its study, resolved."""
         known = self.store.sites()
@@ -164,8 +170,7 @@ def ground(folder: Path) -> Iterator[Ground]:
     """A hub that has a gateway and pages, with SITES."""
     hub = Hub.init(folder / "hub", name="alliance", port=19095, address="hub.example:443", dashboard="hub.example:8444")
     with hub.store() as store:
-        made, joining = Ground(hub, store, folder), Joining(hub, store)
+        made = Ground(hub, store, folder)
         for name in SITES:
-            made.asks(name)
-            joining.approve(joining.asked_by(name)[0])
+            made.enrolled(name)
         yield made

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
@@ -15,11 +15,11 @@ from fedward_server import studies
 from fedward_server.api.people.guard import Guard
 from fedward_server.live import LOOK_S, LiveRun
 from fedward_server.people import Person
+from fedward_server.runs import WAIT_S
 from fedward_server.store import RunRow, RunStatus
 from fedward_server.watch import summary
 
 MOST = 100
-WAIT_S = 3600.0  # for sites that are not connected or whose steward has not approved, as `fedward study start` waits
 KEEP_ALIVE_S = 10.0  # how often a silent stream says something, and asks whether its session goes on
 
 Action = Literal["pause", "resume", "stop"]
@@ -126,13 +126,13 @@ def router(guard: Guard) -> APIRouter:
     return routes
 
 
-async def _events(live: LiveRun, person: Person, goes_on: "Any") -> AsyncIterator[bytes]:
+async def _events(live: LiveRun, person: Person, goes_on: Callable[[], bool]) -> AsyncIterator[bytes]:
     sent, spoke = -1, time.monotonic()
     while True:
         version = await run_in_threadpool(live.look)
         if version != sent:
             text = await run_in_threadpool(live.text, person, sent)
-            yield b"data: " + text + b"\n\n"
+            yield b"event: clock\ndata: %.3f\n\ndata: %b\n\n" % (time.time(), text)
             sent, spoke = version, time.monotonic()
         if live.ended:
             yield b"event: over\ndata: {}\n\n"

@@ -1,0 +1,188 @@
+"""A run as it is watched: read on as it goes on, what is new told once, and of other sites to a steward nothing."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fedward_common.testing import tiny_study
+from fedward_server import live, pausing
+from fedward_server.events import EventKind, RunEvent
+from fedward_server.journal import Journal
+from fedward_server.live import LiveRun, LiveRuns
+from fedward_server.people import Person
+from fedward_server.store import RoundRow, SiteRoundRow
+from fedward_server.testing import Ground
+
+RUN = "breast-20261130T140000-abcdef"
+AUDITOR, STEWARD = Person(name="ida", role="auditor"), Person(name="sten", role="steward", site="north")
+
+
+@pytest.fixture(autouse=True)
+def _no_pause_between_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LOOK_S", 0.0)
+
+
+def told(ground: Ground, kind: EventKind, number: int, site: str = "", note: str = "") -> None:
+    Journal(ground.hub.runs / RUN)(RunEvent(kind=kind, run=RUN, round=number, rounds=3, site=site, note=note))
+
+
+def round_of(ground: Ground, number: int, primary: float | None = None) -> None:
+    row = RoundRow(
+        run=RUN,
+        round=number,
+        seconds=2.0,
+        train_seconds=1.0,
+        bytes_up=20,
+        bytes_down=10,
+        loss=1 / number,
+        primary=primary,
+    )
+    ground.store.record_round(row)
+    parts = [
+        SiteRoundRow(run=RUN, round=number, site=site, patients=7, loss=loss, primary=primary)
+        for site, loss in (("north", 0.25), ("south", 0.75))
+    ]
+    ground.store.record_sites(parts)
+
+
+@pytest.fixture
+def run(ground: Ground) -> LiveRun:
+    ground.started(RUN, "north", "south")
+    return LiveRuns(ground.hub, ground.store).of(ground.store.run(RUN))
+
+
+def test_who_waits_for_whom(ground: Ground, run: LiveRun) -> None:
+    told(ground, "began", 0)
+    told(ground, "round", 1)
+    told(ground, "answered", 1, "south")
+    run.look()
+    now = run.state(AUDITOR)
+    assert (now["round"], now["of"], now["awaited"]) == (1, 3, ["north"])
+    assert now["sites"] == ["north", "south"]
+    [[north, south]] = now["answered"]
+    assert north is None
+    assert 0 <= south < 5
+    told(ground, "answered", 1, "north")
+    told(ground, "aggregated", 1)
+    round_of(ground, 1)
+    run.look()
+    now = run.state(AUDITOR)
+    assert now["awaited"] == []
+    [[number, began, ended, loss, primary, up, down, note]] = now["rounds"]
+    assert (number, loss, primary, up, down, note) == (1, 1.0, None, 20, 10, "")
+    assert began <= ended
+    assert (now["loss"], now["primary"]) == ([[0.25, 0.75]], [[None, None]])
+
+
+def test_figures_that_come_later_are_new(ground: Ground, run: LiveRun) -> None:
+    for number in (1, 2):
+        told(ground, "round", number)
+        told(ground, "aggregated", number)
+        round_of(ground, number)
+    version = run.look()
+    round_of(ground, 1, primary=0.8)  # scored in the next round's trip
+    assert run.look() > version
+    news = run.state(AUDITOR, version)
+    assert [row[0] for row in news["rounds"]] == [1, 2]
+    assert news["rounds"][0][4] == 0.8
+    assert not news["whole"]
+
+
+def test_nothing_new_is_no_new_version(ground: Ground, run: LiveRun) -> None:
+    told(ground, "round", 1)
+    version = run.look()
+    assert run.look() == version
+    assert run.state(AUDITOR, version)["rounds"] == []
+    assert run.text(AUDITOR) is run.text(AUDITOR)  # made once
+
+
+def test_a_pause_and_an_end_are_new(ground: Ground, run: LiveRun) -> None:
+    version = run.look()
+    pausing.pause(run.folder)
+    assert run.look() == version + 1
+    assert run.state(AUDITOR)["paused"]
+    ground.store.finish_run(RUN, "stopped", None, "it was stopped by ada")
+    run.look()
+    now = run.state(AUDITOR)
+    assert (now["status"], now["reason"], now["paused"]) == ("stopped", "it was stopped by ada", False)
+    assert run.ended
+
+
+def test_a_round_that_is_done_again_is_shown_once(ground: Ground, run: LiveRun) -> None:
+    told(ground, "round", 1)
+    told(ground, "answered", 1, "north")
+    told(ground, "died", 0, note="the SuperLink died")
+    told(ground, "resumed", 0)
+    told(ground, "began", 0)
+    told(ground, "round", 1)
+    run.look()
+    now = run.state(AUDITOR)
+    assert now["answered"] == [[None, None]]
+    assert [line[1] for line in now["log"]] == ["died", "resumed", "began"]
+
+
+def test_a_steward_sees_his_own_site_and_what_is_of_all(ground: Ground, run: LiveRun) -> None:
+    told(ground, "round", 1)
+    told(ground, "refused", 1, "south", "south's update holds NaN")
+    told(ground, "answered", 1, "north")
+    told(ground, "warning", 1, note="the layers of north and south disagree")
+    told(ground, "aggregated", 1)
+    told(ground, "round", 2)
+    round_of(ground, 1, primary=0.875)
+    ground.store.finish_run(RUN, "failed", None, "round 2 has updates of 0 sites (south: it is gone)")
+    run.look()
+    now = run.state(STEWARD)
+    assert (now["sites"], now["loss"], now["refused"]) == (["north"], [[0.25], [None]], [])
+    assert now["rounds"][0][3:5] == [1.0, 0.875]  # of all sites together
+    for hidden in ("south", "0.75", "NaN", "disagree"):
+        assert hidden not in json.dumps(now)
+    assert "south" in json.dumps(run.state(AUDITOR))
+
+
+def merged(seen: dict[str, Any], news: dict[str, Any]) -> dict[str, Any]:
+    """What a browser makes of what it has and what is new, as static/run.js does."""
+    if news["whole"]:
+        return news
+    first = news["rounds"][0][0] if news["rounds"] else 10**9
+    kept = [index for index, row in enumerate(seen["rounds"]) if row[0] < first]
+    rows = {name: [seen[name][i] for i in kept] + news[name] for name in ("rounds", "answered", "loss", "primary")}
+    refused = [each for each in seen["refused"] if each[0] < first] + news["refused"]
+    return {**news, **rows, "refused": refused, "log": seen["log"] + news["log"], "whole": True}
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["round", "aggregated", "warning"]), st.integers(1, 3), st.just("")),
+        st.tuples(
+            st.sampled_from(["answered", "refused", "waiting"]), st.integers(1, 3), st.sampled_from(["north", "south"])
+        ),
+        st.tuples(st.just("figures"), st.integers(1, 3), st.just("")),
+        st.tuples(st.just("look"), st.just(0), st.just("")),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS, steward=st.booleans())
+def test_what_is_new_added_to_what_was_is_the_whole(ground: Ground, steps: list[Any], steward: bool) -> None:
+    global RUN  # noqa: PLW0603 - each example is a run of its own
+    person = STEWARD if steward else AUDITOR
+    RUN = f"run-{len(ground.store.runs())}"
+    ground.started(RUN, "north", "south", study=tiny_study())
+    run = LiveRun(ground.hub, ground.store, ground.store.run(RUN))
+    version = run.look()
+    seen = run.state(person)
+    for kind, number, site in [*steps, ("look", 0, "")]:
+        if kind == "figures":
+            round_of(ground, number, primary=number / 8)
+        elif kind != "look":
+            told(ground, kind, number, site, "why" if kind in ("refused", "waiting") else "")
+        else:
+            news = run.look()
+            if news != version:
+                seen, version = merged(seen, json.loads(run.text(person, version))), news
+    assert seen == run.state(person)
