@@ -14,9 +14,15 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from fedward_common.study import SiteEntry, load, resolved, template_path
+from fedward_server import control
+from fedward_server.events import EventKind, RunEvent
 from fedward_server.gateway import Gateway
 from fedward_server.hub import Hub
+from fedward_server.joining import Joining
+from fedward_server.journal import Journal
 from fedward_server.people import People, Role
+from fedward_server.store import RoundRow
 from fedward_server.superlink import free_port
 from fedward_simulations.federation import background
 
@@ -41,6 +47,12 @@ class Ground:
     def person(self, name: str, role: Role, site: str | None = None) -> None:
         with self.hub.store() as store:
             self.secrets[name] = People(store).add(name, role, WORDS, site=site)
+
+    def enrolled(self, name: str) -> None:
+        """A site that was let in, and is not up."""
+        with self.hub.store() as store:
+            self.asks(name, Joining(self.hub, store).invite(name).code())
+            control.approve(self.hub, name, Joining(self.hub, store).asked_by(name)[1].fingerprint)
 
     def asks(self, name: str, code: str) -> str:
         """A steward runs `fedward site join`; the fingerprint that he reads out."""
@@ -177,6 +189,98 @@ def test_in_chinese(ground: Ground) -> None:
     page.get_by_role("button", name="English").click()
     page.get_by_role("heading", name="What needs a person").wait_for()
     visit.close()
+
+
+def test_an_investigator_writes_a_study_starts_it_watches_it_and_stops_it(ground: Ground) -> None:
+    for name in ("lake", "west"):
+        ground.enrolled(name)
+    ground.person("ivy", "investigator")
+    visit = Visit(ground)
+    page = visit.logs_in("ivy")
+    page.get_by_role("link", name="Studies").click()
+    page.get_by_role("link", name="New study").click()
+    visit.is_fine("study-empty")
+    page.get_by_label("Begin with a template").select_option("breast-ultrasound")
+    page.get_by_role("button", name="Take it").click()
+    faults = page.locator("#checked .faults")
+    faults.get_by_text("asks for at least 3 sites that train").wait_for()
+    text = page.get_by_label("The study, as TOML")
+    study = text.input_value()
+    text.fill(study.replace('task = "classification"', 'task = "clasification"'))  # as it is typed
+    faults.get_by_text("did you mean classification?").wait_for()
+    visit.is_fine("study-wrong")
+    changed = ground.folder / "mine.toml"
+    changed.write_text(study.replace("min_sites = 3", "min_sites = 2"))
+    page.get_by_label("or with a file of yours").set_input_files(changed)
+    page.get_by_text("This can be run.").wait_for()
+    page.get_by_label("lake").check()
+    page.get_by_label("west").check()
+    page.locator("#checked").get_by_text("at lake, west").wait_for()
+    visit.is_fine("study-right")
+    page.get_by_role("button", name="Start").click()
+    page.get_by_role("heading", name="Who waits for whom").wait_for()
+    page.locator("#sites").get_by_text("is not connected").first.wait_for(timeout=60_000)  # nobody is up there
+    visit.is_fine("run-waits")
+    page.get_by_role("button", name="Pause").click()
+    page.locator("#status").get_by_text("paused").wait_for()
+    page.get_by_role("button", name="Go on").click()
+    page.locator("#status").get_by_text("running").wait_for()
+    page.get_by_label("I want to stop it").check()
+    page.get_by_role("button", name="Stop").click()
+    page.locator("#status").get_by_text("stopped").wait_for(timeout=60_000)
+    page.get_by_text("it was stopped by ivy").first.wait_for()
+    visit.is_fine("run-stopped")
+    page.get_by_role("link", name="Studies").click()
+    page.get_by_role("row").filter(has_text="stopped").get_by_role("link").wait_for()
+    visit.is_fine("studies")
+    visit.close()
+
+
+def test_a_run_is_drawn_as_it_goes_on(ground: Ground) -> None:
+    ground.person("rex", "auditor")
+    run, sites = "drawn", [f"hospital-{number:03}" for number in range(20)]
+    study = resolved(load(template_path("breast-ultrasound")), sites=[SiteEntry(name=site) for site in sites])
+    journal = Journal(ground.hub.runs / run)
+    (ground.hub.runs / run).mkdir()
+
+    def tell(kind: EventKind, number: int, site: str = "", note: str = "") -> None:
+        journal(RunEvent(kind=kind, run=run, round=number, rounds=study.rounds, site=site, note=note))
+
+    with ground.hub.store() as store:
+        store.start_run(run, study.study.id, study.digest, study.canonical_json().decode(), "embedded")
+        visit = Visit(ground)
+        page = visit.logs_in("rex")
+        page.goto(f"{ground.url}/runs/{run}")
+        page.locator("#sites tr").nth(19).wait_for()
+        for number in (1, 2):
+            tell("round", number)
+            for site in sites[:-1]:
+                tell("answered", number, site)
+            page.get_by_text(f"Round {number} waits for hospital-019.").wait_for(timeout=2000)
+            tell("refused", number, sites[-1], "array conv.weight holds NaN")
+            tell("aggregated", number)
+            store.record_round(
+                RoundRow(
+                    run=run,
+                    round=number,
+                    seconds=1.0,
+                    train_seconds=1.0,
+                    bytes_up=2**21,
+                    bytes_down=2**20,
+                    loss=0.5,
+                    primary=0.75 + number / 100,
+                )
+            )
+            page.locator("#figure").get_by_text(f"0.7{5 + number}").wait_for(timeout=2000)
+        page.locator("#log").get_by_text("holds NaN").first.wait_for()
+        assert page.locator("#sites tr").last.inner_text().split()[-2:] == ["2", "rounds"]
+        assert page.locator("#loss canvas").count() == 1
+        page.get_by_role("button", name="All rounds").click()
+        visit.is_fine("run-live")
+        store.finish_run(run, "failed", None, "too few sites are left")
+        page.locator("#status").get_by_text("failed").wait_for()  # the page looks anew what can be done
+        page.get_by_text("too few sites are left").first.wait_for()
+        visit.close()
 
 
 def test_a_browser_that_was_left_open_over_a_restart_of_the_pages(ground: Ground) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,9 @@ from fedward_common.records import (
 from fedward_common.records import Trained as TrainedAnswer
 from fedward_common.study import SiteEntry, StudySpec
 from fedward_common.testing import Answerer, FakeGrid, FakeSite, tiny_study
+from fedward_server import pausing
 from fedward_server.checkpoints import latest, newest
-from fedward_server.events import RunEvent
+from fedward_server.events import Listener, RunEvent
 from fedward_server.facade import RosterGrid
 from fedward_server.result import RoundHistory, RunResult
 from fedward_server.rounds import RoundEngine
@@ -52,7 +54,11 @@ def poison(value: float) -> Callable[[Arrays], Arrays]:
 
 
 def engine(
-    sites: Mapping[int, Answerer], study: StudySpec, folder: Path, events: list[RunEvent] | None = None
+    sites: Mapping[int, Answerer],
+    study: StudySpec,
+    folder: Path,
+    events: list[RunEvent] | None = None,
+    listener: Listener | None = None,
 ) -> RoundEngine:
     rows: list[RoundHistory] = []
     return RoundEngine(
@@ -62,7 +68,7 @@ def engine(
         engine="embedded",
         folder=folder,
         on_round=rows.append,
-        listener=(events if events is not None else []).append,
+        listener=listener or (events if events is not None else []).append,
     )
 
 
@@ -353,6 +359,36 @@ def test_resume_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert resumed.model_sha256 == undisturbed.model_sha256
     assert [row.round for row in resumed.history] == [1, 2, 3, 4]
     assert [row.primary for row in resumed.history] == [row.primary for row in undisturbed.history]
+
+
+def test_a_paused_run_keeps_its_round_asks_nothing_and_ends_with_the_same_bits(tmp_path: Path) -> None:
+    study, events = tiny_study(training={"rounds": 3}), list[RunEvent]()
+    sites = {1: FakeSite(name="a", update=shift(0.1))}
+    undisturbed = engine(sites, study, tmp_path / "whole")()
+    folder = tmp_path / "paused"
+    folder.mkdir()
+    asked: list[int] = []
+
+    class PausesInRoundTwo(FakeSite):
+        def __call__(self, message: Message) -> Message | None:
+            if message.metadata.message_type == "train":
+                asked.append(int(read_question(message.content)[1]["server-round"]))
+                if asked[-1] == 2:
+                    pausing.pause(folder)
+            return super().__call__(message)
+
+    def told(event: RunEvent) -> None:
+        events.append(event)
+        if event.kind == "paused":
+            assert newest(folder) == 2, "a pause may be long: what was done is on the disk"
+            assert asked == [1, 2]
+            Timer(0.3, pausing.go_on, [folder]).start()
+
+    paused = engine({1: PausesInRoundTwo(name="a", update=shift(0.1))}, study, folder, listener=told)()
+    assert paused.model_sha256 == undisturbed.model_sha256
+    order = [event.kind for event in events if event.kind in {"paused", "continued", "round"}]
+    assert order == ["round", "round", "paused", "continued", "round"]
+    assert asked == [1, 2, 3]
 
 
 def test_sites_work_while_the_last_round_goes_to_the_disk(tmp_path: Path) -> None:
