@@ -14,7 +14,7 @@ SEEDS ?= 1
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: help demo test test-all check bench studies models stubs format clean
+.PHONY: help demo test test-all check bench studies models hub-demo stubs format clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -72,6 +72,9 @@ studies: $(DEV_STAMP)  ## The studies, for hours: make studies DATA=folder write
 
 models: $(RUN_STAMP)  ## Every network measured: docs/models.md
 	$(BIN)/python -m fedward_simulations.models_page
+
+hub-demo: $(RUN_STAMP)  ## What `fedward hub up --demo` shows, from runs that take minutes
+	$(BIN)/python -m fedward_simulations.hub_demo
 
 stubs:  ## Generate the gRPC stubs anew from client/fedward_client/site.proto
 	$(PYTHON) -m venv .venv-stubs

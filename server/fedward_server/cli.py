@@ -72,15 +72,28 @@ def init(  # noqa: PLR0917 - typer reads options from parameters
 
 @app.command()
 def up(
-    folder: Folder,
+    folder: Annotated[Path | None, typer.Argument(help="The hub's folder.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when it is up; it goes on by itself.")] = False,
+    demo: Annotated[
+        bool,
+        typer.Option("--demo", help="Instead of a hub, show the dashboard with shipped results of invented sites."),
+    ] = False,
 ) -> None:
     """Start the hub's server and keep it running; Ctrl-C ends it.
 
     Example: fedward hub up /srv/hub --detach
+    Example: fedward hub up --demo
     """
+    from fedward_common.errors import UsageError
     from fedward_server.hub import Hub
 
+    if demo and (folder is not None or detach):
+        raise UsageError("--demo shows what is shipped: it takes no folder, and is there until Ctrl-C")
+    if demo:
+        _show_demo()
+        return
+    if folder is None:
+        raise UsageError("say which hub: `fedward hub up FOLDER`; or look around with `fedward hub up --demo`")
     opened = Hub.open(folder)
     words = f"The hub {opened.name} is up; stop it with `fedward hub down {opened.folder}`."
     if detach:
@@ -93,6 +106,52 @@ def up(
 
         supervise(opened, lambda: _tell(words.replace("stop it", "stop it with Ctrl-C, or")))
         _tell("The hub has ended.")
+
+
+@app.command()
+def login(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The address of the hub's pages, https://…")],
+    name: Annotated[str, typer.Option(help="Who you are there.")],
+    authority: Annotated[
+        Path | None, typer.Option(help="The hub's root (PEM), where this machine does not trust its certificate.")
+    ] = None,
+    password_file: Annotated[
+        Path | None, typer.Option(help="A file with the password, which only its owner can read; else it is asked for.")
+    ] = None,
+) -> None:
+    """Log in at a hub that is elsewhere; `fedward study --hub URL` then works there.
+
+    Example: fedward hub login https://hub.example:8444 --name ivy --authority root.pem
+    """
+    from fedward_common.cli_passphrase import read_secret
+    from fedward_server.remote import Remote
+
+    password = read_secret("Password", password_file, new=False)
+    there = Remote.log_in(url, name, password, typer.prompt("Six digits", err=True), authority)
+    print(f"{name} is logged in at {there.url}.")
+
+
+@app.command()
+def logout(url: Annotated[str, typer.Argument(metavar="URL", help="As of `fedward hub login`.")]) -> None:
+    """End the session of `fedward hub login`.
+
+    Example: fedward hub logout https://hub.example:8444
+    """
+    from fedward_server.remote import Remote
+
+    there = Remote.at(url)
+    there.log_out()
+    print(f"Nobody is logged in at {there.url} from here any more.")
+
+
+def _show_demo() -> None:
+    from tempfile import TemporaryDirectory
+
+    from fedward_server.demo import serve
+    from fedward_server.superlink import free_port
+
+    with TemporaryDirectory(prefix="fedward-demo-") as scratch:
+        serve(Path(scratch) / "hub", free_port(), lambda url: _tell(f"Look around at {url}; Ctrl-C ends it."))
 
 
 @app.command()

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from fedward_server.surveys import SurveyResult
 
 HubFolder = Annotated[Path, typer.Option("--hub", help="The hub's folder.")]
+HubPlace = Annotated[
+    str,
+    typer.Option("--hub", help="The hub's folder, or the address of its pages (https://…), after `fedward hub login`."),
+]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's id; `fedward study status` lists them.")]
 Wait = Annotated[
     float,
@@ -29,7 +33,7 @@ WAIT_S = 3600.0
 
 def start(  # noqa: PLR0917 - typer reads options from parameters
     study: Annotated[str, typer.Argument(help="A study's TOML file, or the name of a template.")],
-    hub: HubFolder,
+    hub: HubPlace,
     site: Annotated[
         list[str] | None, typer.Option(help="A site that takes part, once each; if not given, the study's, or all.")
     ] = None,
@@ -41,12 +45,16 @@ def start(  # noqa: PLR0917 - typer reads options from parameters
     """Run a study on the hospitals that are enrolled at a hub. It goes on when this command is ended.
 
     Example: fedward study start breast-ultrasound --hub /srv/hub --site north --site valley
+    Example: fedward study start my-study.toml --hub https://hub.example:8444
     """
     from fedward_common.study import find, load
-    from fedward_server import runs
+    from fedward_server import remote_study, runs
     from fedward_server.hub import Hub
 
-    opened = Hub.open(hub)
+    if (there := remote_study.at(hub)) is not None:
+        there.start(find(study), site or (), seed, wait, detach=detach, as_json=as_json)
+        return
+    opened = Hub.open(Path(hub))
     path = find(study)
     console = Console(stderr=True)
     row = runs.start(
@@ -111,48 +119,57 @@ def _show_survey(result: "SurveyResult", *, as_json: bool) -> None:
         show_statistics(result)
 
 
-def resume(run: Run, hub: HubFolder, wait: Wait = WAIT_S, detach: Detach = False, as_json: AsJson = False) -> None:
+def resume(run: Run, hub: HubPlace, wait: Wait = WAIT_S, detach: Detach = False, as_json: AsJson = False) -> None:
     """Let a run that was paused go on, or one that failed or was stopped, after its last finished round.
 
     Example: fedward study resume breast-ultrasound-20270101T101500-a1b2c3 --hub /srv/hub
     """
-    from fedward_server import runs
+    from fedward_server import remote_study, runs
     from fedward_server.hub import Hub
     from fedward_server.journal import Tail
 
-    opened = Hub.open(hub)
+    if (there := remote_study.at(hub)) is not None:
+        there.resume(run, detach=detach, as_json=as_json)
+        return
+    opened = Hub.open(Path(hub))
     tail = Tail(opened.runs / run)
     tail.skip()
     runs.resume(opened, run, wait_s=wait)
     _go_on(opened, run, tail, detach=detach, as_json=as_json)
 
 
-def pause(run: Run, hub: HubFolder) -> None:
+def pause(run: Run, hub: HubPlace) -> None:
     """Let a run pause after the round in hand; `fedward study resume` lets it go on.
 
     Example: fedward study pause breast-ultrasound-20270101T101500-a1b2c3 --hub /srv/hub
     """
-    from fedward_server import runs
+    from fedward_server import remote_study, runs
     from fedward_server.hub import Hub
 
-    runs.pause(Hub.open(hub), run)
+    if (there := remote_study.at(hub)) is not None:
+        there.act(run, "pause")
+    else:
+        runs.pause(Hub.open(Path(hub)), run)
     print(f"{run} pauses after the round in hand.")
 
 
-def stop(run: Run, hub: HubFolder) -> None:
+def stop(run: Run, hub: HubPlace) -> None:
     """Stop a run; its finished rounds are kept, and it can be resumed.
 
     Example: fedward study stop breast-ultrasound-20270101T101500-a1b2c3 --hub /srv/hub
     """
-    from fedward_server import runs
+    from fedward_server import remote_study, runs
     from fedward_server.hub import Hub
 
-    runs.stop(Hub.open(hub), run)
+    if (there := remote_study.at(hub)) is not None:
+        there.act(run, "stop")
+    else:
+        runs.stop(Hub.open(Path(hub)), run)
     print(f"{run} is stopped.")
 
 
 def status(
-    hub: HubFolder,
+    hub: HubPlace,
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run's id; all runs if not given.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Show how the run goes on until it has ended.")] = False,
     as_json: AsJson = False,
@@ -162,13 +179,17 @@ def status(
     Example: fedward study status --hub /srv/hub
     """
     from fedward_common.errors import UsageError
+    from fedward_server import remote_study
     from fedward_server.hub import Hub
     from fedward_server.tables import show_run, show_runs
     from fedward_server.watch import report, summary
 
-    opened = Hub.open(hub)
     if run is None and follow:
         raise UsageError("--follow needs a RUN: `fedward study status` lists them")
+    if (there := remote_study.at(hub)) is not None:
+        there.status(run, follow=follow, as_json=as_json)
+        return
+    opened = Hub.open(Path(hub))
     if run is None:
         with opened.store() as store:
             found: Any = [summary(opened, row) for row in store.runs()]

@@ -1,6 +1,8 @@
 """The dashboard in a real browser, by real clicks: Debian's Chromium before the real nginx of a hub that is up."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -273,7 +275,7 @@ def test_a_run_is_drawn_as_it_goes_on(ground: Ground) -> None:
             )
             page.locator("#figure").get_by_text(f"0.7{5 + number}").wait_for(timeout=2000)
         page.locator("#log").get_by_text("holds NaN").first.wait_for()
-        assert page.locator("#sites tr").last.inner_text().split()[-2:] == ["2", "rounds"]
+        assert page.locator("#sites tr").last.inner_text().split()[-1] == "2"
         assert page.locator("#loss canvas").count() == 1
         page.get_by_role("button", name="All rounds").click()
         visit.is_fine("run-live")
@@ -281,6 +283,51 @@ def test_a_run_is_drawn_as_it_goes_on(ground: Ground) -> None:
         page.locator("#status").get_by_text("failed").wait_for()  # the page looks anew what can be done
         page.get_by_text("too few sites are left").first.wait_for()
         visit.close()
+
+
+def test_an_investigator_does_the_same_from_a_terminal_elsewhere(ground: Ground, tmp_path: Path) -> None:
+    for name in ("bay", "hill"):
+        ground.enrolled(name)
+    ground.person("uma", "investigator")
+    secret = tmp_path / "password"
+    secret.write_text(WORDS)
+    secret.chmod(0o600)
+
+    def fedward(*words: str, said: str = "") -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+        return subprocess.run(
+            [*FEDWARD, *words], input=said, env=environment, capture_output=True, text=True, check=False
+        )
+
+    login = ["hub", "login", ground.url, "--name", "uma", "--password-file", str(secret)]
+    code = pyotp.TOTP(ground.secrets["uma"]).now()
+    assert "name the hub's root with --authority" in fedward(*login, said=f"{code}\n").stderr
+    assert "you are not logged in" in fedward("study", "status", "--hub", ground.url).stderr
+    root = ["--authority", str(ground.hub.issuing.root)]
+    assert "name, password or digits are not right" in fedward(*login, *root, said="000000\n").stderr
+    code = pyotp.TOTP(ground.secrets["uma"]).now()
+    done = fedward(*login, *root, said=f"{code}\n")
+    assert done.stdout.strip() == f"uma is logged in at {ground.url}.", done.stderr
+    assert (tmp_path / "fedward" / "sessions.json").stat().st_mode & 0o777 == 0o600
+    study = tmp_path / "mine.toml"
+    study.write_text(template_path("heart-disease").read_text())
+    at = ["--hub", ground.url]
+    refused = fedward("study", "start", str(study), *at, "--site", "nowhere")
+    assert "nowhere is not enrolled at this hub" in refused.stderr
+    study.write_text(re.sub("min_sites = .*", "min_sites = 2", study.read_text()))
+    started = fedward("study", "start", str(study), *at, "--site", "bay", "--site", "hill", "--detach")
+    assert started.returncode == 0, started.stderr
+    run = started.stdout.strip()
+    assert run in [each["run"] for each in json.loads(fedward("study", "status", *at, "--json").stdout)]
+    assert fedward("study", "pause", run, *at).returncode == 0
+    told = json.loads(fedward("study", "status", run, *at, "--json").stdout)
+    assert (told["run"], told["status"], told["paused"], told["sites"]) == (run, "running", True, ["bay", "hill"])
+    assert fedward("study", "stop", run, *at).returncode == 0
+    followed = fedward("study", "status", run, *at, "--follow")
+    assert followed.returncode == 1
+    assert "was stopped: it was stopped by uma" in followed.stderr
+    assert fedward("hub", "logout", ground.url).returncode == 0
+    assert "you are not logged in" in fedward("study", "status", *at).stderr
 
 
 def test_a_browser_that_was_left_open_over_a_restart_of_the_pages(ground: Ground) -> None:

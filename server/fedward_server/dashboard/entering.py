@@ -51,7 +51,7 @@ class Entering:
     def logout(self, request: Request, session: Session, form: Form) -> Response:
         """End the session."""
         del session, form
-        self.frame.people.log_out(request.cookies[security.COOKIE])
+        self.frame.people.log_out(request.cookies.get(security.COOKIE, ""))
         answer = RedirectResponse("/login", 303)
         security.clear_session(answer)
         return answer

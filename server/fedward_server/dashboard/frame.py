@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jinja2
 from starlette.concurrency import run_in_threadpool
@@ -33,6 +33,8 @@ class Frame:
     store: Store
     presence: PresenceWatch
     live: LiveRuns
+
+    note: ClassVar[str] = ""  # the name of what every page says first
 
     @property
     def people(self) -> People:
@@ -114,7 +116,7 @@ class Frame:
         """A page of a template; `said` names what it tells first, with `why` in it."""
         language = self.language(request)
         back = request.url.path if request.method == "GET" and status < 400 else "/"  # with another language
-        words = {"said": "", "why": "", "back": back, **values}
+        words = {"said": "", "why": "", "back": back, "note": self.note, **values}
         page = _ENVIRONMENT.get_template(template).render(
             t=texts(language), language=language, hub=self.hub.name, session=session, path=request.url.path, **words
         )

@@ -26,13 +26,17 @@ Action = Literal["pause", "resume", "stop"]
 
 
 class Wanted(BaseModel):
-    """A study to be run: its TOML text; the sites, if not the study's own or all; a seed, if not the study's own."""
+    """A study to be run: its TOML text; the sites, if not the study's own or all; a seed, if not the study's own.
+
+    `wait_s` is for sites that are not connected or whose steward has not approved.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     study: Annotated[str, Field(max_length=studies.MOST_BYTES)]
     sites: tuple[str, ...] = ()
     seed: Annotated[int, Field(ge=0)] | None = None
+    wait_s: Annotated[float, Field(ge=0.0)] = WAIT_S
 
 
 class CheckedStudy(BaseModel):
@@ -98,7 +102,7 @@ def router(guard: Guard) -> APIRouter:
     def start(wanted: Wanted, person: Starter) -> dict[str, Any]:
         """Start a study on the hospitals; it goes on by itself."""
         row = studies.start(
-            frame.hub, wanted.study, names=wanted.sites, seed=wanted.seed, wait_s=WAIT_S, by=person.name
+            frame.hub, wanted.study, names=wanted.sites, seed=wanted.seed, wait_s=wanted.wait_s, by=person.name
         )
         return summary(frame.hub, row)
 

@@ -183,7 +183,7 @@ function drawPlots() {
     { label: words.live_up, stroke: () => colour("accent"), width: 2 },
     { label: words.live_down, stroke: () => colour("muted"), width: 2, dash: [6, 4] },
   ];
-  plot("bytes", [numbers, mib(UP), mib(DOWN)], both, 1);
+  plot("bytes", [numbers, mib(UP), mib(DOWN)], both, 1, (_, __, most) => [0, (most || 1) * 1.1]);
 }
 
 function siteSeries() {
@@ -197,7 +197,7 @@ function siteSeries() {
   return [...lines, { label: words.live_all_sites, stroke: () => colour("ink"), width: 2.5 }];
 }
 
-function plot(id, data, series, digits) {
+function plot(id, data, series, digits, range) {
   const box = at(id);
   if (plots[id] && plots[id].series.length === series.length + 1) {
     plots[id].setData(data);
@@ -214,7 +214,7 @@ function plot(id, data, series, digits) {
       cursor: { focus: { prox: 12 } },
       focus: { alpha: 0.3 },
       legend: { show: series.length <= MANY_SITES + 1 },
-      scales: { x: { time: false, range: (_, from, to) => (from === null ? [0, 1] : [Math.min(from, 1), Math.max(to, 2)]) } },
+      scales: { x: { time: false, range: (_, from, to) => (from === null ? [0, 1] : [Math.min(from, 1), Math.max(to, 2)]) }, y: range ? { range } : {} },
       axes: [axis, { ...axis, size: 56 }],
       series: [{ label: words.live_round, value: (_, number) => number ?? "–" }, ...series.map((one) => ({ points, value, spanGaps: true, ...one }))],
     },
@@ -261,7 +261,7 @@ function fillSites() {
       needed === undefined ? "" : fill(words.live_seconds, { many: needed.toFixed(1) }),
       short(newest(state.loss, site)),
       short(newest(state.primary, site)),
-      out[name] ? fill(words.live_rounds, { many: out[name] }) : "",
+      out[name] ? String(out[name]) : "",
     ]);
   });
 }
