@@ -6,6 +6,7 @@ import tomllib
 
 import pyotp
 import pytest
+import sqlalchemy as sa
 
 from fedward_common import pki
 from fedward_common.audit import entries
@@ -200,6 +201,20 @@ def test_what_others_wrote_is_text(ground: Ground, ada: Person) -> None:
     page = ada.sees("/")
     assert note not in page
     assert "&lt;script&gt;" in page
+
+
+def test_what_fails_at_the_hub_is_a_sentence(ground: Ground, ada: Person) -> None:
+    ada.browser.get("/")
+    with ground.store.writing() as connection:
+        connection.execute(sa.text("DROP TABLE run_sites"))
+        connection.execute(sa.text("DROP TABLE site_rounds"))
+        connection.execute(sa.text("DROP TABLE rounds"))
+        connection.execute(sa.text("DROP TABLE runs"))
+    answer = ada.browser.get("/studies")
+    assert answer.status_code == 500
+    assert "the hub&#39;s database failed (no such table: runs)" in answer.text
+    answer = ada.browser.get("/api/v1/runs")
+    assert answer.json()["error"].startswith("the hub's database failed (no such table: runs)")
 
 
 # Languages -----------------------------------------------------------------------------------------------------------

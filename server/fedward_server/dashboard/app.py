@@ -7,6 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from fedward_common.errors import FedwardError
 from fedward_server.api.people import PATH
 from fedward_server.api.people.app import people_app
 from fedward_server.dashboard import security
@@ -27,6 +28,9 @@ def dashboard_app(frame: Frame) -> Starlette:
     def nothing(request: Request, session: Session) -> Response:
         return frame.told(request, session, "not_found", 404)
 
+    def failed(request: Request, error: Exception) -> Response:
+        return frame.render(request, None, "told.html", 500, said="failed_because", why=str(error))
+
     return Starlette(
         routes=[
             Mount(PATH, people_app(frame)),
@@ -35,4 +39,5 @@ def dashboard_app(frame: Frame) -> Starlette:
             Route("/{rest:path}", frame.page(nothing)),
         ],
         middleware=[Middleware(security.Headers)],
+        exception_handlers={FedwardError: failed},
     )
