@@ -125,6 +125,7 @@ _RUNS = sa.Table(
     sa.Column("flower_run", sa.String(32)),
     sa.Column("reason", sa.Text),
     sa.Index("runs_by_start", "started", "run"),
+    sa.Index("runs_by_end", "status", "ended"),
 )
 _RUN_SITES = sa.Table(  # to find a site's runs
     "run_sites",

@@ -20,6 +20,7 @@ def upgrade() -> None:
     )
     op.create_index("runs_of_site", "run_sites", ["site", "run"])
     op.create_index("runs_by_start", "runs", ["started", "run"])
+    op.create_index("runs_by_end", "runs", ["status", "ended"])
     op.add_column("site_rounds", sa.Column("primary", sa.Float))
     connection = op.get_bind()
     insert = sa.text("INSERT INTO run_sites (run, site) VALUES (:run, :site)")
