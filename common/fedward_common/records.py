@@ -24,7 +24,7 @@ from fedward_common.errors import RecordError
 from fedward_common.metrics import Evaluation
 from fedward_common.study import Scale, Slug, StudySpec
 from fedward_common.study_cohort import MAX_LABEL, MAX_LABELS
-from fedward_common.study_section import Version
+from fedward_common.study_section import RunId, Version
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -55,7 +55,6 @@ Seconds = Annotated[float, Field(ge=0.0, le=MAX_SECONDS)]
 _Value = TypeVar("_Value")
 ByLabel = Annotated[dict[Annotated[str, Field(max_length=MAX_LABEL)], _Value], Field(max_length=MAX_LABELS)]
 Scores = Annotated[Evaluation, AfterValidator(_few_labels)]
-RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -63,8 +62,8 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def _bound(study: StudySpec) -> StudySpec:
-    """A study whose digest covers its first weights: what a steward approves must not change under it."""
+def bound(study: StudySpec) -> StudySpec:
+    """A study whose digest covers its first weights; ValueError for another: what is approved must not change."""
     if study.model.start is not None and study.model.start.sha256 is None:
         raise ValueError("[model] start has no sha256, so the study's digest does not cover its first weights")
     return study
@@ -74,7 +73,7 @@ class Question(_Record):
     """What the hub asks a site. The round and what a strategy adds (FedProx's mu) ride in Flower's own config."""
 
     kind: Literal["stats", "prepare", "train", "evaluate"]
-    study: Annotated[StudySpec, AfterValidator(_bound)]
+    study: Annotated[StudySpec, AfterValidator(bound)]
     run: RunId
     statistics: Wanted = "catalog"  # stats: which
     scale: Scale | None = None  # where the sites of the run measured it; it is not in the study then

@@ -19,6 +19,7 @@ Positive = Annotated[float, Field(gt=0.0, le=3.4e38)]  # networks reckon in floa
 Fingerprint = Annotated[
     str, Field(pattern=r"^[0-9a-f]{64}$", description="a SHA-256 of 64 lower-case hexadecimal digits")
 ]
+RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Version = Annotated[str, Field(pattern=r"^[0-9A-Za-z.+!_-]{1,64}$")]  # of Fedward, as an installation calls itself
 OptionValue = bool | Annotated[int, Field(gt=-(2**53), lt=2**53)] | float | str | tuple[int, ...]
 

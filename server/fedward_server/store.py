@@ -61,6 +61,11 @@ class RunRow:
         """The names of the sites that it asks, as the study has them."""
         return [str(site["name"]) for site in self.study_json.get("sites", ())]
 
+    def fingerprint_of(self, site: str) -> str | None:
+        """The key by which the study's roster knows a site; None where it is not on it."""
+        sites: list[dict[str, str]] = self.study_json.get("sites", [])
+        return next((entry.get("fingerprint") for entry in sites if entry["name"] == site), None)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundRow:
@@ -284,6 +289,13 @@ class Store:
         of_engine = sa.true() if engine is None else _RUNS.c.engine == engine
         open_ = sa.and_(of_engine, _RUNS.c.status.in_(UNFINISHED))
         return [RunRow(**row) for row in self.rows(sa.select(_RUNS).where(open_).order_by(_RUNS.c.started))]
+
+    def recent(self, engine: str, site: str, ended_after: datetime) -> list[RunRow]:
+        """The runs of an engine that ask a site, unfinished or ended after a time, the newest first."""
+        asks = _RUNS.c.run.in_(sa.select(_RUN_SITES.c.run).where(_RUN_SITES.c.site == site))
+        open_ = _RUNS.c.status.in_(UNFINISHED) | (_RUNS.c.ended > ended_after.isoformat(timespec="milliseconds"))
+        query = sa.select(_RUNS).where(_RUNS.c.engine == engine, asks, open_).order_by(_RUNS.c.started.desc())
+        return [RunRow(**row) for row in self.rows(query)]
 
     def newest(
         self,

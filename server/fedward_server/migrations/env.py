@@ -2,8 +2,10 @@
 
 from alembic import context
 
+import fedward_server.approvals
 import fedward_server.people
-import fedward_server.register  # noqa: F401 - their tables too
+import fedward_server.register
+import fedward_server.statuses  # noqa: F401 - their tables too
 from fedward_server.store import METADATA
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA)
