@@ -13,7 +13,7 @@ from fedward_client.cli_deidentify import deidentify
 from fedward_client.cli_join import join
 from fedward_client.cli_receive import receive
 from fedward_client.cli_report import report, show_counts
-from fedward_client.cli_steward import approve, init, pause, resume, withdraw
+from fedward_client.cli_steward import approve, init, pause, refuse, resume, withdraw
 from fedward_client.cli_study import check
 from fedward_client.cli_upkeep import backup, forget, restore
 from fedward_client.cli_watch import log, receipts, status, watch
@@ -64,7 +64,7 @@ def scan(folder: Folder, state: State = None, as_json: AsJson = False) -> None:
 
 
 COMMANDS = (
-    *(report, receive, deidentify, check, init, join, up, down, approve, withdraw, pause, resume),
+    *(report, receive, deidentify, check, init, join, up, down, approve, refuse, withdraw, pause, resume),
     *(status, watch, receipts, log, forget, backup, restore, executor, supernode),
 )
 

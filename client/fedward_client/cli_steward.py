@@ -1,4 +1,4 @@
-"""`fedward site init | approve | withdraw | pause | resume`: what a hospital's data steward decides."""
+"""`fedward site init | approve | refuse | withdraw | pause | resume`: what a hospital's data steward decides."""
 
 import json
 from datetime import UTC, date, datetime, timedelta
@@ -139,6 +139,33 @@ def _check_end(last: date, spec: "StudySpec") -> None:
         raise UsageError(f"--until {last} is more than a year away: approve for at most a year, then renew")
     if spec.ended(today):
         raise UsageError(f"the study's last day was {spec.study.ends}: there is nothing to approve")
+
+
+def refuse(
+    folder: Folder,
+    study: Annotated[str, typer.Argument(help="A study that a hub asked for, by id or digest.")],
+    reason: Annotated[str, typer.Option(help="Why, in a line for the hub's people.")] = "",
+    state: State = None,
+) -> None:
+    """Say no to a study that a hub wants to run here. The hub is told, and does not wait; approving takes it back.
+
+    Example: fedward site refuse /srv/hospital breast-ultrasound --reason "the ethics board has not met"
+    """
+    from fedward_client.steward import refuse as refuse_directly
+    from fedward_client.stubs.site_pb2 import Refusal
+    from fedward_common.site_messages import MAX_LINE
+
+    if len(reason) > MAX_LINE or not reason.isprintable():
+        raise UsageError(f"--reason is one line of at most {MAX_LINE} characters: shorten it")
+    site = Site.open(folder, state=state)
+    member = member_of(site)
+    spec = _wanted(member, study)
+    with control_of(site) as control:
+        if control is None:
+            refuse_directly(member, spec.digest, reason)
+        elif error := control.Refuse(Refusal(digest=spec.digest, reason=reason)).error:
+            raise SettingsError(error)
+    print(f"Refused: {spec.study.id} (digest {spec.digest[:12]}…).")
 
 
 def withdraw(

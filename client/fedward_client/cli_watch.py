@@ -29,7 +29,7 @@ def status(folder: Folder, state: State = None, as_json: AsJson = False) -> None
     site = Site.open(folder, state=state)
     with control_of(site) as control:
         found: dict[str, Any] = (
-            {**member_of(site).status(), "now": [], "pid": None}
+            {**member_of(site).status(), "now": [], "pid": None, "told": None}
             if control is None
             else json.loads(control.Status(Nothing()).json)
         )
@@ -70,7 +70,11 @@ def _show_status(found: dict[str, Any]) -> None:
             ("Waits", f"{w['study']} (digest {w['digest'][:12]}…), asked {w['asked'][:16]}: read and approve it")
             for w in found["waiting"]
         ),
-        *(("Refused", f"{q['run']}: {q['reason']}") for q in found["quarantined"]),
+        *(
+            (d["state"].capitalize(), f"{d['study']} (digest {d['digest'][:12]}…), {d['since'][:16]}  {d['reason']}")
+            for d in found["declined"]
+        ),
+        *(("Hub says", f"{q['run']}: {q['reason']}") for q in found["quarantined"]),
     ]
     show_pairs((heading, text) for heading, text in rows if text)
 

@@ -6,12 +6,10 @@ only has no gateway and wants no certificate.
 """
 
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx
 from cryptography import x509
@@ -19,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import BaseModel, ValidationError
 
+from fedward_client.hub_api import LIMIT_S, NOT_AGREED, HubApi
 from fedward_client.member import TLS
 from fedward_client.probe import context, untrusting
 from fedward_client.reach import explain
@@ -26,12 +25,9 @@ from fedward_common import certificates, pki
 from fedward_common.cards import MAX_CARD_BYTES, HubCard, SiteCard
 from fedward_common.errors import LinkError, SettingsError
 from fedward_common.joining import CERTIFICATE, JOIN, Invitation, Joined, JoinRequest, Renewal, Renewed
-from fedward_common.study_faults import printable
 
 ASKED = "asked.key"
-LIMIT_S = 30.0
 Answer = TypeVar("Answer", bound=BaseModel)
-MAX_TEXT = 200  # characters of what a hub says
 RENEWED_AT = 1 / 3  # of a certificate's life, still to come
 
 
@@ -129,8 +125,11 @@ def hub_of(invitation: Invitation) -> HubCard:
 
     Raises LinkError where it cannot be had or is another hub's.
     """
-    with _explained(invitation.address), httpx.Client(verify=untrusting(), timeout=LIMIT_S) as client:
-        answer = client.get(f"https://{invitation.address}{JOIN}").raise_for_status()
+    try:
+        with httpx.Client(verify=untrusting(), timeout=LIMIT_S) as client:
+            answer = client.get(f"https://{invitation.address}{JOIN}").raise_for_status()
+    except (httpx.HTTPError, OSError) as error:
+        raise LinkError(explain(error, invitation.address)) from error
     try:
         card = HubCard.parse(answer.content[: MAX_CARD_BYTES + 1], f"the card of the hub {invitation.address}")
     except SettingsError as error:
@@ -144,32 +143,8 @@ def hub_of(invitation: Invitation) -> HubCard:
 
 
 def _call(card: HubCard, path: str, said: BaseModel, answer: type[Answer], trust: ssl.SSLContext) -> Answer:
-    with _explained(card.address, card.ca), httpx.Client(verify=trust, timeout=LIMIT_S) as client:
-        headers = {"content-type": "application/json"}
-        response = client.post(f"https://{card.address}{path}", content=said.model_dump_json(), headers=headers)
-        if response.is_success:
-            try:
-                return answer.model_validate_json(response.content)
-            except ValidationError:
-                raise LinkError("the hub answers something that is not agreed: install the same Fedward") from None
-        if (words := _error(response)) is not None:
-            raise LinkError(words)
-        response.raise_for_status()
-        raise LinkError(f"the hub answers with status {response.status_code}: tell its operator")
-
-
-def _error(response: httpx.Response) -> str | None:
-    """The hub's own sentence, None where there is none."""
-    try:
-        said: Any = response.json()["error"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return printable(said)[:MAX_TEXT] if isinstance(said, str) else None
-
-
-@contextmanager
-def _explained(address: str, ca: str | None = None) -> Iterator[None]:
-    try:
-        yield
-    except (httpx.HTTPError, OSError) as error:
-        raise LinkError(explain(error, address, ca)) from error
+    with HubApi(card, trust) as hub:
+        try:
+            return answer.model_validate_json(hub.post(path, said))
+        except ValidationError:
+            raise LinkError(NOT_AGREED) from None

@@ -73,6 +73,7 @@ class Desk:
     _busy: threading.Lock = field(default_factory=threading.Lock)
     _door: threading.Lock = field(default_factory=threading.Lock)
     _hands: list[str] = field(default_factory=list)  # digests of the studies of admitted questions
+    at_work: tuple[Question, int] | None = None  # the question in hand, and its round
 
     def answer(
         self, config: Mapping[str, Any], arrays: Callable[[], Arrays], sha256: str = "", *, kind: str | None = None
@@ -92,11 +93,13 @@ class Desk:
             if kind not in {None, "query" if question.kind in _QUERIES else question.kind}:
                 raise RecordError(f"a question of kind '{question.kind}' came as '{kind}'")
             asked.append(question)
+            number = int(numbers.get("server-round", 0)) if question.kind == "train" else 0
             with self._in_hand(question):
                 if question.notice is not None:
-                    self.outbox.quarantined(question)
-                with self._turn(question):
-                    return self._answer(question, numbers, arrays, _digest(config, sha256))
+                    study = question.study.digest
+                    self.outbox.quarantined(study, question.run, number - 1, "refused", question.notice)
+                with self._turn(question, number):
+                    return self._answer(question, number, arrays, _digest(config, sha256))
 
         return guarded(work, refuse)
 
@@ -131,22 +134,21 @@ class Desk:
             raise
 
     @contextmanager
-    def _turn(self, question: Question) -> Iterator[None]:
+    def _turn(self, question: Question, number: int) -> Iterator[None]:
         """First come, first served; who waits is told why."""
         if not self._busy.acquire(blocking=False):
             note = f"{question.run} waits: this site works for another run"
             self.outbox.tell(Event(site=self.hospital.source.name, stage="wait", done=0, total=1, note=note))
             self._busy.acquire()
+        self.at_work = question, number
         try:
             yield
         finally:
+            self.at_work = None
             self._busy.release()
 
-    def _answer(
-        self, question: Question, numbers: Mapping[str, float], arrays: Callable[[], Arrays], digest: str
-    ) -> Reply:
+    def _answer(self, question: Question, number: int, arrays: Callable[[], Arrays], digest: str) -> Reply:
         self.hospital.check_opted_out(question)  # a stored answer may not have left yet
-        number = int(numbers.get("server-round", 0)) if question.kind == "train" else 0
         if stored := self._stored(question, number, digest):
             return stored
         self._count_run(question)

@@ -1,8 +1,8 @@
 """The data side of a site: reads patients, trains, and cannot reach the network.
 
-It serves two sockets. `work.sock`, in the spool, is for the network side: train, evaluate, query and health, nothing
-else. `control.sock`, in the state folder, is for the site's own people. Model, cache and GPU stay warm between rounds.
-It refuses to start where the walls around it are not complete (`isolation`).
+It serves two sockets. `work.sock`, in the spool, is for the network side: train, evaluate, query, report and health,
+nothing else; none of these approves. `control.sock`, in the state folder, is for the site's own people. Model, cache
+and GPU stay warm between rounds. It refuses to start where the walls around it are not complete (`isolation`).
 """
 
 import json
@@ -30,10 +30,11 @@ from fedward_client.desk import Desk, Reply
 from fedward_client.forgetting import forget
 from fedward_client.handlers import Hospital
 from fedward_client.member import CONTROL_SOCKET, WORK_SOCKET, Member
+from fedward_client.reporting import Reporter
 from fedward_client.site import Site
 from fedward_client.sockets import OPTIONS, Gate
 from fedward_client.source import SiteSource
-from fedward_client.steward import approve, pause, resume, withdraw
+from fedward_client.steward import approve, pause, refuse, resume, withdraw
 from fedward_client.stubs import site_pb2, site_pb2_grpc
 from fedward_common.errors import FedwardError
 from fedward_common.events import Event
@@ -50,9 +51,10 @@ _HEARTBEAT_S = 1.0  # how soon a watcher that hung up is noticed
 class Work(site_pb2_grpc.WorkServicer):
     """What the network side may ask."""
 
-    def __init__(self, desk: Desk, inbox: Path) -> None:
+    def __init__(self, desk: Desk, inbox: Path, reporter: Reporter) -> None:
         self._desk = desk
         self._inbox = inbox
+        self._reporter = reporter
 
     def Query(self, request: site_pb2.Question, context: grpc.ServicerContext) -> site_pb2.Answer:
         """Tell statistics; or freeze the cohort and fill the cache."""
@@ -65,6 +67,13 @@ class Work(site_pb2_grpc.WorkServicer):
     def Evaluate(self, request: site_pb2.Question, context: grpc.ServicerContext) -> site_pb2.Answer:
         """Score the model that came."""
         return self._answer(request, "evaluate")
+
+    def Report(self, request: site_pb2.Heard, context: grpc.ServicerContext) -> site_pb2.Reported:
+        """Hear what the hub says around rounds, and say what it may be told."""
+        try:
+            return site_pb2.Reported(report=self._reporter(request.news).model_dump_json())
+        except FedwardError as error:
+            return site_pb2.Reported(error=str(error))
 
     def _answer(self, request: site_pb2.Question, kind: str) -> site_pb2.Answer:
         parcel: list[spool.Parcel] = []
@@ -107,7 +116,9 @@ class Control(site_pb2_grpc.ControlServicer):
             for e in self._outbox.latest()
             if e.done < e.total
         ]
-        return site_pb2.SiteStatus(json=json.dumps({**self._member.status(), "now": now, "pid": os.getpid()}))
+        told = self._outbox.reported
+        daemon = {"now": now, "pid": os.getpid(), "told": None if told is None else told.model_dump(mode="json")}
+        return site_pb2.SiteStatus(json=json.dumps({**self._member.status(), **daemon}))
 
     def Watch(self, request: site_pb2.Nothing, context: grpc.ServicerContext) -> Iterator[site_pb2.SiteEvent]:
         """Every event from now on, the last ones first."""
@@ -128,6 +139,10 @@ class Control(site_pb2_grpc.ControlServicer):
         except (FedwardError, ValueError) as error:
             return site_pb2.Approved(error=str(error))
         return site_pb2.Approved(digest=study.digest)
+
+    def Refuse(self, request: site_pb2.Refusal, context: grpc.ServicerContext) -> site_pb2.Done:
+        """Refuse exactly one study."""
+        return _done(lambda: refuse(self._member, request.digest, request.reason))
 
     def Withdraw(self, request: site_pb2.Withdrawal, context: grpc.ServicerContext) -> site_pb2.Done:
         """Take an approval back."""
@@ -182,7 +197,8 @@ def serve(site: Site) -> None:
         outbox = member.outbox(spool=True)
         use_threads(site.threads)
         desk = Desk(Hospital(SiteSource(site), outbox.tell), outbox, member.ledger)
-        with serving(site, Work(desk, site.spool / spool.IN), Control(member, desk, stopping)):
+        work = Work(desk, site.spool / spool.IN, Reporter(member, desk))
+        with serving(site, work, Control(member, desk, stopping)):
             log.info("site %s is ready", site.name)
             stopping.wait()
         log.info("site %s has stopped", site.name)

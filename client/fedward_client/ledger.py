@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
@@ -42,6 +42,15 @@ _APPROVALS = sa.Table(
     sa.Column("study_id", sa.String(128), nullable=False),
     sa.Column("until", sa.String(10), nullable=False),
     sa.Column("given", sa.String(32), nullable=False),
+)
+_DECLINED = sa.Table(
+    "declined",
+    METADATA,
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("study_id", sa.String(128), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("since", sa.String(32), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
 )
 _ANSWERS = sa.Table(
     "answers",
@@ -88,6 +97,17 @@ class Approval:
     study_id: str
     until: date
     given: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Declined:
+    """A steward's no to exactly one study, or a yes that was taken back; `reason` is for the hub's people, or ""."""
+
+    digest: str
+    study_id: str
+    state: Literal["refused", "withdrawn"]
+    since: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,12 +185,33 @@ class Ledger:
         self.asked(study)
         with self._writing() as connection:
             put(connection, _APPROVALS, row)
+            connection.execute(sa.delete(_DECLINED).where(_DECLINED.c.digest == study.digest))
         return approval
 
     def withdraw(self, digest: str) -> bool:
         """Take an approval back; False where there was none."""
+        theirs = _APPROVALS.c.digest == digest
         with self._writing() as connection:
-            return connection.execute(sa.delete(_APPROVALS).where(_APPROVALS.c.digest == digest)).rowcount > 0
+            study_id = connection.execute(sa.select(_APPROVALS.c.study_id).where(theirs)).scalar()
+            if study_id is None:
+                return False
+            connection.execute(sa.delete(_APPROVALS).where(theirs))
+            _decline(connection, digest, study_id, "withdrawn", "")
+            return True
+
+    def refuse(self, digest: str, reason_given: str) -> bool:
+        """Refuse a study that a hub asked for, approved or not; False where none asked for it."""
+        with self._writing() as connection:
+            study_id = connection.execute(sa.select(_STUDIES.c.study_id).where(_STUDIES.c.digest == digest)).scalar()
+            if study_id is None:
+                return False
+            connection.execute(sa.delete(_APPROVALS).where(_APPROVALS.c.digest == digest))
+            _decline(connection, digest, study_id, "refused", reason_given)
+            return True
+
+    def declined(self) -> list[Declined]:
+        """Every study that was refused or withdrawn and not approved since, the newest first."""
+        return [Declined(**row) for row in self._rows(sa.select(_DECLINED).order_by(_DECLINED.c.since.desc()))]
 
     def approvals(self) -> list[Approval]:
         """Every approval, ended ones included, the newest first."""
@@ -264,6 +305,13 @@ class Ledger:
     def _writing(self) -> Iterator[sa.Connection]:
         with _told(), self._database.writing() as connection:
             yield connection
+
+
+def _decline(
+    connection: sa.Connection, digest: str, study_id: str, state: Literal["refused", "withdrawn"], reason_given: str
+) -> None:
+    row = Declined(digest=digest, study_id=study_id, state=state, since=_now(), reason=reason_given)
+    put(connection, _DECLINED, asdict(row))
 
 
 @contextmanager

@@ -195,6 +195,7 @@ class Member:
             state=lambda study, run: RunState.of(self.site.state / FOLDER, study, run),
             ledger=self.ledger,
             min_cell=self.site.min_cell,
+            tells_status=self.site.tells_status and bool(self.site.outputs),
         )
         outbox.tidy({Parcel.model_validate_json(text).sha256 for text in self.ledger.parcels()})
         return outbox
@@ -202,7 +203,8 @@ class Member:
     def status(self) -> dict[str, Any]:
         """What a steward wants to see, as JSON; what a daemon does now is not in it."""
         approvals = self.ledger.approvals()
-        approved = {approval.digest for approval in approvals}
+        declined = self.ledger.declined()
+        answered = {each.digest for each in approvals} | {each.digest for each in declined if each.state == "refused"}
         return {
             "site": self.site.name,
             "fingerprint": self.fingerprint,
@@ -215,7 +217,11 @@ class Member:
             "waiting": [
                 {"study": asked.study_id, "digest": asked.digest, "asked": asked.asked}
                 for asked in self.ledger.studies()
-                if asked.digest not in approved
+                if asked.digest not in answered
+            ],
+            "declined": [
+                {"study": d.study_id, "digest": d.digest, "state": d.state, "since": d.since, "reason": d.reason}
+                for d in declined
             ],
             "quarantined": [{**entry.data, "time": entry.time} for entry in deque(self._refused(), maxlen=SHOWN)],
             "disk_free": shutil.disk_usage(self.site.state).free,

@@ -8,6 +8,7 @@ the hub and to the stream of events that the site's own tools watch (an import c
 import hashlib
 import logging
 import queue
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -37,6 +38,7 @@ from fedward_common.records import (
     model_sha256,
     printable,
 )
+from fedward_common.site_messages import NoticeKind, SiteReport
 from fedward_common.study import StudySpec
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ log = logging.getLogger(__name__)
 Answer = Statistics | Prepared | Trained | Evaluated
 RECEIPT = "left"  # the audit log's event of a receipt
 REFUSED = "refused"
-QUARANTINED = "quarantined"  # the hub refused an update of this site
+QUARANTINED = "quarantined"  # the hub went on without this site's answer, or without this site
 MOST_NAMES = 1000  # of arrays, in a receipt
 _RESIDUAL = "residual"
 _BELOW = 1 - 2**-8  # of a site's norm: what a coding rounds up stays below it
@@ -243,11 +245,13 @@ class Outbox:
     spool: Path | None = None
     spool_bytes: int = 0
     state: States = lambda _study, _run: None  # where a run keeps what its next round needs
-    ledger: Ledger | None = None  # of whom statistics have left; None where nothing leaves this machine
+    ledger: Ledger | None = None  # of whom statistics have left, what was heard; None where nothing leaves this machine
     min_cell: int = 1
     _watchers: list["queue.Queue[Event]"] = field(default_factory=list)
+    tells_status: bool = False  # whether the hub hears how the site is
+    reported: SiteReport | None = None  # what it was let to hear last
     _refused: dict[str, str] = field(default_factory=dict)
-    _quarantined: dict[str, str] = field(default_factory=dict)
+    _heard: set[tuple[str, int, NoticeKind]] = field(default_factory=set)  # runs, rounds and kinds of what is logged
     _last: dict[str, Event] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -310,14 +314,27 @@ class Outbox:
                     self.log.append(REFUSED, data)
         return reason
 
-    def quarantined(self, question: Question) -> None:
-        """Write down why the hub refused this site's last update; told again, it is not written again."""
-        data = {"study": question.study.digest, "run": question.run, "reason": printable(question.notice or "")}
-        if data != self._quarantined:
-            self._quarantined = data
-            log.warning("the hub says: %s", data["reason"])
+    def quarantined(self, study: str, run: str, number: int, kind: NoticeKind, sentence: str) -> None:
+        """Write down why the hub went on without this site's update of a round; told again, it is not written again."""
+        if (run, number, kind) in self._heard:
+            return
+        token = secrets.token_hex(8)
+        known = None if self.ledger is None else self.ledger.once(run, f"heard, round {number}: {kind}", token)
+        if known in {None, token}:  # and not before a restart
+            data = {"study": study, "run": run, "round": number, "kind": kind, "reason": printable(sentence)}
+            log.warning("the hub says of %s: %s", run, data["reason"])
             if self.log is not None:
                 self.log.append(QUARANTINED, data)
+        self._heard.add((run, number, kind))
+
+    def said(self, reason: str) -> bool:
+        """Whether a reason is this site's own, which a hub gave back."""
+        return reason == self._refused.get("reason")
+
+    def report(self, report: SiteReport) -> SiteReport:
+        """What the hub may hear around rounds: answers of the steward, and how the site is where the policy lets it."""
+        self.reported = report if self.tells_status else report.model_copy(update={"status": None})
+        return self.reported
 
     # Events ----------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
-from fedward_client.ledger import Approval, Ledger
+from fedward_client.ledger import Approval, Declined, Ledger
 from fedward_client.site import Output
 from fedward_common.errors import PolicyError
 from fedward_common.records import WAITS
@@ -64,13 +64,14 @@ class Policy:
 
 
 def of_site(site: "Site", ledger: Ledger, fingerprint: str, *, today: Callable[[], date] | None = None) -> Policy:
-    """The policy of a hospital's own folder: not paused, outputs named, on the roster by its own key, approved."""
+    """The policy of a hospital's folder: not paused, outputs named, on the roster by its key, approved, not refused."""
     return Policy(
         (
             not_paused(ledger),
             outputs(site.outputs),
             on_roster(fingerprint),
             whole_updates(site.max_update_norm),
+            not_refused(ledger.declined),
             approved(ledger.approvals, today or _today),
         )
     )
@@ -136,6 +137,19 @@ def whole_updates(max_update_norm: float | None) -> Rule:
             f"{departure.site} scales updates down ([policy] max_update_norm in site.toml), and scaffold's control "
             "variates must leave as they are kept: choose another strategy for the study"
         )
+
+    return rule
+
+
+def not_refused(declined: Callable[[], Collection[Declined]]) -> Rule:
+    """No study that the steward refused: the hub need not ask again."""
+
+    def rule(departure: Departure) -> str | None:
+        for each in declined():
+            if each.digest == departure.study.digest and each.state == "refused":
+                why = f": {each.reason}" if each.reason else ""
+                return f"the steward of {departure.site} refused '{each.study_id}' (digest {each.digest[:12]}…){why}"
+        return None
 
     return rule
 

@@ -11,7 +11,7 @@ An optional `site.toml` in it changes the defaults:
     [masks]    files, image, structures    where structures are in images (`mask_settings`)
     [boxes]    file, image, …     the table of where findings are in images (`box_settings`)
     [privacy]  min_cell, opt_out    counts below this never leave; the list of patients who take no part
-    [policy]   outputs, max_update_norm     what may leave at all; with nothing named, nothing does
+    [policy]   outputs, max_update_norm, status    what may leave at all; with nothing named, nothing does
     [limits]   threads, spool_mib, …        processor threads for training; the sizes of spool and caches
     [pacs]     host, url, …                 the hospital's archive, for `fedward site receive` (`receiver.settings`)
 
@@ -86,6 +86,7 @@ Output = Literal["counts", "statistics", "update", "evaluation", "local_model"]
 class _PolicySection(_Section):
     outputs: Annotated[tuple[Output, ...], Field(strict=False)] = ()  # TOML has lists, no tuples
     max_update_norm: Annotated[float, Field(gt=0.0)] = math.inf  # TOML has no none
+    status: bool = True
 
 
 class _LimitsSection(_Section):
@@ -136,6 +137,7 @@ class Site:
     opt_out_is_there: bool = False  # when the site was opened; what was there must not go
     outputs: frozenset[Output] = frozenset()  # what may leave: an empty policy refuses everything
     max_update_norm: float | None = None  # L2 norm of an update minus the model it started from; None: not clipped
+    tells_status: bool = True  # whether the hub hears how the site is, where anything may leave
     threads: int = 0  # for training; 0: all that the process may use
     spool_bytes: int = 4096 * 2**20
     cache_bytes: int | None = None  # all caches of studies' images together; None: as the disk allows
@@ -171,6 +173,7 @@ class Site:
             opt_out_is_there=opt_out.is_file(),
             outputs=frozenset(settings.policy.outputs),
             max_update_norm=norm if math.isfinite(norm := settings.policy.max_update_norm) else None,
+            tells_status=settings.policy.status,
             threads=settings.limits.threads,
             spool_bytes=settings.limits.spool_mib * 2**20,
             cache_bytes=settings.limits.cache_mib * 2**20 or None,

@@ -4,6 +4,8 @@ from datetime import date
 
 from fedward_client.member import Member
 from fedward_common.errors import SettingsError
+from fedward_common.records import printable
+from fedward_common.site_messages import MAX_LINE
 from fedward_common.study import StudySpec
 
 
@@ -17,6 +19,16 @@ def approve(member: Member, study: StudySpec, until: date) -> None:
         )
     member.log.append("approved", {"study": study.digest, "study_id": study.study.id, "until": until.isoformat()})
     member.ledger.approve(study, until)
+
+
+def refuse(member: Member, digest: str, reason: str) -> None:
+    """Refuse exactly this study, with a reason for the hub's people; SettingsError where no hub asked for it."""
+    reason = printable(reason, MAX_LINE)
+    if not member.ledger.refuse(digest, reason):
+        raise SettingsError(
+            "no hub has asked for a study with this digest; `fedward site status` lists those that wait"
+        )
+    member.log.append("declined", {"study": digest, "reason": reason})
 
 
 def withdraw(member: Member, digest: str) -> None:

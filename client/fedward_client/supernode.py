@@ -14,7 +14,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from pydantic import TypeAdapter
 
 from fedward_client import spool, spool_writer
 from fedward_client.bulk import Bulk
+from fedward_client.correspondence import Correspondence
 from fedward_client.credentials import Credentials
 from fedward_client.fleet import HEARTBEAT_S, Envelope, Fleet, RunOverError
 from fedward_client.member import HUB_CARD, LINK_STATUS, NODE, NODE_KEY, WORK_SOCKET, LinkSettings, read_json
@@ -419,9 +420,12 @@ def serve(link: Path) -> None:
         )
     trust = credentials.show(context(card.ca))
     fleet = Fleet(card, pki.load_node_key(link / NODE_KEY), trust)
-    bulk = Bulk(card, trust, settings, stopping) if card.issuer is not None else None
+    behind_gateway = card.issuer is not None
+    bulk = Bulk(card, trust, settings, stopping) if behind_gateway else None
+    around = Correspondence(card, trust, settings.spool / WORK_SOCKET, stopping) if behind_gateway else nullcontext()
     try:
-        Link(link, settings, fleet, stopping, bulk, Renewal(credentials, card, settings.site, trust)).run()
+        with around:
+            Link(link, settings, fleet, stopping, bulk, Renewal(credentials, card, settings.site, trust)).run()
     finally:
         fleet.close()
         if bulk is not None:

@@ -21,6 +21,7 @@ from fedward_client.forgetting import studies_of
 from fedward_client.handlers import Hospital
 from fedward_client.member import LinkSettings, Member
 from fedward_client.pending import Pending
+from fedward_client.reporting import Reporter
 from fedward_client.source import SiteSource
 from fedward_client.spool import IN, OUT, Parcel
 from fedward_client.steward import approve, withdraw
@@ -208,7 +209,9 @@ def test_a_study_is_not_forgotten_while_a_round_of_it_is_in_hand(member: MemberM
     outbox = at.outbox(spool=True)
     working = Desk(Held(SiteSource(at.site), outbox.tell), outbox, at.ledger)
     round_ = threading.Thread(target=ask, args=(working, study, "prepare"))
-    with serving(at.site, Work(working, at.site.spool / IN), Control(at, working, threading.Event())):
+    with serving(
+        at.site, Work(working, at.site.spool / IN, Reporter(at, working)), Control(at, working, threading.Event())
+    ):
         round_.start()
         try:
             assert Held.started.wait(60)

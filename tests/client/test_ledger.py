@@ -57,6 +57,24 @@ def test_studies_that_were_asked_for_can_be_read_and_cannot_fill_the_disk(ledger
     assert found[-1] == approved.digest
 
 
+def test_of_a_yes_and_a_no_the_last_counts(ledger: Ledger) -> None:
+    study = tiny_study()
+    assert not ledger.refuse(study.digest, "no hub asked")
+    ledger.asked(study)
+    assert ledger.refuse(study.digest, "not now")
+    [no] = ledger.declined()
+    assert (no.digest, no.study_id, no.state, no.reason) == (study.digest, "tiny", "refused", "not now")
+    ledger.approve(study, date(2027, 1, 31))
+    assert ledger.declined() == []
+    assert ledger.withdraw(study.digest)
+    assert not ledger.withdraw(study.digest)
+    assert [each.state for each in ledger.declined()] == ["withdrawn"]
+    ledger.approve(study, date(2027, 1, 31))
+    assert ledger.refuse(study.digest, "")
+    assert ledger.approvals() == []
+    assert [(each.state, each.reason) for each in ledger.declined()] == [("refused", "")]
+
+
 def test_the_last_two_rounds_of_a_run_are_kept(ledger: Ledger) -> None:
     assert ledger.keep(answered(1)) == []
     assert ledger.keep(answered(2)) == []

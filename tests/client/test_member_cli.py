@@ -140,6 +140,26 @@ def test_withdraw_pause_resume_and_what_status_says(member: MemberMaker, roster_
     assert events == ["begun", "approved", "paused", "resumed", "withdrawn"]
 
 
+def test_refusing_a_study_and_approving_it_after_all(member: MemberMaker, roster_study: StudyMaker) -> None:
+    at = member()
+    folder = at.site.folder
+    assert "no hub has asked for a study 'tiny'" in failure(run("refuse", folder, "tiny"), UsageError)
+    at.ledger.asked(roster_study(at))
+    for reason in ("x" * 201, "two\nlines"):
+        assert "one line of at most 200" in failure(run("refuse", folder, "tiny", "--reason", reason), UsageError)
+    assert run("refuse", folder, "tiny", "--reason", "not now").exit_code == 0
+    status = json.loads(run("status", folder, "--json").output)
+    assert status["waiting"] == []
+    assert [(each["state"], each["reason"]) for each in status["declined"]] == [("refused", "not now")]
+    shown = " ".join(run("status", folder).output.split())
+    assert "Refused tiny (digest" in shown
+    assert "not now" in shown
+    assert run("approve", folder, "tiny", "-y").exit_code == 0
+    assert json.loads(run("status", folder, "--json").output)["declined"] == []
+    events = [entry.event for entry in audit.entries(at.site.state / "audit.jsonl")]
+    assert events == ["begun", "declined", "approved"]
+
+
 def test_commands_that_need_a_daemon_or_a_member_say_so(folder: Path, member: MemberMaker) -> None:
     assert "has no keys yet: run `fedward site init`" in failure(run("status", folder), SettingsError)
     assert "has no log yet" in failure(run("receipts", folder), SettingsError)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedward_client.member import Member
 from fedward_client.policy import Departure, Policy, Rule, of_site, outputs, unsafe_everything
-from fedward_client.steward import approve, pause, resume, withdraw
+from fedward_client.steward import approve, pause, refuse, resume, withdraw
 from fedward_common.errors import PolicyError, SettingsError
 from fedward_common.records import WAITS
 from fedward_common.study import StudySpec
@@ -163,3 +163,18 @@ def test_what_a_steward_decides_is_in_the_log(member: MemberMaker, roster_study:
     path = Path(at.site.state / "audit.jsonl")
     assert [entry.event for entry in audit.entries(path)] == ["begun", "approved", "paused", "resumed", "withdrawn"]
     audit.verify(path, public_key=at.key.public_key())
+
+
+def test_a_refused_study_waits_no_more(member: MemberMaker, roster_study: StudyMaker) -> None:
+    at = member()
+    study = roster_study(at)
+    at.ledger.asked(study)
+    assert refusal(policy_of(at), study).startswith(WAITS)
+    refuse(at, study.digest, "the board said no")
+    named = f"'tiny' (digest {study.digest[:12]}…)"
+    assert refusal(policy_of(at), study) == f"the steward of north refused {named}: the board said no"
+    assert refusal(policy_of(at), roster_study(at, training={"rounds": 3})).startswith(WAITS), "another version"
+    approve(at, study, TODAY)
+    policy_of(at).check(departure(study))
+    withdraw(at, study.digest)
+    assert refusal(policy_of(at), study).startswith(WAITS)

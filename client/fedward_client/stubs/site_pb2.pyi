@@ -22,6 +22,20 @@ class Answer(_message.Message):
     refusal: str
     def __init__(self, answer: _Optional[str] = ..., parcel: _Optional[str] = ..., refusal: _Optional[str] = ...) -> None: ...
 
+class Heard(_message.Message):
+    __slots__ = ("news",)
+    NEWS_FIELD_NUMBER: _ClassVar[int]
+    news: str
+    def __init__(self, news: _Optional[str] = ...) -> None: ...
+
+class Reported(_message.Message):
+    __slots__ = ("report", "error")
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    report: str
+    error: str
+    def __init__(self, report: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+
 class Nothing(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -61,6 +75,14 @@ class Approved(_message.Message):
     digest: str
     error: str
     def __init__(self, digest: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("digest", "reason")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    reason: str
+    def __init__(self, digest: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Withdrawal(_message.Message):
     __slots__ = ("digest",)

@@ -50,6 +50,11 @@ class WorkStub(object):
                 request_serializer=fedward__client_dot_stubs_dot_site__pb2.Question.SerializeToString,
                 response_deserializer=fedward__client_dot_stubs_dot_site__pb2.Answer.FromString,
                 _registered_method=True)
+        self.Report = channel.unary_unary(
+                '/fedward.site.Work/Report',
+                request_serializer=fedward__client_dot_stubs_dot_site__pb2.Heard.SerializeToString,
+                response_deserializer=fedward__client_dot_stubs_dot_site__pb2.Reported.FromString,
+                _registered_method=True)
 
 
 class WorkServicer(object):
@@ -74,6 +79,12 @@ class WorkServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Report(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -91,6 +102,11 @@ def add_WorkServicer_to_server(servicer, server):
                     servicer.Evaluate,
                     request_deserializer=fedward__client_dot_stubs_dot_site__pb2.Question.FromString,
                     response_serializer=fedward__client_dot_stubs_dot_site__pb2.Answer.SerializeToString,
+            ),
+            'Report': grpc.unary_unary_rpc_method_handler(
+                    servicer.Report,
+                    request_deserializer=fedward__client_dot_stubs_dot_site__pb2.Heard.FromString,
+                    response_serializer=fedward__client_dot_stubs_dot_site__pb2.Reported.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -185,6 +201,33 @@ class Work(object):
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def Report(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedward.site.Work/Report',
+            fedward__client_dot_stubs_dot_site__pb2.Heard.SerializeToString,
+            fedward__client_dot_stubs_dot_site__pb2.Reported.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class ControlStub(object):
     """control.sock: what the site's own people may do.
@@ -210,6 +253,11 @@ class ControlStub(object):
                 '/fedward.site.Control/Approve',
                 request_serializer=fedward__client_dot_stubs_dot_site__pb2.Approval.SerializeToString,
                 response_deserializer=fedward__client_dot_stubs_dot_site__pb2.Approved.FromString,
+                _registered_method=True)
+        self.Refuse = channel.unary_unary(
+                '/fedward.site.Control/Refuse',
+                request_serializer=fedward__client_dot_stubs_dot_site__pb2.Refusal.SerializeToString,
+                response_deserializer=fedward__client_dot_stubs_dot_site__pb2.Done.FromString,
                 _registered_method=True)
         self.Withdraw = channel.unary_unary(
                 '/fedward.site.Control/Withdraw',
@@ -250,6 +298,12 @@ class ControlServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Approve(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Refuse(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -296,6 +350,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Approve,
                     request_deserializer=fedward__client_dot_stubs_dot_site__pb2.Approval.FromString,
                     response_serializer=fedward__client_dot_stubs_dot_site__pb2.Approved.SerializeToString,
+            ),
+            'Refuse': grpc.unary_unary_rpc_method_handler(
+                    servicer.Refuse,
+                    request_deserializer=fedward__client_dot_stubs_dot_site__pb2.Refusal.FromString,
+                    response_serializer=fedward__client_dot_stubs_dot_site__pb2.Done.SerializeToString,
             ),
             'Withdraw': grpc.unary_unary_rpc_method_handler(
                     servicer.Withdraw,
@@ -400,6 +459,33 @@ class Control(object):
             '/fedward.site.Control/Approve',
             fedward__client_dot_stubs_dot_site__pb2.Approval.SerializeToString,
             fedward__client_dot_stubs_dot_site__pb2.Approved.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Refuse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedward.site.Control/Refuse',
+            fedward__client_dot_stubs_dot_site__pb2.Refusal.SerializeToString,
+            fedward__client_dot_stubs_dot_site__pb2.Done.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,6 +69,15 @@ def pick_device() -> Device:
     return Device(torch.device("cpu"), amp=torch.cpu._is_avx512_bf16_supported())
 
 
+@cache
+def gpu() -> tuple[str, int] | None:
+    """The name and the bytes of the GPU that trains here; None where that is the processor."""
+    if pick_device().torch.type != "cuda":
+        return None
+    found = torch.cuda.get_device_properties(pick_device().torch)
+    return found.name, found.total_memory
+
+
 def _has_narrow_maps(model: nn.Module, shape: tuple[int, ...]) -> bool:
     """Whether a convolution gets maps that are narrower than its kernel or its stride on an axis.
 

@@ -18,6 +18,7 @@ from fedward_client.desk import Desk
 from fedward_client.executor import Control, Work, serving, use_threads
 from fedward_client.handlers import Hospital
 from fedward_client.member import Member
+from fedward_client.reporting import Reporter
 from fedward_client.site import Site
 from fedward_client.source import SiteSource
 from fedward_common import __version__
@@ -106,7 +107,7 @@ def main(folder: Path, state: State, supervised: Flag = False, unsafe_no_walls: 
     outbox = member.outbox(spool=True)
     use_threads(site.threads)
     desk = Desk(NoHospital(SiteSource(site), outbox.tell), outbox, member.ledger)
-    work, control = Work(desk, site.spool / spool.IN), Control(member, desk, stopping)
+    work, control = Work(desk, site.spool / spool.IN, Reporter(member, desk)), Control(member, desk, stopping)
     with locks.claimed(site.state, site.name, locks.EXECUTOR), serving(site, work, control):
         stopping.wait()
     member.ledger.close()
