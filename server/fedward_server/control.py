@@ -17,6 +17,7 @@ from fedward_server.enrolment import Presence, bring_in_line, presences
 from fedward_server.gateway import bring_gateway_in_line
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining
+from fedward_server.statuses import Statuses, StatusRow
 from fedward_server.store import SiteRow
 from fedward_server.supervisor import LOG, READY
 from fedward_server.watch import summary
@@ -117,7 +118,7 @@ def survey(hub: Hub) -> dict[str, Any]:
     with hub.store() as store:
         present = presences(hub, store) if up else {}
         joining = Joining(hub, store)
-        ends = joining.register.ends()
+        ends, told = joining.register.ends(), Statuses(store).all()
         return {
             "hub": hub.name,
             "folder": str(hub.folder),
@@ -127,7 +128,9 @@ def survey(hub: Hub) -> dict[str, Any]:
             "pid": hub.pid(),
             "certificate_ends": hub.certificate_ends().isoformat(),
             "waiting": joining.asking(),
-            "sites": [_site(row, present.get(name), ends.get(name)) for name, row in store.sites().items()],
+            "sites": [
+                _site(row, present.get(name), ends.get(name), told.get(name)) for name, row in store.sites().items()
+            ],
             "runs": [summary(hub, row) for row in store.runs()],
         }
 
@@ -154,7 +157,7 @@ def _up(hub: Hub) -> bool:
     return hub.pid() is not None and hub.link.healthy()
 
 
-def _site(row: SiteRow, presence: Presence | None, ends: datetime | None) -> dict[str, Any]:
+def _site(row: SiteRow, presence: Presence | None, ends: datetime | None, told: StatusRow | None) -> dict[str, Any]:
     return {
         "name": row.site,
         "fingerprint": row.fingerprint,
@@ -163,4 +166,5 @@ def _site(row: SiteRow, presence: Presence | None, ends: datetime | None) -> dic
         "since": None if presence is None else presence.since,
         "certificate_ends": None if ends is None else ends.isoformat(),
         "certificate_ends_soon": ends is not None and ends < datetime.now(UTC) + SHOWN_AHEAD,
+        "told": None if told is None else {**told.status.model_dump(mode="json"), "received": told.received},
     }

@@ -19,11 +19,16 @@ def show_hub(found: Mapping[str, Any]) -> None:
         waiting = [{**site, "fingerprint": grouped(site["fingerprint"])} for site in found["waiting"]]
         show_table(waiting, ("name", "fingerprint", "asked"), "")
     shown = [
-        {"fingerprint": f"{site['fingerprint'][:16]}…", "since": site["since"] or "", "certificate": _ends(site)}
+        {
+            "fingerprint": f"{site['fingerprint'][:16]}…",
+            "since": site["since"] or "",
+            "certificate": _ends(site),
+            "says": _says(site["told"]),
+        }
         for site in found["sites"]
     ]
     sites = [{**site, **words} for site, words in zip(found["sites"], shown, strict=True)]
-    columns = ("name", "fingerprint", "connection", "since", *(("certificate",) if found["gateway"] else ()))
+    columns = ("name", "fingerprint", "connection", "since", *(("certificate", "says") if found["gateway"] else ()))
     show_table(sites, columns, "no site is enrolled")
     show_runs(found["runs"])
 
@@ -34,6 +39,15 @@ def _ends(site: Mapping[str, Any]) -> str:
     if end is None:
         return "none"
     return f"ends on {end[:10]}: is the site up?" if site["certificate_ends_soon"] else "holds"
+
+
+def _says(told: Mapping[str, Any] | None) -> str:
+    """How a site is, as it last told."""
+    if told is None:
+        return ""
+    percent = told["work"]["percent"] if told["work"] is not None else None
+    state = told["state"] if percent is None else f"{told['state']}, {percent} %"
+    return "; ".join([state, *told["faults"]])
 
 
 def show_runs(runs: Sequence[Mapping[str, Any]]) -> None:
@@ -50,6 +64,9 @@ def show_run(found: Mapping[str, Any]) -> None:
         rows = [{"interrupted after round": each["round"], "why": each["reason"]} for each in found["interruptions"]]
         show_table(rows, ("interrupted after round", "why"), "")
     show_table(found["sites"], ("name", "last", "note"), "no site was asked yet")
+    if found["approvals"]:
+        answers = [{**each, "steward": each["state"]} for each in found["approvals"]]
+        show_table(answers, ("site", "steward", "until", "reason"), "")
     if found["gains"]:
         show_gains(found["gains"])
     show_across(found["across"])

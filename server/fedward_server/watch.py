@@ -8,6 +8,7 @@ from typing import Any
 from fedward_common.errors import RunError
 from fedward_common.metrics import Evaluation, main_figure
 from fedward_server import surveys
+from fedward_server.approvals import Approvals
 from fedward_server.events import RunEvent
 from fedward_server.hub import Hub
 from fedward_server.journal import Tail, standing
@@ -123,6 +124,7 @@ def report(hub: Hub, run: str) -> dict[str, Any]:
     """All that is known of a run, as JSON."""
     with hub.store() as store:
         row, rounds, parts = store.run(run), store.rounds(run), store.site_rounds(run)
+        approvals = Approvals(store).of(row.study_digest)
     now = standing(Tail(hub.runs / run).new())
     result = RunResult.read(hub.runs / row.run) if (hub.runs / row.run / FILE).exists() else None
     return {
@@ -130,6 +132,7 @@ def report(hub: Hub, run: str) -> dict[str, Any]:
         "round": now.round,
         "rounds": row.rounds,
         "sites": [{"name": name, "last": kind, "note": note} for name, (kind, note) in sorted(now.sites.items())],
+        "approvals": [asdict(each) for each in approvals.values()],
         "interruptions": [{"round": number, "reason": note} for number, note in now.interruptions],
         "gains": gains(result) if result is not None else [],
         "across": across(result) if result is not None else [],

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from fedward_client import bulk as client_bulk
 from fedward_client.credentials import ASKED, Credentials, hub_of
 from fedward_client.fleet import Fleet, NotKnownError, RunOverError
+from fedward_client.hub_api import HubApi
 from fedward_client.member import NODE_KEY, SIGNING_KEY, LinkSettings, join
 from fedward_client.pace import Window
 from fedward_client.probe import context
@@ -35,6 +36,7 @@ from fedward_common.bulk import CHUNK_BYTES, Manifest
 from fedward_common.cards import HubCard
 from fedward_common.errors import LinkError, RunError
 from fedward_common.joining import JOIN, Invitation, Joined
+from fedward_common.site_messages import STUDIES
 from fedward_server import control, gateway
 from fedward_server.bulk import Bulk
 from fedward_server.gateway import Gateway, node_header
@@ -182,7 +184,10 @@ def test_all_else_is_not_there(ground: Ground, north: Site, path: str) -> None:
     assert ground.status(path) in ({404, REFUSED} if path.startswith("/v1/fleet/") else {404})
 
 
-GUARDED = ("/v1/fleet/pull-messages", "/v1/fleet/activate-node", "/v1/fleet/", "/v1/site/certificate", "/v1/site/")
+GUARDED = (
+    *("/v1/fleet/pull-messages", "/v1/fleet/activate-node", "/v1/fleet/"),
+    *("/v1/site/certificate", "/v1/site/studies", "/v1/site/approvals", "/v1/site/status", "/v1/site/"),
+)
 
 
 @pytest.mark.parametrize("path", GUARDED)
@@ -251,7 +256,7 @@ def test_tls_is_of_version_1_3(ground: Ground) -> None:
         assert secure.version() == "TLSv1.3"
 
 
-@pytest.mark.parametrize(("path", "size"), [(JOIN, 40_000), ("/v1/site/certificate", 2**20 + 1)])
+@pytest.mark.parametrize(("path", "size"), [(JOIN, 40_000), ("/v1/site/status", 2**17 + 1)])
 def test_what_is_too_long_is_not_read(ground: Ground, north: Site, path: str, size: int) -> None:
     trust = Credentials(north.link).show(ground.trust)
     with httpx.Client(verify=trust, trust_env=False) as client:
@@ -316,7 +321,8 @@ def test_a_certificate_is_renewed_without_a_restart(ground: Ground) -> None:
     first = credentials.certificate()
     assert first is not None
     trust = credentials.show(context(card.ca))
-    with fleet_of(site, trust) as fleet:
+    with fleet_of(site, trust) as fleet, HubApi(card, trust) as around:
+        assert around.get(STUDIES) is not None
         node = fleet.activate(None, at_work=False)
         Renewal(credentials, card, "east", trust)()
         assert credentials.certificate() == first  # it lasts
@@ -328,7 +334,8 @@ def test_a_certificate_is_renewed_without_a_restart(ground: Ground) -> None:
         assert after is not None
         assert after.public_key() not in [first.public_key(), certificates.load_certificate(aged).public_key()]
         assert not credentials.is_due()
-        fleet.heartbeat()  # the link that was open goes on
+        fleet.heartbeat()  # the links that were open go on
+        assert around.get(STUDIES) is not None
         with fleet_of(site, trust) as later:  # and the next connection shows the new one
             assert later.activate(node, at_work=True) == node
 
@@ -479,6 +486,15 @@ def test_a_site_that_fills_the_hub_is_stopped(ground: Ground, bulk: Bulk, north:
     assert calls(ground, north, "PUT", f"up/north/{RUN}/1/{'d' * 64}", b"x").status_code == 507
     big.unlink()
     wait_until(lambda: not full.exists())
+
+
+def test_what_goes_around_rounds_takes_the_proxy(ground: Ground, north: Site, cutting_proxy: "Cutter") -> None:
+    card = HubCard.read(north.link / "hub.json")
+    with HubApi(card, Credentials(north.link).show(context(card.ca))) as around:
+        got = around.get(STUDIES)
+        assert got is not None
+        assert around.get(STUDIES, got.tag) is None
+    assert cutting_proxy.up > 0
 
 
 @pytest.fixture

@@ -18,9 +18,17 @@ from typing import Any
 import pytest
 
 from fedward_client.site import Site
-from fedward_common.study import load
+from fedward_common import __version__
+from fedward_common.study import SiteEntry, load
+from fedward_common.testing import tiny_study
+from fedward_server.approvals import Approvals
+from fedward_server.events import RunEvent
 from fedward_server.hub import Hub
+from fedward_server.journal import Journal
+from fedward_server.locks import held
 from fedward_server.result import RunResult
+from fedward_server.runs import ENGINE, LOCK
+from fedward_server.statuses import Statuses
 from fedward_simulations.federation import Federation, background
 from fedward_simulations.hospitals import PlantedHospital, identifiers_in, plant
 
@@ -165,9 +173,51 @@ def finished(ground: Ground) -> RunResult:
 # What they find -------------------------------------------------------------------------------------------------------
 
 
+def test_a_study_an_approval_a_status_and_a_refusal_find_their_way(ground: Ground) -> None:
+    """Of a run that asks its site nothing by Flower."""
+    run, site = "tiny-20200131T100000-abcdef", ground.sites["north"]
+    with ground.hub.store() as store:
+        entry = SiteEntry(name="north", fingerprint=store.sites()["north"].fingerprint)
+        study = tiny_study().model_copy(update={"sites": (entry,)})
+
+        def answered(state: str) -> bool:
+            found = Approvals(store).of(study.digest)
+            return "north" in found and found["north"].state == state
+
+        store.start_run(run, study.study.id, study.digest, study.canonical_json().decode(), ENGINE)
+        (ground.hub.runs / run).mkdir()
+        with held(ground.hub.runs / run / LOCK):
+            Journal(ground.hub.runs / run)(
+                RunEvent(kind="refused", run=run, round=1, rounds=2, site="north", note="NaN in its update")
+            )
+            wait_until(lambda: answered("awaiting"))
+            shown = ground.site("north")
+            assert [each["digest"] for each in shown["waiting"]] == [study.digest]
+            [told] = shown["quarantined"]
+            assert (told["run"], told["reason"]) == (run, "round 1 went on without this site: NaN in its update")
+            ground.fedward("north", "site", "approve", site.folder, "tiny", "--yes")
+            wait_until(lambda: answered("approved"))
+            store.finish_run(run, "stopped", None)
+        found = Statuses(store).all()
+        assert found.keys() == SITES.keys()
+        assert {(each.status.fedward, each.status.state) for each in found.values()} == {(__version__, "idle")}
+        assert Approvals(store).of_site("valley") == {}
+        assert shown["told"]["status"]["state"] == "idle"
+    log = (ground.hub.logs / "gateway.log").read_text()
+    assert "site=north GET /v1/site/studies 200" in log
+    assert "/v1/site/studies 304" not in log
+    assert "/v1/site/status 204" not in log
+
+
 def test_a_study_runs_through_the_gateway(finished: RunResult) -> None:
     assert sorted(finished.sites) == sorted(SITES)
     assert all(found.test is not None for found in finished.sites.values())
+
+
+def test_stewards_answers_to_the_run_are_at_the_hub(ground: Ground, finished: RunResult) -> None:
+    with ground.hub.store() as store:
+        wait_until(lambda: Approvals(store).of(finished.study.digest).keys() == SITES.keys())
+        assert {each.state for each in Approvals(store).of(finished.study.digest).values()} == {"approved"}
 
 
 def test_a_large_model_travels_in_chunks_beside_its_messages(ground: Ground, finished: RunResult) -> None:
