@@ -13,11 +13,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from fedward_common.site_messages import ApprovalState
+from fedward_server.approvals import Approvals
 from fedward_server.events import EventKind, RunEvent
 from fedward_server.hub import Hub
 from fedward_server.journal import Standing, Tail
 from fedward_server.pausing import is_paused
 from fedward_server.people import Person
+from fedward_server.statuses import Statuses
 from fedward_server.store import RoundRow, RunRow, Store
 
 LOOK_S = 0.2  # two looks are never closer
@@ -52,6 +55,8 @@ class LiveRun:
     row: RunRow
     version: int = 0
     paused: bool = False
+    approvals: dict[str, ApprovalState] = field(default_factory=dict)  # of stewards, by site
+    percents: dict[str, int] = field(default_factory=dict)  # of the training in hand, by site
     standing: Standing = field(default_factory=Standing)
     rounds: dict[int, Round] = field(default_factory=dict)
     log: "deque[tuple[int, RunEvent]]" = field(default_factory=lambda: deque(maxlen=LOGGED))  # with their versions
@@ -94,11 +99,23 @@ class LiveRun:
         first = min((self._take(event) for event in self._tail.new()), default=None)
         figures = self._read_figures() if first is not None or row.unfinished or row != self.row else None
         paused = row.unfinished and is_paused(self.folder)
+        told = self._approvals(), self._percents() if row.unfinished else {}
         changes = [number for number in (first, figures) if number is not None]
-        if changes or (row, paused) != (self.row, self.paused):
-            self.row, self.paused = row, paused
+        if changes or (row, paused, *told) != (self.row, self.paused, self.approvals, self.percents):
+            self.row, self.paused, (self.approvals, self.percents) = row, paused, told
             self.version += 1
             self._changed[self.version] = min(changes, default=max(self.rounds, default=0))
+
+    def _approvals(self) -> dict[str, ApprovalState]:
+        return {site: row.state for site, row in Approvals(self.store).of(self.row.study_digest).items()}
+
+    def _percents(self) -> dict[str, int]:
+        works = {site: row.status.work for site, row in Statuses(self.store).all().items()}
+        return {
+            site: work.percent
+            for site, work in works.items()
+            if work is not None and work.run == self.row.run and work.percent is not None
+        }
 
     def _take(self, event: RunEvent) -> int:
         """Go on by an event; the round that it changes."""
@@ -195,9 +212,10 @@ class LiveRun:
     def _awaited(self, at_work: Round) -> list[str]:
         return [name for name in self.sites if name not in at_work.answered and name not in at_work.refused]
 
-    def _state_of(self, site: str) -> list[str]:
+    def _state_of(self, site: str) -> list[str | int | None]:
+        """What was heard of it last, why, its steward's answer, and how far its training is, in percent."""
         kind, note = self.standing.sites.get(site, ("", ""))
-        return [kind, note]
+        return [kind, note, self.approvals.get(site), self.percents.get(site)]
 
 
 def _round(held: Round) -> list[Any]:

@@ -12,6 +12,7 @@ from fedward_server.joining import Joining
 from fedward_server.journal import Standing
 from fedward_server.live import LiveRuns
 from fedward_server.people import Person
+from fedward_server.statuses import Statuses, StatusRow
 from fedward_server.store import RunRow, SiteRow, Store
 
 SHOWN_RUNS = 20
@@ -30,9 +31,9 @@ class Overview:
         """All of it, as JSON. `presence` is of each site; None where the SuperLink does not answer."""
         rows = self.store.newest(SHOWN_RUNS, site=person.site)
         at_work = {row.run: self.live.of(row).standing for row in self.store.unfinished() if sees(person, row)}
-        ends = Joining(self.hub, self.store).register.ends()
+        ends, told = Joining(self.hub, self.store).register.ends(), Statuses(self.store).all()
         sites = [
-            _site(site, presence, at_work, ends.get(name))
+            _site(site, presence, at_work, ends.get(name), told.get(name))
             for name, site in self.store.sites().items()
             if person.sees(name)
         ]
@@ -56,6 +57,8 @@ class Overview:
         for each in self.waiting(person):
             yield {"what": "asks_to_join", "site": each["name"]}
         for site in sites:
+            for fault in site["status"]["faults"] if site["status"] else ():
+                yield {"what": "site_fault", "site": site["name"], "why": fault}
             if site["certificate_ends_soon"]:
                 yield {"what": "certificate_soon", "site": site["name"], "date": site["certificate_ends"][:10]}
         for run, now in at_work.items():
@@ -70,7 +73,11 @@ class Overview:
 
 
 def _site(
-    row: SiteRow, presence: Mapping[str, Presence] | None, at_work: Mapping[str, Standing], ends: datetime | None
+    row: SiteRow,
+    presence: Mapping[str, Presence] | None,
+    at_work: Mapping[str, Standing],
+    ends: datetime | None,
+    told: StatusRow | None,
 ) -> dict[str, Any]:
     here = None if presence is None else presence.get(row.site, Presence(connection="never"))
     return {
@@ -82,6 +89,8 @@ def _site(
             for run, now in at_work.items()
             if row.site in now.sites
         ],
+        "status": None if told is None else told.status.model_dump(mode="json"),
+        "status_of": None if told is None else told.received,
         "fingerprint": row.fingerprint,
         "certificate_ends": None if ends is None else ends.isoformat(),
         "certificate_ends_soon": ends is not None and ends < datetime.now(UTC) + SHOWN_AHEAD,

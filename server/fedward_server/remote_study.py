@@ -77,10 +77,10 @@ class RemoteStudies:
             print(json.dumps(state, indent=2))
             return
         rows = [
-            {"site": site, "last": kind, "note": note}
-            for site, (kind, note) in zip(state["sites"], state["states"], strict=True)
+            {"site": site, "approval": approval, "last": kind, "note": note}
+            for site, (kind, note, approval, _percent) in zip(state["sites"], state["states"], strict=True)
         ]
         said = "paused" if state["paused"] else state["status"]
         Console().print(f"{state['run']}: {said}, round {state['round']} of {state['of']}", highlight=False)
-        show_table(rows, ("site", "last", "note"), "no site was asked yet")
+        show_table(rows, ("site", "approval", "last", "note"), "no site was asked yet")
         print(self.remote.page(f"/runs/{state['run']}"))

@@ -11,10 +11,12 @@ import sqlalchemy as sa
 from fedward_common import pki
 from fedward_common.audit import entries
 from fedward_common.joining import Invitation
+from fedward_common.site_messages import Gpu, SiteStatus
 from fedward_server.dashboard.texts import FOLDER, LANGUAGES, chosen, texts
 from fedward_server.events import RunEvent
 from fedward_server.journal import Journal
 from fedward_server.people import Role
+from fedward_server.statuses import Statuses
 from fedward_server.testing import PASSWORD, Ground, Person
 
 # Getting in ----------------------------------------------------------------------------------------------------------
@@ -179,6 +181,22 @@ def test_a_steward_finds_nothing_of_another_hospital(ground: Ground) -> None:
     ida = ground.person("ida", "auditor")
     for shown in ("south", "east", "run-of-south", "waits for south"):
         assert shown in ida.sees("/")
+
+
+def test_how_a_site_is_in_its_own_words(ground: Ground, ada: Person) -> None:
+    gpu, fault = Gpu(name="NVIDIA <H200>", memory_gib=139), "3 GiB are left for models, it needs 5"
+    for site, faults in (("north", (fault,)), ("south", ())):
+        status = SiteStatus(
+            fedward="0.1.0", state="training", gpu=gpu, spool_free_gib=3, cache_free_gib=70, faults=faults
+        )
+        Statuses(ground.store).tell(site, status)
+    page = ada.sees("/sites")
+    for shown in ("Fedward 0.1.0", "NVIDIA &lt;H200&gt;, 139 GiB", "70 GiB for images, 3 GiB for models", fault):
+        assert shown in page
+    assert fault in ada.sees("/")
+    sten = ground.person("sten", "steward", "south")
+    assert "trains" in sten.sees("/sites")
+    assert fault not in sten.sees("/sites") + sten.sees("/") + sten.browser.get("/api/v1/overview").text
 
 
 def test_what_the_overview_tells_programs(ground: Ground, ada: Person) -> None:

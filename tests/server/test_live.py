@@ -1,18 +1,22 @@
 """A run as it is watched: read on as it goes on, what is new told once, and of other sites to a steward nothing."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedward_common.site_messages import Approval, SiteStatus, Work
 from fedward_common.testing import tiny_study
 from fedward_server import live, pausing
+from fedward_server.approvals import Approvals
 from fedward_server.events import EventKind, RunEvent
 from fedward_server.journal import Journal
 from fedward_server.live import LiveRun, LiveRuns
 from fedward_server.people import Person
+from fedward_server.statuses import Statuses
 from fedward_server.store import RoundRow, SiteRoundRow
 from fedward_server.testing import Ground
 
@@ -140,6 +144,20 @@ def test_a_steward_sees_his_own_site_and_what_is_of_all(ground: Ground, run: Liv
     for hidden in ("south", "0.75", "NaN", "disagree"):
         assert hidden not in json.dumps(now)
     assert "south" in json.dumps(run.state(AUDITOR))
+
+
+def test_stewards_answers_and_how_far_a_training_is(ground: Ground, run: LiveRun) -> None:
+    digest = run.row.study_digest
+    Approvals(ground.store).tell("north", [Approval(digest=digest, state="awaiting", time=datetime.now(UTC))])
+    version = run.look()
+    assert run.state(AUDITOR)["states"] == [["", "", "awaiting", None], ["", "", None, None]]
+    assert run.look() == version
+    work = Work(run=RUN, round=1, percent=40)
+    status = SiteStatus(fedward="0.1.0", state="training", spool_free_gib=1, cache_free_gib=1, work=work)
+    Statuses(ground.store).tell("south", status)
+    assert run.look() == version + 1
+    assert run.state(AUDITOR)["states"][1] == ["", "", None, 40]
+    assert run.state(STEWARD)["states"] == [["", "", "awaiting", None]]
 
 
 def merged(seen: dict[str, Any], news: dict[str, Any]) -> dict[str, Any]:

@@ -111,6 +111,7 @@ class StudiesPage:
             "round": None if live is None else live.standing.round,
             "of": None if live is None else live.standing.rounds,
             "sites": len(row.sites),
+            "approved": None if live is None else sum(state == "approved" for state in live.approvals.values()),
         }
 
 

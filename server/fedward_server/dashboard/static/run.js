@@ -252,11 +252,14 @@ function fillSites() {
   const out = {};
   for (const [, site] of state.refused) out[site] = (out[site] ?? 0) + 1;
   state.sites.forEach((name, site) => {
-    const [kind, note] = state.states[site];
-    const doing = [words[`kind_${kind}`] ?? "", note].filter(Boolean).join(": ");
+    const [kind, note, approval, percent] = state.states[site];
+    const awaited = percent !== null && state.awaited.includes(name);
+    const heard = awaited ? fill(words.live_trains, { percent }) : (words[`kind_${kind}`] ?? "");
+    const doing = [heard, awaited ? "" : note].filter(Boolean).join(": ");
     const needed = newest(state.answered, site);
     cells(body.rows[site] ?? body.insertRow(), [
       name,
+      words[`approval_${approval}`] ?? "",
       doing,
       needed === undefined ? "" : fill(words.live_seconds, { many: needed.toFixed(1) }),
       short(newest(state.loss, site)),
