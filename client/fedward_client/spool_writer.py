@@ -11,8 +11,9 @@ from typing import IO
 
 from fedward_client.spool import IN, OUT, Parcel
 from fedward_common.array_blocks import Record, block_size, pieces
-from fedward_common.bulk import Manifest
+from fedward_common.bulk import Manifest, digests, joint
 from fedward_common.errors import RunError
+from fedward_common.mapped_files import map_file
 
 _UNFINISHED = ".writing-"
 
@@ -27,14 +28,11 @@ def write_block(spool: Path, where: str, parts: Iterable[bytes | memoryview], si
     _require_room(spool, size, limit)
     folder = spool / where
     temporary = folder / f"{_UNFINISHED}{secrets.token_hex(8)}"
-    digest = hashlib.sha256()
     with _written():
         try:
-            with temporary.open("xb") as file:
-                for part in parts:
-                    file.write(part)
-                    digest.update(part)
-            parcel = Parcel(sha256=digest.hexdigest(), size=size)
+            with temporary.open("x+b") as file:
+                file.writelines(parts)
+                parcel = Parcel(sha256=joint(digests(memoryview(map_file(file)))), size=size)
             temporary.replace(folder / parcel.sha256)
         except OSError:
             with suppress(OSError):
@@ -70,7 +68,6 @@ class Growing:
     path: Path
     manifest: Manifest
     file: IO[bytes]
-    digest: "hashlib._Hash"
     here: int = 0  # chunks
 
     @classmethod
@@ -81,7 +78,7 @@ class Growing:
         already = path.stat().st_size if path.exists() else 0
         _require_room(spool, manifest.size - already, limit)
         with _written(), path.open("a+b") as file:
-            growing = cls(spool, path, manifest, file, hashlib.sha256())
+            growing = cls(spool, path, manifest, file)
             growing._read_again()
             yield growing
 
@@ -93,12 +90,11 @@ class Growing:
         """Take the next chunk."""
         self.file.write(chunk)
         self.file.flush()
-        self.digest.update(chunk)
         self.here += 1
 
     def finish(self) -> Parcel:
         """The parcel, which is whole."""
-        parcel = Parcel(sha256=self.digest.hexdigest(), size=self.manifest.size)
+        parcel = Parcel(sha256=self.manifest.digest, size=self.manifest.size)
         self.path.replace(self.path.with_name(parcel.sha256))
         return parcel
 
@@ -110,14 +106,13 @@ class Growing:
             data = self.file.read(self.manifest.length(number))
             if hashlib.sha256(data).hexdigest() != name:
                 break
-            self.digest.update(data)
             self.here, end = number + 1, end + len(data)
         self.file.truncate(end)
 
 
 def growing_name(manifest: Manifest) -> str:
     """The name of the file of a parcel that is not whole yet."""
-    return f"{_UNFINISHED}{hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()}"
+    return f"{_UNFINISHED}{manifest.digest}"
 
 
 def remove(spool: Path, where: str, sha256: str) -> None:

@@ -332,10 +332,10 @@ class Link:
         if asked is None or parcel is None or self.bulk is None or parcel.size <= MAX_INLINE_BYTES:
             return None
         try:
-            block = spool.read_block(self.settings.spool / OUT, parcel)
+            block, chunks = spool.read_chunks(self.settings.spool / OUT, parcel)
         except RecordError:  # told by the reply
             return None
-        manifest = Manifest.of(block, run=asked.run, trip=asked.trip)
+        manifest = Manifest(run=asked.run, trip=asked.trip, size=parcel.size, chunks=chunks)
         for sent in self.bulk.put(manifest, block, pending.sent, self._say):
             pending = pending.model_copy(update={"sent": sent})
             self.pending.put(pending)

@@ -9,19 +9,16 @@ nginx looks at what is there and asks nobody. What a site put counts only when i
 named by, and only as what its message says.
 """
 
-import hashlib
-import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedward_common.bulk import Manifest, parts
+from fedward_common.bulk import Manifest, digests, parts
 from fedward_common.errors import RecordError
-from fedward_common.mapped_files import map_file
+from fedward_common.mapped_files import map_files
 from fedward_server.shelf import unwritable
 
 FOLDER = "bulk"
@@ -31,11 +28,10 @@ _WRITING = ".writing-"
 
 @dataclass(slots=True)
 class Bulk:
-    """One run's part of the bulk path. `folder` is the hub's; arrays that came wait in files in `waiting`."""
+    """One run's part of the bulk path. `folder` is the hub's."""
 
     folder: Path
     run: str
-    waiting: Path
     _trips: dict[str, list[int]] = field(default_factory=dict)  # by site, those that are open
     _offered: dict[int, set[str]] = field(default_factory=dict)  # by trip, the chunks of its blocks
 
@@ -86,26 +82,21 @@ class Bulk:
             self._trips[site] = trips[-KEPT:]
 
     def take(self, site: str, manifest: Manifest, limit: int) -> memoryview:
-        """The block that a site put, mapped from a file without a name. RecordError where it is not as it said."""
+        """The block that a site put, mapped from its chunks. RecordError where it is not as it said."""
         if manifest.run != self.run or manifest.trip not in self._trips.get(site, ()):
             raise RecordError("what travels beside its answer is of another question")
         if manifest.size > limit:
             raise RecordError(f"its reply is larger than {limit / 2**20:.0f} MiB, the most that fits what it was asked")
         folder = self._up(site, manifest.trip)
-        self.waiting.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=self.waiting) as file:
-            for number, name in enumerate(manifest.chunks):
-                try:
-                    data = _read(folder / name, manifest.length(number))
-                except OSError:
-                    raise RecordError("a chunk of its answer is not there") from None
-                if hashlib.sha256(data).hexdigest() != name:
-                    raise RecordError("a chunk of its answer is not what it is named by")
-                try:
-                    file.write(data)
-                except OSError as error:
-                    raise unwritable(self.waiting, error) from error
-            return memoryview(map_file(file))
+        try:
+            block = memoryview(
+                map_files([(folder / name, manifest.length(n)) for n, name in enumerate(manifest.chunks)])
+            )
+        except OSError:
+            raise RecordError("a chunk of its answer is not there") from None
+        if digests(block) != manifest.chunks:
+            raise RecordError("a chunk of its answer is not what it is named by")
+        return block
 
     def forget(self, site: str, trip: int) -> None:
         """Remove what a site put for a trip, which is over."""
@@ -116,15 +107,6 @@ class Bulk:
     def remove(self) -> None:
         """Remove all of the run."""
         remove_run(self.folder, self.run)
-
-
-def _read(path: Path, size: int) -> bytes:
-    """A chunk's bytes. Raises OSError where it is not a plain file of that size."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor: what is measured is what is read
-        if os.fstat(descriptor).st_size != size:
-            raise OSError("another size")
-        return file.read()
 
 
 def remove_run(folder: Path, run: str) -> None:

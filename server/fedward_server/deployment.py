@@ -40,7 +40,7 @@ def serve_sites(grid: Grid, config: UserConfig) -> None:
     collect_often()
     hub, run, folder = Hub.open(Path(str(config["hub"]))), str(config["run"]), Path(str(config["folder"]))
     with held(folder / LOCK), _log_to(folder / "run.log"), ExitStack() as at_the_end:
-        bulk = None if hub.gateway is None else Bulk(hub.folder, run, folder / UPDATES)
+        bulk = None if hub.gateway is None else Bulk(hub.folder, run)
         if bulk is not None:
             at_the_end.callback(bulk.remove)
         sites = FlowerGrid(grid, json.loads(Path(str(config["roster"])).read_bytes()), folder / UPDATES, bulk)

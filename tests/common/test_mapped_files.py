@@ -1,13 +1,14 @@
 """Memory that is a file: arrays over it stay what they are when their memory is given back."""
 
 import mmap
+import os
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fedward_common.mapped_files import in_file, map_file, owner, release
+from fedward_common.mapped_files import address, in_file, map_file, map_files, owner, release
 
 
 def resident_kib(first: int, size: int) -> int:
@@ -41,6 +42,35 @@ def test_released_memory_is_given_back_and_reads_the_same(tmp_path: Path, skippe
     assert abs(half - before / 2) < 200
     assert after < 200
     assert (array.reshape(-1) == values[skipped:]).all()
+
+
+def test_several_files_are_one_piece_of_memory(tmp_path: Path) -> None:
+    sizes = [mmap.PAGESIZE, 3 * mmap.PAGESIZE, 77]
+    files = [(tmp_path / str(number), size) for number, size in enumerate(sizes)]
+    data = [os.urandom(size) for size in sizes]
+    for (path, _), part in zip(files, data, strict=True):
+        path.write_bytes(part)
+    memory = memoryview(map_files([*files[:2], files[0], files[2]]))  # one of them may come twice
+    for path, _ in files:
+        path.unlink()
+    assert memory == data[0] + data[1] + data[0] + data[2]
+    assert in_file(memory)
+    release(np.frombuffer(memory, np.uint8))
+    assert memory == data[0] + data[1] + data[0] + data[2]
+    start = address(memory)
+    assert f"{start:x}-" in Path("/proc/self/maps").read_text()
+    del memory
+    assert f"{start:x}-" not in Path("/proc/self/maps").read_text()  # all of it is given back
+
+
+def test_what_is_no_file_of_its_size_is_not_mapped(tmp_path: Path) -> None:
+    good, linked, piped = (tmp_path / name for name in ("good", "linked", "piped"))
+    good.write_bytes(bytes(100))
+    linked.symlink_to(good)
+    os.mkfifo(piped)
+    for path, size in [(good, 99), (good, 101), (linked, 100), (piped, 0), (tmp_path, 4096), (tmp_path / "none", 1)]:
+        with pytest.raises(OSError):  # noqa: PT011 - of several kinds
+            map_files([(good, 100), (path, size)])
 
 
 def test_memory_of_something_else_is_left_alone() -> None:

@@ -419,7 +419,7 @@ def bulk(ground: Ground, north: Site, south: Site) -> Iterator[Bulk]:
         store.start_run(RUN, "planted", "d" * 64, "{}", ENGINE)
         (ground.hub.runs / RUN).mkdir()
         with held(ground.hub.runs / RUN / LOCK):
-            made = Bulk(ground.hub.folder, RUN, ground.folder / "waiting")
+            made = Bulk(ground.hub.folder, RUN)
             made.await_answers(["north"], 1)
             yield made
             store.finish_run(RUN, "failed", None)

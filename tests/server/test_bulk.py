@@ -15,7 +15,7 @@ TRIP, LIMIT = 1_000, 2**30
 
 @pytest.fixture
 def bulk(tmp_path: Path) -> Bulk:
-    made = Bulk(tmp_path / "hub", "run-1", tmp_path / "waiting")
+    made = Bulk(tmp_path / "hub", "run-1")
     made.await_answers(["north"], TRIP)
     return made
 
@@ -100,8 +100,8 @@ def test_of_questions_that_were_asked_again_the_last_are_open(bulk: Bulk) -> Non
 def test_a_run_that_begins_anew_or_ends_leaves_nothing(bulk: Bulk) -> None:
     put(bulk)
     bulk.offer(BLOCK, TRIP)
-    Bulk(bulk.folder, "run-2", bulk.waiting).await_answers(["north"], 5)
-    again = Bulk(bulk.folder, "run-1", bulk.waiting)
+    Bulk(bulk.folder, "run-2").await_answers(["north"], 5)
+    again = Bulk(bulk.folder, "run-1")
     assert held(bulk.folder) == 0
     again.await_answers(["north"], 6)
     remove_run(bulk.folder, "run-1")
@@ -124,4 +124,4 @@ def test_a_disk_that_is_full_is_told(tmp_path: Path) -> None:
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "bulk").write_text("in the way")
     with pytest.raises(RunError, match="free space on that disk"):
-        Bulk(tmp_path / "hub", "run-1", tmp_path / "waiting").offer(BLOCK, 1)
+        Bulk(tmp_path / "hub", "run-1").offer(BLOCK, 1)
