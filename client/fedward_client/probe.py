@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
+from urllib.request import getproxies
 
 import httpx
 from cryptography import x509
@@ -20,6 +21,7 @@ from cryptography import x509
 from fedward_common.errors import LinkError
 
 LIMIT_S = 5.0  # for each step: connect, handshake, answer
+_NO_SOCKS = "the proxy that is set is a SOCKS proxy, which models do not pass: set HTTPS_PROXY to an HTTP proxy"
 Step = Literal["connect", "tunnel", "tls", "answer"]  # tunnel: a proxy's leave to go through it
 
 
@@ -71,16 +73,25 @@ def proxy_of(address: str) -> str | None:
     except _SeenError as seen:
         found = _joined(seen.info["host"], seen.info["port"])
     except ImportError:
-        raise LinkError(
-            "the proxy that is set is a SOCKS proxy, for which a package is missing: set HTTPS_PROXY to an HTTP "
-            "proxy, or pip install socksio"
-        ) from None
+        raise LinkError(_NO_SOCKS) from None
     except (ValueError, httpx.InvalidURL):
         raise LinkError(
             "HTTPS_PROXY, ALL_PROXY or NO_PROXY holds something else than the address of a proxy: write it as "
             "http://proxy.example:3128"
         ) from None
     return None if found == direct else found
+
+
+def proxy_url(address: str) -> httpx.URL | None:
+    """That proxy as its variable has it, with the user and password that may stand there. Raises as `proxy_of` does."""
+    if proxy_of(address) is None:
+        return None
+    found = getproxies()  # where httpx looks, in its order
+    text = found.get("https") or found["all"]
+    url = httpx.URL(text if "://" in text else f"http://{text}")
+    if url.scheme.startswith("socks"):
+        raise LinkError(_NO_SOCKS)
+    return url
 
 
 def attempt(address: str, ca: str, *, limit_s: float = LIMIT_S) -> Attempt:

@@ -224,6 +224,18 @@ def test_the_proxy_that_httpx_takes_is_named(monkeypatch: pytest.MonkeyPatch) ->
     assert probe.proxy_of("[fe80::1]:9092") == "[::1]:3128"
 
 
+def test_the_proxy_of_chunks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert probe.proxy_url("hub.example:443") is None
+    monkeypatch.setenv("ALL_PROXY", "all.example:1")
+    assert probe.proxy_url("hub.example:443") == "http://all.example:1"
+    monkeypatch.setenv("HTTPS_PROXY", "https://name:p%40ss@[::1]:3128")
+    found = probe.proxy_url("hub.example:443")
+    assert found is not None
+    assert (found.scheme, found.netloc, found.username, found.password) == ("https", b"[::1]:3128", "name", "p@ss")
+    monkeypatch.setenv("NO_PROXY", ".example")
+    assert probe.proxy_url("hub.example:443") is None
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [
@@ -235,7 +247,7 @@ def test_the_proxy_that_httpx_takes_is_named(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_variable_that_is_no_proxy_is_told(monkeypatch: pytest.MonkeyPatch, value: str, words: str) -> None:
     monkeypatch.setenv("HTTPS_PROXY", value)
     with pytest.raises(LinkError, match=words) as refused:
-        probe.proxy_of("hub.example:443")
+        probe.proxy_url("hub.example:443")
     assert "secret" not in str(refused.value)
     assert reach.explain(ImportError(), "hub.example:443") == str(refused.value)
 

@@ -580,6 +580,8 @@ def test_what_a_site_is_told_of_its_chunks(ground: Ground, bulk: Bulk, north: Si
     with closing(bulk_of(north)) as way:
         with pytest.raises(RunOverError, match="has put away"):
             list(way.put(manifest.model_copy(update={"trip": 99}), BLOCK[:5], 0, lambda *_: None))
+        with pytest.raises(RunOverError, match="has put away"):  # in the middle of a chunk
+            list(way.put(Manifest.of(BLOCK, run=RUN, trip=99), BLOCK, 0, lambda *_: None))
         with pytest.raises(RunOverError, match="has put away"):
             way.fetch(manifest, IN, lambda *_: None)
         bulk.offer(BLOCK[:5], 1)
