@@ -34,7 +34,7 @@ class Pending(BaseModel):
     answer: str | None = None  # JSON, once the data side has answered
     answer_parcel: Parcel | None = None
     refusal: str | None = None
-    sent: int = 0  # chunks of the answer that are at the hub
+    sent: int = 0  # chunks of the answer that are at the hub, as far as they are noted
 
     @classmethod
     def of(cls, message: bytes, tree: bytes, *, message_id: str, run: int, kind: str) -> Self:

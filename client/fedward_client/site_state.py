@@ -144,9 +144,9 @@ def write(path: Path, arrays: Arrays, notes: Notes, *, durably: bool) -> None:
 def read(path: Path) -> tuple[Held, Notes] | None:
     """What `write` wrote; None where there is no such file, or where it is torn."""
     try:
-        with safe_open(path, "numpy") as file:
+        with safe_open(path, "pt") as file:  # torch's tensors are the file's own pages, numpy's a copy
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118 - it is no dict
     except FileNotFoundError:
         return None
     except (SafetensorError, OSError) as error:

@@ -53,6 +53,7 @@ REFUSED = 1000  # as the ClientApp's
 SHORTEST_POLL_S, LONGEST_POLL_S, POLL_SHARE = 0.01, 2.0, 0.1
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 RENEWAL_LOOK_S = 3600.0
+NOTED_S = 1.0  # between two notes of how much is sent: each waits for the disk
 EXECUTOR_PAUSE_S, STOP_NOTICED_S = 0.2, 0.5
 NOT_OURS = "this site answers Fedward's questions only; it runs no code of an app"
 
@@ -336,9 +337,15 @@ class Link:
         except RecordError:  # told by the reply
             return None
         manifest = Manifest(run=asked.run, trip=asked.trip, size=parcel.size, chunks=chunks)
-        for sent in self.bulk.put(manifest, block, pending.sent, self._say):
-            pending = pending.model_copy(update={"sent": sent})
-            self.pending.put(pending)
+        sent, noted = pending.sent, time.monotonic()
+        try:
+            for sent in self.bulk.put(manifest, block, pending.sent, self._say):
+                if time.monotonic() - noted >= NOTED_S:
+                    self.pending.put(pending.model_copy(update={"sent": sent}))
+                    noted = time.monotonic()
+        except LinkError:
+            self.pending.put(pending.model_copy(update={"sent": sent}))
+            raise
         return manifest
 
     def _forget(self, pending: Pending) -> None:
