@@ -160,12 +160,17 @@ def every_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFix
 
 
 class _Answers(BaseHTTPRequestHandler):
-    """Every GET is answered with the server's `status`, and with a date that is `ahead_s` ahead."""
+    """Every GET is answered with the server's `status` and `body`, and with a date that is `ahead_s` ahead.
+
+    It says that its body is `says` bytes long; what is less than that is cut.
+    """
 
     def do_GET(self) -> None:
         self.send_response(self.server.status)  # type: ignore[attr-defined]
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(self.server.says))  # type: ignore[attr-defined]
         self.end_headers()
+        with suppress(OSError):  # who asked has hung up
+            self.wfile.write(self.server.body)  # type: ignore[attr-defined]
 
     def date_time_string(self, timestamp: float | None = None) -> str:
         return super().date_time_string(time.time() + self.server.ahead_s)  # type: ignore[attr-defined]
@@ -178,13 +183,17 @@ class _Answers(BaseHTTPRequestHandler):
 def https_server(tmp_path: Path) -> Iterator[Callable[..., str]]:
     """`https_server(key_pem, certificate_pem)`: the "127.0.0.1:port" of a new https server.
 
-    `ahead_s` is how far its clock is ahead, `status` what it answers; without a key it speaks plain HTTP.
+    `ahead_s` is how far its clock is ahead, `status` and `body` what it answers, `says` the length that it says that
+    this has; without a key it speaks plain HTTP.
     """
     with ExitStack() as servers:
 
-        def start(*pair: bytes, ahead_s: float = 0.0, status: int = 200) -> str:
+        def start(
+            *pair: bytes, ahead_s: float = 0.0, status: int = 200, body: bytes = b"", says: int | None = None
+        ) -> str:
             server = servers.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), _Answers))
             server.ahead_s, server.status = ahead_s, status  # type: ignore[attr-defined]
+            server.body, server.says = body, len(body) if says is None else says  # type: ignore[attr-defined]
             if pair:
                 chain = tmp_path / f"server-{server.server_port}.pem"
                 chain.write_bytes(b"".join(pair))
