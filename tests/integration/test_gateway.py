@@ -463,6 +463,17 @@ def test_a_site_puts_into_its_own_folder_and_reads_nothing_there(
     assert calls(ground, north, "PUT", path, bytes(CHUNK_BYTES + 1)).status_code == 413
 
 
+def test_what_was_taken_stays_whatever_is_put_in_its_place(ground: Ground, bulk: Bulk, north: Site) -> None:
+    manifest = Manifest.of(BLOCK[:1000], run=RUN, trip=1)
+    path = f"up/north/{RUN}/1/{manifest.chunks[0]}"
+    assert calls(ground, north, "PUT", path, bytes(BLOCK[:1000])).status_code in {201, 204}
+    taken = bulk.take("north", manifest, 2**30)
+    for other in (bytes(BLOCK[1000:2000]), b"", bytes(BLOCK[: 2 * 2**20])):  # in memory and in a file
+        assert calls(ground, north, "PUT", path, other).status_code == 204
+        assert (ground.hub.folder / "bulk" / path).read_bytes() == other
+        assert taken == BLOCK[:1000]
+
+
 def test_a_half_written_upload_is_none(ground: Ground, bulk: Bulk, north: Site) -> None:
     name = "f" * 64
     host, _, port = ground.hub.address.rpartition(":")
