@@ -19,7 +19,9 @@ Array = npt.NDArray[Any]
 Flat = npt.NDArray[np.float32]  # [n], contiguous
 
 BLOCK = 128  # values that share a scale: it adds 1/32 byte a value, and an outlier coarsens 127 others
-_CHUNK = 2**16  # values worked on at a time, whole blocks: their temporaries stay in a processor's cache
+# Values worked on at a time, whole blocks: their temporaries stay in a processor's cache. Fewer than the 2**15 from
+# which on torch shares a pass among threads, which on a busy machine wait for each other far longer than it takes.
+_CHUNK = 255 * BLOCK
 _RANGE = np.float32(126.999)  # of whole numbers; a rounding of a product that reaches 127 stays 127
 _LARGEST = float(np.finfo(np.float32).max) / 256  # of a scale: what it scales is finite
 _SMALLEST = float(np.finfo(np.float32).tiny)  # of a scale: one over it is finite
