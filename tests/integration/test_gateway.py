@@ -22,15 +22,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from fedward_client import bulk as client_bulk
+from fedward_client import spool_writer
 from fedward_client.credentials import ASKED, Credentials, hub_of
 from fedward_client.fleet import Fleet, NotKnownError, RunOverError
 from fedward_client.hub_api import HubApi
 from fedward_client.member import NODE_KEY, SIGNING_KEY, LinkSettings, join
 from fedward_client.pace import Window
+from fedward_client.pending import Pending
 from fedward_client.probe import context
 from fedward_client.site import Site
-from fedward_client.spool import IN
-from fedward_client.supernode import Renewal
+from fedward_client.spool import IN, OUT
+from fedward_client.supernode import Link, Renewal
 from fedward_common import certificates, pki
 from fedward_common.bulk import CHUNK_BYTES, Manifest
 from fedward_common.cards import HubCard
@@ -584,6 +586,29 @@ def test_a_transfer_that_was_cut_goes_on_through_a_proxy(
         parcel = way.fetch(offered, IN, lambda _state, _reason: None)
     assert (north.spool / IN / parcel.sha256).read_bytes() == BLOCK
     assert set(said) == {"transferring"}
+
+
+def test_how_much_was_sent_before_a_cut_is_noted(bulk: Bulk, north: Site, cutting_proxy: Cutter) -> None:
+    parcel = spool_writer.write_block(north.spool, OUT, [BLOCK], len(BLOCK), limit=2**30)
+    asked = Manifest.of(BLOCK[:5], run=RUN, trip=1)
+    pending = Pending(
+        message="", tree="", message_id="m", run=1, kind="train", manifest=asked, answer="{}", answer_parcel=parcel
+    )
+    with fleet_of(north) as fleet, closing(bulk_of(north)) as way:
+        link = Link(north.link, way.settings, fleet, way.stopping, way)
+        link.pending.put(pending)
+        cutting_proxy.cut_at = int(0.9 * len(BLOCK))
+        with pytest.raises(LinkError):
+            link._send_beside(pending)
+        [noted] = link.pending.all()
+        assert noted.sent > 5
+        cutting_proxy.up = 0
+        manifest = link._send_beside(noted)
+        assert cutting_proxy.up < 0.5 * len(BLOCK)
+        link.pending.remove(noted)
+    assert manifest is not None
+    assert bulk.take("north", manifest, 2**30) == BLOCK
+    spool_writer.remove(north.spool, OUT, parcel.sha256)
 
 
 def test_what_a_site_is_told_of_its_chunks(ground: Ground, bulk: Bulk, north: Site) -> None:
