@@ -119,6 +119,11 @@ class Prepared(_Record):
     local_model: bool = False  # whether the site's policy lets the model leave that it trains without the others
     seconds: Seconds
 
+    @property
+    def told_patients(self) -> int:
+        """How many patients it has in the study, as far as its small-cell rule tells: or as many as its sides."""
+        return sum(count for count in self.patients.values() if count is not None) if self.total is None else self.total
+
     def learn_from(self, fold: int | None = None, *, unlabelled: bool = False) -> int:
         """How many patients a round's update is of: those without a label too, where they take part."""
         if fold is not None:

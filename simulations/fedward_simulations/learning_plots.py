@@ -1,13 +1,14 @@
 """The figures of learning, round by round: losses, the primary metric, layers that learned alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
-from fedward_simulations.drawing import LOOKS, add_legend, new_canvas, svg_text
+from fedward_server.figures.drawing import LOOKS, add_legend, new_canvas, svg_text
+from fedward_server.figures.plots import layers as draw_layers
+from fedward_server.figures.plots import over_rounds, rounds_axis
 from fedward_simulations.results import Results, RoundPoint
 from fedward_simulations.wording import METRIC_TITLES, number
 
@@ -20,7 +21,7 @@ def losses(results: Results) -> str:
         _series(axes, results, "validation_loss", color=look.colour, linewidth=2.0, label="Federated, validation")
         _series(axes, results, "train_loss", color=look.colour, linestyle="--", label="Federated, training")
         _thin(axes, results, "validation_loss")
-        _rounds_axis(axes, results, "Loss")
+        rounds_axis(axes, results.rounds, "Loss")
         add_legend(axes, loc="best")
         return svg_text(canvas, "losses", losses_alt(results))
 
@@ -34,14 +35,7 @@ def losses_alt(results: Results) -> str:
 def layers(results: Results) -> str:
     """The loss of each layer that learned alone, as a share of what it was in that layer's first round."""
     with new_canvas((3.7, 3.1)) as canvas:
-        axes = canvas.add_subplot()
-        styles = ("-", "--", ":", "-.")
-        for layer, values in _layer_losses(results).items():
-            look = {"color": LOOKS["federated"].colour, "linestyle": styles[layer % len(styles)]}
-            _plot_series(axes, values, **look, label=f"Layer {layer + 1}")
-        _rounds_axis(axes, results, "Loss, as a share of the first")
-        axes.set_xlim(0, sum(phase.rounds for phase in results.study.spec.phases))
-        add_legend(axes, loc="best")
+        draw_layers(canvas, _layer_losses(results), sum(phase.rounds for phase in results.study.spec.phases))
         return svg_text(canvas, "layers", layers_alt(results))
 
 
@@ -71,7 +65,7 @@ def primary(results: Results) -> str:
         axes = canvas.add_subplot()
         _series(axes, results, "primary", color=LOOKS["federated"].colour, linewidth=2.0, label="Federated")
         _thin(axes, results, "primary")
-        _rounds_axis(axes, results, f"Validation {_primary_title(results)}")
+        rounds_axis(axes, results.rounds, f"Validation {_primary_title(results)}")
         add_legend(axes, loc="best")
         return svg_text(canvas, "primary", primary_alt(results))
 
@@ -107,7 +101,7 @@ def _per_round(histories: Sequence[Sequence[RoundPoint]], key: str) -> dict[int,
 def _series(axes: Axes, results: Results, key: str, **style: Any) -> None:
     values = _per_round([run.history for run in results.runs], key)
     if values:
-        _plot_series(axes, values, **style)
+        over_rounds(axes, values, **style)
 
 
 def _thin(axes: Axes, results: Results, key: str) -> None:
@@ -117,17 +111,5 @@ def _thin(axes: Axes, results: Results, key: str) -> None:
         histories = [run.local_history[site.name] for run in results.runs if site.name in run.local_history]
         values = _per_round(histories, key)
         if values:
-            _plot_series(axes, values, color=LOOKS["local"].colour, linewidth=0.8, alpha=0.75, zorder=1.5, label=label)
+            over_rounds(axes, values, color=LOOKS["local"].colour, linewidth=0.8, alpha=0.75, zorder=1.5, label=label)
             label = "_another"
-
-
-def _plot_series(axes: Axes, values: Mapping[int, float], **style: Any) -> None:
-    marker = "o" if len(values) == 1 else None
-    axes.plot(list(values), list(values.values()), **{"marker": marker, "markersize": 4, **style})
-
-
-def _rounds_axis(axes: Axes, results: Results, label: str) -> None:
-    axes.set_xlabel("Round")
-    axes.set_ylabel(label)
-    axes.set_xlim(0, max(results.rounds, 1))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

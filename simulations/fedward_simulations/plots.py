@@ -1,34 +1,34 @@
 """The report's figures as inline SVG: text stays text, the same results give the same bytes, nothing is fetched."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
 
-from fedward_simulations.drawing import (
-    LOOKS,
-    MUTED,
-    RULE,
-    SERIES,
-    add_legend,
-    drawn_labels,
-    line_style,
-    new_canvas,
-    panel_inches,
-    panel_title,
-    panels,
-    svg_text,
+from fedward_server.figures.drawing import LOOKS, MOST, SERIES, new_canvas, svg_file, svg_text
+from fedward_server.figures.plots import (
+    SPREAD,
+    Line,
+    Panel,
+    Row,
+    gain_inches,
+    square_inches,
+    squares,
 )
-from fedward_simulations.results import Block, Figure, Metric, ModelName, PrecisionRecall, Results
+from fedward_server.figures.plots import gain as draw_gain
+from fedward_simulations.results import Block, ModelName, PrecisionRecall, Results
 from fedward_simulations.wording import METRIC_TITLES, MODEL_TITLES, figure_text, number, shown
 
-SPREAD = 0.2  # of a hospital's models above and below its row
 GRID = np.linspace(0.0, 1.0, 201)
 
 Floats = npt.NDArray[np.float64]
+
+
+def drawn_labels(results: Results, held: Sequence[Mapping[ModelName, Mapping[str, Any]]]) -> list[str]:
+    """The study's labels of which anything is drawn, up to `MOST`."""
+    drawn = {label for run in held for labels in run.values() for label in labels}
+    return [label for label in results.study.labels if label in drawn][:MOST]
 
 
 def roc(results: Results) -> str:
@@ -37,18 +37,16 @@ def roc(results: Results) -> str:
     Over several seeds: the mean true positive rate at each false positive rate (vertical averaging, Fawcett 2006).
     """
     labels = drawn_labels(results, [run.roc for run in results.runs])
-    with new_canvas(_squares(labels)) as canvas:
-        for axes, label in zip(panels(canvas, len(labels)), labels, strict=True):
-            axes.plot([0, 1], [0, 1], color=RULE, linewidth=1.0)
-            for model in shown(results):
-                curve = _mean_curve(results, model, label)
-                if curve is not None:
-                    axes.plot(*curve, label=_roc_label(results, model, label), **line_style(model))
-            for model in shown(results):
-                _operating_point(axes, model, _block(results, model, label))
-            _unit_square(axes, "1 − specificity", "Sensitivity")
-            panel_title(axes, label, labels)
-            add_legend(axes, loc="lower right")
+
+    def line(model: ModelName, label: str) -> Line:
+        block, point = _block(results, model, label), None
+        if block is not None and block.sensitivity is not None and block.specificity is not None:
+            point = (1 - block.specificity.value, block.sensitivity.value)
+        return Line(_roc_label(results, model, label), LOOKS[model], _mean_curve(results, model, label), point)
+
+    shown_panels = {label: Panel([line(model, label) for model in shown(results)]) for label in labels}
+    with new_canvas(square_inches(len(labels))) as canvas:
+        squares(canvas, shown_panels, x="1 − specificity", y="Sensitivity", loc="lower right")
         return svg_text(canvas, "roc", roc_alt(results))
 
 
@@ -84,38 +82,31 @@ def _mean_curve(results: Results, model: ModelName, label: str) -> tuple[Floats,
     return np.concatenate(([0.0], GRID)), np.concatenate(([0.0], mean))
 
 
-def _operating_point(axes: Axes, model: ModelName, block: Block | None) -> None:
-    if block is not None and block.sensitivity is not None and block.specificity is not None:
-        _marker(axes, model, (1 - block.specificity.value, block.sensitivity.value))
-
-
-def _marker(axes: Axes, model: ModelName, point: tuple[float, float]) -> None:
-    look, order = LOOKS[model], 6 if model == "federated" else 5
-    axes.plot(*point, look.marker, markersize=7, markerfacecolor=look.face, markeredgecolor=look.colour, zorder=order)
-
-
 def precision_recall(results: Results) -> str:
     """Precision over recall of all hospitals' test patients, in steps; the share of positives is what chance gives.
 
     A panel a label. Over several seeds: the mean precision at each recall.
     """
     labels = drawn_labels(results, [run.precision_recall for run in results.runs])
-    with new_canvas(_squares(labels)) as canvas:
-        for axes, label in zip(panels(canvas, len(labels)), labels, strict=True):
-            block = _block(results, "federated", label)
-            if block is not None and block.positives is not None and block.patients:
-                axes.plot([0, 1], [block.positives / block.patients] * 2, color=RULE, linewidth=1.0)
-            for model in shown(results):
-                held = [run.precision_recall.get(model, {}) for run in results.runs]
-                curves = [_steps(curves[label]) for curves in held if label in curves]
-                if curves:
-                    said = _precision_label(results, model, label)
-                    axes.plot(GRID, np.mean(curves, axis=0), label=said, **line_style(model))
-            for model in shown(results):
-                _calls(axes, model, _block(results, model, label))
-            _unit_square(axes, "Recall (sensitivity)", "Precision")
-            panel_title(axes, label, labels)
-            add_legend(axes, loc="lower left")
+
+    def line(model: ModelName, label: str) -> Line:
+        block, point = _block(results, model, label), None
+        if block is not None and block.sensitivity is not None and block.precision is not None:
+            point = (block.sensitivity.value, block.precision.value)
+        held = [run.precision_recall.get(model, {}) for run in results.runs]
+        curves = [_steps(curves[label]) for curves in held if label in curves]
+        curve = (GRID, np.mean(curves, axis=0)) if curves else None
+        return Line(_precision_label(results, model, label), LOOKS[model], curve, point)
+
+    def panel(label: str) -> Panel:
+        block = _block(results, "federated", label)
+        share = block.positives / block.patients if block and block.positives is not None and block.patients else None
+        chance = None if share is None else ((0, 1), (share, share))
+        return Panel([line(model, label) for model in shown(results)], chance)
+
+    with new_canvas(square_inches(len(labels))) as canvas:
+        panels = {label: panel(label) for label in labels}
+        squares(canvas, panels, x="Recall (sensitivity)", y="Precision", loc="lower left")
         return svg_text(canvas, "precision-recall", precision_recall_alt(results))
 
 
@@ -137,11 +128,6 @@ def _steps(curve: PrecisionRecall) -> Floats:
     return np.asarray(curve.precision)[np.minimum(place, len(curve.precision) - 1)]
 
 
-def _calls(axes: Axes, model: ModelName, block: Block | None) -> None:
-    if block is not None and block.sensitivity is not None and block.precision is not None:
-        _marker(axes, model, (block.sensitivity.value, block.precision.value))
-
-
 def calibration(results: Results) -> str:
     """Reliability: the observed share of positives against the mean score, in groups of patients; first seed.
 
@@ -149,24 +135,18 @@ def calibration(results: Results) -> str:
     """
     held = results.runs[0].calibration
     labels = drawn_labels(results, [held])
-    with new_canvas(_squares(labels)) as canvas:
-        for axes, label in zip(panels(canvas, len(labels)), labels, strict=True):
-            axes.plot([0, 1], [0, 1], color=RULE, linewidth=1.0)
-            for model in shown(results):
-                points = held.get(model, {}).get(label, ())
-                if points:
-                    x, y = [point.predicted for point in points], [point.observed.value for point in points]
-                    name = _brier_label(results, model) if len(labels) == 1 else MODEL_TITLES[model]
-                    axes.plot(x, y, label=name, **line_style(model, marked=True))
-            for point in held.get("federated", {}).get(label, ()):
-                ends = [point.observed.low, point.observed.high]
-                axes.plot([point.predicted] * 2, ends, color=LOOKS["federated"].colour, linewidth=0.8)
-            _unit_square(axes, "Mean score", "Observed share")
-            panel_title(axes, label, labels)
-            if len(labels) == 1:
-                add_legend(axes, loc="upper left")
-        if len(labels) > 1:
-            canvas.legend(*canvas.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
+
+    def line(model: ModelName, label: str) -> Line:
+        points = held.get(model, {}).get(label, ())
+        curve = [point.predicted for point in points], [point.observed.value for point in points]
+        name = _brier_label(results, model) if len(labels) == 1 else MODEL_TITLES[model]
+        bars = [(point.predicted, point.observed.low, point.observed.high) for point in points]
+        return Line(name, LOOKS[model], curve if points else None, bars=bars if model == "federated" else ())
+
+    panels = {label: Panel([line(model, label) for model in shown(results)]) for label in labels}
+    with new_canvas(square_inches(len(labels))) as canvas:
+        words: dict[str, Any] = {"x": "Mean score", "y": "Observed share", "loc": "upper left"}
+        squares(canvas, panels, **words, marked=True, one_legend=len(labels) > 1)
         return svg_text(canvas, "calibration", calibration_alt(results))
 
 
@@ -186,36 +166,17 @@ def _brier_label(results: Results, model: ModelName) -> str:
     return MODEL_TITLES[model] if block.brier is None else f"{MODEL_TITLES[model]}, Brier {number(block.brier)}"
 
 
-def _squares(labels: Sequence[str]) -> tuple[float, float]:
-    """Inches of a figure with a square panel a label."""
-    return panel_inches(len(labels), 3.5 if len(labels) == 1 else 2.7)
-
-
 def gain(results: Results) -> str:
     """Who gains: each hospital's headline figure, local only to federated (and pooled data), with 95 % intervals."""
-    metric = results.study.headline
-    rows = [(site.name, {model: site.block(model) for model in shown(results)}) for site in results.sites]
-    rows.append(("all hospitals", {model: getattr(results.overall, model) for model in shown(results)}))
-    with new_canvas((7.2, 1.0 + 0.62 * len(rows))) as canvas:
-        axes = canvas.add_subplot()
-        for index, (_, blocks) in enumerate(rows):
-            _dumbbell(axes, float(index), blocks, metric)
-        names, sizes = [_short(name) for name, _ in rows], [_tested(blocks) for _, blocks in rows]
-        axes.set_yticks([index - 0.15 for index in range(len(rows))], names)
-        axes.set_yticks([index + 0.19 for index in range(len(rows))], sizes, minor=True)
-        axes.set_ylim(len(rows) - 0.45, -0.55)
-        axes.set_xlim(_lowest(rows, metric), 1.0)
-        axes.set_xlabel(f"{METRIC_TITLES[metric]} with 95 % interval")
-        axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", which="both", length=0)
-        axes.tick_params(axis="y", which="minor", labelcolor=MUTED)
-        axes.spines["left"].set_visible(False)
-        axes.axhline(len(rows) - 1.5, color=RULE, linewidth=0.8)
-        handles = [
-            axes.plot([], [], label=MODEL_TITLES[model], **line_style(model, marked=True))[0]
-            for model in shown(results)
-        ]
-        canvas.legend(handles=handles, loc="outside upper right", ncols=4)
+    metric, models = results.study.headline, shown(results)
+    held = [(site.name, {model: site.block(model) for model in models}) for site in results.sites]
+    held.append(("all hospitals", {model: getattr(results.overall, model) for model in models}))
+    rows = [
+        Row(name, _tested(blocks), {model: block.figure(metric) for model, block in blocks.items() if block})
+        for name, blocks in held
+    ]
+    with new_canvas(gain_inches(len(rows))) as canvas:
+        draw_gain(canvas, rows, {model: MODEL_TITLES[model] for model in models}, METRIC_TITLES[metric])
         return svg_text(canvas, "gain", gain_alt(results))
 
 
@@ -234,48 +195,16 @@ def gain_alt(results: Results) -> str:
     return f"{METRIC_TITLES[metric]} at each hospital. {'; '.join(said)}."
 
 
-def _dumbbell(axes: Axes, row: float, blocks: Mapping[ModelName, Block | None], metric: Metric) -> None:
-    heights = dict(zip(blocks, (row + np.linspace(-SPREAD, SPREAD, len(blocks))).tolist(), strict=True))
-    local, federated = (block.figure(metric) if (block := blocks[model]) else None for model in ("local", "federated"))
-    if local and federated:
-        ends = ([local.value, federated.value], [heights["local"], heights["federated"]])
-        axes.plot(*ends, color=RULE, linewidth=3.0, zorder=1, solid_capstyle="round")
-    for model, block in blocks.items():
-        if block is not None:
-            _interval(axes, heights[model], model, block.figure(metric))
-
-
-def _interval(axes: Axes, height: float, model: ModelName, figure: Figure | None) -> None:
-    look = LOOKS[model]
-    if figure is None:
-        said = f"{MODEL_TITLES[model].lower()} withheld"
-        place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "ha": "right", "fontsize": 9}
-        axes.text(0.99, height, said, color=MUTED, fontstyle="italic", **place)
-        return
-    axes.plot([figure.low, figure.high], [height, height], color=look.colour, linestyle=look.line, linewidth=1.2)
-    face: dict[str, Any] = {"markerfacecolor": look.face, "markeredgecolor": look.colour}
-    axes.plot(figure.value, height, look.marker, markersize=6.5 if model != "pooled" else 5.5, **face)
-
-
 def _tested(blocks: Mapping[ModelName, Block | None]) -> str:
     block = blocks["federated"]
     patients = None if block is None else block.patients
     return "n withheld" if patients is None else f"n = {patients}"
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 26 else f"{name[:25]}…"
-
-
-def _lowest(rows: Sequence[tuple[str, Mapping[ModelName, Block | None]]], metric: Metric) -> float:
-    lows = [figure.low for _, blocks in rows for block in blocks.values() if block and (figure := block.figure(metric))]
-    return min(0.5, math.floor(10 * min(lows, default=0.5)) / 10)
-
-
 def ways(name: str, areas: Mapping[str, Mapping[str, Sequence[float]]], *, axis: str, joined: bool) -> str:
     """A file of its own: the mean ROC-AUC of each way at each place on the axis, and its standard deviation over seeds.
 
-    At most as many ways as `SERIES`. It has a white ground, for readers on a dark one.
+    At most as many ways as `SERIES`.
     """
     with new_canvas((7.2, 3.6)) as canvas:
         axes = canvas.add_subplot()
@@ -298,8 +227,7 @@ def ways(name: str, areas: Mapping[str, Mapping[str, Sequence[float]]], *, axis:
         axes.set_xticks(range(len(places)), list(places))
         axes.set_xlim(-0.5, len(places) - 0.5)
         canvas.legend(loc="outside upper left", ncols=2)
-        text = svg_text(canvas, name, ways_alt(areas), transparent=False)
-        return text.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+        return svg_file(canvas, name, ways_alt(areas))
 
 
 def ways_alt(areas: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
@@ -309,9 +237,3 @@ def ways_alt(areas: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
         for way, places in areas.items()
     )
     return f"ROC-AUC, mean over seeds. {'; '.join(said)}."
-
-
-def _unit_square(axes: Axes, x: str, y: str) -> None:
-    axes.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.015), xlabel=x, ylabel=y, aspect="equal")
-    axes.set_xticks(np.linspace(0, 1, 6))
-    axes.set_yticks(np.linspace(0, 1, 6))

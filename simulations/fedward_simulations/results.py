@@ -26,31 +26,25 @@ from pydantic import AwareDatetime, Field, ValidationError
 from fedward_common import __version__
 from fedward_common.errors import RunError, UsageError
 from fedward_common.study_subgroups import Subgroups
-from fedward_simulations.result_blocks import (
+from fedward_server.figures.blocks import (
     METRICS,
     MODELS,
     OTHER_METRICS,
     Block,
-    Compared,
     Count,
     Figure,
     GroupBlock,
     GroupBlocks,
-    Means,
     Metric,
     ModelName,
-    Overall,
-    OverallBlock,
     Part,
     f1,
 )
+from fedward_server.figures.curves import CalibrationPoint, Curve, FrocCurve, PrecisionRecall, Spread
+from fedward_simulations.result_blocks import Compared, Means, Overall, OverallBlock
 from fedward_simulations.result_parts import (
-    CalibrationPoint,
-    Curve,
     Digest,
-    FrocCurve,
     Participation,
-    PrecisionRecall,
     RoundPoint,
     Seconds,
     SeedRun,
@@ -60,7 +54,6 @@ from fedward_simulations.result_parts import (
     SiteEffectChange,
     SiteReport,
     SiteResult,
-    Spread,
     StudyInfo,
     Traffic,
 )

@@ -5,7 +5,9 @@ from itertools import combinations
 from typing import NamedTuple
 
 from fedward_common.study_subgroups import GROUPS, NOT_KNOWN, OTHER, Subgroups
-from fedward_simulations.drawing import LOOKS, RULE, new_canvas, svg_text
+from fedward_server.figures.drawing import new_canvas, svg_text
+from fedward_server.figures.plots import forest as draw_forest
+from fedward_server.figures.plots import forest_inches
 from fedward_simulations.results import OTHER_METRICS, Figure, GroupBlock, Metric, Results
 from fedward_simulations.wording import METRIC_TITLES, count, figure_text, number
 
@@ -126,20 +128,9 @@ def _missing(results: Results) -> Iterator[str]:
 def forest(results: Results) -> str:
     """The headline's figure of each group with its interval, beneath each other; the line is of all test patients."""
     held = _headlines(results)
-    with new_canvas((7.2, 1.0 + 0.34 * len(held))) as canvas:
-        axes = canvas.add_subplot()
-        whole, look = _whole(results), LOOKS["federated"]
-        if whole is not None:
-            axes.axvline(whole.value, color=RULE, linewidth=1.2)
-        for place, (_, _, figure) in enumerate(held):
-            axes.plot([figure.low, figure.high], [place, place], color=look.colour, linewidth=1.2)
-            axes.plot(figure.value, place, look.marker, color=look.colour, markersize=6)
-        axes.set_yticks(range(len(held)), [f"{name}, n = {count(block.patients)}" for name, block, _ in held])
-        axes.set_ylim(len(held) - 0.4, -0.6)
-        lowest = min(0.5, *(figure.low for *_, figure in held))
-        axes.set(xlim=(lowest, 1.0), xlabel=f"{METRIC_TITLES[results.study.headline]} with 95 % interval")
-        axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", length=0)
+    rows = [(f"{name}, n = {count(block.patients)}", figure) for name, block, figure in held]
+    with new_canvas(forest_inches(len(rows))) as canvas:
+        draw_forest(canvas, rows, _whole(results), METRIC_TITLES[results.study.headline])
         return svg_text(canvas, "subgroups", forest_alt(results))
 
 

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from fedward_server.figures.drawing import SERIES
 from fedward_simulations import plots
-from fedward_simulations.drawing import SERIES
 from fedward_simulations.studies import Trial, limits, limits_page, running
 from fedward_simulations.studies.limits import LIMITS
 from fedward_simulations.studies.lung_malignancy import MAKERS

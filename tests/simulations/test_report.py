@@ -19,7 +19,8 @@ from fedward_common.study import (
     TableInput,
     Training,
 )
-from fedward_simulations import drawing, learning_plots, method_wording, plots, wording
+from fedward_server.figures import drawing
+from fedward_simulations import learning_plots, method_wording, plots, wording
 from fedward_simulations.model_card import plain, render_model_card
 from fedward_simulations.report import print_table, render_report, write_report
 from fedward_simulations.results import METRICS, Block, Results, SiteEffect, SiteEffectChange, combine

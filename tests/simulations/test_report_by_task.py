@@ -25,6 +25,8 @@ from fedward_common.records import Prepared
 from fedward_common.study import StudySpec
 from fedward_common.study_subgroups import Subgroups
 from fedward_common.testing import tiny_study
+from fedward_server.figures.pooling import MIXED
+from fedward_server.figures.task_blocks import NO_STRUCTURES
 from fedward_server.result import RoundHistory, RunResult, SiteResult, SiteRound
 from fedward_server.watch import gains
 from fedward_simulations import method_wording, task_plots, wording
@@ -32,8 +34,7 @@ from fedward_simulations.compare import Comparison
 from fedward_simulations.model_card import render_model_card
 from fedward_simulations.report import print_table, render_report
 from fedward_simulations.results import Results, StudyInfo, combine
-from fedward_simulations.summary import MIXED, summarize
-from fedward_simulations.task_blocks import NO_STRUCTURES
+from fedward_simulations.summary import summarize
 
 PATIENTS = {"north": 40, "south": 24, "west": 3}  # on the test side; the last is too few for any figure
 

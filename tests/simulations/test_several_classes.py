@@ -12,6 +12,7 @@ from fedward_common.metrics import Evaluation, evaluate_scores, pooled
 from fedward_common.records import Prepared
 from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
+from fedward_server.figures.pooling import MIXED
 from fedward_server.result import RoundHistory, RunResult, SiteResult, SiteRound
 from fedward_simulations import plots, wording
 from fedward_simulations.compare import Comparison
@@ -19,7 +20,7 @@ from fedward_simulations.model_card import render_model_card
 from fedward_simulations.report import render_report
 from fedward_simulations.results import METRICS, Results, StudyInfo, combine
 from fedward_simulations.studies.running import figure
-from fedward_simulations.summary import MIXED, summarize
+from fedward_simulations.summary import summarize
 
 LABELS = ("healthy", "mild", "severe")
 STUDY = tiny_study(cohort={"labels": LABELS, "positive": None})

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from fedward_common.errors import RunError, UsageError
-from fedward_simulations.result_blocks import Figure
+from fedward_server.figures.blocks import Figure
 from fedward_simulations.results import Results
 from fedward_simulations.studies import Trial, breast_ultrasound, dna, heart_disease, oasis, running
 from fedward_simulations.studies.limits import LIMITS

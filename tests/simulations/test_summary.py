@@ -7,11 +7,12 @@ import pytest
 
 from fedward_common.metrics import ScoreSketch, merge
 from fedward_common.testing import tiny_study
+from fedward_server.figures.pooling import area_of
 from fedward_simulations import plots, wording
 from fedward_simulations.benchmarks.update_compression import federated
 from fedward_simulations.compare import Comparison
 from fedward_simulations.results import Results, combine
-from fedward_simulations.summary import area_of, summarize
+from fedward_simulations.summary import summarize
 
 
 def test_a_strategy_with_personal_models_shows_them_beside_the_others(one_seed: Results, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field, TypeAdapter
 
 from fedward_common.study import StudySpec
-from fedward_simulations.result_blocks import Count, Figure, Metric, Part, headline
+from fedward_server.figures.blocks import Count, Figure, Metric, Part, headline
 from fedward_simulations.results import Results, write_atomic
 
 RECORD = "record.json"  # in the folder of a trial, whose last file it is

@@ -10,11 +10,11 @@ from rich.console import Console
 
 from fedward_client.site import site_folders
 from fedward_common.errors import FedwardError, RunError, UsageError
+from fedward_server.figures.blocks import Figure
 from fedward_server.models import resolve_start
 from fedward_simulations.compare import open_hospitals
 from fedward_simulations.markdown import render
 from fedward_simulations.progress import Bars
-from fedward_simulations.result_blocks import Figure
 from fedward_simulations.results import Results, write_atomic
 from fedward_simulations.simulate import Simulation
 from fedward_simulations.studies import (

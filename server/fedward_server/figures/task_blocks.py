@@ -1,4 +1,4 @@
-"""Blocks and curves from evaluations of segmentation, registration, detection and survival, for `summary`."""
+"""Blocks and curves from evaluations of segmentation, registration, detection and survival, for `pooling`."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
@@ -19,8 +19,8 @@ from fedward_common.metrics import (
 from fedward_common.metrics.froc import RATES
 from fedward_common.streams import stream_seed
 from fedward_common.study import StudySpec
-from fedward_simulations.result_blocks import headline
-from fedward_simulations.results import OTHER_METRICS, Block, Figure, FrocCurve, GroupBlock, Metric, Spread
+from fedward_server.figures.blocks import OTHER_METRICS, Block, Figure, GroupBlock, Metric, headline
+from fedward_server.figures.curves import FrocCurve, Spread
 
 NO_FIGURE = "too few patients for any hospital to show"
 NO_STRUCTURES = "the study names no structures whose overlap could be measured"

@@ -1,4 +1,4 @@
-"""How every figure is drawn: colours, line styles, the canvas, and the SVG that a page takes.
+"""How every figure is drawn: colours, line styles, the canvas, and the file that a page takes.
 
 Colours come from the palette of Okabe and Ito (2008), which colour-blind readers can tell apart; line styles and
 markers differ as well, so a greyscale print reads the same.
@@ -6,8 +6,9 @@ markers differ as well, so a greyscale print reads the same.
 
 import io
 import re
+import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -17,10 +18,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 
-from fedward_simulations.results import ModelName, Results
+from fedward_server.figures.blocks import ModelName
 
 PANELS = 3  # in a row
 MOST = 6  # panels; more labels stand in the table only
+DOTS = 200  # of a PNG, an inch
 INK, MUTED, RULE = "#1f2933", "#5b6770", "#d5dae0"
 
 
@@ -79,9 +81,8 @@ SERIES = (  # of a figure whose lines are no models
 )
 
 
-def line_style(model: ModelName, *, marked: bool = False) -> dict[str, Any]:
-    """What matplotlib needs to draw a model's line, with its marker where it is `marked`."""
-    look = LOOKS[model]
+def line_style(look: Look, *, marked: bool = False) -> dict[str, Any]:
+    """What matplotlib needs to draw a line, with its marker where it is `marked`."""
     stroke: dict[str, Any] = {"color": look.colour, "linestyle": look.line, "linewidth": look.width}
     if marked:
         stroke |= {"marker": look.marker, "markersize": 5.5, "markerfacecolor": look.face}
@@ -94,10 +95,13 @@ def add_legend(axes: Axes, *, loc: Literal["best", "lower left", "lower right", 
         axes.legend(loc=loc, facecolor="white", framealpha=0.85, frameon=True, edgecolor="none")
 
 
+_ONE_AT_A_TIME = threading.RLock()  # matplotlib's settings and fonts are the process's
+
+
 @contextmanager
 def new_canvas(inches: tuple[float, float]) -> Iterator[Canvas]:
-    """A figure in our style, whatever the caller's matplotlib is set to."""
-    with mpl.rc_context(), warnings.catch_warnings():
+    """A figure in our style, whatever the caller's matplotlib is set to. One thread draws at a time."""
+    with _ONE_AT_A_TIME, mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)  # type: ignore[arg-type]  # names its own keys
         # a hospital's name may be in any script: the reader's fonts draw it, ours only measure it
@@ -105,12 +109,6 @@ def new_canvas(inches: tuple[float, float]) -> Iterator[Canvas]:
         canvas = Canvas(figsize=inches, layout="constrained")
         FigureCanvasSVG(canvas)
         yield canvas
-
-
-def drawn_labels(results: Results, held: Sequence[Mapping[ModelName, Mapping[str, Any]]]) -> list[str]:
-    """The study's labels of which anything is drawn, up to `MOST`."""
-    drawn = {label for run in held for labels in run.values() for label in labels}
-    return [label for label in results.study.labels if label in drawn][:MOST]
 
 
 def panel_inches(many: int, height: float) -> tuple[float, float]:
@@ -144,3 +142,16 @@ def svg_text(canvas: Canvas, name: str, alt: str, *, transparent: bool = True) -
     body = re.sub(r'(?<=\sid=")(?=[^"]*")', f"{name}-", body)
     body = body.replace('xlink:href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
     return f'<svg {view[0]} role="img" aria-label="{escape(alt)}">{body}'
+
+
+def svg_file(canvas: Canvas, name: str, alt: str) -> str:
+    """The figure as a file of its own, on a white ground for readers on a dark one."""
+    text = svg_text(canvas, name, alt, transparent=False)
+    return text.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+
+
+def png_file(canvas: Canvas) -> bytes:
+    """The figure as pixels, on a white ground."""
+    buffer = io.BytesIO()
+    canvas.savefig(buffer, format="png", dpi=DOTS, metadata={"Software": None})
+    return buffer.getvalue()

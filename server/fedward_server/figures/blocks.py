@@ -1,0 +1,157 @@
+"""One model on one group of patients: its figures with their intervals, in blocks that are put side by side."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fedward_common.metrics import Estimate, SiteFigures
+from fedward_common.study import StudySpec
+from fedward_common.study_subgroups import Subgroups
+
+ModelName = Literal["local", "federated", "personal", "pooled"]
+Metric = Literal[
+    "roc_auc",
+    "sensitivity",
+    "specificity",
+    "precision",
+    "dice",
+    "dice_before",
+    "surface_mm",
+    "hausdorff_mm",
+    "folding_percent",
+    "c_index",
+    "froc",
+    "sensitivity_at_1",
+]
+
+MODELS: tuple[ModelName, ...] = ("local", "federated", "personal", "pooled")
+METRICS: tuple[Metric, ...] = ("roc_auc", "sensitivity", "specificity", "precision")
+"""Of classification, each a field of a block; those of other tasks are in its `figures`."""
+
+OTHER_METRICS: tuple[Metric, ...] = (
+    "dice",
+    "dice_before",
+    "surface_mm",
+    "hausdorff_mm",
+    "folding_percent",
+    "c_index",
+    "froc",
+    "sensitivity_at_1",
+)
+HEADLINES: Mapping[str, Metric] = {
+    "classification": "roc_auc",
+    "segmentation": "dice",
+    "registration": "dice",
+    "detection": "froc",
+    "survival": "c_index",
+}
+"""By task, the figure that a report is about: between 0 and 1, the higher the better."""
+
+Count = Annotated[int, Field(ge=0)]
+
+
+def headline(study: StudySpec) -> Metric:
+    """The figure that the report of a study is about."""
+    return HEADLINES[study.study.task]
+
+
+def empty(values: Mapping[str, object]) -> bool:
+    """Whether a key stays out of the file: what another task has not is not there."""
+    return not values
+
+
+class Part(BaseModel):
+    """Frozen; an unknown key, a wrong type, NaN or infinity is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Figure(Part):
+    """One number with its 95 % interval, in [0, 1] unless its metric is in mm or percent; `sd` is over the seeds."""
+
+    value: float
+    low: float
+    high: float
+    sd: float | None = None
+
+    @classmethod
+    def of(cls, estimate: Estimate | None) -> Self | None:
+        """An estimate as a figure."""
+        return None if estimate is None else cls(value=estimate.value, low=estimate.low, high=estimate.high)
+
+
+def f1(precision: "Estimate | Figure | None", recall: "Estimate | Figure | None") -> float | None:
+    """The harmonic mean of precision and sensitivity (van Rijsbergen 1979); None without either, 0 where both are."""
+    if precision is None or recall is None:
+        return None
+    total = precision.value + recall.value
+    return 2 * precision.value * recall.value / total if total else 0.0
+
+
+class Block(Part):
+    """How well one model does on one group of test patients.
+
+    Sensitivity, specificity and precision are at `threshold`, the operating point; None where the study has none or
+    (precision) where nobody was called positive. Tasks other than classification have `figures` by metric instead.
+    Where several labels (structures, kinds of finding) count, figures are means over labels, and each label's own,
+    against the rest, are in `labels`. `withheld` says in words what the small-cell rule kept at home; over several
+    seeds it may stand beside figures that only some seeds gave. Counts are of patients, rounded means over seeds.
+    """
+
+    roc_auc: Figure | None = None
+    sensitivity: Figure | None = None
+    specificity: Figure | None = None
+    precision: Figure | None = None
+    brier: float | None = None
+    f1: float | None = None  # at the threshold
+    average_precision: float | None = None  # with `calibration_error` of all hospitals together alone
+    calibration_error: float | None = None
+    threshold: float | None = None
+    patients: Count | None = None
+    positives: Count | None = None
+    negatives: Count | None = None
+    withheld: str | None = None
+    figures: dict[Metric, Figure] = Field(default_factory=dict, exclude_if=empty)
+    labels: dict[str, "Block"] = Field(default_factory=dict, exclude_if=empty)
+
+    @model_validator(mode="after")
+    def _missing_needs_reason(self) -> Self:
+        if self.roc_auc is None and not self.figures and not self.withheld:
+            raise ValueError("a block without roc_auc or other figures must say in `withheld` why")
+        return self
+
+    @classmethod
+    def of(cls, figures: SiteFigures) -> Self:
+        """A hospital's figures as a block."""
+        return cls(
+            roc_auc=Figure.of(figures.roc_auc),
+            sensitivity=Figure.of(figures.sensitivity),
+            specificity=Figure.of(figures.specificity),
+            precision=Figure.of(figures.precision),
+            brier=figures.brier,
+            f1=f1(figures.precision, figures.sensitivity),
+            threshold=figures.threshold,
+            patients=figures.patients,
+            positives=figures.positives,
+            negatives=figures.negatives,
+        )
+
+    def figure(self, metric: Metric) -> Figure | None:
+        """The figure of that name."""
+        value: Figure | None = getattr(self, metric) if metric in METRICS else self.figures.get(metric)
+        return value
+
+    def of_label(self, label: str) -> "Block | None":
+        """The block of one of several labels, None where it stays home; this block where there is one label only."""
+        return self.labels.get(label) if self.labels else self
+
+
+class GroupBlock(Block):
+    """A model on one group of patients, of the `sites` hospitals that may tell of so many."""
+
+    sites: Count
+
+
+GroupBlocks = dict[Subgroups, dict[str, dict[str, GroupBlock]]]
+"""By what patients are grouped, group and label."""
