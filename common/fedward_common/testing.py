@@ -20,7 +20,7 @@ from fedward_common import __version__, feature_scale
 from fedward_common.batch_norm import returned_names
 from fedward_common.cohort_statistics import EDGES, MISSING, VARIABLES, Statistics, bins, table
 from fedward_common.landmarks import site_sums
-from fedward_common.metrics import Evaluation, evaluate_scores
+from fedward_common.metrics import Evaluation
 from fedward_common.records import (
     Arrays,
     Evaluated,
@@ -33,9 +33,9 @@ from fedward_common.records import (
     to_array_record,
 )
 from fedward_common.study import Input, StudySpec, TableInput
+from fedward_common.testing_evaluations import MIN_CELL, invented
 
 Answerer = Callable[[Message], Message | None]  # None: stays silent
-MIN_CELL = 5
 
 
 def images_of(study: StudySpec) -> Input:
@@ -59,6 +59,7 @@ class FakeSite:
     cohort: str = ""
     fedward: str = __version__
     local_model: bool = False  # its policy lets the model leave that it trains without the others
+    quality: float = 0.0  # 0 to 1, of the common model at the end; what sites train alone has a half of it
 
     def __call__(self, message: Message) -> Message | None:
         """The answer to a hub's message."""
@@ -71,13 +72,16 @@ class FakeSite:
             evaluated = Evaluated(
                 site=self.name,
                 cohort=self._digest,
-                evaluation=self._evaluation(question.study, question.thresholds, question.side),
+                evaluation=self._evaluation(
+                    question.study, question.thresholds, question.side, 1.0 if question.model == "sent" else 0.5
+                ),
                 seconds=0.1,
             )
             own = None
             if question.hand_over:
                 own = to_array_record(self.update(from_array_record(message.content.array_records["arrays"])))
             return Message(answer_record(evaluated, own), reply_to=message)
+        learned = (int(numbers["server-round"]) - 1) / question.study.rounds  # by the model as it came
         trained = Trained(
             site=self.name,
             study=question.study.digest,
@@ -87,7 +91,7 @@ class FakeSite:
             images=self.patients,
             steps=1,
             train_loss=0.5,
-            incoming=self._evaluation(question.study, None) if question.score_incoming else None,
+            incoming=self._evaluation(question.study, None, learned=learned) if question.score_incoming else None,
             train_seconds=0.1,
             seconds=0.2,
         )
@@ -140,15 +144,10 @@ class FakeSite:
         )
 
     def _evaluation(
-        self, study: StudySpec, thresholds: Mapping[str, float] | None, side: str = "validation"
+        self, study: StudySpec, thresholds: Mapping[str, float] | None, side: str = "validation", learned: float = 1.0
     ) -> Evaluation:
-        random = np.random.default_rng([len(self.name), *side.encode()])
-        classes = len(study.cohort.labels)
-        truth = np.arange(self.patients) % classes
-        scores = random.dirichlet(np.ones(classes), size=self.patients)
-        return evaluate_scores(
-            scores, truth, np.arange(self.patients), study=study, thresholds=thresholds, min_cell=MIN_CELL
-        )
+        seed = [len(self.name), *side.encode()]
+        return invented(study, self.patients, self.quality * learned, seed, thresholds)
 
 
 class FakeGrid(Grid):

@@ -7,24 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from fedward_common.metrics import (
     Evaluation,
-    MaskScores,
-    evaluate_detections,
-    evaluate_overlap,
-    evaluate_survival,
     merged_froc,
     pooled_concordance,
     pooled_moments,
 )
 from fedward_common.records import Prepared
 from fedward_common.study import StudySpec
-from fedward_common.study_subgroups import Subgroups
 from fedward_common.testing import tiny_study
+from fedward_common.testing_evaluations import invented
 from fedward_server.figures.pooling import MIXED
 from fedward_server.figures.task_blocks import NO_STRUCTURES
 from fedward_server.result import RoundHistory, RunResult, SiteResult, SiteRound
@@ -71,61 +66,11 @@ SURVIVAL = study_of(
 )
 
 
-def halves(n: int) -> dict[Subgroups, Any]:
-    return {"sex": np.where(np.arange(n) % 2, "F", "M")}
+def scored(study: StudySpec) -> Scored:
+    return lambda patients, quality, seed: invented(study, patients, quality, seed)
 
 
-def masks(n: int, quality: float, seed: int) -> Evaluation:
-    rng = np.random.default_rng(seed)
-    dice = np.clip(rng.normal([quality, quality - 0.2], 0.05, (n, 2)), 0, 1)
-    scores = [MaskScores(row, 5 * (1 - row), 20 * (1 - row)) for row in dice]
-    given = (scores, np.ones((n, 2)), 1 - dice[:, 0], np.arange(n))
-    return evaluate_overlap(*given, study=SEGMENTATION, min_cell=5, groups=halves(n))
-
-
-def pairs(n: int, quality: float, seed: int) -> Evaluation:
-    rng = np.random.default_rng(seed)
-    after, before = (np.clip(rng.normal(mean, 0.05, (n, 1)), 0, 1) for mean in (quality, 0.35))
-    scores, unmoved = ([MaskScores(row, 5 * (1 - row), 20 * (1 - row)) for row in each] for each in (after, before))
-    return evaluate_overlap(
-        scores,
-        np.ones((n, 1)),
-        1 - after[:, 0],
-        np.arange(n),
-        study=REGISTRATION,
-        min_cell=5,
-        before=unmoved,
-        folding=rng.uniform(0, 0.004, n),
-        groups=halves(n),
-    )
-
-
-def boxes(n: int, quality: float, seed: int) -> Evaluation:
-    rng = np.random.default_rng(seed)
-    truth, found = [], []
-    for _ in range(n):
-        centres = rng.uniform(10, 90, (2, 2))
-        real = np.concatenate([centres - 5, centres + 5, np.zeros((2, 1))], axis=1)
-        hits = centres[rng.random(2) < quality]
-        away = np.full((3, 2), 200.0)
-        middles = np.concatenate([hits, away])
-        scores = np.concatenate([rng.beta(5, 2, len(hits)), rng.beta(2, 4, 3)])
-        found.append(
-            (np.concatenate([middles - 4, middles + 4], axis=1), scores, np.zeros(len(middles), dtype=np.int64))
-        )
-        truth.append(real)
-    given = (found, truth, np.ones(n), np.arange(n))
-    return evaluate_detections(*given, study=DETECTION, min_cell=5, groups=halves(n))
-
-
-def risks(n: int, quality: float, seed: int) -> Evaluation:
-    rng = np.random.default_rng(seed)
-    risk = rng.normal(size=n)
-    times = rng.exponential(np.exp(-3 * quality * risk))
-    return evaluate_survival(risk, times, np.arange(n) % 3 > 0, np.arange(n), min_cell=5, groups=halves(n))
-
-
-def run_result(study: StudySpec, scored: Scored, quality: float, seed: int) -> RunResult:
+def run_result(study: StudySpec, draw: Scored, quality: float, seed: int) -> RunResult:
     def site(name: str, place: int) -> SiteResult:
         prepared = Prepared(
             site=name,
@@ -135,7 +80,7 @@ def run_result(study: StudySpec, scored: Scored, quality: float, seed: int) -> R
             seconds=0.1,
             fedward="0.1.0",
         )
-        return SiteResult(prepared=prepared, test=scored(PATIENTS[name], quality, 10 * seed + place))
+        return SiteResult(prepared=prepared, test=draw(PATIENTS[name], quality, 10 * seed + place))
 
     part = SiteRound(train_loss=0.5, patients=9, train_seconds=0.5, seconds=0.6, bytes_up=1000, bytes_down=1000)
     history = tuple(
@@ -163,11 +108,11 @@ def run_result(study: StudySpec, scored: Scored, quality: float, seed: int) -> R
     )
 
 
-def results_of(study: StudySpec, scored: Scored, example: Results) -> Results:
+def results_of(study: StudySpec, draw: Scored, example: Results) -> Results:
     """Two seeds, in which the federated model does better than each hospital's own."""
 
     def comparison(seed: int) -> Comparison:
-        federated, alone, pooled = (run_result(study, scored, quality, seed) for quality in (0.85, 0.7, 0.88))
+        federated, alone, pooled = (run_result(study, draw, quality, seed) for quality in (0.85, 0.7, 0.88))
         local = dict.fromkeys(PATIENTS, alone)
         return Comparison(
             seed=seed, folder=Path(), wall_s=4.0, federated=federated, local=local, pooled=pooled, failed={}
@@ -180,16 +125,16 @@ def results_of(study: StudySpec, scored: Scored, example: Results) -> Results:
 
 
 CASES = {
-    "segmentation": (SEGMENTATION, masks, "Dice"),
-    "registration": (REGISTRATION, pairs, "Dice"),
-    "detection": (DETECTION, boxes, "FROC score"),
-    "survival": (SURVIVAL, risks, "C-index"),
+    "segmentation": (SEGMENTATION, scored(SEGMENTATION), "Dice"),
+    "registration": (REGISTRATION, scored(REGISTRATION), "Dice"),
+    "detection": (DETECTION, scored(DETECTION), "FROC score"),
+    "survival": (SURVIVAL, scored(SURVIVAL), "C-index"),
 }
 
 
 @pytest.fixture(scope="module")
 def by_task(one_seed: Results) -> dict[str, Results]:
-    return {task: results_of(study, scored, one_seed) for task, (study, scored, _) in CASES.items()}
+    return {task: results_of(study, draw, one_seed) for task, (study, draw, _) in CASES.items()}
 
 
 @pytest.mark.parametrize("task", CASES)
@@ -229,8 +174,8 @@ def test_the_report_speaks_the_task(task: str, by_task: dict[str, Results]) -> N
 
 @pytest.mark.parametrize("task", CASES)
 def test_groups_of_patients_are_put_together_over_hospitals(task: str, by_task: dict[str, Results]) -> None:
-    (study, scored, _), results = CASES[task], by_task[task]
-    told = [scored(PATIENTS[name], 0.85, 10 + place).subgroups for place, name in enumerate(PATIENTS)]
+    (study, draw, _), results = CASES[task], by_task[task]
+    told = [draw(PATIENTS[name], 0.85, 10 + place).subgroups for place, name in enumerate(PATIENTS)]
     label = "liver" if task == "segmentation" else study.cohort.labels[-1]
     for word in "FM":
         held = [groups["sex"][word] for groups in told if word in groups.get("sex", {})]
@@ -251,7 +196,7 @@ def test_groups_of_patients_are_put_together_over_hospitals(task: str, by_task: 
 def test_segmentation_shows_each_structure_and_its_distances(by_task: dict[str, Results]) -> None:
     results = by_task["segmentation"]
     run = results.runs[0]
-    north, south = masks(40, 0.85, 10), masks(24, 0.85, 11)
+    north, south = (invented(SEGMENTATION, n, 0.85, seed) for n, seed in ((40, 10), (24, 11)))
     together = pooled_moments([north.overlaps["liver"].dice, south.overlaps["liver"].dice])
     assert together is not None
     assert run.overall.federated.labels["liver"].figures["dice"].value == together.mean
@@ -287,11 +232,7 @@ def test_registration_shows_dice_before_and_folding(by_task: dict[str, Results])
 def test_registration_without_structures_shows_folding_and_says_what_it_cannot(one_seed: Results) -> None:
     bare = study_of("registration", (), "voxelmorph", "loss")
 
-    def folding(n: int, _quality: float, seed: int) -> Evaluation:
-        shares = np.random.default_rng(seed).uniform(0, 0.004, n)
-        return evaluate_overlap((), np.ones((n, 0)), np.ones(n), np.arange(n), study=bare, min_cell=5, folding=shares)
-
-    results = results_of(bare, folding, one_seed)
+    results = results_of(bare, scored(bare), one_seed)
     seen = text_of(render_report(results))
     assert "Folded voxels, % 0.20" in seen
     assert NO_STRUCTURES in seen
@@ -324,8 +265,8 @@ def test_survival_ranks_patients_within_hospitals_also_over_all_of_them(by_task:
 
 
 def test_who_gains_is_told_in_the_tasks_measure() -> None:
-    for task, (study, scored, title) in CASES.items():
-        result = run_result(study, scored, 0.85, 1)
+    for task, (study, draw, title) in CASES.items():
+        result = run_result(study, draw, 0.85, 1)
         rows = gains(result)
         assert {row["measure"] for row in rows} == {title}, task
         shown = [row["together"] for row in rows if row["site"] != "west"]
