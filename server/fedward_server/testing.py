@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,15 +18,19 @@ from fedward_common import certificates, pki
 from fedward_common.cards import SiteCard
 from fedward_common.joining import Invitation, JoinRequest
 from fedward_common.study import SiteEntry, StudySpec
-from fedward_common.testing import tiny_study
+from fedward_common.testing import FakeGrid, FakeSite, tiny_study
 from fedward_server.dashboard.app import dashboard_app
 from fedward_server.dashboard.frame import Frame
 from fedward_server.enrolment import Presence
+from fedward_server.exchange import Node
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining
+from fedward_server.journal import Journal
 from fedward_server.live import LiveRuns
 from fedward_server.people import People, Role
 from fedward_server.presence import PresenceWatch
+from fedward_server.result import RunResult
+from fedward_server.rounds import RoundEngine
 from fedward_server.store import Store
 
 PASSWORD = "correct horse battery"  # noqa: S105 - of everybody
@@ -83,14 +87,47 @@ class Ground:
 
     def started(self, run: str, *names: str, study: StudySpec | None = None) -> StudySpec:
         """A run of these sites, recorded as running; nothing works on it. Its study, resolved."""
-        known = self.store.sites()
-        sites = tuple(SiteEntry(name=name, fingerprint=known[name].fingerprint) for name in names)
-        spec = (study or tiny_study()).model_copy(update={"sites": sites})
-        text = spec.canonical_json()
-        self.store.start_run(run, spec.study.id, spec.digest, text.decode(), "deployment")
-        (self.hub.runs / run).mkdir()
-        (self.hub.runs / run / "study.json").write_bytes(text)
+        spec = self._resolved(names, study or tiny_study())
+        self._recorded(run, spec)
         return spec
+
+    def finished(
+        self, run: str, *sites: FakeSite, study: StudySpec | None = None, absent: tuple[str, ...] = ()
+    ) -> RunResult:
+        """A run of these sites, done by the real engine; those that are `absent` were asked too."""
+        numbers = dict(enumerate(sites, start=1))
+        spec = self._resolved((*(site.name for site in sites), *absent), study or tiny_study())
+        (self.hub.runs / run).mkdir()
+        result = RoundEngine(
+            grid=FakeGrid(numbers),
+            study=spec,
+            run=run,
+            engine="embedded",  # of which a hub that is up does not think that it died
+            folder=self.hub.runs / run,
+            on_round=lambda _row: None,
+            listener=Journal(self.hub.runs / run),
+            connected=lambda: {site.name: Node(number) for number, site in numbers.items()},
+            compares=True,
+        )()
+        self.keeps(result)
+        return result
+
+    def keeps(self, result: RunResult) -> None:
+        """A finished run that found this."""
+        self._recorded(result.run, result.study, result.engine)
+        result.write(self.hub.runs / result.run)
+        self.store.finish_run(result.run, "finished", result.model_sha256)
+
+    def _resolved(self, names: Iterable[str], study: StudySpec) -> StudySpec:
+        known = self.store.sites()
+        sites = tuple(SiteEntry(name=name, fingerprint=known[name].fingerprint) for name in sorted(names))
+        return study.model_copy(update={"sites": sites})
+
+    def _recorded(self, run: str, spec: StudySpec, engine: str = "deployment") -> None:
+        text = spec.canonical_json()
+        self.store.start_run(run, spec.study.id, spec.digest, text.decode(), engine)
+        (self.hub.runs / run).mkdir(exist_ok=True)
+        (self.hub.runs / run / "study.json").write_bytes(text)
 
 
 @dataclass

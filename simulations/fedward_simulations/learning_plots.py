@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from fedward_server.figures.blocks import METRIC_TITLES
 from fedward_server.figures.drawing import LOOKS, add_legend, new_canvas, svg_text
 from fedward_server.figures.plots import layers as draw_layers
 from fedward_server.figures.plots import over_rounds, rounds_axis
 from fedward_simulations.results import Results, RoundPoint
-from fedward_simulations.wording import METRIC_TITLES, number
+from fedward_simulations.wording import number
 
 
 def losses(results: Results) -> str:

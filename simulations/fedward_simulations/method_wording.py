@@ -8,9 +8,10 @@ from fedward_common.study_text import cohort_words, counted
 from fedward_common.study_text_input import HEADINGS, before_scaling, input_words
 from fedward_common.study_text_training import combined, initial_words, own_word
 from fedward_server import limits as run_limits
+from fedward_server.figures.blocks import METRIC_TITLES
 from fedward_simulations.results import Results, SiteEffectChange
 from fedward_simulations.task_wording import WORDS, TaskWords
-from fedward_simulations.wording import METRIC_TITLES, has_threshold, number, plural
+from fedward_simulations.wording import has_threshold, number, plural
 
 EXAMPLES = {
     "image": ("image", "images"),

@@ -15,6 +15,7 @@ from fedward_common.sentences import sentences
 from fedward_common.study import TableInput
 from fedward_common.study_text_input import missing_words
 from fedward_common.study_text_training import hospital_words
+from fedward_server.figures.blocks import METRIC_TITLES, MODEL_TITLES
 from fedward_simulations import method_wording, subgroup_report, wording
 from fedward_simulations.results import Block, Metric, ModelName, Results
 
@@ -85,7 +86,7 @@ def _context(results: Results) -> dict[str, Any]:
 
 def _table(results: Results) -> str:
     models = wording.shown(results)
-    rows = [["Hospital", "Figure", *(wording.MODEL_TITLES[model] for model in models)]]
+    rows = [["Hospital", "Figure", *(MODEL_TITLES[model] for model in models)]]
     rows.append(["---"] * len(rows[0]))
     blocks: list[tuple[str, list[Block | None]]] = [
         (site.name, [site.block(model) for model in models]) for site in results.sites
@@ -94,11 +95,11 @@ def _table(results: Results) -> str:
     for name, columns in blocks:
         for metric in wording.metrics_shown(results):
             cells = [_cell(block, metric, results.study.headline) for block in columns]
-            rows.append([plain(name), wording.METRIC_TITLES[metric], *cells])
+            rows.append([plain(name), METRIC_TITLES[metric], *cells])
     headline, overall = results.study.headline, blocks[-1][1]
     for label in dict.fromkeys(label for block in overall if block is not None for label in block.labels):
         cells = [_cell(block.labels.get(label) if block else None, headline, headline) for block in overall]
-        rows.append([blocks[-1][0], f"{wording.METRIC_TITLES[headline]}: {plain(label)}", *cells])
+        rows.append([blocks[-1][0], f"{METRIC_TITLES[headline]}: {plain(label)}", *cells])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -180,8 +181,8 @@ def _size(results: Results) -> str:
 
 def _performance(results: Results) -> str:
     models: list[ModelName] = wording.shown(results)
-    parts = [f"{wording.MODEL_TITLES[model]} {_overall(results, model)}" for model in models]
-    return f"{wording.METRIC_TITLES[results.study.headline]}, all test patients: {'; '.join(parts)}"
+    parts = [f"{MODEL_TITLES[model]} {_overall(results, model)}" for model in models]
+    return f"{METRIC_TITLES[results.study.headline]}, all test patients: {'; '.join(parts)}"
 
 
 def _overall(results: Results, model: ModelName) -> str:

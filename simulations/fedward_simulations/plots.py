@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedward_server.figures.blocks import METRIC_TITLES, MODEL_TITLES
 from fedward_server.figures.drawing import LOOKS, MOST, SERIES, new_canvas, svg_file, svg_text
 from fedward_server.figures.plots import (
     SPREAD,
@@ -18,7 +19,7 @@ from fedward_server.figures.plots import (
 )
 from fedward_server.figures.plots import gain as draw_gain
 from fedward_simulations.results import Block, ModelName, PrecisionRecall, Results
-from fedward_simulations.wording import METRIC_TITLES, MODEL_TITLES, figure_text, number, shown
+from fedward_simulations.wording import figure_text, number, shown
 
 GRID = np.linspace(0.0, 1.0, 201)
 

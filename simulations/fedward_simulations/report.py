@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedward_common import pages
+from fedward_server.figures.blocks import METRIC_TITLES, MODEL_TITLES, PLAIN_TITLES
 from fedward_simulations import method_wording, wording
 from fedward_simulations.results import (
     Block,
@@ -117,11 +118,11 @@ def _context(results: Results) -> dict[str, Any]:
         "headline": wording.headline(results),
         "verdict": wording.verdict(results),
         "tiles": _tiles(results),
-        "models": [(model, wording.MODEL_TITLES[model]) for model in models],
+        "models": [(model, MODEL_TITLES[model]) for model in models],
         "groups": [*_site_groups(results, models), _overall_group(results, models), _mean_group(results, models)],
         "alone": method_wording.alone_text(results),
         "subgroups": subgroup_report.rows(results),
-        "subgroup_titles": [wording.METRIC_TITLES[metric] for metric in subgroup_report.metrics(results)],
+        "subgroup_titles": [METRIC_TITLES[metric] for metric in subgroup_report.metrics(results)],
         "subgroup_notes": subgroup_report.notes(results),
         "cost": _cost(results),
         "plots": _plots(results),
@@ -142,8 +143,8 @@ def _tiles(results: Results) -> list[Tile]:
     tiles, metric = [], results.study.headline
     for model in wording.shown(results):
         overall: OverallBlock = getattr(results.overall, model)
-        note = f"mean {wording.METRIC_TITLES[metric]} of {wording.plural(overall.mean.sites, 'hospital')}{seeds}"
-        tiles.append(Tile(wording.MODEL_TITLES[model], wording.number(overall.mean.figure(metric)), note))
+        note = f"mean {METRIC_TITLES[metric]} of {wording.plural(overall.mean.sites, 'hospital')}{seeds}"
+        tiles.append(Tile(MODEL_TITLES[model], wording.number(overall.mean.figure(metric)), note))
     return tiles
 
 
@@ -165,11 +166,11 @@ def _overall_group(results: Results, models: list[ModelName]) -> Group:
 def _group(results: Results, title: str, note: str, blocks: list[Block | None]) -> Group:
     metrics = wording.metrics_shown(results)
     rows = tuple(
-        Row(wording.METRIC_TITLES[metric], tuple(_block_cell(block, metric) for block in blocks)) for metric in metrics
+        Row(METRIC_TITLES[metric], tuple(_block_cell(block, metric) for block in blocks)) for metric in metrics
     )
     rows += tuple(
         Row(name, tuple(None if block is None else _plain_cell(getattr(block, key)) for block in blocks))
-        for key, name in wording.PLAIN_TITLES.items()
+        for key, name in PLAIN_TITLES.items()
         if any(block is not None and getattr(block, key) is not None for block in blocks)
     )
     rows += _label_rows(blocks, metrics)
@@ -183,7 +184,7 @@ def _label_rows(blocks: list[Block | None], metrics: list[Metric]) -> tuple[Row,
     labels = dict.fromkeys(label for block in blocks if block is not None for label in block.labels)
     return tuple(
         Row(
-            f"{wording.METRIC_TITLES[metric]}: {label}",
+            f"{METRIC_TITLES[metric]}: {label}",
             tuple(None if block is None else _cell(_of_label(block, label, metric)) for block in blocks),
         )
         for label in labels
@@ -234,7 +235,7 @@ def _mean_group(results: Results, models: list[ModelName]) -> Group:
     headline = results.study.headline
     rows = tuple(
         Row(
-            wording.METRIC_TITLES[metric],
+            METRIC_TITLES[metric],
             tuple(_plain_cell(mean.figure(metric), mean.sd if metric == headline else None) for mean in means),
         )
         for metric in wording.metrics_shown(results)
@@ -370,7 +371,7 @@ def print_table(results: Results, console: Console) -> None:
     table.add_column("Patients", justify="right")
     models = wording.shown(results)
     for model in models:
-        table.add_column(f"{wording.MODEL_TITLES[model]}\n{wording.METRIC_TITLES[metric]} (95 %)", justify="right")
+        table.add_column(f"{MODEL_TITLES[model]}\n{METRIC_TITLES[metric]} (95 %)", justify="right")
     for site in results.sites:
         cells = [_terminal_cell(site.block(model), metric) for model in models]
         table.add_row(escape(site.name), wording.count(site.patients), *cells)

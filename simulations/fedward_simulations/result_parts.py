@@ -163,11 +163,3 @@ class StudyInfo(Part):
             operating_point=point if isinstance(point, str) else f"sensitivity {point['sensitivity']:g}",
             spec=spec,
         )
-
-
-class Participation(Part):
-    """Rounds that a hospital took part in, over all seeds, and why not in the others."""
-
-    rounds: Count
-    of: Count
-    missed: dict[str, Count]

@@ -41,10 +41,10 @@ from fedward_server.figures.blocks import (
     f1,
 )
 from fedward_server.figures.curves import CalibrationPoint, Curve, FrocCurve, PrecisionRecall, Spread
+from fedward_server.figures.run_figures import Participation
 from fedward_simulations.result_blocks import Compared, Means, Overall, OverallBlock
 from fedward_simulations.result_parts import (
     Digest,
-    Participation,
     RoundPoint,
     Seconds,
     SeedRun,

@@ -1,26 +1,17 @@
 """Groups of patients in the report and the model card: the words, the rows, the figure. Pure: results in, text out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import combinations
 from typing import NamedTuple
 
-from fedward_common.study_subgroups import GROUPS, NOT_KNOWN, OTHER, Subgroups
+from fedward_common.study_subgroups import GROUPS, Subgroups
+from fedward_server.figures.blocks import METRIC_TITLES
 from fedward_server.figures.drawing import new_canvas, svg_text
+from fedward_server.figures.groups import BY, title, word
 from fedward_server.figures.plots import forest as draw_forest
 from fedward_server.figures.plots import forest_inches
 from fedward_simulations.results import OTHER_METRICS, Figure, GroupBlock, Metric, Results
-from fedward_simulations.wording import METRIC_TITLES, count, figure_text, number
-
-BY: Mapping[Subgroups, str] = {"sex": "sex", "age": "age", "vendor": "maker of the scanner"}
-_WORDS: Mapping[tuple[Subgroups, str], str] = {
-    ("sex", "F"): "women",
-    ("sex", "M"): "men",
-    ("sex", "O"): "other sex",
-    ("sex", NOT_KNOWN): "sex not known",
-    ("age", NOT_KNOWN): "age not known",
-    ("vendor", NOT_KNOWN): "maker not known",
-    ("vendor", OTHER): "other makers",
-}
+from fedward_simulations.wording import count, figure_text, number
 
 
 class GroupRow(NamedTuple):
@@ -30,17 +21,6 @@ class GroupRow(NamedTuple):
     tested: str
     hospitals: str
     figures: tuple[str, ...]
-
-
-def title(by: Subgroups, name: str) -> str:
-    """What a group is called where it stands alone."""
-    word = _word(by, name)
-    return word[0].upper() + word[1:]
-
-
-def _word(by: Subgroups, name: str) -> str:
-    """What it is called in a sentence."""
-    return _WORDS.get((by, name), f"age {name}" if by == "age" else name)
 
 
 def blocks(results: Results) -> Iterator[tuple[Subgroups, str, str, GroupBlock]]:
@@ -105,7 +85,7 @@ def _differences(results: Results) -> Iterator[str]:
         if (by, label) != (by_2, label_2) or low is None or high is None:
             continue
         if low.high < high.low or high.high < low.low:
-            names = _word(by, first), _word(by, second)
+            names = word(by, first), word(by, second)
             yield (
                 f"The federated model does not do alike in all groups by {BY[by]}: the {METRIC_TITLES[metric]} for "
                 f"“{label}” is {figure_text(low)} in {names[0]}, {figure_text(high)} in {names[1]}; the 95 % intervals "
@@ -121,7 +101,7 @@ def _missing(results: Results) -> Iterator[str]:
             yield f"No figure by {BY[by]}: no hospital has enough test patients in its groups."
             continue
         foreseen = {"sex": ("F", "M"), "age": GROUPS["age"][:-1], "vendor": ()}[by]
-        if missing := [_word(by, name) for name in foreseen if name not in shown]:
+        if missing := [word(by, name) for name in foreseen if name not in shown]:
             yield f"No figure for {' or '.join(missing)}: too few test patients at any hospital, or none."
 
 

@@ -9,13 +9,11 @@ from fedward_server.figures.curves import Curve, PrecisionRecall, calibration_po
 from fedward_server.figures.pooling import (
     NOT_SCORED,
     ONE_EACH,
-    RANKED,
     Evaluations,
     group_blocks,
     merged_scores,
-    overall_block,
+    overall_blocks,
     site_block,
-    without_ranking,
 )
 from fedward_server.figures.task_blocks import dice_spreads, froc_curves
 from fedward_server.result import RoundHistory
@@ -38,9 +36,7 @@ def summarize(comparison: Comparison, *, workers: int) -> SeedRun:
         tests["personal"] = own
     merged = {model: merged_scores(found, run.study) for model, found in tests.items()}
     single = {model: by_label for model, by_label in merged.items() if by_label and model not in ONE_EACH}
-    overall = {model: overall_block(found, merged[model], run.study) for model, found in tests.items()}
-    if run.study.study.task in RANKED:
-        overall |= {model: without_ranking(overall[model]) for model in ONE_EACH if model in overall}
+    overall = overall_blocks(tests, merged, run.study)
     one_model = {model: found for model, found in tests.items() if model not in ONE_EACH}
     return SeedRun(
         seed=comparison.seed,

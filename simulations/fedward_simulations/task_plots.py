@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedward_common.metrics.froc import RATES
+from fedward_server.figures.blocks import MODEL_TITLES
 from fedward_server.figures.drawing import LOOKS, line_style, new_canvas, panel_inches, svg_text
 from fedward_server.figures.plots import Line, box, dice_axis
 from fedward_server.figures.plots import froc as draw_froc
 from fedward_simulations.plots import drawn_labels
 from fedward_simulations.results import ModelName, Results, Spread
-from fedward_simulations.wording import MODEL_TITLES, figure_text, number, shown
+from fedward_simulations.wording import figure_text, number, shown
 
 
 def froc(results: Results) -> str:

@@ -1,6 +1,7 @@
 """The words and number formats that the report, the model card and the terminal share. Pure: results in, text out."""
 
 from fedward_common.models import trained
+from fedward_server.figures.blocks import METRIC_TITLES
 from fedward_simulations.results import (
     METRICS,
     MODELS,
@@ -12,33 +13,6 @@ from fedward_simulations.results import (
     SiteReport,
 )
 
-MODEL_TITLES: dict[ModelName, str] = {
-    "local": "Local only",
-    "federated": "Federated",
-    "personal": "Personal",
-    "pooled": "Pooled data",
-}
-# figures without an interval, by their names in a block
-PLAIN_TITLES = {
-    "f1": "F1",
-    "average_precision": "Average precision",
-    "brier": "Brier",
-    "calibration_error": "Calibration error",
-}
-METRIC_TITLES: dict[Metric, str] = {
-    "roc_auc": "ROC-AUC",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "precision": "Precision",
-    "dice": "Dice",
-    "dice_before": "Dice before registration",
-    "surface_mm": "Mean surface distance, mm",
-    "hausdorff_mm": "95 % Hausdorff distance, mm",
-    "folding_percent": "Folded voxels, %",
-    "c_index": "C-index",
-    "froc": "FROC score",
-    "sensitivity_at_1": "Sensitivity at 1 false positive an image",
-}
 # what a hospital has
 SOURCES = {"image": "images", "series": "recordings"} | dict.fromkeys(
     ("sequence", "compound", "table"), "rows of tables"
@@ -54,12 +28,12 @@ def number(value: float | None) -> str:
 
 def interval(figure: Figure) -> str:
     """The 95 % interval, e.g. 0.80 to 0.93 with an en dash."""
-    return f"{figure.low:.2f}–{figure.high:.2f}"
+    return figure.interval
 
 
 def figure_text(figure: Figure | None) -> str:
     """A figure with its interval on one line."""
-    return "–" if figure is None else f"{figure.value:.2f} ({interval(figure)})"
+    return "–" if figure is None else figure.text
 
 
 def percent(share: float | None) -> str:

@@ -17,7 +17,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from fedward_common.study import SiteEntry, load, resolved, template_path
-from fedward_server import control
+from fedward_common.testing import FakeSite, tiny_study
+from fedward_server import control, testing
 from fedward_server.events import EventKind, RunEvent
 from fedward_server.gateway import Gateway
 from fedward_server.hub import Hub
@@ -328,6 +329,38 @@ def test_an_investigator_does_the_same_from_a_terminal_elsewhere(ground: Ground,
     assert "was stopped: it was stopped by uma" in followed.stderr
     assert fedward("hub", "logout", ground.url).returncode == 0
     assert "you are not logged in" in fedward("study", "status", *at).stderr
+
+
+def test_a_clinician_reads_results_and_takes_a_picture(ground: Ground) -> None:
+    """A run that the real engine did, of sites that answer at once."""
+    sites = [
+        FakeSite(name=name, patients=many, quality=0.8)
+        for name, many in (("ash-clinic", 120), ("elm-clinic", 60), ("oak-clinic", 90))
+    ]
+    with ground.hub.store() as store:
+        hospitals = testing.Ground(ground.hub, store, ground.folder)
+        for site in sites:
+            hospitals.enrolled(site.name)
+        hospitals.finished("run-1", *sites, study=tiny_study(study={"title": "Benign or malignant?"}))
+    ground.person("kim", "investigator")
+    ground.person("elms-steward", "steward", "elm-clinic")
+    for name, scheme in (("kim", "light"), ("elms-steward", "dark")):
+        visit = Visit(ground, scheme=scheme)
+        page = visit.logs_in(name)
+        page.goto(f"{ground.url}/runs/run-1/results")
+        page.get_by_role("heading", name="Results: Benign or malignant?").wait_for()
+        for picture in page.locator("figure img").all():
+            picture.scroll_into_view_if_needed()
+            page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=picture.element_handle())
+        assert (page.get_by_text("ash-clinic").count() > 0) == (name == "kim")
+        page.get_by_text("As a table: ROC curve").click()
+        page.get_by_role("region", name="ROC curve").wait_for()
+        with page.expect_download() as taken:
+            page.get_by_role("link", name="ROC curve: PNG").click()
+        assert taken.value.suggested_filename == "run-1-roc.png"
+        assert taken.value.path().read_bytes().startswith(b"\x89PNG")
+        visit.is_fine(f"results-{scheme}")
+        visit.close()
 
 
 def test_a_browser_that_was_left_open_over_a_restart_of_the_pages(ground: Ground) -> None:

@@ -3,6 +3,7 @@
 It answers on a socket in the hub's folder.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,11 +13,15 @@ from fedward_server.api.app import make_app
 from fedward_server.gateway import API_SOCKET
 from fedward_server.hub import Hub
 
+CACHE = "cache"  # in the hub's folder: which fonts there are, so that not each start has to look for them
+
 
 def main(folder: Path) -> None:
     """Serve until told to end."""
+    hub = Hub.open(folder)
+    os.environ.setdefault("MPLCONFIGDIR", str(hub.folder / CACHE))
     uvicorn.run(
-        make_app(Hub.open(folder)),
+        make_app(hub),
         uds=API_SOCKET,
         access_log=False,  # the gateway has one
         log_level="warning",

@@ -48,6 +48,35 @@ HEADLINES: Mapping[str, Metric] = {
 }
 """By task, the figure that a report is about: between 0 and 1, the higher the better."""
 
+MODEL_TITLES: Mapping[ModelName, str] = {
+    "local": "Local only",
+    "federated": "Federated",
+    "personal": "Personal",
+    "pooled": "Pooled data",
+}
+PLAIN_TITLES: Mapping[str, str] = {
+    "f1": "F1",
+    "average_precision": "Average precision",
+    "brier": "Brier",
+    "calibration_error": "Calibration error",
+}
+"""Figures without an interval, by their names in a block."""
+
+METRIC_TITLES: Mapping[Metric, str] = {
+    "roc_auc": "ROC-AUC",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "precision": "Precision",
+    "dice": "Dice",
+    "dice_before": "Dice before registration",
+    "surface_mm": "Mean surface distance, mm",
+    "hausdorff_mm": "95 % Hausdorff distance, mm",
+    "folding_percent": "Folded voxels, %",
+    "c_index": "C-index",
+    "froc": "FROC score",
+    "sensitivity_at_1": "Sensitivity at 1 false positive an image",
+}
+
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -74,6 +103,16 @@ class Figure(Part):
     low: float
     high: float
     sd: float | None = None
+
+    @property
+    def interval(self) -> str:
+        """The 95 % interval to two decimals, as many as these samples can carry."""
+        return f"{self.low:.2f}–{self.high:.2f}"
+
+    @property
+    def text(self) -> str:
+        """The figure with its interval on one line."""
+        return f"{self.value:.2f} ({self.interval})"
 
     @classmethod
     def of(cls, estimate: Estimate | None) -> Self | None:

@@ -14,6 +14,7 @@ from fedward_common.metrics.froc import RATES
 from fedward_server.figures.blocks import Figure, ModelName
 from fedward_server.figures.curves import Spread
 from fedward_server.figures.drawing import (
+    INK,
     LOOKS,
     MUTED,
     RULE,
@@ -41,6 +42,7 @@ class Line(NamedTuple):
     curve: Curve | None
     point: tuple[float, float] | None = None
     bars: Sequence[tuple[float, float, float]] = ()  # x, low, high
+    order: float = 2.0  # the higher lies over the lower
 
 
 class Panel(NamedTuple):
@@ -81,7 +83,7 @@ def squares(
             axes.plot(*panel.chance, color=RULE, linewidth=1.0)
         for line in panel.lines:
             if line.curve is not None:
-                axes.plot(*line.curve, label=line.name, **line_style(line.look, marked=marked))
+                axes.plot(*line.curve, label=line.name, zorder=line.order, **line_style(line.look, marked=marked))
         for line in panel.lines:
             for place, low, high in line.bars:
                 axes.plot([place] * 2, [low, high], color=line.look.colour, linewidth=0.8)
@@ -116,7 +118,7 @@ def froc(canvas: Canvas, shown: Mapping[str, Sequence[Line]], *, one_legend: boo
     for axes, kind in zip(panels(canvas, len(kinds)), kinds, strict=True):
         for line in shown[kind]:
             if line.curve is not None:
-                axes.plot(*line.curve, label=line.name, **line_style(line.look))
+                axes.plot(*line.curve, label=line.name, zorder=line.order, **line_style(line.look))
         axes.set_xscale("log", base=2)
         axes.set_xticks(RATES, RATE_TICKS)
         axes.xaxis.set_minor_locator(NullLocator())
@@ -201,7 +203,7 @@ def forest(canvas: Canvas, rows: Sequence[tuple[str, Figure]], whole: Figure | N
         axes.plot(figure.value, place, look.marker, color=look.colour, markersize=6)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    lowest = min(0.5, *(figure.low for _, figure in rows))
+    lowest = min((0.5, *(figure.low for _, figure in rows)))
     axes.set(xlim=(lowest, 1.0), xlabel=f"{measure} with 95 % interval")
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
@@ -236,6 +238,30 @@ def dice_axis(axes: Axes) -> None:
     axes.set(xlim=(-0.015, 1.015), xlabel="Dice of a patient: median, quartiles, 5 % to 95 %")
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
+
+
+def matrix(
+    canvas: Canvas,
+    makers: Sequence[str],
+    testers: Sequence[str],
+    cells: Mapping[tuple[str, str], Figure | None],
+    measure: str,
+) -> None:
+    """What the models of `makers` do at `testers`: a coloured cell each with its figure, empty where there is none."""
+    axes = canvas.add_subplot()
+    values = [[figure.value if (figure := cells.get((one, other))) else np.nan for other in testers] for one in makers]
+    table = np.asarray(values, dtype=np.float64)
+    axes.pcolormesh(np.ma.masked_invalid(table), cmap="Blues", vmin=0.0, vmax=1.0, edgecolors="white", linewidth=2)
+    for (row, column), value in np.ndenumerate(table):
+        said = "withheld" if np.isnan(value) else f"{value:.2f}"
+        colour = "white" if value > 0.6 else MUTED if np.isnan(value) else INK
+        axes.text(column + 0.5, row + 0.5, said, ha="center", va="center", color=colour, fontsize=9.5)
+    axes.set_xticks(np.arange(len(testers)) + 0.5, testers)
+    axes.set_yticks(np.arange(len(makers)) + 0.5, makers)
+    axes.invert_yaxis()
+    axes.set(xlabel=f"{measure}, tested at", ylabel="Trained at")
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
 
 
 def over_rounds(axes: Axes, values: Mapping[int, float], **style: Any) -> None:

@@ -1,9 +1,17 @@
 """From evaluations to blocks: one site's, all sites' patients together, groups of patients."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from fedward_common.metrics import Estimate, Evaluation, GroupEvaluation, MergedHistogram, pooled, pooled_at
+from fedward_common.metrics import (
+    Estimate,
+    Evaluation,
+    GroupEvaluation,
+    MergedHistogram,
+    auc_score_interval,
+    pooled,
+    pooled_at,
+)
 from fedward_common.streams import stream_seed
 from fedward_common.study import StudySpec
 from fedward_common.study_subgroups import GROUPS
@@ -21,6 +29,7 @@ ONE_EACH: tuple[ModelName, ...] = ("local", "personal")  # not one model but one
 RANKED = ("classification", "detection")  # tasks whose overall figures rank the scores of all hospitals' patients
 
 Evaluations = Mapping[str, Evaluation]  # by hospital, on its test patients
+Area = Callable[[MergedHistogram, StudySpec], Estimate | None]  # under the ROC curve, None where too little is known
 
 
 def site_block(evaluation: Evaluation | None, study: StudySpec) -> Block:
@@ -97,14 +106,31 @@ def without_ranking(block: Block) -> Block:
     return block.model_copy(update={**unranked, **kept})
 
 
-def overall_block(evaluations: Evaluations, merged: Mapping[str, MergedHistogram], study: StudySpec) -> Block:
+def overall_blocks(
+    tests: Mapping[ModelName, Evaluations], merged: Mapping[ModelName, Mapping[str, MergedHistogram]], study: StudySpec
+) -> dict[ModelName, Block]:
+    """By model, all hospitals' test patients together; `merged` are their scores by label."""
+    apart = ONE_EACH if study.study.task in RANKED else ()
+    return {
+        model: without_ranking(overall_block(own, merged[model], study, _quick_area))
+        if model in apart
+        else overall_block(own, merged[model], study, area_of)
+        for model, own in tests.items()
+    }
+
+
+def overall_block(
+    evaluations: Evaluations, merged: Mapping[str, MergedHistogram], study: StudySpec, area: Area
+) -> Block:
     """All hospitals' test patients together: of classes, the area from merged sketches, the rest exact."""
     held = [evaluations[name] for name in sorted(evaluations)]
     if study.study.task != "classification":
         return task_block(held, study)
     if not merged:
         return Block(withheld="no figure over all hospitals: too few patients for any hospital to show")
-    blocks = {label: pooled_block(held, label, histogram, study) for label, histogram in merged.items()}
+    blocks = {
+        label: pooled_block(held, label, histogram, area(histogram, study)) for label, histogram in merged.items()
+    }
     if study.cohort.positive is not None:
         return blocks[study.cohort.positive]
     shown = sum(e.patients for e in held if e.figures)
@@ -123,10 +149,9 @@ def _partial(evaluations: Evaluations, blocks: Mapping[str, Block], study: Study
     return "; ".join(found) or None
 
 
-def pooled_block(held: Sequence[GroupEvaluation], label: str, merged: MergedHistogram, study: StudySpec) -> Block:
+def pooled_block(held: Sequence[GroupEvaluation], label: str, merged: MergedHistogram, area: Estimate | None) -> Block:
     """Patients of several hospitals together, for one label; of one that shows it alone, exactly."""
     own = [e for e in held if label in e.figures]
-    area = area_of(merged, study)
     precision, error = None if area is None else merged.average_precision(), merged.calibration_error()
     if len(own) == 1:
         exact = Block.of(own[0].figures[label])
@@ -169,11 +194,21 @@ def _group(held: Sequence[GroupEvaluation], label: str, study: StudySpec) -> Gro
     merged = pooled(own, label)
     if merged is None:
         return None
-    return GroupBlock(**dict(pooled_block(own, label, merged, study)), sites=len(own))
+    return GroupBlock(**dict(pooled_block(own, label, merged, area_of(merged, study))), sites=len(own))
 
 
 def area_of(merged: MergedHistogram, study: StudySpec) -> Estimate | None:
     """The area under the ROC curve, None where the unknown order of patients in one bin hides too much of it."""
     area = merged.roc_auc_interval(stream_seed(study.training.seed, "overall"))
+    return area if are_apart(merged, area) else None
+
+
+def _quick_area(merged: MergedHistogram, _study: StudySpec) -> Estimate:
+    """The same for a figure that will not be shown: without the bootstrap, which takes long."""
+    return auc_score_interval(merged.roc_auc(), merged.total_positives, merged.total_negatives)
+
+
+def are_apart(merged: MergedHistogram, area: Estimate | Figure) -> bool:
+    """Whether the unknown order of patients in one bin hides little of the area under the ROC curve."""
     hidden = merged.tied() / 2  # a tied pair counts half, and is right or wrong
-    return area if hidden <= max(MOST_HIDDEN, HIDDEN_BY_CHANCE * (area.high - area.low)) else None
+    return hidden <= max(MOST_HIDDEN, HIDDEN_BY_CHANCE * (area.high - area.low))

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fedward_client.site import site_folders
 from fedward_common.errors import FedwardError, RunError, UsageError
-from fedward_server.figures.blocks import Figure
+from fedward_server.figures.blocks import METRIC_TITLES, Figure
 from fedward_server.models import resolve_start
 from fedward_simulations.compare import open_hospitals
 from fedward_simulations.markdown import render
@@ -34,7 +34,6 @@ from fedward_simulations.studies import (
 )
 from fedward_simulations.studies.accuracy import accuracies
 from fedward_simulations.studies.record import RECORD, Record, of_results
-from fedward_simulations.wording import METRIC_TITLES
 
 
 def trials() -> tuple[Trial, ...]:

@@ -7,11 +7,11 @@ from starlette.exceptions import HTTPException
 
 from fedward_common import __version__
 from fedward_common.errors import FedwardError
-from fedward_server.api.people import PATH, overview, runs, session
+from fedward_server.api.people import PATH, overview, results, runs, session
 from fedward_server.api.people.guard import Guard
 from fedward_server.dashboard.frame import Frame
 
-ROUTERS = (session.router, overview.router, runs.router)
+ROUTERS = (session.router, overview.router, runs.router, results.router)
 
 
 def people_app(frame: Frame) -> FastAPI:
