@@ -4,6 +4,8 @@ import csv
 import html
 import io
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree import ElementTree
@@ -214,6 +216,11 @@ def test_without_models_of_their_own_nobody_gains(looked: Looked) -> None:
     assert "Who gains" not in page
     assert "Each hospital" in page
     assert "No hospital has trained alone" in page
+
+
+def test_nothing_that_draws_is_loaded_before_somebody_looks() -> None:
+    program = "import sys, fedward_server.api.app; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_in_chinese(looked: Looked) -> None:
