@@ -129,7 +129,7 @@ class RunFigures:
         return {model: self._told(block) for model, block in found.items() if self._pooled[model]}
 
     def _told(self, block: Block) -> Block:
-        why = KEPT if self.kept_from else block.withheld and self.scope.words(block.withheld, self._names)
+        why = KEPT if self.kept_from else block.withheld and self._told_why(block.withheld)
         return block.model_copy(update={"withheld": why})
 
     @cached_property
@@ -239,19 +239,24 @@ class RunFigures:
             site: Participation(
                 rounds=sum(site in row.sites for row in rows),
                 of=len(rows),
-                missed=dict(sorted(Counter(row.refused[site] for row in rows if site in row.refused).items())),
+                missed=dict(
+                    sorted(Counter(self._told_why(row.refused[site]) for row in rows if site in row.refused).items())
+                ),
             )
             for site in self.sites
         }
 
     # Words -----------------------------------------------------------------------------------------------------------
 
+    def _told_why(self, reason: str) -> str:
+        return self.scope.words(reason, self._names)
+
     @cached_property
     def left_out(self) -> list[str]:
         """Why a site did not take part, a sentence each; a steward is told of his own."""
         own = self.scope.site
         return [
-            self.scope.words(each, self._names)
+            self._told_why(each)
             for each in self.result.left_out
             if own is None or each.startswith((f"{own}: ", f"{own} "))
         ]
@@ -265,7 +270,7 @@ class RunFigures:
             self.study, sorted(self.result.sites), patients=(sum(tested.values()) or None) if told else None
         )
         unseen = run_limits.unseen(self.study, self._tests["federated"].values())
-        return [self.scope.words(each, self._names) for each in (*unseen, *said)]
+        return [self._told_why(each) for each in (*unseen, *said)]
 
     @cached_property
     def _names(self) -> set[str]:
