@@ -16,6 +16,7 @@ from typing import Any
 from fedward_common.site_messages import ApprovalState
 from fedward_server.approvals import Approvals
 from fedward_server.events import EventKind, RunEvent
+from fedward_server.figures.scope import Scope
 from fedward_server.hub import Hub
 from fedward_server.journal import Standing, Tail
 from fedward_server.pausing import is_paused
@@ -177,7 +178,7 @@ class LiveRun:
                 **self._head(person),
                 "sites": sites,
                 "states": [self._state_of(name) for name in sites],
-                "rounds": [_round(held) for held in shown],
+                "rounds": [_round(held, pooled=Scope.of(person).pools(held.loss)) for held in shown],
                 "answered": [[held.answered.get(name) for name in sites] for held in shown],
                 "loss": [[held.loss.get(name) for name in sites] for held in shown],
                 "primary": [[held.primary.get(name) for name in sites] for held in shown],
@@ -218,11 +219,12 @@ class LiveRun:
         return [kind, note, self.approvals.get(site), self.percents.get(site)]
 
 
-def _round(held: Round) -> list[Any]:
+def _round(held: Round, *, pooled: bool) -> list[Any]:
     """Number, began, ended, loss, primary metric, bytes up, bytes down, note."""
     row = held.figures
-    figures = (None,) * 4 if row is None else (row.loss, row.primary, row.bytes_up, row.bytes_down)
-    return [held.number, held.began, held.ended, *figures, held.note]
+    figures = (None, None) if row is None or not pooled else (row.loss, row.primary)
+    traffic = (None, None) if row is None else (row.bytes_up, row.bytes_down)
+    return [held.number, held.began, held.ended, *figures, *traffic, held.note]
 
 
 def _short(value: float) -> float:

@@ -136,11 +136,16 @@ def test_a_steward_sees_his_own_site_and_what_is_of_all(ground: Ground, run: Liv
     told(ground, "aggregated", 1)
     told(ground, "round", 2)
     round_of(ground, 1, primary=0.875)
-    ground.store.finish_run(RUN, "failed", None, "round 2 has updates of 0 sites (south: it is gone)")
     run.look()
     now = run.state(STEWARD)
     assert (now["sites"], now["loss"], now["refused"]) == (["north"], [[0.25], [None]], [])
-    assert now["rounds"][0][3:5] == [1.0, 0.875]  # of all sites together
+    assert now["rounds"][0][3:5] == [None, None]  # of all, which with one other tells that one's
+    ground.store.record_sites([SiteRoundRow(run=RUN, round=1, site="east", patients=7, loss=0.5)])
+    round_of(ground, 1, primary=0.9)
+    ground.store.finish_run(RUN, "failed", None, "round 2 has updates of 0 sites (south: it is gone)")
+    run.look()
+    now = run.state(STEWARD)
+    assert now["rounds"][0][3:5] == [1.0, 0.9]
     for hidden in ("south", "0.75", "NaN", "disagree"):
         assert hidden not in json.dumps(now)
     assert "south" in json.dumps(run.state(AUDITOR))
