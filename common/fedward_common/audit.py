@@ -14,7 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -34,6 +34,8 @@ NAME = "audit.jsonl"
 MAX_ENTRY_BYTES = 2**20
 BEGUN, TORN = "begun", "torn"  # the events that the log itself writes
 _NOTHING_BEFORE = "0" * 64
+_NO_ENTRY = "is no entry: it was changed after it was written, or put there by somebody else"
+_BLOCK = 2**16  # bytes that are read at a time
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TYPES = {"n": int, "time": str, "event": str, "data": dict, "previous": str, "hash": str, "signature": str}
 
@@ -235,6 +237,64 @@ def entries(path: Path, *, event: str | None = None) -> Iterator[Entry]:
             yield entry
 
 
+def entry_of(line: bytes, public_key: Ed25519PublicKey) -> Entry:
+    """The entry of one line, held against its own hash and signature; whether it is in its place is not looked at.
+
+    Raises AuditError that says what is wrong with it.
+    """
+    try:
+        entry = _parse(line)
+        _check_signature(entry, public_key)
+    except _BadError as bad:
+        raise AuditError(f"this entry {bad}") from None
+    return entry
+
+
+def backwards(path: Path, end: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """The lines of a log, the last first, each with the byte where it begins; nothing is checked.
+
+    Of a byte `end` on nothing is given; neither is what is torn at the end. Raises AuditError when the log cannot be
+    read, or a line of it is longer than any entry.
+    """
+    with _as_it_is(path) as (file, size):
+        place, rest, whole = (size if end is None else min(max(end, 0), size)), b"", False
+        while place:
+            block = min(place, _BLOCK)
+            place -= block
+            file.seek(place)
+            rest = file.read(block) + rest
+            if not whole:
+                rest = rest[: rest.rfind(b"\n") + 1]
+                whole = bool(rest)
+            first = rest.find(b"\n") + 1 if place else 0  # what is before it begins further back
+            stop = len(rest)
+            while stop > first:
+                start = max(rest.rfind(b"\n", first, stop - 1) + 1, first)
+                yield place + start, rest[start:stop]
+                stop = start
+            rest = rest[:first]
+            if len(rest) > MAX_ENTRY_BYTES:
+                raise AuditError(f"a line of {path.name} {_NO_ENTRY}")
+
+
+def copied(path: Path) -> tuple[int, Iterator[bytes]]:
+    """How many bytes a log has now, and these bytes in parts: what is written meanwhile is not among them.
+
+    Raises AuditError when it cannot be read.
+    """
+    with _as_it_is(path) as (_, size):
+        pass
+
+    def parts() -> Iterator[bytes]:
+        with path.open("rb") as file:
+            left = size
+            while left and (part := file.read(min(left, _BLOCK))):
+                left -= len(part)
+                yield part
+
+    return size, parts()
+
+
 def verified(path: Path, *, public_key: Ed25519PublicKey | None = None) -> Iterator[Entry]:
     """The entries of a log in order, each checked before it is given; without a `public_key` by the one in entry 1.
 
@@ -266,8 +326,14 @@ def verify(path: Path, *, public_key: Ed25519PublicKey | None = None) -> Entry:
     return last
 
 
-def survey(path: Path, *, fingerprint: str | None = None, noted: str | None = None) -> Survey:
-    """Check a whole log and say what it is.
+def survey(
+    path: Path,
+    *,
+    fingerprint: str | None = None,
+    noted: str | None = None,
+    progress: Callable[[int], None] = lambda _checked: None,
+) -> Survey:
+    """Check a whole log and say what it is; `progress` is told how many entries are checked.
 
     Raises AuditError that names the first bad entry, and where the holder's key has another `fingerprint` than the
     given one, or no entry has the hash that was `noted` before.
@@ -281,6 +347,7 @@ def survey(path: Path, *, fingerprint: str | None = None, noted: str | None = No
                 raise AuditError(f"{path.name} is signed by another key, that with the fingerprint {found.fingerprint}")
         found = replace(found, entries=entry.n, last=entry.time, hash=entry.hash)
         missing = missing and entry.hash != noted
+        progress(entry.n)
     if missing:
         raise AuditError(
             f"{path.name} has no entry with the hash that was noted: its end was cut off, or it was replaced"
@@ -302,14 +369,22 @@ def _begun(first: Entry) -> Survey:
 
 def _lines(path: Path) -> Iterator[bytes]:
     """The lines as they were when the log was opened; one that is being written is not seen."""
+    with _as_it_is(path) as (file, size):
+        left = size
+        while left > 0 and (line := _read_line(file, left)):
+            left -= len(line)
+            yield line
+
+
+@contextmanager
+def _as_it_is(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """A log, opened, and how long it was then."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
-            left = os.fstat(file.fileno()).st_size
+            size = os.fstat(file.fileno()).st_size
             fcntl.flock(file, fcntl.LOCK_UN)  # a long check must not hold up who writes
-            while left > 0 and (line := _read_line(file, left)):
-                left -= len(line)
-                yield line
+            yield file, size
     except OSError as error:
         raise AuditError(f"{path.name} cannot be read ({error.strerror}): name a log that is there") from None
 
@@ -326,9 +401,9 @@ def _parse(line: bytes) -> Entry:
         found = json.loads(line, parse_int=_number)
         whole = isinstance(found, dict) and {key: type(value) for key, value in found.items()} == _TYPES
         if not whole or rfc8785.dumps(found) + b"\n" != line:
-            raise _BadError("is no entry: it was changed after it was written, or put there by somebody else")
+            raise _BadError(_NO_ENTRY)
     except (ValueError, RecursionError):
-        raise _BadError("is no entry: it was changed after it was written, or put there by somebody else") from None
+        raise _BadError(_NO_ENTRY) from None
     body = {key: value for key, value in found.items() if key not in {"hash", "signature"}}
     if hashlib.sha256(rfc8785.dumps(body)).hexdigest() != found["hash"]:
         raise _BadError("was changed: its content is not what its hash was made of")

@@ -64,8 +64,7 @@ def backup(hub: Hub, path: Path, passphrase: str, *, cost: int = sealing.COST) -
     with told(path.name), copies_in(hub.folder) as copies:
         (copies / MANIFEST).write_text(manifest.model_dump_json(), "utf-8")
         snapshot(hub.store_file, copies / hub.store_file.name)
-        key = pki.load_signing_key(hub.keys / "hub.key")
-        copy_log(hub.folder / AUDIT, copies / AUDIT, key.public_key())
+        copy_log(hub.audit_file, copies / AUDIT, hub.audit_key)
         for name in (SETTINGS, CARD):
             shutil.copyfile(hub.folder / name, copies / name)
         for name in _TREES:

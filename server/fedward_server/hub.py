@@ -25,6 +25,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from fedward_common import certificates, pki
 from fedward_common.audit import NAME as AUDIT
 from fedward_common.audit import AuditLog
@@ -174,6 +176,16 @@ class Hub:
         return self.folder / "store.sqlite"
 
     @property
+    def audit_file(self) -> Path:
+        """Its audit log's file."""
+        return self.folder / AUDIT
+
+    @property
+    def audit_key(self) -> Ed25519PublicKey:
+        """The key by which its audit log is checked."""
+        return pki.load_signing_key(self.keys / "hub.key").public_key()
+
+    @property
     def home(self) -> Path:
         """The SuperLink's folder."""
         return self.folder / "flower"
@@ -216,7 +228,7 @@ class Hub:
 
     def audit(self) -> AuditLog:
         """Its audit log."""
-        return AuditLog(self.folder / AUDIT, pki.load_signing_key(self.keys / "hub.key"), self.name)
+        return AuditLog(self.audit_file, pki.load_signing_key(self.keys / "hub.key"), self.name)
 
     def pid(self) -> int | None:
         """The process of its `fedward hub up`, None where it is not up."""

@@ -11,6 +11,7 @@ from fedward_common.errors import FedwardError
 from fedward_server.api.people import PATH
 from fedward_server.api.people.app import people_app
 from fedward_server.dashboard import security
+from fedward_server.dashboard.audit_page import AuditPage
 from fedward_server.dashboard.entering import Entering
 from fedward_server.dashboard.frame import HERE, Frame
 from fedward_server.dashboard.overview_page import OverviewPage
@@ -20,7 +21,7 @@ from fedward_server.dashboard.sites_page import SitesPage
 from fedward_server.dashboard.studies_page import StudiesPage
 from fedward_server.people import Session
 
-PAGES = (Entering, OverviewPage, SitesPage, StudiesPage, RunPage, ResultsPage)
+PAGES = (Entering, OverviewPage, SitesPage, StudiesPage, RunPage, ResultsPage, AuditPage)
 
 
 def dashboard_app(frame: Frame) -> Starlette:
@@ -30,7 +31,8 @@ def dashboard_app(frame: Frame) -> Starlette:
         return frame.told(request, session, "not_found", 404)
 
     def failed(request: Request, error: Exception) -> Response:
-        return frame.render(request, None, "told.html", 500, said="failed_because", why=str(error))
+        assert isinstance(error, FedwardError)
+        return frame.render(request, None, "told.html", 500, said="failed_because", why=frame.words(error))
 
     return Starlette(
         routes=[

@@ -1,7 +1,7 @@
 """What every page stands in: the hub that it tells of, who asks and whether he may, the template around it."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +10,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from fedward_common.errors import RunError
+from fedward_common.errors import FedwardError, RunError
+from fedward_server.audit_check import AuditChecks
 from fedward_server.dashboard import security
 from fedward_server.dashboard.texts import chosen, texts
 from fedward_server.hub import Hub
@@ -33,6 +34,7 @@ class Frame:
     store: Store
     presence: PresenceWatch
     live: LiveRuns
+    audit_checks: AuditChecks = field(default_factory=AuditChecks)
 
     note: ClassVar[str] = ""  # the name of what every page says first
 
@@ -63,11 +65,13 @@ class Frame:
             return None
         return self.people.session(token, security.client_of(request), stays=not security.asks_by_itself(request))
 
-    def page(self, handler: Callable[[Request, Session], Response]) -> Callable[[Request], Response]:
-        """A page for who is logged in; others are sent to log in."""
+    def page(self, handler: Callable[[Request, Session], Response], *roles: Role) -> Callable[[Request], Response]:
+        """A page for who is logged in, of these roles where some are given; others are sent to log in."""
 
         def guarded(request: Request) -> Response:
             session = self.session(request)
+            if session is not None and roles and session.person.role not in roles:
+                return self.told(request, session, "not_allowed", 403)
             if session is not None:
                 return handler(request, session)
             if "hx-request" in request.headers:
@@ -105,6 +109,10 @@ class Frame:
     def told(self, request: Request, session: Session, said: str, status: int) -> Response:
         """A page that says one thing."""
         return self.render(request, session, "told.html", status, said=said)
+
+    def words(self, error: FedwardError) -> str:
+        """What went wrong, without where on its machine the hub lies."""
+        return str(error).replace(f"{self.hub.folder}/", "").replace(str(self.hub.folder), "HUB")
 
     def language(self, request: Request) -> str:
         """The language of whoever asks."""

@@ -7,11 +7,11 @@ from starlette.exceptions import HTTPException
 
 from fedward_common import __version__
 from fedward_common.errors import FedwardError
-from fedward_server.api.people import PATH, overview, results, runs, session
+from fedward_server.api.people import PATH, audit, overview, results, runs, session
 from fedward_server.api.people.guard import Guard
 from fedward_server.dashboard.frame import Frame
 
-ROUTERS = (session.router, overview.router, runs.router, results.router)
+ROUTERS = (session.router, overview.router, runs.router, results.router, audit.router)
 
 
 def people_app(frame: Frame) -> FastAPI:
@@ -23,9 +23,14 @@ def people_app(frame: Frame) -> FastAPI:
         redoc_url=None,
         root_path=PATH,
     )
+
+    def failed(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, FedwardError)
+        return JSONResponse({"error": frame.words(error)}, status_code=409)
+
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _not_agreed)
-    app.add_exception_handler(FedwardError, _failed)
+    app.add_exception_handler(FedwardError, failed)
     guard = Guard(frame)
     for router in ROUTERS:
         app.include_router(router(guard))
@@ -42,7 +47,3 @@ def _not_agreed(_request: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"][1:]) or "the body"
     return JSONResponse({"error": f"{where}: {first['msg']}; /api/v1/openapi.json says what is asked"}, 422)
-
-
-def _failed(_request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"error": str(error)}, status_code=409)

@@ -1,6 +1,6 @@
 """Who asks the people's API, and whether he may."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from fastapi import HTTPException, Request
@@ -29,6 +29,14 @@ class Guard:
         """Who asks; 401 for nobody."""
         return self.session(request).person
 
+    def reading(self, *roles: Role) -> Callable[[Request], Person]:
+        """Who asks for what is for these roles only; 403 for others."""
+
+        def allowed(request: Request) -> Person:
+            return _of_role(self.person(request), roles)
+
+        return allowed
+
     def changing(self, *roles: Role) -> Callable[[Request], Person]:
         """Who asks for a change, of these roles; 403 for others, and for what comes from another page."""
 
@@ -36,8 +44,12 @@ class Guard:
             session = self.session(request)
             if not security.is_own_form(request, session, request.headers.get(CSRF_HEADER, "")):
                 raise HTTPException(403, f"send the csrf of your session in the header {CSRF_HEADER}")
-            if session.person.role not in roles:
-                raise HTTPException(403, f"this is for {' or '.join(roles)}; you are {session.person.role}")
-            return session.person
+            return _of_role(session.person, roles)
 
         return allowed
+
+
+def _of_role(person: Person, roles: Collection[Role]) -> Person:
+    if person.role not in roles:
+        raise HTTPException(403, f"this is for {' or '.join(roles)}; you are {person.role}")
+    return person
