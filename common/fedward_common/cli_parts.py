@@ -34,6 +34,7 @@ _SUMMARIES = {
     "status": "List a hub's runs, or say how one stands.",
     "resume": "Let a run that failed or was stopped go on.",
     "add": "Register a trained model at a hub, so that a study can begin with it.",
+    "card": "Print the card of a registered model.",
     "remove": "Forget a registered model.",
     "predict": "What a trained model says of images, recordings or a table.",
 }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from fedward_common.sentences import listed, sentences
 from fedward_common.study_cohort import Cohort
+from fedward_common.study_small_sections import Privacy
 from fedward_common.study_spec import StudySpec
 from fedward_common.study_split import Split
 from fedward_common.study_subgroups import BANDS
@@ -57,6 +58,16 @@ def describe(spec: StudySpec) -> list[tuple[str, str]]:
         ("Success", _success(spec, who)),
         ("Hospitals", _hospitals(spec)),
     ]
+
+
+def privacy_words(privacy: Privacy) -> str:
+    """Which protections of the updates are on."""
+    aggregation = "on" if privacy.secure_aggregation else "off: the hub saw each hospital’s model update"
+    noise = "on" if privacy.dp is not None else "off: what a model remembers of its training patients was not bounded"
+    return (
+        "Patients’ data and identifiers stay in the hospital. "
+        f"Secure aggregation {aggregation}. Differential privacy {noise}."
+    )
 
 
 def counted(spec: StudySpec) -> str:

@@ -1,5 +1,7 @@
-"""`fedward model add | remove`: the models of a hub with which studies may begin."""
+"""`fedward model add | card | remove`: the models of a hub with which studies may begin."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +34,31 @@ def add(
     else:
         raise UsageError("say where the model is: either --file or --run")
     print(f"{entry.name} is registered, SHA-256 {entry.sha256}.")
+
+
+def card(
+    name: Name, hub: HubFolder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+) -> None:
+    """Print the card of a registered model as Markdown: what it is, what it may be used for, where it comes from.
+
+    Example: fedward model card breast-2027 --hub /srv/hub
+    """
+    from fedward_server.figures.scope import Scope
+    from fedward_server.hub import Hub
+    from fedward_server.lineage import Lineages
+    from fedward_server.model_card import card_of, render
+    from fedward_server.models import Registry
+
+    opened = Hub.open(hub)
+    registry = Registry(opened)
+    entry, path = registry.find(name)
+    with opened.store() as store:
+        found = card_of(opened, store, entry, path, Scope())
+        lineage = Lineages(store, registry.entries(), lambda _row: True).of(entry)
+    if as_json:
+        print(json.dumps({"card": found.model_dump(), "lineage": asdict(lineage)}, indent=2))
+    else:
+        print(render(found, lineage, opened.name), end="")
 
 
 def remove(name: Name, hub: HubFolder) -> None:

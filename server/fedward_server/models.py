@@ -48,6 +48,7 @@ class Registered(BaseModel):
     study: str | None = None
     study_digest: str | None = None
     run: str | None = None
+    sites: tuple[str, ...] = ()  # that took part in the run
     note: str = ""
 
 
@@ -73,6 +74,17 @@ class Registry:
             )
         return self._read(path), self._file(name, "safetensors")
 
+    def checked(self, name: str) -> tuple[Registered, Path]:
+        """One model, and the file of its arrays, which are those that were registered: else ModelError."""
+        entry, path = self.find(name)
+        try:
+            intact = weights_file.sha256(weights_file.read(path)) == entry.sha256
+        except ModelError:
+            intact = False
+        if not intact:
+            raise changed(name)
+        return entry, path
+
     def add_file(self, name: str, path: Path, *, note: str = "") -> Registered:
         """Register the arrays of a safetensors file. Raises UsageError for a name that is taken or is none."""
         about = None
@@ -94,10 +106,22 @@ class Registry:
         if not held:
             raise ModelError(f"no checkpoint of run {run} is its final model: restore its folder from a backup")
         checkpoint = held[0]
-        known = {"study": row.study_id, "study_digest": row.study_digest, "run": run}
-        network = row.study_json["model"]["name"]
-        about = RunResult.read(self._hub.runs / run).trained()
-        return self._add(name, dict(checkpoint.arrays), {**known, "network": network, "note": note}, about)
+        result = self._result(run)
+        known = {
+            "network": row.study_json["model"]["name"],
+            "study": row.study_id,
+            "study_digest": row.study_digest,
+            "run": run,
+            "sites": tuple(sorted(result.sites)),
+            "note": note,
+        }
+        return self._add(name, dict(checkpoint.arrays), known, result.trained())
+
+    def _result(self, run: str) -> RunResult:
+        try:
+            return RunResult.read(self._hub.runs / run)
+        except (OSError, ValidationError):
+            raise ModelError(f"the figures of run {run} cannot be read: restore its folder from a backup") from None
 
     def remove(self, name: str) -> Registered:
         """Forget a model; what it was. Runs keep the weights with which they began. Raises UsageError as `find`."""
@@ -122,7 +146,7 @@ class Registry:
             if self._file(name, "json").exists():
                 raise UsageError(
                     f"the name '{name}' is taken (SHA-256 {self.find(name)[0].sha256[:16]}…): choose another, or "
-                    f"remove that model first with `fedward model remove {name} --hub {self._hub.folder}`"
+                    f"remove that model first, with `fedward model remove {name}`"
                 )
             with _written(self._file(name, "safetensors")) as temporary:
                 whole = {each: np.asarray(array, order="C") for each, array in arrays.items()}
@@ -158,13 +182,11 @@ def file_of(folder: Path, name: str) -> Path:
 
     Raises UsageError for a name that none has, ModelError where its arrays are not those that were registered.
     """
-    entry, path = Registry(Hub.open(folder)).find(name)
-    if weights_file.sha256(weights_file.read(path)) != entry.sha256:
-        raise _changed(name)
-    return path
+    return Registry(Hub.open(folder)).checked(name)[1]
 
 
-def _changed(name: str) -> ModelError:
+def changed(name: str) -> ModelError:
+    """What is told where the arrays of a model are not those that were registered."""
     return ModelError(f"the registered model {name} was changed: remove it, and add it again")
 
 
@@ -199,7 +221,7 @@ def resolve_start(study: StudySpec, *, base: Path, registry: Registry | None) ->
     entry, path = registry.find(start.model)
     spec, taken = bound(study, path)
     if spec.model.start is None or spec.model.start.sha256 != entry.sha256:
-        raise _changed(start.model)
+        raise changed(start.model)
     return Started(spec, path, f"Weights of the registered model {start.model}: {taken}")
 
 

@@ -6,7 +6,7 @@ database of an earlier Fedward up to date (Alembic) and refuses one of a later.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -323,6 +323,18 @@ class Store:
             which.append(sa.tuple_(_RUNS.c.started, _RUNS.c.run) < place.scalar_subquery())
         order = (_RUNS.c.started.desc(), _RUNS.c.run.desc())
         return [RunRow(**row) for row in self.rows(sa.select(_RUNS).where(*which).order_by(*order).limit(many))]
+
+    def makers(self, sha256: str) -> list[RunRow]:
+        """The runs that ended with this model, in the order of their starts."""
+        return self._runs_where(_RUNS.c.model_sha256 == sha256)
+
+    def begun_with(self, weights: Collection[str]) -> list[RunRow]:
+        """The runs that began with one of these weights, by their SHA-256, in the order of their starts."""
+        return self._runs_where(_RUNS.c.study_json["model", "start", "sha256"].as_string().in_(weights))
+
+    def _runs_where(self, which: sa.ColumnElement[bool]) -> list[RunRow]:
+        query = sa.select(_RUNS).where(which).order_by(_RUNS.c.started, _RUNS.c.run)
+        return [RunRow(**row) for row in self.rows(query)]
 
     def rounds(self, run: str, *, since: int = 0) -> list[RoundRow]:
         """The rounds of a run, in order, from round `since` on."""

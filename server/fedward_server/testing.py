@@ -97,7 +97,7 @@ class Ground:
         """A run of these sites, done by the real engine; those that are `absent` were asked too."""
         numbers = dict(enumerate(sites, start=1))
         spec = self._resolved((*(site.name for site in sites), *absent), study or tiny_study())
-        (self.hub.runs / run).mkdir()
+        (self.hub.runs / run).mkdir(exist_ok=True)  # the weights with which it begins may be there
         result = RoundEngine(
             grid=FakeGrid(numbers),
             study=spec,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from fedward_common.sentences import listed, sentences
 from fedward_common.study import Input
-from fedward_common.study_text import cohort_words, counted
+from fedward_common.study_text import cohort_words, counted, privacy_words
 from fedward_common.study_text_input import HEADINGS, before_scaling, input_words
 from fedward_common.study_text_training import combined, initial_words, own_word
 from fedward_server import limits as run_limits
@@ -61,7 +61,7 @@ def method(results: Results) -> list[tuple[str, str]]:
         *([("Operating point", operating_point_text(results))] if results.study.task == "classification" else []),
         ("Intervals", intervals_text(results)),
         ("Small cells", small_cells_text(results)),
-        ("Privacy", privacy_text(spec.privacy.secure_aggregation, dp=spec.privacy.dp is not None)),
+        ("Privacy", privacy_words(spec.privacy)),
     ]
 
 
@@ -233,16 +233,6 @@ def small_cells_text(results: Results) -> str:
     least = sorted({report.min_cell for report in results.site_reports})
     k = "the hospital’s own minimum" if not least else " or ".join(map(str, least))
     return f"No count of fewer than {k} patients leaves a hospital. {words(results).leaves}"
-
-
-def privacy_text(secure_aggregation: bool, *, dp: bool) -> str:
-    """Which protections of the updates were on."""
-    aggregation = "on" if secure_aggregation else "off: the hub saw each hospital’s model update"
-    noise = "on" if dp else "off: what a model remembers of its training patients was not bounded"
-    return (
-        "Patients’ data and identifiers stay in the hospital. "
-        f"Secure aggregation {aggregation}. Differential privacy {noise}."
-    )
 
 
 def tested_where(results: Results) -> str:

@@ -6,11 +6,11 @@ study team. The checklists' own text is in their papers and is not repeated here
 """
 
 import json
-import re
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
+from fedward_common.markdown import Markdown, plain, render
 from fedward_common.sentences import sentences
 from fedward_common.study import TableInput
 from fedward_common.study_text_input import missing_words
@@ -20,41 +20,13 @@ from fedward_simulations import method_wording, subgroup_report, wording
 from fedward_simulations.results import Block, Metric, ModelName, Results
 
 TO_FILL_IN = "*for the study team to fill in*"
-_SPECIAL = re.compile(r"([\\`*_\[\]|~])")
-_AT_START = re.compile(r"^(\d+(?=[.)] )|(?=[#+=-]))")  # where a heading or a list would start
 
 Answer = Callable[[Results], str]
 
 
 def render_model_card(results: Results) -> str:
     """model-card.md."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("fedward_simulations"),
-        autoescape=False,  # noqa: S701 - Markdown, not HTML: `finalize` escapes for both
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finalize,
-    )
-    return environment.get_template("model-card.md").render(**_context(results))
-
-
-class Markdown(str):
-    """Text that is Markdown already and stays as it is."""
-
-    __slots__ = ()
-
-
-def _finalize(value: object) -> str:
-    return value if isinstance(value, Markdown) else plain(str(value))
-
-
-def plain(text: str) -> str:
-    """Text that no reader of Markdown takes for markup, HTML or a table's edge; on one line."""
-    escaped = _SPECIAL.sub(r"\\\1", " ".join(text.split())).replace("<", "&lt;").replace(">", "&gt;")
-    return _AT_START.sub(r"\1\\", escaped)
+    return render("fedward_simulations", "model-card.md", _context(results))
 
 
 def _context(results: Results) -> dict[str, Any]:

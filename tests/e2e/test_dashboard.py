@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyotp
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from fedward_common.records import Arrays
 from fedward_common.study import SiteEntry, load, resolved, template_path
 from fedward_common.testing import FakeSite, tiny_study
 from fedward_server import control, testing
@@ -24,6 +26,7 @@ from fedward_server.gateway import Gateway
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining
 from fedward_server.journal import Journal
+from fedward_server.models import Registry, keep_start
 from fedward_server.people import People, Role
 from fedward_server.store import RoundRow
 from fedward_server.superlink import free_port
@@ -376,6 +379,99 @@ def test_a_browser_that_was_left_open_over_a_restart_of_the_pages(ground: Ground
     page.get_by_role("link", name="Sites").click()
     page.get_by_role("heading", name="Sites", exact=True).first.wait_for()  # the session goes on
     visit.close()
+
+
+def finished_run(ground: Ground, run: str, start: str | None = None) -> str:
+    """A run that has ended, which began with a registered model where one is named; its model's SHA-256."""
+
+    def learned(arrays: Arrays) -> Arrays:
+        return {name: array + np.asarray(len(run), array.dtype) for name, array in arrays.items()}
+
+    sites = [FakeSite(name=name, quality=0.8, update=learned) for name in ("fir-clinic", "yew-clinic")]
+    study = tiny_study()
+    if start is not None:
+        entry, path = Registry(ground.hub).find(start)
+        keep_start(path, ground.hub.runs / run)
+        study = tiny_study(model={"start": {"model": start, "sha256": entry.sha256, "head": True}})
+    with ground.hub.store() as store:
+        hospitals = testing.Ground(ground.hub, store, ground.folder)
+        for site in sites:
+            if site.name not in store.sites():
+                hospitals.enrolled(site.name)
+        return hospitals.finished(run, *sites, study=study).model_sha256
+
+
+def test_a_model_is_registered_read_and_downloaded(ground: Ground) -> None:
+    ground.person("iva", "investigator")
+    finished_run(ground, "tiny-1")
+    visit = Visit(ground)
+    page = visit.logs_in("iva")
+    page.get_by_role("link", name="Models").click()
+    page.get_by_label("Of which run").select_option("tiny-1")
+    page.get_by_label("Its name").fill("pilot")
+    page.get_by_label("What people should know of it").fill("the pilot's")
+    visit.is_fine("models-empty")
+    page.get_by_role("button", name="Register").click()
+    page.get_by_role("heading", name="pilot").wait_for()
+    second = finished_run(ground, "tiny-2", "pilot")
+    Registry(ground.hub).add_run("final", "tiny-2")
+    page.reload()
+    page.locator(".tree").get_by_role("link", name="final").click()
+    page.locator(".tree b").get_by_text("final").wait_for()
+    visit.is_fine("model")
+    with page.expect_download() as taken:
+        page.get_by_role("link", name="final.safetensors").click()
+    assert taken.value.path().read_bytes() == Registry(ground.hub).find("final")[1].read_bytes()
+    page.get_by_role("link", name="Models").first.click()
+    page.get_by_text(f"{second[:12]}…").wait_for()
+    visit.is_fine("models")
+    visit.close()
+    ground.person("ira", "auditor")
+    visit = Visit(ground, language="zh-CN", scheme="dark")
+    page = visit.logs_in("ira")
+    page.get_by_role("link", name="模型").click()
+    page.get_by_role("link", name="final").click()
+    page.get_by_role("heading", name="它从何而来").wait_for()
+    visit.is_fine("model-dark-zh")
+    visit.close()
+
+
+def test_the_audit_log_is_searched_and_checked(ground: Ground) -> None:
+    ground.person("aud", "auditor")
+    for number in range(120):
+        ground.hub.audit().append("site invited", {"site": f"site-{number}", "days": 7})
+    visit = Visit(ground)
+    page = visit.logs_in("aud")
+    page.get_by_role("link", name="Audit").click()
+    page.get_by_role("button", name="Check the whole log").click()
+    page.get_by_text("The log is whole:").wait_for()
+    visit.is_fine("audit")
+    page.get_by_text("Check it on another machine").click()
+    with page.expect_download() as taken:
+        page.get_by_role("link", name="Download the log").click()
+    assert taken.value.path().read_bytes() == ground.hub.audit_file.read_bytes()
+    page.get_by_role("link", name="Older").click()
+    page.get_by_role("link", name="Newest").wait_for()
+    page.get_by_label("Site, person, run").fill("site-7")
+    page.get_by_role("button", name="Show").click()
+    page.get_by_role("rowheader").nth(10).wait_for()
+    assert page.get_by_role("rowheader").count() == 11  # site-7 and site-70 to site-79
+    visit.is_fine("audit-searched")
+    visit.close()
+    log = ground.hub.audit_file.read_bytes()
+    try:
+        ground.hub.audit_file.write_bytes(log.replace(b'"site":"site-115"', b'"site":"site-911"'))
+        ground.person("auda", "auditor")
+        visit = Visit(ground, scheme="dark")
+        page = visit.logs_in("auda")
+        page.get_by_role("link", name="Audit").click()
+        page.get_by_role("button", name="Check the whole log").click()
+        page.get_by_text("The log is not whole:").wait_for()
+        page.get_by_text("Do not rely on this").wait_for()
+        visit.is_fine("audit-bad-dark")
+        visit.close()
+    finally:
+        ground.hub.audit_file.write_bytes(log)
 
 
 def api_processes(ground: Ground) -> list[int]:

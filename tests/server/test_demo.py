@@ -35,7 +35,7 @@ def test_anybody_looks_around(hub: Hub, visitor: Browser) -> None:
     with hub.store() as store:
         runs = store.runs()
     assert {run.status for run in runs} == {"finished", "stopped"}
-    for path in ("/", "/sites", "/studies", *(f"/runs/{run.run}" for run in runs)):
+    for path in ("/", "/sites", "/studies", "/models", "/audit", *(f"/runs/{run.run}" for run in runs)):
         answer = visitor.get(path)
         assert answer.status_code == 200
         assert "A demonstration:" in answer.text

@@ -17,16 +17,24 @@ from fedward_common.audit import entries
 from fedward_common.cards import SiteCard
 from fedward_common.errors import FedwardError, ModelError, UsageError
 from fedward_common.models import trained, weights_file
-from fedward_common.records import model_sha256
+from fedward_common.records import Prepared, model_sha256
 from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
 from fedward_server import runs
 from fedward_server.checkpoints import Checkpoint, save
 from fedward_server.hub import Hub
 from fedward_server.models import Registry, Started, keep_start, resolve_start
-from fedward_server.result import RunResult
+from fedward_server.result import RunResult, SiteResult
 
 STUDY = tiny_study()
+PREPARED = Prepared(
+    site="north",
+    fedward="0.1.0",
+    cohort="c" * 64,
+    total=40,
+    patients={"train": 20, "validation": 10, "test": 10},
+    seconds=1.0,
+)
 ARRAYS = models.initial_state(STUDY, 99)
 
 
@@ -72,7 +80,7 @@ def finished_run(hub: Hub, run: str = "run-1") -> None:
         run=run,
         engine="deployment",
         study=STUDY,
-        sites={},
+        sites={"north": SiteResult(prepared=PREPARED)},
         history=(),
         kept_round=2,
         left_out=("south: nobody answered",),
@@ -114,6 +122,7 @@ def test_the_model_of_a_run_that_finished_is_registered(hub: Hub) -> None:
         "study": "tiny",
         "study_digest": STUDY.digest,
         "run": "run-1",
+        "sites": ("north",),
         "sha256": model_sha256(ARRAYS),
         "note": "",
     }

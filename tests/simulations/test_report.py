@@ -7,6 +7,7 @@ import matplotlib as mpl
 import pytest
 from rich.console import Console
 
+from fedward_common.markdown import plain
 from fedward_common.study import (
     Cohort,
     Evaluation,
@@ -21,7 +22,7 @@ from fedward_common.study import (
 )
 from fedward_server.figures import drawing
 from fedward_simulations import learning_plots, method_wording, plots, wording
-from fedward_simulations.model_card import plain, render_model_card
+from fedward_simulations.model_card import render_model_card
 from fedward_simulations.report import print_table, render_report, write_report
 from fedward_simulations.results import METRICS, Block, Results, SiteEffect, SiteEffectChange, combine
 

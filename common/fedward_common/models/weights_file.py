@@ -1,6 +1,8 @@
 """Trained weights from a safetensors file. No other kind is read: pickle, as in .pt and .pth files, may run code."""
 
-from collections.abc import Iterator
+import json
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 NAME = "start.safetensors"  # in a run's folder: the weights that it began with
 _TYPES = {"F16", "F32", "F64", "U8", "I32", "I64"}  # those that travel
+_PART = 2**16  # bytes that are read at a time
 
 State = dict[str, npt.NDArray[np.generic]]
 
@@ -36,6 +39,34 @@ def header(path: Path) -> dict[str, str]:
     """What a file says of itself beside its arrays. Raises ModelError as `read` does."""
     with _opened(path) as file:
         return file.metadata() or {}
+
+
+def parameters(path: Path) -> int:
+    """How many numbers that can be learned, and statistics, the arrays of a file hold. Raises ModelError as `read`."""
+    with _opened(path) as file:
+        arrays = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118
+        return sum(math.prod(array.get_shape()) for array in arrays if array.get_dtype().startswith("F"))
+
+
+def with_header(path: Path, header: Mapping[str, str]) -> tuple[int, Iterator[bytes]]:
+    """A file that can be read, with other words of itself: how many bytes that is, and the bytes in parts.
+
+    The format: 8 bytes that say how long the JSON is which follows, little-endian; the JSON; the arrays' bytes.
+    """
+    with path.open("rb") as file:
+        old = int.from_bytes(file.read(8), "little")
+        arrays = json.loads(file.read(old))
+    text = json.dumps({**arrays, "__metadata__": dict(header)}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the arrays stay aligned
+
+    def parts() -> Iterator[bytes]:
+        yield len(text).to_bytes(8, "little") + text
+        with path.open("rb") as file:
+            file.seek(8 + old)
+            while part := file.read(_PART):
+                yield part
+
+    return path.stat().st_size - old + len(text), parts()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from fedward_server.dashboard import security
 from fedward_server.dashboard.audit_page import AuditPage
 from fedward_server.dashboard.entering import Entering
 from fedward_server.dashboard.frame import HERE, Frame
+from fedward_server.dashboard.models_page import ModelsPage
 from fedward_server.dashboard.overview_page import OverviewPage
 from fedward_server.dashboard.results_page import ResultsPage
 from fedward_server.dashboard.run_page import RunPage
@@ -21,7 +22,7 @@ from fedward_server.dashboard.sites_page import SitesPage
 from fedward_server.dashboard.studies_page import StudiesPage
 from fedward_server.people import Session
 
-PAGES = (Entering, OverviewPage, SitesPage, StudiesPage, RunPage, ResultsPage, AuditPage)
+PAGES = (Entering, OverviewPage, SitesPage, StudiesPage, RunPage, ResultsPage, ModelsPage, AuditPage)
 
 
 def dashboard_app(frame: Frame) -> Starlette:

@@ -33,12 +33,11 @@ class HubFigures:
 
     def of(self, person: Person, row: RunRow) -> RunFigures | None:
         """What a person may see of a run's figures; None of one that has none (yet)."""
-        stamp = self._stamp(row)
-        return None if stamp is None else _figures(self.hub.runs / row.run, stamp, Scope.of(person))
+        return figures_of(self.hub.runs / row.run, Scope.of(person))
 
     def file(self, person: Person, row: RunRow, name: str, form: str) -> bytes | None:
         """A picture as a file, or its numbers; None where the run has no such picture."""
-        stamp = self._stamp(row)
+        stamp = _stamp(self.hub.runs / row.run)
         return None if stamp is None else _file(self.hub.runs / row.run, stamp, Scope.of(person), name, form)
 
     def public(self, person: Person, row: RunRow) -> dict[str, Any] | None:
@@ -58,12 +57,19 @@ class HubFigures:
             "figures": {name: f"/runs/{row.run}/figures/{name}.csv" for name in names},
         }
 
-    def _stamp(self, row: RunRow) -> int | None:
-        """What changes when a run's figures do."""
-        try:
-            return (self.hub.runs / row.run / FILE).stat().st_mtime_ns
-        except FileNotFoundError:
-            return None
+
+def figures_of(folder: Path, scope: Scope) -> RunFigures | None:
+    """The figures of the run of a folder; None of one that has none (yet)."""
+    stamp = _stamp(folder)
+    return None if stamp is None else _figures(folder, stamp, scope)
+
+
+def _stamp(folder: Path) -> int | None:
+    """What changes when a run's figures do."""
+    try:
+        return (folder / FILE).stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 @lru_cache(RUNS)
