@@ -33,6 +33,7 @@ def up(
     Example: fedward site up /srv/hospital --detach
     """
     from fedward_client import daemon
+    from fedward_client.member import private_paths
 
     site = Site.open(folder, state=state)
     if detach:
@@ -40,7 +41,7 @@ def up(
         return
     keeper = daemon.Daemon(site, unsafe=unsafe_no_walls)
     keeper.require()
-    daemon.log_to(site.ensure_state() / "daemon.log")
+    daemon.log_to(site.ensure_state() / "daemon.log", site.log_format, private_paths(site))
     shown = Console(stderr=True)
     if unsafe_no_walls:
         shown.print("NOT ISOLATED: the two sides of this site can see each other's files and networks.", style="bold")
@@ -120,10 +121,11 @@ def executor(
     """
     from fedward_client import daemon
     from fedward_client.executor import serve
+    from fedward_client.member import private_paths
 
     daemon.end_with_parent(supervised)
     site = Site.open(folder, state=state)
-    daemon.log_to(site.ensure_state() / "executor.log")
+    daemon.log_to(site.ensure_state() / "executor.log", site.log_format, private_paths(site))
     with daemon.told():
         daemon.require_walls(daemon.executor_walls(site), unsafe=unsafe_no_walls)
         serve(site)
@@ -144,7 +146,7 @@ def supernode(
 
     daemon.end_with_parent(supervised)
     settings = LinkSettings.read(link)
-    daemon.log_to(link / "supernode.log")
+    daemon.log_to(link / "supernode.log", settings.log_format, settings.hidden)
     with daemon.told():
         daemon.require_walls(daemon.supernode_walls(link, settings.spool, settings.hidden), unsafe=unsafe_no_walls)
         serve(link)

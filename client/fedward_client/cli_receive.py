@@ -1,7 +1,6 @@
 """`fedward site receive`: images from the hospital's own archive into the site's data folder."""
 
 import json
-import logging
 import signal
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from fedward_client.cli_common import AsJson, Folder, State
 from fedward_client.site import Site
 from fedward_common.errors import PacsError, UsageError
 from fedward_common.events import Event, Listener
+from fedward_common.logs import process_to, to_terminal
 
 if TYPE_CHECKING:
     from fedward_client.receiver.inbox import Tally
@@ -167,7 +167,7 @@ def _listen(site: Site, *, as_json: bool) -> None:
     from fedward_client.receiver.inbox import Inbox
     from fedward_client.receiver.listener import listening
 
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)  # what is refused, to stderr
+    process_to(to_terminal(site.log_format, [site.folder, site.data]))  # what is refused
     started = time.perf_counter()
     with Inbox.open(site) as inbox, listening(inbox):
         where = f"{site.pacs.listen_host} port {site.pacs.listen_port}"

@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import FrameType
 
@@ -23,12 +22,11 @@ from fedward_client import isolation, locks
 from fedward_client.isolation import Walls
 from fedward_client.member import HUB_CARD, private_paths, write_link_settings
 from fedward_client.site import Site
-from fedward_common.errors import SettingsError
+from fedward_common.errors import FedwardError, SettingsError
+from fedward_common.logs import Format, process_to, to_file, to_terminal
 
 log = logging.getLogger(__name__)
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-LOG_BYTES, LOGS_KEPT = 10 * 2**20, 5
 PATIENCE_S = 15.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S, WELL_S = 0.5, 60.0, 30.0
 LOOK_S = 0.2
@@ -175,19 +173,12 @@ def told() -> Iterator[None]:
     """Write into the log too what ends a process, for the terminal that it is told to may be gone."""
     try:
         yield
-    except SettingsError as error:
+    except FedwardError as error:
         log.error("%s", error)  # noqa: TRY400 - the sentence says it all
         raise
-    except Exception:
-        log.exception("this process ends")
-        raise
 
 
-def log_to(path: Path) -> None:
-    """Log to a file that is rotated at 10 MiB, and warnings to stderr too."""
-    to_file = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOGS_KEPT, encoding="utf-8")
-    to_terminal = logging.StreamHandler()
-    to_terminal.setLevel(logging.WARNING)
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, handlers=[to_file, to_terminal])
-    for chatty in ("httpx", "alembic"):  # a line for every look at the hub, and for every opening of a ledger
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+def log_to(path: Path, form: Format, private: Iterable[Path]) -> None:
+    """Log to a file that is begun anew at 10 MiB, and warnings to stderr too; no path below `private` is told."""
+    hidden = list(private)
+    process_to(to_file(path, form, hidden, turned=True), to_terminal(form, hidden))

@@ -26,6 +26,7 @@ from fedward_common import audit, pki
 from fedward_common.audit import AuditLog
 from fedward_common.cards import HubCard, SiteCard
 from fedward_common.errors import SettingsError, UsageError
+from fedward_common.logs import Format
 
 SIGNING_KEY = "signing.key"
 AUDIT = "audit.jsonl"
@@ -58,6 +59,7 @@ class LinkSettings(BaseModel):
     hidden: tuple[Path, ...]
     window: Window | None = None  # in which models travel; None: at all hours
     bytes_per_minute: int | None = None
+    log_format: Format = "text"
 
     @classmethod
     def read(cls, link: Path) -> Self:
@@ -137,6 +139,7 @@ def write_link_settings(site: Site) -> None:
         hidden=tuple(sorted(private_paths(site))),
         window=site.link_window,
         bytes_per_minute=site.link_bytes_per_minute,
+        log_format=site.log_format,
     )
     path = site.link / LINK_SETTINGS
     text = settings.model_dump_json(indent=1)

@@ -14,6 +14,7 @@ An optional `site.toml` in it changes the defaults:
     [policy]   outputs, max_update_norm, status    what may leave at all; with nothing named, nothing does
     [limits]   threads, spool_mib, …        processor threads for training; the sizes of spool and caches
     [pacs]     host, url, …                 the hospital's archive, for `fedward site receive` (`receiver.settings`)
+    [log]      format              "text" or "json"
 
 Nothing here reads an image, and nothing here ever replaces a key that is there.
 """
@@ -45,6 +46,7 @@ from fedward_client.mask_settings import MaskSettings, MasksSection
 from fedward_client.pace import Window, read_window
 from fedward_client.receiver.settings import PacsSection, PacsSettings, checked
 from fedward_common.errors import SettingsError
+from fedward_common.logs import Format
 
 SETTINGS = "site.toml"
 STATE = ".fedward"
@@ -101,6 +103,10 @@ class _LinkSection(_Section):
     mib_per_minute: Annotated[int, Field(ge=0)] = 0  # TOML has no none
 
 
+class _LogSection(_Section):
+    format: Format = "text"
+
+
 class _Settings(_Section):
     site: _SiteSection = _SiteSection()
     data: _DataSection = _DataSection()
@@ -114,6 +120,7 @@ class _Settings(_Section):
     limits: _LimitsSection = _LimitsSection()
     link: _LinkSection = _LinkSection()
     pacs: PacsSection = PacsSection()
+    log: _LogSection = _LogSection()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +152,7 @@ class Site:
     link_window: Window | None = None  # in which models travel; None: at all hours
     link_bytes_per_minute: int | None = None
     pacs: PacsSettings = field(default_factory=PacsSettings)
+    log_format: Format = "text"
 
     @classmethod
     def open(cls, folder: Path, *, state: Path | None = None) -> "Site":
@@ -181,6 +189,7 @@ class Site:
             link_window=read_window(settings.link.window, f"{SETTINGS}: [link]"),
             link_bytes_per_minute=settings.link.mib_per_minute * 2**20 or None,
             pacs=checked(settings.pacs, folder),
+            log_format=settings.log.format,
         )
 
     @property

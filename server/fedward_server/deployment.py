@@ -6,8 +6,7 @@ What ends the process and is not the run's own failure it does not record: the s
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -17,6 +16,7 @@ from flwr.supercore.run import RunNotRunningException
 from flwr.superlink.grid import HttpGrid
 
 from fedward_common.errors import RunError
+from fedward_common.logs import fedward_to, to_file
 from fedward_common.process_memory import collect_often, give_pieces_back
 from fedward_server.app import serve, serve_survey
 from fedward_server.bulk import Bulk
@@ -30,8 +30,6 @@ from fedward_server.runs import LOCK
 from fedward_server.store import RunRow
 from fedward_server.surveys import ASKED
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
 
 def serve_sites(grid: Grid, config: UserConfig) -> None:
     """Do a run on the sites of its roster, and tell how it ended."""
@@ -39,7 +37,8 @@ def serve_sites(grid: Grid, config: UserConfig) -> None:
     give_pieces_back()
     collect_often()
     hub, run, folder = Hub.open(Path(str(config["hub"]))), str(config["run"]), Path(str(config["folder"]))
-    with held(folder / LOCK), _log_to(folder / "run.log"), ExitStack() as at_the_end:
+    form = hub.settings.log.format  # of a file, for Flower throws away what this process prints
+    with held(folder / LOCK), fedward_to(to_file(folder / "run.log", form)), ExitStack() as at_the_end:
         bulk = None if hub.gateway is None else Bulk(hub.folder, run)
         if bulk is not None:
             at_the_end.callback(bulk.remove)
@@ -79,20 +78,3 @@ def _end(row: RunRow) -> dict[str, str]:
     end = {"run": row.run, "study": row.study_digest}
     more = {"model_sha256": row.model_sha256} if row.status == "finished" else {"reason": row.reason}
     return {**end, **{name: value for name, value in more.items() if value is not None}}
-
-
-@contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    """Send what Fedward and Flower log to a file: Flower throws away what this process prints."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter(LOG_FORMAT))
-    loggers = [logging.getLogger(name) for name in ("fedward_common", "fedward_server", "flwr")]
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.setLevel(logging.WARNING if logger.name == "flwr" else logging.INFO)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
-        handler.close()

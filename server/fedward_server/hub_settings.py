@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from fedward_common.cards import checked_address
 from fedward_common.errors import SettingsError
+from fedward_common.logs import Format
 from fedward_common.study import Slug
 
 SETTINGS = "hub.toml"
@@ -69,12 +70,19 @@ class DashboardSection(_Section):
         return self.address.rpartition(":")[0].strip("[]")
 
 
+class LogSection(_Section):
+    """[log]: how the lines of its logs are written."""
+
+    format: Format = "text"
+
+
 class Settings(_Section):
     """All of it; without [gateway] the hub serves its own machine only, and has no dashboard."""
 
     hub: HubSection
     gateway: GatewaySection | None = None
     dashboard: DashboardSection | None = None
+    log: LogSection = LogSection()
 
     def toml(self) -> str:
         """The settings as a file."""
@@ -145,9 +153,9 @@ def _in_words(error: ValidationError) -> str:
     section, *rest = (str(part) for part in first["loc"])
     key = " ".join([f"[{section}]", *rest])
     if first["type"] == "extra_forbidden":
-        known = _SECTIONS[section].model_fields if rest else ()
-        takes = f"[{section}] takes {', '.join(known)}" if rest else "known are [hub], [gateway] and [dashboard]"
-        return f"{key} is not a setting; {takes}"
+        if rest:
+            return f"{key} is not a setting; [{section}] takes {', '.join(_SECTIONS[section].model_fields)}"
+        return f"{key} is not a setting; known are {', '.join(f'[{known}]' for known in _SECTIONS)}"
     if first["type"] == "missing":
         return f"{key} is missing: give it"
     if rest == ["name"]:
@@ -160,4 +168,5 @@ _SECTIONS: dict[str, type[_Section]] = {
     "hub": HubSection,
     "gateway": GatewaySection,
     "dashboard": DashboardSection,
+    "log": LogSection,
 }

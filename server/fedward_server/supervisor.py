@@ -16,13 +16,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
 from fedward_common.errors import FedwardError, RunError, SettingsError, UsageError
+from fedward_common.logs import fedward_to, process_to, to_file, to_terminal
 from fedward_server.enrolment import bring_in_line
 from fedward_server.entrance import entrance
 from fedward_server.hub import Hub
@@ -34,7 +35,6 @@ from fedward_server.superlink import HOST
 
 READY = "ready"
 LOG = "hub.log"
-LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 LOOK_S = 0.5  # at the SuperLink, and at the runs
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # before a SuperLink that died is started again
 
@@ -118,7 +118,7 @@ def supervise(hub: Hub, ready: Callable[[], None]) -> None:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
-        with _log_to(hub.logs / LOG):
+        with fedward_to(to_file(hub.logs / LOG, hub.settings.log.format)):
             supervisor()
     finally:
         for number, handler in before.items():
@@ -137,23 +137,11 @@ def _check_port(port: int) -> None:
             ) from None
 
 
-@contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter(LOG_FORMAT))
-    logger = logging.getLogger("fedward_server")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
-
-
 def _main(folder: str) -> int:
     try:
-        supervise(Hub.open(Path(folder)), lambda: _say(READY))
+        hub = Hub.open(Path(folder))
+        process_to(to_terminal(hub.settings.log.format))  # which is the same file
+        supervise(hub, lambda: _say(READY))
     except FedwardError as error:
         log.error("%s", error)  # noqa: TRY400 - the sentence says it all
         _say(str(error))

@@ -18,6 +18,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedward_client.handlers import Hospital
 from fedward_client.source import Source
 from fedward_common.events import Event, Listener
+from fedward_common.logs import process_to, to_file
 from fedward_common.records import answer_record
 from fedward_simulations.shared_arrays import ReplyWriter, read_block
 
@@ -25,7 +26,6 @@ log = logging.getLogger(__name__)
 
 WORKER_FAILED = 1001
 EVENT_GAP_S = 0.05
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class Opener(Protocol):
@@ -68,7 +68,7 @@ def work(
 
     _die_with_parent()
     if log_file is not None:
-        logging.basicConfig(filename=log_file, level=logging.INFO, format=LOG_FORMAT, encoding="utf-8")
+        process_to(to_file(log_file))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that half-written files are removed
     torch.set_num_threads(threads)

@@ -1,7 +1,6 @@
 """A whole simulation: scan the hospitals, run every seed three ways, write results, report, model and card."""
 
 import fcntl
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from fedward_client.catalog import scan
 from fedward_client.site import Site
 from fedward_common.errors import DataError, SettingsError, UsageError
+from fedward_common.logs import fedward_to, to_file
 from fedward_common.study import FeatureScale, StudySpec
 from fedward_server.result import RunResult
 from fedward_simulations.compare import Comparison, Deployed, Engine, openers, save_model, simulate_seed
@@ -30,7 +30,6 @@ UNISOLATED = (
     "NOT ISOLATED: this machine lets nobody make user namespaces, so the demo's hospitals run without walls between "
     "their two sides; `fedward doctor --site` says what to do"
 )
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +54,7 @@ class Simulation:
         if self.study.ended(datetime.now(UTC).date()):
             raise UsageError(f"the study ended on {self.study.study.ends}; a later [study] ends makes it another study")
         logs = self.out / "logs"
-        with claimed(self.out), log_to(logs / "fedward.log"):
+        with claimed(self.out), self._logging_to(logs):
             self._check_room()
             ready = self._scanned(bars)
             deployed = ready._deployed(bars, logs) if self.engine == "deployment" else {}
@@ -65,6 +64,13 @@ class Simulation:
             ) as grid:
                 comparisons = [ready._compare(seed, grid, bars, logs, deployed.get(seed)) for seed in self.seeds]
             return ready._write(comparisons, started)
+
+    @contextmanager
+    def _logging_to(self, logs: Path) -> Iterator[None]:
+        """Into a file, and nothing to the terminal."""
+        logs.mkdir(parents=True, exist_ok=True)
+        with fedward_to(to_file(logs / "fedward.log", hidden=[path.resolve() for path in self.folders.values()])):
+            yield
 
     def _check_room(self) -> None:
         """Refuse to mix runs: what stands in `out` may only be gone on with, and only by the same seeds."""
@@ -168,26 +174,3 @@ def claimed(out: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UsageError(f"another command is at work in {out}: wait for it, or choose another --out") from None
         yield
-
-
-@contextmanager
-def log_to(path: Path) -> Iterator[None]:
-    """Send the log records of Fedward's packages to a file, and Flower's warnings; nothing to the terminal."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter(LOG_FORMAT))
-    loggers = [logging.getLogger(name) for name in ("fedward_common", "fedward_client", "fedward_server")]
-    loggers += [logging.getLogger("fedward_simulations"), logging.getLogger("flwr")]
-    before = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
-    for logger in loggers:
-        logger.handlers = [handler]
-        logger.setLevel(logging.WARNING if logger.name == "flwr" else logging.INFO)
-        logger.propagate = False
-    try:
-        yield
-    finally:
-        for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
-            logger.handlers = handlers
-            logger.setLevel(level)
-            logger.propagate = propagate
-        handler.close()

@@ -98,7 +98,7 @@ def test_folders_that_can_be_no_hub(hub: Hub, tmp_path: Path) -> None:
         ('[hub]\nname = "a"\nhost = "0.0.0.0"\n', "may listen on loopback only: the gateway faces the hospitals"),
         ('[hub]\nname = "a"\nhost = "hub.example.org"\n', "may listen on loopback only"),
         ('[hub]\nname = "a"\ncolour = "red"\n', r"\[hub\] colour is not a setting; \[hub\] takes name, host, port"),
-        ('[hub]\nname = "a"\n[web]\n', r"\[web\] is not a setting; known are \[hub\], \[gateway\] and \[dashboard\]"),
+        ('[hub]\nname = "a"\n[web]\n', r"\[web\] is not a setting; known are \[hub\], \[gateway\], \[dashboard\]"),
         (
             '[hub]\nname = "a"\n[gateway]\naddress = "hub"\nlisten = "0.0.0.0:1"\n',
             r"\[gateway\] address: its host is neither a DNS name nor an IP address, not 'hub'",
@@ -131,6 +131,7 @@ def test_folders_that_can_be_no_hub(hub: Hub, tmp_path: Path) -> None:
             f'{FACED}[dashboard]\naddress = "hub:2"\nlisten = "0.0.0.0:2"\nkey = "k"\n',
             r"\[dashboard\] certificate and key come together",
         ),
+        ('[hub]\nname = "a"\n[log]\nformat = "xml"\n', r"\[log\] format: .*'text' or 'json', not 'xml'"),
         ("[hub]\n", r"\[hub\] name is missing"),
         ("", r"\[hub\] is missing"),
         ("[hub\n", "is not TOML"),

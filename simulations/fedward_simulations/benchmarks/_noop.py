@@ -17,7 +17,7 @@ from fedward_client import daemon, locks, spool
 from fedward_client.desk import Desk
 from fedward_client.executor import Control, Work, serving, use_threads
 from fedward_client.handlers import Hospital
-from fedward_client.member import Member
+from fedward_client.member import Member, private_paths
 from fedward_client.reporting import Reporter
 from fedward_client.site import Site
 from fedward_client.source import SiteSource
@@ -98,7 +98,7 @@ def main(folder: Path, state: State, supervised: Flag = False, unsafe_no_walls: 
     """Run the data side, as `fedward site executor` does."""
     daemon.end_with_parent(supervised)
     site = Site.open(folder, state=state)
-    daemon.log_to(site.ensure_state() / "executor.log")
+    daemon.log_to(site.ensure_state() / "executor.log", site.log_format, private_paths(site))
     daemon.require_walls(daemon.executor_walls(site), unsafe=unsafe_no_walls)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fedward_client import daemon
+from fedward_client.member import private_paths
 from fedward_client.site import Site
 
 DATA_SIDE = "fedward_simulations.benchmarks._noop"
@@ -29,7 +30,7 @@ class NoopDaemon(daemon.Daemon):
 def main(folder: Path, unsafe_no_walls: Annotated[bool, typer.Option()] = False) -> None:
     """Run a site, as `fedward site up` does."""
     site = Site.open(folder)
-    daemon.log_to(site.ensure_state() / "daemon.log")
+    daemon.log_to(site.ensure_state() / "daemon.log", site.log_format, private_paths(site))
     NoopDaemon(site, unsafe=unsafe_no_walls)()
 
 
