@@ -19,7 +19,7 @@ from fedward_common.errors import FedwardError, RunError, SettingsError
 from fedward_server import bulk
 from fedward_server.gateway import Gateway, bring_gateway_in_line
 from fedward_server.hub import Hub
-from fedward_server.hub_settings import SETTINGS
+from fedward_server.hub_settings import SETTINGS, host_and_port
 from fedward_server.joining import gateway as settings_of
 from fedward_server.runs import ENGINE
 
@@ -129,7 +129,9 @@ def entrance(hub: Hub) -> Iterator[None]:
         yield
         return
     gateway = Gateway(hub)
-    _check_free(settings_of(hub).listen)
+    _check_free("gateway", settings_of(hub).listen)
+    if hub.settings.metrics is not None:
+        _check_free("metrics", hub.settings.metrics.listen)
     bring_gateway_in_line(hub)
     gateway.check()
     api = [sys.executable, "-m", "fedward_server.api", str(hub.folder)]
@@ -154,15 +156,14 @@ def entrance(hub: Hub) -> Iterator[None]:
             service.end()
 
 
-def _check_free(listens: str) -> None:
-    """Raise SettingsError where the gateway cannot listen there."""
-    host, _, port = listens.rpartition(":")
-    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+def _check_free(section: str, listens: str) -> None:
+    """Raise SettingsError where a part of the hub cannot listen at what its section says."""
+    host, port = host_and_port(listens)
     try:
-        with socket.create_server((host.strip("[]"), int(port)), family=family):
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             return
     except OSError as error:
         raise SettingsError(
-            f"the gateway cannot listen at {listens} ({error.strerror}): stop the program that does, or set another "
-            f"[gateway] listen in {SETTINGS}; a port below 1024 needs the right to bind it (CAP_NET_BIND_SERVICE)"
+            f"the hub cannot listen at {listens} ({error.strerror}): stop the program that does, or set another "
+            f"[{section}] listen in {SETTINGS}; a port below 1024 needs the right to bind it (CAP_NET_BIND_SERVICE)"
         ) from None

@@ -15,6 +15,7 @@ bulk_mib = 8192
 import os
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,13 @@ from fedward_common.study import Slug
 
 SETTINGS = "hub.toml"
 LOOPBACK = ("127.0.0.1", "localhost")
-DEFAULT_PORT = 9092
+DEFAULT_PORT, METRICS_PORT = 9092, 9464
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The two parts of a checked address; an IPv6 address without its brackets."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 class _Section(BaseModel):
@@ -53,7 +60,7 @@ class GatewaySection(_Section):
     @property
     def host(self) -> str:
         """The host of its address, without brackets."""
-        return self.address.rpartition(":")[0].strip("[]")
+        return host_and_port(self.address)[0]
 
 
 class DashboardSection(_Section):
@@ -67,7 +74,13 @@ class DashboardSection(_Section):
     @property
     def host(self) -> str:
         """The host of its address, without brackets."""
-        return self.address.rpartition(":")[0].strip("[]")
+        return host_and_port(self.address)[0]
+
+
+class MetricsSection(_Section):
+    """[metrics]: where Prometheus asks for the hub's, on this machine."""
+
+    listen: Annotated[str, AfterValidator(checked_address)]
 
 
 class LogSection(_Section):
@@ -77,11 +90,12 @@ class LogSection(_Section):
 
 
 class Settings(_Section):
-    """All of it; without [gateway] the hub serves its own machine only, and has no dashboard."""
+    """All of it; without [gateway] the hub serves its own machine only, and has neither dashboard nor metrics."""
 
     hub: HubSection
     gateway: GatewaySection | None = None
     dashboard: DashboardSection | None = None
+    metrics: MetricsSection | None = None
     log: LogSection = LogSection()
 
     def toml(self) -> str:
@@ -117,26 +131,55 @@ def checked(document: Mapping[str, Any]) -> Settings:
         settings = Settings.model_validate(document)
     except ValidationError as error:
         raise SettingsError(f"{SETTINGS}: {_in_words(error)}") from None
+    _check_hub(settings)
+    listening = _listening(settings)
+    if settings.gateway is None and listening:
+        name = min(listening)
+        raise SettingsError(f"{SETTINGS}: [{name}] needs a [gateway]: {_BEHIND_GATEWAY[name]}")
+    dashboard, metrics = settings.dashboard, settings.metrics
+    if dashboard is not None and bool(dashboard.certificate) != bool(dashboard.key):
+        raise SettingsError(f"{SETTINGS}: [dashboard] certificate and key come together: give both, or neither")
+    if metrics is not None and not _is_loopback(host_and_port(metrics.listen)[0]):
+        raise SettingsError(
+            f"{SETTINGS}: [metrics] listen is {metrics.listen}, but metrics are told on loopback only, where nobody is "
+            f'asked who he is; set listen = "{LOOPBACK[0]}:{METRICS_PORT}", and have Prometheus or its agent here'
+        )
+    taken = {settings.hub.port}
+    for name, listen in listening.items():
+        if (port := host_and_port(listen)[1]) in taken:
+            raise SettingsError(f"{SETTINGS}: [{name}] listen has a port that the hub uses already: choose another")
+        taken.add(port)
+    return settings
+
+
+_BEHIND_GATEWAY = {"dashboard": "nginx shows its pages", "metrics": "the process behind it tells them"}
+
+
+def _check_hub(settings: Settings) -> None:
     hub, gateway = settings.hub, settings.gateway
     if hub.host not in LOOPBACK:
         raise SettingsError(
             f"{SETTINGS}: [hub] host is {hub.host}, but the hub may listen on loopback only: the gateway faces the "
             f'hospitals; set host = "{LOOPBACK[0]}", and [gateway] address'
         )
-    if gateway is not None and int(gateway.listen.rpartition(":")[2]) == hub.port:
+    if gateway is not None and host_and_port(gateway.listen)[1] == hub.port:
         raise SettingsError(
             f"{SETTINGS}: [hub] port and the gateway's are both {hub.port}: choose another [hub] port, which only "
             "this machine uses"
         )
-    if (dashboard := settings.dashboard) is not None:
-        if gateway is None:
-            raise SettingsError(f"{SETTINGS}: [dashboard] needs a [gateway]: nginx shows its pages")
-        if bool(dashboard.certificate) != bool(dashboard.key):
-            raise SettingsError(f"{SETTINGS}: [dashboard] certificate and key come together: give both, or neither")
-        taken = {hub.port, *(int(each.listen.rpartition(":")[2]) for each in (gateway,))}
-        if int(dashboard.listen.rpartition(":")[2]) in taken:
-            raise SettingsError(f"{SETTINGS}: [dashboard] listen has a port that the hub uses already: choose another")
-    return settings
+
+
+def _listening(settings: Settings) -> dict[str, str]:
+    """By section, where else it has the hub listen."""
+    sections = {"gateway": settings.gateway, "dashboard": settings.dashboard, "metrics": settings.metrics}
+    return {name: section.listen for name, section in sections.items() if section is not None}
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host in LOOPBACK
 
 
 def read_file(path: Path) -> bytes:
@@ -168,5 +211,6 @@ _SECTIONS: dict[str, type[_Section]] = {
     "hub": HubSection,
     "gateway": GatewaySection,
     "dashboard": DashboardSection,
+    "metrics": MetricsSection,
     "log": LogSection,
 }

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -354,6 +354,19 @@ class Store:
         with _told(), self._database.reading() as connection:
             found = connection.execute(query.where(table.run == run, table.round >= since))
             return [(number, site, loss, primary) for number, site, loss, primary in found]
+
+    def run_counts(self) -> dict[str, int]:
+        """How many runs have each status."""
+        counted = sa.select(_RUNS.c.status, sa.func.count().label("runs")).group_by(_RUNS.c.status)
+        found: dict[str, int] = {row["status"]: row["runs"] for row in self.rows(counted)}
+        return {status: found.get(status, 0) for status in get_args(RunStatus)}
+
+    def refusals(self) -> dict[str, int]:
+        """In how many rounds a site's update was refused or did not come, of enrolled sites by name."""
+        refused = sa.and_(_SITE_ROUNDS.c.site == SITES.c.site, _SITE_ROUNDS.c.status == "refused")
+        counted = sa.select(SITES.c.site, sa.func.count(_SITE_ROUNDS.c.site).label("rounds"))
+        query = counted.join_from(SITES, _SITE_ROUNDS, refused, isouter=True).group_by(SITES.c.site)
+        return {row["site"]: row["rounds"] for row in self.rows(query.order_by(SITES.c.site))}
 
     # Sites -----------------------------------------------------------------------------------------------------------
 

@@ -131,6 +131,17 @@ def test_folders_that_can_be_no_hub(hub: Hub, tmp_path: Path) -> None:
             f'{FACED}[dashboard]\naddress = "hub:2"\nlisten = "0.0.0.0:2"\nkey = "k"\n',
             r"\[dashboard\] certificate and key come together",
         ),
+        (
+            '[hub]\nname = "a"\n[metrics]\nlisten = "127.0.0.1:9464"\n',
+            r"\[metrics\] needs a \[gateway\]: the process behind it tells them",
+        ),
+        (
+            f'{FACED}[metrics]\nlisten = "0.0.0.0:9464"\n',
+            r'\[metrics\] listen is 0.0.0.0:9464, but metrics .* loopback only.* set listen = "127.0.0.1:9464"',
+        ),
+        (f'{FACED}[metrics]\nlisten = "hub.example:9464"\n', r"\[metrics\] listen is hub.example:9464, but"),
+        (f'{FACED}[metrics]\nlisten = "[::]:9464"\n', r"\[metrics\] listen is \[::\]:9464, but"),
+        (f'{FACED}[metrics]\nlisten = "127.0.0.1:9092"\n', r"\[metrics\] listen has a port that the hub uses already"),
         ('[hub]\nname = "a"\n[log]\nformat = "xml"\n', r"\[log\] format: .*'text' or 'json', not 'xml'"),
         ("[hub]\n", r"\[hub\] name is missing"),
         ("", r"\[hub\] is missing"),
@@ -141,6 +152,14 @@ def test_settings_that_are_wrong(hub: Hub, text: str, words: str) -> None:
     (hub.folder / "hub.toml").write_text(text)
     with pytest.raises(SettingsError, match=f"hub.toml:? .*{words}|hub.toml {words}"):
         Hub.open(hub.folder)
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:9464", "localhost:9464", "[::1]:9464", "127.0.0.53:9464"])
+def test_metrics_are_told_on_loopback(hub: Hub, listen: str) -> None:
+    (hub.folder / "hub.toml").write_text(f'{FACED}[metrics]\nlisten = "{listen}"\n[log]\nformat = "json"\n')
+    settings = Hub.open(hub.folder).settings
+    assert settings.metrics is not None
+    assert (settings.metrics.listen, settings.log.format) == (listen, "json")
 
 
 def test_settings_that_are_no_text(hub: Hub) -> None:

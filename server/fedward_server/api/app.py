@@ -20,6 +20,7 @@ from fedward_server.dashboard.frame import Frame
 from fedward_server.hub import Hub
 from fedward_server.joining import JoinRefusedError
 from fedward_server.live import LiveRuns
+from fedward_server.monitoring import metrics_told
 from fedward_server.presence import PresenceWatch
 
 
@@ -30,7 +31,7 @@ def make_app(hub: Hub) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        with store, presence:
+        with store, presence, metrics_told(hub, store, presence):
             yield
 
     app = FastAPI(title="Fedward hub", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
