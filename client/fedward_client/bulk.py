@@ -26,6 +26,7 @@ from fedward_client.probe import attempt, proxy_url
 from fedward_client.reach import explain
 from fedward_client.spool import Parcel
 from fedward_client.spool_writer import Growing
+from fedward_client.traffic import Traffic
 from fedward_common.bulk import CHUNK_BYTES, PATH, Manifest
 from fedward_common.cards import HubCard
 from fedward_common.errors import LinkError
@@ -44,6 +45,7 @@ class Bulk:
     trust: SSLContext
     settings: LinkSettings
     stopping: threading.Event
+    traffic: Traffic = field(default_factory=Traffic)
     _pool: urllib3.PoolManager | None = None
     _rate: Rate = field(init=False)
 
@@ -70,6 +72,7 @@ class Bulk:
                 if len(chunk) != manifest.length(number) or hashlib.sha256(chunk).hexdigest() != name:
                     raise LinkError("the hub sent another chunk than it was asked for; it is fetched again")
                 growing.append(chunk)
+                self.traffic.passed(received=len(chunk))
             return growing.finish()
 
     def put(self, manifest: Manifest, block: memoryview, sent: int, say: Say) -> Iterator[int]:
@@ -82,6 +85,7 @@ class Bulk:
             part = block[number * CHUNK_BYTES :][: manifest.length(number)]
             with self._passing(len(part), say):
                 self._request("PUT", f"{folder}/{manifest.chunks[number]}", part)
+            self.traffic.passed(sent=len(part))
             yield number + 1
 
     def _request(self, method: str, path: str, body: memoryview | None = None) -> bytes:

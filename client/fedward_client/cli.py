@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fedward_client.cli_common import AsJson, progress
-from fedward_client.cli_daemon import down, executor, supernode, up
+from fedward_client.cli_daemon import down, executor, metrics, supernode, up
 from fedward_client.cli_deidentify import deidentify
 from fedward_client.cli_join import join
 from fedward_client.cli_receive import receive
@@ -65,7 +65,7 @@ def scan(folder: Folder, state: State = None, as_json: AsJson = False) -> None:
 
 COMMANDS = (
     *(report, receive, deidentify, check, init, join, up, down, approve, refuse, withdraw, pause, resume),
-    *(status, watch, receipts, log, forget, backup, restore, executor, supernode),
+    *(status, watch, receipts, log, forget, backup, restore, executor, supernode, metrics),
 )
 
 for command in COMMANDS:

@@ -15,6 +15,7 @@ from rich.console import Console
 from fedward_client.cli_common import LOOK_S, Folder, State
 from fedward_client.site import Site
 from fedward_common.errors import SettingsError
+from fedward_common.logs import process_to, to_terminal
 
 START_LIMIT_S = 120.0
 
@@ -150,3 +151,23 @@ def supernode(
     with daemon.told():
         daemon.require_walls(daemon.supernode_walls(link, settings.spool, settings.hidden), unsafe=unsafe_no_walls)
         serve(link)
+
+
+def metrics(
+    folder: Folder, state: State = None, supervised: Supervised = False, unsafe_no_walls: Unsafe = False
+) -> None:
+    """Write this site's metrics for Prometheus, as a systemd unit does; `fedward site up` does it too.
+
+    Example: fedward site metrics /srv/hospital
+    """
+    from fedward_client import daemon
+    from fedward_client.member import private_paths
+    from fedward_client.monitoring import keep_writing
+
+    daemon.end_with_parent(supervised)
+    site = Site.open(folder, state=state)
+    process_to(to_terminal(site.log_format, private_paths(site)))
+    with daemon.told():
+        folder = daemon.textfiles(site)
+        daemon.require_walls(daemon.monitor_walls(folder), unsafe=unsafe_no_walls)
+        keep_writing(site, folder)

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from fedward_client.hub_api import NOT_AGREED, Got, HubApi
 from fedward_client.sockets import channel
 from fedward_client.stubs import site_pb2, site_pb2_grpc
+from fedward_client.traffic import Traffic
 from fedward_common.cards import HubCard
 from fedward_common.errors import FedwardError, LinkError, SettingsError
 from fedward_common.site_messages import (
@@ -52,6 +53,7 @@ class Correspondence:
     trust: ssl.SSLContext
     work: Path
     stopping: threading.Event
+    traffic: Traffic = field(default_factory=Traffic)
     _thread: threading.Thread = field(init=False)
     _news: str = ""  # JSON of a HubNews
     _tag: str = ""  # of the news
@@ -74,7 +76,7 @@ class Correspondence:
 
     def _go_on(self) -> None:
         pause_s = 0.0
-        with HubApi(self.card, self.trust) as hub:
+        with HubApi(self.card, self.trust, self.traffic) as hub:
             while not self.stopping.wait(pause_s * random.uniform(0.5, 1.0)):  # noqa: S311 - nothing secret
                 try:
                     changed = self.exchange(hub)

@@ -1,12 +1,14 @@
 """A site's daemon: one small process that keeps the data side and the network side running, each behind its walls.
 
-It reads no patient and speaks to no network itself. A side that ends is started again, with growing pauses; one whose
-settings cannot be used says so and is tried again only when a minute has passed. Under systemd the two sides are units
-of their own, and this is not needed.
+Beside them, where the settings ask for it, the process that writes metrics (`monitoring`). The daemon reads no patient
+and speaks to no network itself. A process that ends is started again, with growing pauses; one whose settings cannot be
+used says so and is tried again only when a minute has passed. Under systemd these processes are units of their own, and
+this is not needed.
 """
 
 import ctypes
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from types import FrameType
 from fedward_client import isolation, locks
 from fedward_client.isolation import Walls
 from fedward_client.member import HUB_CARD, private_paths, write_link_settings
-from fedward_client.site import Site
+from fedward_client.site import SETTINGS, Site
 from fedward_common.errors import FedwardError, SettingsError
 from fedward_common.logs import Format, process_to, to_file, to_terminal
 
@@ -45,6 +47,24 @@ def supernode_walls(link: Path, spool: Path, hidden: Iterable[Path]) -> Walls:
     return Walls(network=True, hidden=tuple(sorted(hidden)), kept=(link, spool), read_only=True)
 
 
+def monitor_walls(textfiles: Path) -> Walls:
+    """No network, and nowhere to write but the folder of metrics."""
+    return Walls(network=False, hidden=(), kept=(textfiles,), read_only=True)
+
+
+def textfiles(site: Site) -> Path:
+    """The folder that metrics are written into. Raises SettingsError in words where they cannot be."""
+    folder = site.metrics
+    if folder is None:
+        raise SettingsError(f"site '{site.name}' tells no metrics: name a folder with [metrics] textfile in {SETTINGS}")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise SettingsError(
+            f"{SETTINGS}: [metrics] textfile is no folder that this user may write to: make it, outside of the "
+            "hospital's, for node_exporter to read"
+        )
+    return folder
+
+
 def require_walls(walls: Walls, *, unsafe: bool) -> None:
     """Raise SettingsError in a process that is not behind its walls, unless it is told to go on without."""
     if found := isolation.missing(walls):
@@ -55,7 +75,7 @@ def require_walls(walls: Walls, *, unsafe: bool) -> None:
 
 @dataclass(slots=True)
 class _Side:
-    """One of the two processes."""
+    """One of the processes."""
 
     name: str
     command: Sequence[str]
@@ -109,7 +129,7 @@ def _how(code: int) -> str:
 
 @dataclass(slots=True)
 class Daemon:
-    """Both sides of a site, until SIGTERM or SIGINT."""
+    """The processes of a site, until SIGTERM or SIGINT."""
 
     site: Site
     unsafe: bool = False
@@ -119,6 +139,8 @@ class Daemon:
         """Raise SettingsError for a site that has no hub yet, and where this machine cannot make the walls."""
         if not (self.site.link / HUB_CARD).exists():
             raise SettingsError("this site has no hub yet: run `fedward site join` with the code of the hub's operator")
+        if self.site.metrics is not None:
+            textfiles(self.site)
         if not self.unsafe and (reason := isolation.impossible()):
             raise SettingsError(reason)
 
@@ -148,13 +170,14 @@ class Daemon:
         program = [sys.executable, "-m", "fedward_common", "site"]
         executor = [*program, "executor", str(site.folder), "--state", str(site.state), *flags]
         supernode = [*program, "supernode", str(site.link), *flags]
+        outside = supernode_walls(site.link, site.spool, private_paths(site))
+        sides = [("executor", executor, executor_walls(site)), ("supernode", supernode, outside)]
+        if site.metrics is not None:
+            monitor = [*program, "metrics", str(site.folder), "--state", str(site.state), *flags]
+            sides.append(("monitor", monitor, monitor_walls(textfiles(site))))
         if self.unsafe:
-            return [_Side("executor", executor, None), _Side("supernode", supernode, None)]
-        inside, outside = executor_walls(site), supernode_walls(site.link, site.spool, private_paths(site))
-        return [
-            _Side("executor", isolation.behind(inside, executor), inside),
-            _Side("supernode", isolation.behind(outside, supernode), outside),
-        ]
+            return [_Side(name, command, None) for name, command, _ in sides]
+        return [_Side(name, isolation.behind(walls, command), walls) for name, command, walls in sides]
 
 
 def pid(site: Site) -> int | None:

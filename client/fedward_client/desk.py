@@ -20,6 +20,7 @@ from fedward_client.ledger import Answered, Ledger
 from fedward_client.measuring import Records
 from fedward_client.outbox import Answer, Outbox, Outgoing
 from fedward_client.spool import Parcel
+from fedward_client.tally import Tally
 from fedward_common.cohort_statistics import Statistics
 from fedward_common.errors import FedwardError, PolicyError, RecordError, RunError, SettingsError
 from fedward_common.events import Event
@@ -70,6 +71,7 @@ class Desk:
     hospital: Hospital
     outbox: Outbox
     ledger: Ledger | None = None
+    tally: Tally = field(default_factory=Tally)
     _busy: threading.Lock = field(default_factory=threading.Lock)
     _door: threading.Lock = field(default_factory=threading.Lock)
     _hands: list[str] = field(default_factory=list)  # digests of the studies of admitted questions
@@ -86,6 +88,7 @@ class Desk:
         asked: list[Question] = []
 
         def refuse(reason: str) -> str:
+            self.tally.refuse()
             return self.outbox.refuse(asked[0] if asked else None, reason)
 
         def work() -> Reply:
@@ -98,10 +101,13 @@ class Desk:
                 if question.notice is not None:
                     study = question.study.digest
                     self.outbox.quarantined(study, question.run, number - 1, "refused", question.notice)
-                with self._turn(question, number):
+                with self._turn(question, number), self.tally.working():
                     return self._answer(question, number, arrays, _digest(config, sha256))
 
-        return guarded(work, refuse)
+        reply = guarded(work, refuse)
+        if reply.answer is not None:
+            self.tally.answer(asked[0].kind, reply.answer)
+        return reply
 
     @contextmanager
     def without(self, study: str) -> Iterator[None]:

@@ -36,6 +36,7 @@ from fedward_client.sockets import OPTIONS, Gate
 from fedward_client.source import SiteSource
 from fedward_client.steward import approve, pause, refuse, resume, withdraw
 from fedward_client.stubs import site_pb2, site_pb2_grpc
+from fedward_client.training.device import gpu_memory
 from fedward_common.errors import FedwardError
 from fedward_common.events import Event
 from fedward_common.records import from_array_record
@@ -164,6 +165,12 @@ class Control(site_pb2_grpc.ControlServicer):
     def Resume(self, request: site_pb2.Nothing, context: grpc.ServicerContext) -> site_pb2.Done:
         """Answer again."""
         return _done(lambda: resume(self._member))
+
+    def Count(self, request: site_pb2.Nothing, context: grpc.ServicerContext) -> site_pb2.Counted:
+        """What it has done since it started, and whether it may go on."""
+        waiting, paused = len(self._member.waiting()), self._member.ledger.paused() is not None
+        now = {"paused": paused, "waiting": waiting, "gpu_memory": gpu_memory()}
+        return site_pb2.Counted(json=json.dumps({**self._desk.tally.numbers(), **now}))
 
 
 def _event(event: Event) -> site_pb2.SiteEvent:

@@ -49,6 +49,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from fedward_client.probe import clock_offset, context
 from fedward_client.reach import explain
+from fedward_client.traffic import Traffic
 from fedward_common.cards import HubCard
 from fedward_common.errors import LinkError
 from fedward_common.packing import is_small
@@ -91,9 +92,10 @@ class Fleet:
     def __init__(self, card: HubCard, key: ec.EllipticCurvePrivateKey, trust: ssl.SSLContext | None = None) -> None:
         """`trust` is the TLS of its connections, which may show a certificate; else what the card says."""
         self._card = card
+        self.traffic = Traffic()
         self._trust = trust or context(card.ca)
         self._public_key = public_key_to_bytes(key.public_key())
-        self._signer = _Signer(key, self._public_key)
+        self._signer = _Signer(key, self._public_key, self.traffic)
         self._client = self._connect()
         self._beats = self._connect()
         self.node_id = 0
@@ -294,10 +296,14 @@ def _refusal(error: httpx.HTTPStatusError) -> LinkError:
 
 
 class _Signer:
-    """Signs each request as Flower's SuperNode authentication wants it, with the hub's time, and sends our version."""
+    """Signs each request as Flower's SuperNode authentication wants it, with the hub's time, and sends our version.
 
-    def __init__(self, key: ec.EllipticCurvePrivateKey, public_key: bytes) -> None:
+    It counts what passes.
+    """
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey, public_key: bytes, traffic: Traffic) -> None:
         self._key = key
+        self._traffic = traffic
         self._public = b64encode(public_key).decode("ascii")
         self._version = dict(RuntimeVersionMetadata.from_local_component("SuperNode").as_metadata())
         self.offset = timedelta()
@@ -325,4 +331,6 @@ class _Signer:
         add_headers(context.request, headers)
         response = call_next(context)
         self.learn(response)
+        if response.is_success:
+            self._traffic.passed(sent=len(context.request.content), received=len(response.content))
         return response

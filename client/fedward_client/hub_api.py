@@ -13,6 +13,7 @@ import httpx
 from pydantic import BaseModel
 
 from fedward_client.reach import explain
+from fedward_client.traffic import Traffic
 from fedward_common.cards import HubCard
 from fedward_common.errors import LinkError
 from fedward_common.study_faults import printable
@@ -37,6 +38,7 @@ class HubApi:
 
     card: HubCard
     trust: ssl.SSLContext
+    traffic: Traffic = field(default_factory=Traffic)
     _client: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,6 +72,7 @@ class HubApi:
                 if (words := _error(content)) is not None:
                     raise LinkError(words)
                 answer.raise_for_status()
+            self.traffic.passed(sent=len(more.get("content", "")), received=len(content))
         except (httpx.HTTPError, OSError) as error:
             raise LinkError(explain(error, self.card.address, self.card.ca)) from error
         return answer, content

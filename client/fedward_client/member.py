@@ -15,7 +15,7 @@ from typing import Any, Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fedward_client.ledger import Ledger
+from fedward_client.ledger import Asked, Ledger
 from fedward_client.outbox import QUARANTINED, Outbox
 from fedward_client.pace import Window
 from fedward_client.policy import of_site
@@ -34,6 +34,7 @@ WORK_SOCKET, CONTROL_SOCKET = "work.sock", "control.sock"
 NODE_KEY, HUB_CARD, LINK_SETTINGS, LINK_STATUS = "node.key", "hub.json", "link.json", "status.json"
 TLS = "tls.pem"  # key and certificate for the hub's gateway
 NODE, PENDING = "node.json", "pending"
+TRAFFIC = "traffic.json"  # what the network side counts
 SHOWN = 5  # of the updates that a hub refused, the last
 
 _SITE_TOML = """\
@@ -205,9 +206,7 @@ class Member:
 
     def status(self) -> dict[str, Any]:
         """What a steward wants to see, as JSON; what a daemon does now is not in it."""
-        approvals = self.ledger.approvals()
         declined = self.ledger.declined()
-        answered = {each.digest for each in approvals} | {each.digest for each in declined if each.state == "refused"}
         return {
             "site": self.site.name,
             "fingerprint": self.fingerprint,
@@ -215,12 +214,10 @@ class Member:
             "outputs": sorted(self.site.outputs),
             "approved": [
                 {"study": a.study_id, "digest": a.digest, "until": a.until.isoformat(), "given": a.given}
-                for a in approvals
+                for a in self.ledger.approvals()
             ],
             "waiting": [
-                {"study": asked.study_id, "digest": asked.digest, "asked": asked.asked}
-                for asked in self.ledger.studies()
-                if asked.digest not in answered
+                {"study": asked.study_id, "digest": asked.digest, "asked": asked.asked} for asked in self.waiting()
             ],
             "declined": [
                 {"study": d.study_id, "digest": d.digest, "state": d.state, "since": d.since, "reason": d.reason}
@@ -229,6 +226,12 @@ class Member:
             "quarantined": [{**entry.data, "time": entry.time} for entry in deque(self._refused(), maxlen=SHOWN)],
             "disk_free": shutil.disk_usage(self.site.state).free,
         }
+
+    def waiting(self) -> list[Asked]:
+        """The studies that a hub asked for and the steward has neither approved nor refused."""
+        answered = {each.digest for each in self.ledger.approvals()}
+        answered |= {each.digest for each in self.ledger.declined() if each.state == "refused"}
+        return [asked for asked in self.ledger.studies() if asked.digest not in answered]
 
     def _refused(self) -> Iterator[audit.Entry]:
         """What the hub refused, from the audit log; nothing where there is none yet."""

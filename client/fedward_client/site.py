@@ -14,6 +14,7 @@ An optional `site.toml` in it changes the defaults:
     [policy]   outputs, max_update_norm, status    what may leave at all; with nothing named, nothing does
     [limits]   threads, spool_mib, …        processor threads for training; the sizes of spool and caches
     [pacs]     host, url, …                 the hospital's archive, for `fedward site receive` (`receiver.settings`)
+    [metrics]  textfile            the folder where Prometheus's node_exporter finds this site's metrics
     [log]      format              "text" or "json"
 
 Nothing here reads an image, and nothing here ever replaces a key that is there.
@@ -103,6 +104,10 @@ class _LinkSection(_Section):
     mib_per_minute: Annotated[int, Field(ge=0)] = 0  # TOML has no none
 
 
+class _MetricsSection(_Section):
+    textfile: str = ""  # TOML has no none
+
+
 class _LogSection(_Section):
     format: Format = "text"
 
@@ -120,6 +125,7 @@ class _Settings(_Section):
     limits: _LimitsSection = _LimitsSection()
     link: _LinkSection = _LinkSection()
     pacs: PacsSection = PacsSection()
+    metrics: _MetricsSection = _MetricsSection()
     log: _LogSection = _LogSection()
 
 
@@ -152,6 +158,7 @@ class Site:
     link_window: Window | None = None  # in which models travel; None: at all hours
     link_bytes_per_minute: int | None = None
     pacs: PacsSettings = field(default_factory=PacsSettings)
+    metrics: Path | None = None  # the folder of Prometheus's text files; None: no metrics
     log_format: Format = "text"
 
     @classmethod
@@ -189,6 +196,7 @@ class Site:
             link_window=read_window(settings.link.window, f"{SETTINGS}: [link]"),
             link_bytes_per_minute=settings.link.mib_per_minute * 2**20 or None,
             pacs=checked(settings.pacs, folder),
+            metrics=folder / settings.metrics.textfile if settings.metrics.textfile else None,
             log_format=settings.log.format,
         )
 

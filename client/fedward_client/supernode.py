@@ -30,7 +30,7 @@ from fedward_client.bulk import Bulk
 from fedward_client.correspondence import Correspondence
 from fedward_client.credentials import Credentials
 from fedward_client.fleet import HEARTBEAT_S, Envelope, Fleet, RunOverError
-from fedward_client.member import HUB_CARD, LINK_STATUS, NODE, NODE_KEY, WORK_SOCKET, LinkSettings, read_json
+from fedward_client.member import HUB_CARD, LINK_STATUS, NODE, NODE_KEY, TRAFFIC, WORK_SOCKET, LinkSettings, read_json
 from fedward_client.pending import Pending, PendingFolder
 from fedward_client.probe import context, proxy_of
 from fedward_client.sockets import channel
@@ -362,8 +362,9 @@ class Link:
 
         def beat() -> None:
             while not over.wait(0.8 * HEARTBEAT_S * random.uniform(0.9, 1.1)):  # noqa: S311 - nothing secret
-                with suppress(LinkError):  # the calls of the other thread tell
+                with suppress(LinkError, OSError):  # the calls of the other thread tell, and a full disk
                     self.fleet.heartbeat()
+                    _write_json(self.folder / TRAFFIC, self.fleet.traffic.numbers())
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()
@@ -427,9 +428,10 @@ def serve(link: Path) -> None:
         )
     trust = credentials.show(context(card.ca))
     fleet = Fleet(card, pki.load_node_key(link / NODE_KEY), trust)
-    behind_gateway = card.issuer is not None
-    bulk = Bulk(card, trust, settings, stopping) if behind_gateway else None
-    around = Correspondence(card, trust, settings.spool / WORK_SOCKET, stopping) if behind_gateway else nullcontext()
+    traffic, behind_gateway = fleet.traffic, card.issuer is not None
+    bulk = Bulk(card, trust, settings, stopping, traffic) if behind_gateway else None
+    work = settings.spool / WORK_SOCKET
+    around = Correspondence(card, trust, work, stopping, traffic) if behind_gateway else nullcontext()
     try:
         with around:
             Link(link, settings, fleet, stopping, bulk, Renewal(credentials, card, settings.site, trust)).run()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fedward_client.daemon import executor_walls, supernode_walls
+from fedward_client.daemon import executor_walls, monitor_walls, supernode_walls
 from fedward_client.ledger import FILE as LEDGER
 from fedward_client.member import AUDIT, SIGNING_KEY, private_paths
 from fedward_client.receiver.inbox import RECEIVED
@@ -20,8 +20,8 @@ PROGRAM = "/opt/fedward/bin/fedward"
 NAME = "north"
 
 EXECUTOR, SUPERNODE, HUB = "fedward-executor@.service", "fedward-supernode@.service", "fedward-hub@.service"
-RECEIVER = "fedward-receiver@.service"
-SIDES = [EXECUTOR, SUPERNODE, RECEIVER]
+RECEIVER, MONITOR = "fedward-receiver@.service", "fedward-metrics@.service"
+SIDES = [EXECUTOR, SUPERNODE, RECEIVER, MONITOR]
 ALL = [*SIDES, HUB]
 
 Unit = dict[str, list[str]]  # by key, the words of all its lines
@@ -68,8 +68,9 @@ def test_a_side_has_no_rights_and_gets_none(name: str) -> None:
     assert unit["User"] not in (["root"], [])
 
 
-def test_the_data_side_has_no_network_and_no_way_to_a_socket_of_one() -> None:
-    unit = read(EXECUTOR)
+@pytest.mark.parametrize("name", [EXECUTOR, MONITOR])
+def test_it_has_no_network_and_no_way_to_a_socket_of_one(name: str) -> None:
+    unit = read(name)
     assert unit["PrivateNetwork"] == ["yes"]
     assert unit["RestrictAddressFamilies"] == ["AF_UNIX"]  # vsock has no namespace
     assert "io_uring_setup" in unit["SystemCallFilter"]  # its sockets pass the filter
@@ -135,6 +136,15 @@ def test_the_data_side_writes_to_its_state_only(site: Site) -> None:
     assert paths(unit, "ReadWritePaths") == {site.state}
 
 
+def test_the_monitor_writes_to_the_folder_of_metrics_only() -> None:
+    walls, unit = monitor_walls(Path("/var/lib/fedward-metrics")), read(MONITOR)
+    assert (walls.network, walls.hidden, walls.read_only) == (False, (), True)
+    assert unit["ProtectSystem"] == ["strict"]
+    assert paths(unit, "ReadWritePaths") == set(walls.kept)
+    [made] = [line.split() for line in lines("tmpfiles.conf") if "metrics" in line]
+    assert made == ["d", "/var/lib/fedward-metrics", "0755", "fedward", "fedward"]  # node_exporter reads there
+
+
 def test_the_receiver_sees_nothing_of_the_hub_and_reaches_who_is_named_only(site: Site) -> None:
     unit, drop_in = read(RECEIVER), lines("archive.conf")
     hidden = paths(unit, "InaccessiblePaths")
@@ -181,9 +191,9 @@ def test_the_command_exists_and_takes_one_folder(name: str) -> None:
 def test_its_user_and_its_folder_are_made(name: str) -> None:
     [user] = read(name)["User"]
     users = [line.split()[1] for line in lines("sysusers.conf")]
-    homes = {fields[3]: (fields[1], fields[2]) for fields in map(str.split, lines("tmpfiles.conf"))}
+    made = {(fields[3], fields[1]): fields[2] for fields in map(str.split, lines("tmpfiles.conf"))}
     assert user in users
-    assert homes[user] == (f"/var/lib/{user}", "0700")
+    assert made[user, f"/var/lib/{user}"] == "0700"
 
 
 def lines(name: str) -> list[str]:
@@ -197,15 +207,10 @@ def test_systemd_takes_every_line(tmp_path: Path) -> None:
         text = (UNITS / name).read_text("utf-8").replace(PROGRAM, "/bin/true")  # it looks whether the program is there
         units.append(tmp_path / name.replace("@", f"@{NAME}"))
         units[-1].write_text(text, "utf-8")
-    drop_ins = tmp_path / f"{units[1].name}.d"
-    drop_ins.mkdir()
-    shutil.copy(UNITS / "hospital.conf", drop_ins)
-    drop_ins = tmp_path / f"{units[2].name}.d"
-    drop_ins.mkdir()
-    shutil.copy(UNITS / "archive.conf", drop_ins)
-    drop_ins = tmp_path / f"{units[3].name}.d"
-    drop_ins.mkdir()
-    shutil.copy(UNITS / "gateway.conf", drop_ins)
+    for name, drop_in in ((SUPERNODE, "hospital.conf"), (RECEIVER, "archive.conf"), (HUB, "gateway.conf")):
+        folder = tmp_path / f"{units[ALL.index(name)].name}.d"
+        folder.mkdir()
+        shutil.copy(UNITS / drop_in, folder)
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False, timeout=60
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from fedward_client import daemon, isolation
 from fedward_client.member import AUDIT, CONTROL_SOCKET, WORK_SOCKET, Member, private_paths, read_json
@@ -57,6 +58,7 @@ optimizer = { name = "adamw", lr = 0.003 }
 min_sites = 3
 """
 TODAY = datetime.now(UTC).date()
+TEXTFILES = "textfiles"
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -91,7 +93,13 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def planted(work: Path) -> list[PlantedHospital]:
-    return plant(work / "hospitals", limit=60)
+    """Three hospitals, of which north tells metrics and logs for programs."""
+    hospitals = plant(work / "hospitals", limit=60)
+    [north] = [hospital.folder for hospital in hospitals if hospital.name == "north"]
+    (work / TEXTFILES).mkdir()
+    with (north / "site.toml").open("a") as settings:
+        settings.write(f'\n[metrics]\ntextfile = "{work / TEXTFILES}"\n[log]\nformat = "json"\n')
+    return hospitals
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +239,36 @@ def test_a_steward_sees_what_runs(finished: Finished, running: Federation) -> No
     assert "tiny-ultrasound" in words
     hub = json.loads(fedward("hub", "status", running.hub.folder, "--json").stdout)
     assert hub["up"]
+
+
+def test_a_monitoring_sees_what_ran(finished: Finished, running: Federation, work: Path) -> None:
+    [train] = [entry.sites["north"] for entry in finished.result.history if entry.round == 3]
+
+    def figures() -> dict[str, float]:
+        path = work / TEXTFILES / "fedward-north.prom"
+        text = path.read_text() if path.exists() else ""
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        assert {sample.labels["site"] for sample in samples} <= {"north"}
+        return {
+            f"{sample.name.removeprefix('fedward_site_')}{sample.labels.get('kind', '')}": sample.value
+            for sample in samples
+        }
+
+    # each side writes its numbers down every so many seconds
+    wait_until(lambda: figures().get("answered_questions_totaltrain", 0) >= 3)
+    wait_until(lambda: figures().get("sent_bytes_total", 0) > 2 * train.bytes_up)
+    found = figures()
+    assert (found["up"], found["link_up"], found["paused"], found["round"]) == (1, 1, 0, 3)
+    assert found["received_bytes_total"] > 2 * train.bytes_down
+    assert found["last_train_seconds"] == pytest.approx(train.train_seconds, rel=1e-3)
+
+
+def test_logs_for_programs(finished: Finished, running: Federation) -> None:
+    site = running.sites["north"]
+    for path in (site.state / "executor.log", site.link / "supernode.log"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert lines
+        assert all(line.keys() >= {"time", "level", "logger", "message"} for line in lines)
 
 
 # Walls and doors -----------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from prometheus_client.parser import text_string_to_metric_families
 
 from fedward_client import bulk as client_bulk
 from fedward_client import spool_writer
@@ -43,6 +44,7 @@ from fedward_server import control, gateway
 from fedward_server.bulk import Bulk
 from fedward_server.gateway import Gateway, node_header
 from fedward_server.hub import Hub
+from fedward_server.hub_settings import SETTINGS
 from fedward_server.joining import Joining
 from fedward_server.locks import held
 from fedward_server.runs import ENGINE, LOCK
@@ -120,6 +122,9 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     hub = Hub.init(
         folder / "hub", name="alliance", port=free_port(), address=address, listen=address, root=folder / "root"
     )
+    with (hub.folder / SETTINGS).open("a") as settings:
+        settings.write(f'\n[metrics]\nlisten = "{HOST}:{free_port()}"\n[log]\nformat = "json"\n')
+    hub = Hub.open(hub.folder)
     up = [sys.executable, "-m", "fedward_common", "hub", "up", str(hub.folder)]
     with background(up, folder / "hub.out") as pid:
         wait_until(lambda: hub.link.healthy() and Gateway(hub).answers(), 180)
@@ -164,6 +169,9 @@ def test_a_site_reaches_the_superlink_through_it(north: Site) -> None:
         assert fleet.pull() is None
         fleet.heartbeat()
         fleet.deactivate()
+        passed = fleet.traffic.numbers()
+        assert 0 < (passed["sent"] or 0) < 1000 > (passed["received"] or 0)
+        assert passed["heard"] is not None
 
 
 @pytest.mark.parametrize(
@@ -178,6 +186,7 @@ def test_a_site_reaches_the_superlink_through_it(north: Site) -> None:
             "/V1/FLEET/pull-messages",
             "/docs",
             "/openapi.json",
+            "/metrics",
         ),
     ],
 )
@@ -271,6 +280,29 @@ def test_the_log_names_sites_and_nobody_else(ground: Ground, north: Site) -> Non
     text = (ground.hub.logs / "gateway.log").read_text()
     assert "Meier" not in text
     assert HOST not in text
+
+
+def test_metrics_are_told_on_this_machine_alone(ground: Ground, north: Site) -> None:
+    assert ground.hub.settings.metrics is not None
+    listen = ground.hub.settings.metrics.listen
+
+    def figures() -> dict[str, float]:
+        text = httpx.get(f"http://{listen}/metrics", trust_env=False).raise_for_status().text
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        return {"".join([each.name, *each.labels.values()]): each.value for each in samples}
+
+    wait_until(lambda: figures()["fedward_hub_superlink_up"] == 1)
+    found = figures()
+    assert found["fedward_hub_site_connectednorth"] == 0
+    assert found["fedward_hub_site_certificate_end_timestamp_secondsnorth"] > time.time()
+    assert {value for name, value in found.items() if "readable" in name} == {1}
+
+
+def test_logs_for_programs(ground: Ground) -> None:
+    def messages() -> list[str]:
+        return [json.loads(line)["message"] for line in (ground.hub.logs / "hub.log").read_text().splitlines()]
+
+    wait_until(lambda: any(said.startswith("the SuperLink is up") for said in messages()))
 
 
 # Joining -------------------------------------------------------------------------------------------------------------

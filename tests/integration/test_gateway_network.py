@@ -24,6 +24,7 @@ from fedward_common.testing import tiny_study
 from fedward_server.approvals import Approvals
 from fedward_server.events import RunEvent
 from fedward_server.hub import Hub
+from fedward_server.hub_settings import METRICS_PORT, SETTINGS
 from fedward_server.journal import Journal
 from fedward_server.locks import held
 from fedward_server.result import RunResult
@@ -135,6 +136,9 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     planted = {each.name: each for each in plant(folder / "hospitals", limit=40) if each.name in SITES}
     address = f"{HUB_ADDRESS}:{GATEWAY_PORT}"
     hub = Hub.init(folder / "hub", name="alliance", port=SUPERLINK_PORT, address=address, root=folder / "root")
+    with (hub.folder / SETTINGS).open("a") as settings:
+        settings.write(f'\n[metrics]\nlisten = "127.0.0.1:{METRICS_PORT}"\n')
+    hub = Hub.open(hub.folder)
     ground = Ground(
         hub, {name: Site.open(each.folder) for name, each in planted.items()}, planted, folder / "study.toml"
     )
@@ -260,7 +264,7 @@ def reach(name: str, *places: tuple[str, int]) -> dict[str, str]:
 def test_the_gateway_is_all_that_a_hospital_reaches(ground: Ground) -> None:
     listening = subprocess.run(on("hub", "ss", "-Htln"), capture_output=True, text=True, check=True).stdout
     ports = {int(line.split()[3].rpartition(":")[2]) for line in listening.splitlines()}
-    assert {GATEWAY_PORT, SUPERLINK_PORT} <= ports
+    assert {GATEWAY_PORT, SUPERLINK_PORT, METRICS_PORT} <= ports
     for name, number in SITES.items():
         [other] = {f"10.77.{each}.2" for each in SITES.values() if each != number}
         hub = [(HUB_ADDRESS, port) for port in sorted(ports)] + [(f"10.77.{number}.1", port) for port in sorted(ports)]

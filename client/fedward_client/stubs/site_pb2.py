@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x65\x64ward_client/stubs/site.proto\x12\x0c\x66\x65\x64ward.site\"*\n\x08Question\x12\x0e\n\x06\x63onfig\x18\x01 \x01(\t\x12\x0e\n\x06parcel\x18\x02 \x01(\t\"9\n\x06\x41nswer\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x0e\n\x06parcel\x18\x02 \x01(\t\x12\x0f\n\x07refusal\x18\x03 \x01(\t\"\x15\n\x05Heard\x12\x0c\n\x04news\x18\x01 \x01(\t\")\n\x08Reported\x12\x0e\n\x06report\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"\t\n\x07Nothing\"\x1a\n\nSiteStatus\x12\x0c\n\x04json\x18\x01 \x01(\t\"S\n\tSiteEvent\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x0c\n\x04note\x18\x04 \x01(\t\x12\x0c\n\x04site\x18\x05 \x01(\t\"(\n\x08\x41pproval\x12\r\n\x05study\x18\x01 \x01(\t\x12\r\n\x05until\x18\x02 \x01(\t\")\n\x08\x41pproved\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\")\n\x07Refusal\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x1c\n\nWithdrawal\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"\x1e\n\x0cPauseRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x15\n\x04\x44one\x12\r\n\x05\x65rror\x18\x01 \x01(\t\"(\n\tForgotten\x12\x0c\n\x04json\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t2\xe5\x01\n\x04Work\x12\x35\n\x05Query\x12\x16.fedward.site.Question\x1a\x14.fedward.site.Answer\x12\x35\n\x05Train\x12\x16.fedward.site.Question\x1a\x14.fedward.site.Answer\x12\x38\n\x08\x45valuate\x12\x16.fedward.site.Question\x1a\x14.fedward.site.Answer\x12\x35\n\x06Report\x12\x13.fedward.site.Heard\x1a\x16.fedward.site.Reported2\xd4\x03\n\x07\x43ontrol\x12\x39\n\x06Status\x12\x15.fedward.site.Nothing\x1a\x18.fedward.site.SiteStatus\x12\x39\n\x05Watch\x12\x15.fedward.site.Nothing\x1a\x17.fedward.site.SiteEvent0\x01\x12\x39\n\x07\x41pprove\x12\x16.fedward.site.Approval\x1a\x16.fedward.site.Approved\x12\x33\n\x06Refuse\x12\x15.fedward.site.Refusal\x1a\x12.fedward.site.Done\x12\x38\n\x08Withdraw\x12\x18.fedward.site.Withdrawal\x1a\x12.fedward.site.Done\x12;\n\x06\x46orget\x12\x18.fedward.site.Withdrawal\x1a\x17.fedward.site.Forgotten\x12\x37\n\x05Pause\x12\x1a.fedward.site.PauseRequest\x1a\x12.fedward.site.Done\x12\x33\n\x06Resume\x12\x15.fedward.site.Nothing\x1a\x12.fedward.site.Doneb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x65\x64ward_client/stubs/site.proto\x12\x0c\x66\x65\x64ward.site\"*\n\x08Question\x12\x0e\n\x06\x63onfig\x18\x01 \x01(\t\x12\x0e\n\x06parcel\x18\x02 \x01(\t\"9\n\x06\x41nswer\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x0e\n\x06parcel\x18\x02 \x01(\t\x12\x0f\n\x07refusal\x18\x03 \x01(\t\"\x15\n\x05Heard\x12\x0c\n\x04news\x18\x01 \x01(\t\")\n\x08Reported\x12\x0e\n\x06report\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"\t\n\x07Nothing\"\x1a\n\nSiteStatus\x12\x0c\n\x04json\x18\x01 \x01(\t\"\x17\n\x07\x43ounted\x12\x0c\n\x04json\x18\x01 \x01(\t\"S\n\tSiteEvent\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x0c\n\x04note\x18\x04 \x01(\t\x12\x0c\n\x04site\x18\x05 \x01(\t\"(\n\x08\x41pproval\x12\r\n\x05study\x18\x01 \x01(\t\x12\r\n\x05until\x18\x02 \x01(\t\")\n\x08\x41pproved\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\")\n\x07Refusal\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x1c\n\nWithdrawal\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"\x1e\n\x0cPauseRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x15\n\x04\x44one\x12\r\n\x05\x65rror\x18\x01 \x01(\t\"(\n\tForgotten\x12\x0c\n\x04json\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t2\xe5\x01\n\x04Work\x12\x35\n\x05Query\x12\x16.fedward.site.Question\x1a\x14.fedward.site.Answer\x12\x35\n\x05Train\x12\x16.fedward.site.Question\x1a\x14.fedward.site.Answer\x12\x38\n\x08\x45valuate\x12\x16.fedward.site.Question\x1a\x14.fedward.site.Answer\x12\x35\n\x06Report\x12\x13.fedward.site.Heard\x1a\x16.fedward.site.Reported2\x8b\x04\n\x07\x43ontrol\x12\x39\n\x06Status\x12\x15.fedward.site.Nothing\x1a\x18.fedward.site.SiteStatus\x12\x39\n\x05Watch\x12\x15.fedward.site.Nothing\x1a\x17.fedward.site.SiteEvent0\x01\x12\x39\n\x07\x41pprove\x12\x16.fedward.site.Approval\x1a\x16.fedward.site.Approved\x12\x33\n\x06Refuse\x12\x15.fedward.site.Refusal\x1a\x12.fedward.site.Done\x12\x38\n\x08Withdraw\x12\x18.fedward.site.Withdrawal\x1a\x12.fedward.site.Done\x12;\n\x06\x46orget\x12\x18.fedward.site.Withdrawal\x1a\x17.fedward.site.Forgotten\x12\x37\n\x05Pause\x12\x1a.fedward.site.PauseRequest\x1a\x12.fedward.site.Done\x12\x33\n\x06Resume\x12\x15.fedward.site.Nothing\x1a\x12.fedward.site.Done\x12\x35\n\x05\x43ount\x12\x15.fedward.site.Nothing\x1a\x15.fedward.site.Countedb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,24 +43,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NOTHING']._serialized_end=227
   _globals['_SITESTATUS']._serialized_start=229
   _globals['_SITESTATUS']._serialized_end=255
-  _globals['_SITEEVENT']._serialized_start=257
-  _globals['_SITEEVENT']._serialized_end=340
-  _globals['_APPROVAL']._serialized_start=342
-  _globals['_APPROVAL']._serialized_end=382
-  _globals['_APPROVED']._serialized_start=384
-  _globals['_APPROVED']._serialized_end=425
-  _globals['_REFUSAL']._serialized_start=427
-  _globals['_REFUSAL']._serialized_end=468
-  _globals['_WITHDRAWAL']._serialized_start=470
-  _globals['_WITHDRAWAL']._serialized_end=498
-  _globals['_PAUSEREQUEST']._serialized_start=500
-  _globals['_PAUSEREQUEST']._serialized_end=530
-  _globals['_DONE']._serialized_start=532
-  _globals['_DONE']._serialized_end=553
-  _globals['_FORGOTTEN']._serialized_start=555
-  _globals['_FORGOTTEN']._serialized_end=595
-  _globals['_WORK']._serialized_start=598
-  _globals['_WORK']._serialized_end=827
-  _globals['_CONTROL']._serialized_start=830
-  _globals['_CONTROL']._serialized_end=1298
+  _globals['_COUNTED']._serialized_start=257
+  _globals['_COUNTED']._serialized_end=280
+  _globals['_SITEEVENT']._serialized_start=282
+  _globals['_SITEEVENT']._serialized_end=365
+  _globals['_APPROVAL']._serialized_start=367
+  _globals['_APPROVAL']._serialized_end=407
+  _globals['_APPROVED']._serialized_start=409
+  _globals['_APPROVED']._serialized_end=450
+  _globals['_REFUSAL']._serialized_start=452
+  _globals['_REFUSAL']._serialized_end=493
+  _globals['_WITHDRAWAL']._serialized_start=495
+  _globals['_WITHDRAWAL']._serialized_end=523
+  _globals['_PAUSEREQUEST']._serialized_start=525
+  _globals['_PAUSEREQUEST']._serialized_end=555
+  _globals['_DONE']._serialized_start=557
+  _globals['_DONE']._serialized_end=578
+  _globals['_FORGOTTEN']._serialized_start=580
+  _globals['_FORGOTTEN']._serialized_end=620
+  _globals['_WORK']._serialized_start=623
+  _globals['_WORK']._serialized_end=852
+  _globals['_CONTROL']._serialized_start=855
+  _globals['_CONTROL']._serialized_end=1378
 # @@protoc_insertion_point(module_scope)

@@ -46,6 +46,12 @@ class SiteStatus(_message.Message):
     json: str
     def __init__(self, json: _Optional[str] = ...) -> None: ...
 
+class Counted(_message.Message):
+    __slots__ = ("json",)
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    json: str
+    def __init__(self, json: _Optional[str] = ...) -> None: ...
+
 class SiteEvent(_message.Message):
     __slots__ = ("stage", "done", "total", "note", "site")
     STAGE_FIELD_NUMBER: _ClassVar[int]

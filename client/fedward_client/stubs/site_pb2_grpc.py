@@ -279,6 +279,11 @@ class ControlStub(object):
                 request_serializer=fedward__client_dot_stubs_dot_site__pb2.Nothing.SerializeToString,
                 response_deserializer=fedward__client_dot_stubs_dot_site__pb2.Done.FromString,
                 _registered_method=True)
+        self.Count = channel.unary_unary(
+                '/fedward.site.Control/Count',
+                request_serializer=fedward__client_dot_stubs_dot_site__pb2.Nothing.SerializeToString,
+                response_deserializer=fedward__client_dot_stubs_dot_site__pb2.Counted.FromString,
+                _registered_method=True)
 
 
 class ControlServicer(object):
@@ -333,6 +338,12 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Count(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -375,6 +386,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Resume,
                     request_deserializer=fedward__client_dot_stubs_dot_site__pb2.Nothing.FromString,
                     response_serializer=fedward__client_dot_stubs_dot_site__pb2.Done.SerializeToString,
+            ),
+            'Count': grpc.unary_unary_rpc_method_handler(
+                    servicer.Count,
+                    request_deserializer=fedward__client_dot_stubs_dot_site__pb2.Nothing.FromString,
+                    response_serializer=fedward__client_dot_stubs_dot_site__pb2.Counted.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -594,6 +610,33 @@ class Control(object):
             '/fedward.site.Control/Resume',
             fedward__client_dot_stubs_dot_site__pb2.Nothing.SerializeToString,
             fedward__client_dot_stubs_dot_site__pb2.Done.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Count(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedward.site.Control/Count',
+            fedward__client_dot_stubs_dot_site__pb2.Nothing.SerializeToString,
+            fedward__client_dot_stubs_dot_site__pb2.Counted.FromString,
             options,
             channel_credentials,
             insecure,

@@ -78,6 +78,12 @@ def gpu() -> tuple[str, int] | None:
     return found.name, found.total_memory
 
 
+def gpu_memory() -> tuple[int, int] | None:
+    """Bytes of the GPU's memory that are free, and all; None before it was used, for to ask would take some of it."""
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch's stubs
+    return torch.cuda.mem_get_info() if used else None
+
+
 def _has_narrow_maps(model: nn.Module, shape: tuple[int, ...]) -> bool:
     """Whether a convolution gets maps that are narrower than its kernel or its stride on an axis.
 
