@@ -1,6 +1,7 @@
 """A hub with people before their browsers, for tests: all of it real, but nothing listens and no SuperLink is up."""
 
 import asyncio
+import html
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -196,6 +197,22 @@ class Person:
         """Send a form of an own page; the answer's code and page."""
         answer = self.browser.post(path, data={"csrf": self.csrf(), **values})
         return answer.status_code, answer.text
+
+    def crawls(self, *paths: str) -> dict[str, bytes]:
+        """All that he finds from these pages on by following links, each of which leads somewhere."""
+        found: dict[str, bytes] = {}
+        waiting = list(paths)
+        while waiting:
+            path = waiting.pop()
+            if path in found:
+                continue
+            answer = self.browser.get(path)
+            assert answer.status_code in (200, 303), (path, answer.status_code)
+            found[path] = answer.content
+            if answer.headers.get("content-type", "").startswith("text/html"):
+                links = re.findall(r'(?:href|src)="(/[^"#]*)', answer.text)
+                waiting += [html.unescape(link) for link in links if not link.startswith("/static/")]
+        return found
 
     def calls(self, method: str, path: str, **more: Any) -> httpx.Response:
         """Ask the people's API, as a program with this session does."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -472,6 +473,49 @@ def test_the_audit_log_is_searched_and_checked(ground: Ground) -> None:
         visit.close()
     finally:
         ground.hub.audit_file.write_bytes(log)
+
+
+@pytest.mark.long
+def test_a_browser_that_was_left_open_over_a_restart_of_the_hub(tmp_path: Path, ground: Ground) -> None:
+    address, pages = f"{HOST}:{free_port()}", f"{HOST}:{free_port()}"
+    hub = Hub.init(
+        tmp_path / "hub",
+        port=free_port(),
+        address=address,
+        listen=address,
+        root=tmp_path / "root",
+        dashboard=pages,
+    )
+    own = Ground(hub, tmp_path, ground.browser)
+    own.person("eve", "auditor")
+    study = resolved(load(template_path("breast-ultrasound")), sites=[SiteEntry(name="north")])
+    journal = Journal(hub.runs / "drawn")
+    (hub.runs / "drawn").mkdir()
+    with hub.store() as store:
+        store.start_run("drawn", study.study.id, study.digest, study.canonical_json().decode(), "embedded")
+    visit = Visit(own)
+
+    def up() -> AbstractContextManager[int]:
+        return background([*FEDWARD, "hub", "up", str(hub.folder)], tmp_path / "hub.out")
+
+    def answers() -> None:
+        deadline = time.monotonic() + 180
+        while not (hub.link.healthy() and Gateway(hub).answers()):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+    with up():
+        answers()
+        page = visit.logs_in("eve")
+        page.goto(f"{own.url}/runs/drawn")
+        page.locator("#sites").get_by_text("north").wait_for()
+    page.locator("#lost").wait_for()  # it says so
+    with up():
+        answers()
+        page.locator("#lost").wait_for(state="hidden", timeout=60_000)
+        journal(RunEvent(kind="round", run="drawn", round=1, rounds=study.rounds))
+        page.get_by_text("Round 1 waits for north.").wait_for()  # it goes on, and nobody had to log in again
+        visit.close()
 
 
 def api_processes(ground: Ground) -> list[int]:

@@ -27,9 +27,11 @@ from fedward_server.hub import Hub
 from fedward_server.hub_settings import METRICS_PORT, SETTINGS
 from fedward_server.journal import Journal
 from fedward_server.locks import held
+from fedward_server.models import Registry
 from fedward_server.result import RunResult
 from fedward_server.runs import ENGINE, LOCK
 from fedward_server.statuses import Statuses
+from fedward_server.testing import Ground as Pages
 from fedward_simulations.federation import Federation, background
 from fedward_simulations.hospitals import PlantedHospital, identifiers_in, plant
 
@@ -279,6 +281,37 @@ def test_no_file_of_the_hubs_holds_an_identifier(ground: Ground, finished: RunRe
     assert {"gateway.log", "gateway-errors.log", "api.log", "store.sqlite", "hub.log"} <= {path.name for path in files}
     for path in files:
         assert not identifiers_in(path.name.encode() + b" " + path.read_bytes(), identifiers), path.name
+
+
+def test_no_page_shows_an_identifier_nor_a_steward_another_hospital(
+    ground: Ground, finished: RunResult, tmp_path: Path
+) -> None:
+    identifiers = frozenset().union(*(each.identifiers for each in ground.planted.values()))
+    api = [
+        f"/api/v1{path}" for path in ("/overview", "/runs", f"/runs/{finished.run}", f"/runs/{finished.run}/results")
+    ]
+    Registry(ground.hub).add_run("breast-2026", finished.run)
+    with ground.hub.store() as store:
+        pages = Pages(ground.hub, store, tmp_path)
+        seen = pages.person("ida", "auditor").crawls("/", *api)
+        for page in (
+            "/",
+            "/sites",
+            f"/runs/{finished.run}",
+            f"/runs/{finished.run}/results",
+            "/models/breast-2026",
+            "/audit",
+        ):
+            assert page in seen
+        for path, content in seen.items():
+            assert not identifiers_in(path.encode() + b" " + content, identifiers), path
+        other, row = "valley", store.sites()["valley"]
+        own = pages.person("sten", "steward", "north").crawls("/", *api)
+        assert f"/runs/{finished.run}/results" in own
+        assert f"/runs/{finished.run}/figures/gains.svg" in own
+        for path, content in own.items():
+            for hidden in (other, row.fingerprint[:16], row.node_key.split()[1][:40]):
+                assert hidden.encode() not in path.encode() + content, (path, hidden)
 
 
 def test_a_hospital_that_is_forgotten_is_out_and_the_other_stays(ground: Ground, finished: RunResult) -> None:
