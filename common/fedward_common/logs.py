@@ -113,6 +113,7 @@ def process_to(*handlers: logging.Handler) -> None:
     logging.basicConfig(level=logging.INFO, handlers=handlers)
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).handlers.clear()  # Flower's own prints to the terminal, past the filter
     logging.raiseExceptions = False  # it would print what cannot be written, on a full disk for example
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread

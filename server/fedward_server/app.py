@@ -115,17 +115,15 @@ def _reason(error: BaseException) -> str:
 
 def _record(store: Store, run: str, row: RoundHistory) -> None:
     """A round's history as rows of the store."""
-    store.record_round(
-        RoundRow(
-            run=run,
-            round=row.round,
-            seconds=row.seconds,
-            train_seconds=max(site.train_seconds for site in row.sites.values()),
-            bytes_up=sum(site.bytes_up for site in row.sites.values()),
-            bytes_down=sum(site.bytes_down for site in row.sites.values()),
-            loss=row.train_loss,
-            primary=row.primary,
-        )
+    whole = RoundRow(
+        run=run,
+        round=row.round,
+        seconds=row.seconds,
+        train_seconds=max(site.train_seconds for site in row.sites.values()),
+        bytes_up=sum(site.bytes_up for site in row.sites.values()),
+        bytes_down=sum(site.bytes_down for site in row.sites.values()),
+        loss=row.train_loss,
+        primary=row.primary,
     )
     accepted = [
         SiteRoundRow(
@@ -144,10 +142,12 @@ def _record(store: Store, run: str, row: RoundHistory) -> None:
         for name, site in row.sites.items()
     ]
     refused = [
-        SiteRoundRow(run=run, round=row.round, site=name, status="refused", reason=reason)
+        SiteRoundRow(
+            run=run, round=row.round, site=name, status="refused", reason=reason, primary=row.site_primary.get(name)
+        )
         for name, reason in row.refused.items()
     ]
-    store.record_sites([*accepted, *refused])
+    store.record_round(whole, [*accepted, *refused])
 
 
 @app.main()

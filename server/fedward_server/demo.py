@@ -5,6 +5,7 @@ machine only, is a visitor who sees all that an auditor sees, without logging in
 """
 
 import json
+import secrets
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 import uvicorn
 from pydantic import BaseModel
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 
 from fedward_common.study import StudySpec
@@ -35,6 +37,8 @@ TABLES = ("sites", "runs", "run_sites", "rounds", "site_rounds")
 NAME = "demonstration"
 
 Row = dict[str, Any]
+
+_CSRF = secrets.token_hex(16)  # of no page that another site could read
 
 
 class RunFiles(BaseModel):
@@ -102,28 +106,22 @@ class Tour(Frame):
     def session(self, request: Request) -> Session | None:
         """A visitor, who may look at everything and change nothing."""
         del request
-        return Session(person=Person(name="visitor", role="auditor"), csrf="")
+        return Session(person=Person(name="visitor", role="auditor"), csrf=_CSRF)
 
 
-def tour(hub: Hub, store: Store) -> Tour:
-    """The frame of a loaded hub, whose sites are not there."""
+def shown(hub: Hub, store: Store) -> TrustedHostMiddleware:
+    """The pages of a loaded hub, whose sites are not there; not for a page elsewhere whose name leads here."""
     presence = PresenceWatch(hub, store)
     presence.seen = {name: Presence(connection="offline") for name in store.sites()}
-    return Tour(hub, store, presence, LiveRuns(hub, store))
+    return TrustedHostMiddleware(dashboard_app(Tour(hub, store, presence, LiveRuns(hub, store))), [HOST, "localhost"])
 
 
 def serve(folder: Path, port: int, ready: Callable[[str], None]) -> None:
     """Load what is shipped, say where it is, and show it until told to end."""
     hub = load(folder)
     with hub.store() as store:
-        config = uvicorn.Config(
-            dashboard_app(tour(hub, store)),
-            host=HOST,
-            port=port,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-        )
+        app = shown(hub, store)
+        config = uvicorn.Config(app, host=HOST, port=port, log_level="warning", access_log=False, server_header=False)
         ready(f"http://{HOST}:{port}")
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn sends itself once more what ended it
         with suppress(KeyboardInterrupt):

@@ -44,6 +44,7 @@ from fedward_server.hub_settings import (
 )
 from fedward_server.issuing import Issuing
 from fedward_server.locks import holder
+from fedward_server.people import People
 from fedward_server.register import Register
 from fedward_server.store import SiteRow, Store
 from fedward_server.superlink import HOST, SuperLink, Tls
@@ -333,7 +334,7 @@ class Hub:
         return row if own is None else replace(row, added=own.added)
 
     def forget(self, site: str) -> SiteRow:
-        """Let a site take part no more, and take its certificates back; what it was.
+        """Let a site take part no more, take its certificates back, and let its stewards log in no more; what it was.
 
         Raises UsageError for one that is not enrolled.
         """
@@ -342,6 +343,7 @@ class Hub:
             self.audit().append("site forgotten", {"site": site, "fingerprint": row.fingerprint})
             Register(store).revoke(site, datetime.now(UTC).isoformat(timespec="milliseconds"))
             store.remove_site(site)
+            People(store).remove_stewards(site)
         return row
 
 

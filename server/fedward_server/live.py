@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +17,6 @@ from typing import Any
 from fedward_common.site_messages import ApprovalState
 from fedward_server.approvals import Approvals
 from fedward_server.events import EventKind, RunEvent
-from fedward_server.figures.scope import Scope
 from fedward_server.hub import Hub
 from fedward_server.journal import Standing, Tail
 from fedward_server.pausing import is_paused
@@ -40,6 +40,7 @@ class Round:
     began: float
     ended: float | None = None
     note: str = ""
+    changed: int = 0  # in which version it was last
     answered: dict[str, float] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     figures: RoundRow | None = None
@@ -61,7 +62,7 @@ class LiveRun:
     standing: Standing = field(default_factory=Standing)
     rounds: dict[int, Round] = field(default_factory=dict)
     log: "deque[tuple[int, RunEvent]]" = field(default_factory=lambda: deque(maxlen=LOGGED))  # with their versions
-    _changed: dict[int, int] = field(default_factory=dict)  # by version: the first round that it changed
+    _left_out: set[str] = field(default_factory=set)  # sites of which nothing is asked any more
     _tail: Tail | None = None
     _texts: dict[tuple[str | None, int], bytes] = field(default_factory=dict)  # of one version
     _texts_of: int = -1
@@ -97,15 +98,16 @@ class LiveRun:
     def _read(self) -> None:
         self._tail = self._tail or Tail(self.folder)
         row = self.store.run(self.row.run)  # before its events: so the last of them are read too
-        first = min((self._take(event) for event in self._tail.new()), default=None)
-        figures = self._read_figures() if first is not None or row.unfinished or row != self.row else None
+        changed = {self._take(event) for event in self._tail.new()}
+        if changed or row.unfinished or row != self.row:
+            changed |= self._read_figures()
         paused = row.unfinished and is_paused(self.folder)
         told = self._approvals(), self._percents() if row.unfinished else {}
-        changes = [number for number in (first, figures) if number is not None]
-        if changes or (row, paused, *told) != (self.row, self.paused, self.approvals, self.percents):
+        if changed or (row, paused, *told) != (self.row, self.paused, self.approvals, self.percents):
             self.row, self.paused, (self.approvals, self.percents) = row, paused, told
             self.version += 1
-            self._changed[self.version] = min(changes, default=max(self.rounds, default=0))
+            for number in changed & self.rounds.keys():
+                self.rounds[number].changed = self.version
 
     def _approvals(self) -> dict[str, ApprovalState]:
         return {site: row.state for site, row in Approvals(self.store).of(self.row.study_digest).items()}
@@ -123,35 +125,46 @@ class LiveRun:
         self.standing.take(event)
         if event.kind not in _ROUTINE:
             self.log.append((self.version + 1, event))
+        if event.kind == "left-out":
+            self._left_out.add(event.site)
+        elif event.kind in ("prepared", "answered"):
+            self._left_out.discard(event.site)
         told = self.rounds.get(event.round)
         if event.kind == "round":
             self.rounds[event.round] = Round(event.round, _seconds(event), note=event.note)
         elif told is not None and event.kind == "answered":
             told.answered[event.site] = round(_seconds(event) - told.began, 2)
-        elif told is not None and event.kind == "refused":
+        elif told is not None and event.kind == "refused" and told.ended is None:  # later: of what closes a run
             told.refused[event.site] = event.note
         elif told is not None and event.kind == "aggregated":
             told.ended = _seconds(event)
         return event.round
 
-    def _read_figures(self) -> int | None:
-        """Read the figures of rounds that may have new ones; the first that has."""
+    def _read_figures(self) -> set[int]:
+        """Read the figures of rounds that may have new ones; those that have."""
         known = [number for number, held in self.rounds.items() if held.figures is not None]
         since = max(known, default=0) - REWRITTEN
-        changed = []
+        changed: set[int] = set()
         for figures in self.store.rounds(self.row.run, since=since):
             held = self.rounds.get(figures.round)
             if held is not None and held.figures != figures:
                 held.figures = figures
-                changed.append(figures.round)
+                held.loss, held.primary = {}, {}
+                changed.add(figures.round)
         if changed:
             for number, site, loss, primary in self.store.site_figures(self.row.run, since=min(changed)):
-                if (held := self.rounds.get(number)) is not None:
-                    held.loss.update({} if loss is None else {site: _short(loss)})
-                    held.primary.update({} if primary is None else {site: _short(primary)})
-        return min(changed, default=None)
+                if number in changed:
+                    self.rounds[number].loss.update({} if loss is None else {site: _short(loss)})
+                    self.rounds[number].primary.update({} if primary is None else {site: _short(primary)})
+        return changed
 
     # What of it is shown ---------------------------------------------------------------------------------------------
+
+    def news(self, person: Person, since: int) -> tuple[int, bytes | None, bool]:
+        """The version now, what is new to somebody who has another, and whether nothing more will come."""
+        with self._lock:
+            version = self.look()
+            return version, self.text(person, since) if version != since else None, self.ended
 
     def text(self, person: Person, since: int = -1) -> bytes:
         """What `state` says, as JSON; made once for all who ask the same."""
@@ -170,15 +183,15 @@ class LiveRun:
         """
         with self._lock:
             sites = [name for name in self.sites if person.sees(name)]
-            first = 0 if since < 0 else min((self._changed[v] for v in self._changed if v > since), default=10**9)
-            shown = [held for number, held in sorted(self.rounds.items()) if number >= first]
+            first = min((number for number, held in self.rounds.items() if held.changed > since), default=None)
+            shown = [held for number, held in sorted(self.rounds.items()) if first is not None and number >= first]
             return {
                 "version": self.version,
                 "whole": since < 0,
                 **self._head(person),
                 "sites": sites,
                 "states": [self._state_of(name) for name in sites],
-                "rounds": [_round(held, pooled=Scope.of(person).pools(held.loss)) for held in shown],
+                "rounds": [_round(held, person) for held in shown],
                 "answered": [[held.answered.get(name) for name in sites] for held in shown],
                 "loss": [[held.loss.get(name) for name in sites] for held in shown],
                 "primary": [[held.primary.get(name) for name in sites] for held in shown],
@@ -211,7 +224,15 @@ class LiveRun:
         }
 
     def _awaited(self, at_work: Round) -> list[str]:
-        return [name for name in self.sites if name not in at_work.answered and name not in at_work.refused]
+        """The sites that are asked to train and have neither answered nor were refused."""
+        over = at_work.answered.keys() | at_work.refused.keys() | self._left_out
+        return [name for name in self._trainers if name not in over]
+
+    @property
+    def _trainers(self) -> list[str]:
+        study = self.row.study_json
+        tested = study["split"]["site"] if study["split"]["kind"] == "leave-site-out" else None
+        return sorted(site["name"] for site in study["sites"] if site["role"] == "train" and site["name"] != tested)
 
     def _state_of(self, site: str) -> list[str | int | None]:
         """What was heard of it last, why, its steward's answer, and how far its training is, in percent."""
@@ -219,12 +240,22 @@ class LiveRun:
         return [kind, note, self.approvals.get(site), self.percents.get(site)]
 
 
-def _round(held: Round, *, pooled: bool) -> list[Any]:
+def _round(held: Round, person: Person) -> list[Any]:
     """Number, began, ended, loss, primary metric, bytes up, bytes down, note."""
     row = held.figures
-    figures = (None, None) if row is None or not pooled else (row.loss, row.primary)
-    traffic = (None, None) if row is None else (row.bytes_up, row.bytes_down)
-    return [held.number, held.began, held.ended, *figures, *traffic, held.note]
+    if row is None:
+        return [held.number, held.began, held.ended, None, None, None, None, held.note]
+    loss = row.loss if _pools(person, held.loss) else None
+    primary = row.primary if _pools(person, held.loss) and _pools(person, held.primary) else None
+    return [held.number, held.began, held.ended, loss, primary, row.bytes_up, row.bytes_down, held.note]
+
+
+def _pools(person: Person, known: Mapping[str, float]) -> bool:
+    """Whether a person may see a figure of all, of whom these are known: a steward, with two others in it at least.
+
+    A site whose part is not known, or not yet, does not count: of one other the figure would be that one's.
+    """
+    return person.role != "steward" or len({*known} - {person.site}) > 1
 
 
 def _short(value: float) -> float:

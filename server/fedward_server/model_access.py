@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import BoundedSemaphore
 
+from fedward_common.errors import RunError
 from fedward_common.models import weights_file
 from fedward_server import model_card
 from fedward_server.figures.scope import Scope
@@ -23,6 +25,8 @@ from fedward_server.store import RunRow, Store
 ADD: tuple[Role, ...] = ("operator", "investigator")
 REMOVE: tuple[Role, ...] = ("operator",)
 TAKE: tuple[Role, ...] = ("operator", "investigator", "steward")
+MOST_CHECKS = 3  # of models that are about to be sent, at a time
+_CHECKS = BoundedSemaphore(MOST_CHECKS)
 RUNS = 200  # the newest, whose models can be registered by a form
 
 
@@ -70,7 +74,7 @@ class ModelAccess:
     def to_add(self) -> list[RunRow]:
         """Finished runs that have a model, the newest first."""
         rows = self.store.newest(RUNS, site=self.person.site, statuses=("finished",))
-        return [row for row in rows if row.model_sha256 is not None]
+        return [row for row in rows if row.model_sha256 is not None and sees(self.person, row)]
 
     # What is done -----------------------------------------------------------------------------------------------------
 
@@ -87,7 +91,12 @@ class ModelAccess:
 
     def take(self, entry: Registered) -> Download:
         """A model's file, checked against its SHA-256. Raises ModelError where it was changed."""
-        _, path = self._registry.checked(entry.name)
+        if not _CHECKS.acquire(blocking=False):  # each reads a whole model
+            raise RunError(f"{MOST_CHECKS} models are being checked at the moment: try again soon")
+        try:
+            _, path = self._registry.checked(entry.name)
+        finally:
+            _CHECKS.release()
         header = model_card.header_of(self.hub, entry, path, self.scope)
         size, parts = (path.stat().st_size, None) if header is None else weights_file.with_header(path, header)
         told = {"model": entry.name, "sha256": entry.sha256, "person": self.person.name}
@@ -101,8 +110,11 @@ class ModelAccess:
         return Registry(self.hub)
 
     def _may_see(self, entry: Registered) -> bool:
-        """Whether the person may know of a model."""
-        return self.scope.site is None or self.scope.site in entry.sites
+        """Whether the person may know of a model: a steward where his site took part, by its key."""
+        if self.scope.site is None:
+            return True
+        row = self.store.find(entry.run) if entry.run is not None and self.scope.site in entry.sites else None
+        return row is not None and sees(self.person, row)
 
     def _told(self, entry: Registered) -> Registered:
         """An entry without the names of sites of which the person may not know."""

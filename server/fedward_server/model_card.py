@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from fedward_common import markdown
 from fedward_common.errors import ModelError, RunError
@@ -159,7 +159,7 @@ def header_of(hub: Hub, entry: Registered, path: Path, scope: Scope) -> dict[str
 def _figures_of(hub: Hub, entry: Registered, scope: Scope) -> RunFigures | None:
     try:
         return None if entry.run is None else figures_of(hub.runs / entry.run, scope)
-    except ValidationError:  # of another Fedward
+    except ModelError:  # of another Fedward
         return None
 
 

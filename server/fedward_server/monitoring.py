@@ -139,13 +139,13 @@ def _gauge(name: str, text: str, value: float | Mapping[str, float], label: str 
 
 
 @contextmanager
-def metrics_told(hub: Hub, store: Store, presence: PresenceWatch) -> Iterator[None]:
+def metrics_told(hub: Hub, store: Store, presence: PresenceWatch, live: LiveRuns) -> Iterator[None]:
     """Answer Prometheus while the block runs, where the settings say so. A port that is taken is logged, no more."""
     if hub.settings.metrics is None:
         yield
         return
     registry = CollectorRegistry()
-    registry.register(HubCollector(hub, store, presence, LiveRuns(hub, store)))
+    registry.register(HubCollector(hub, store, presence, live))
     host, port = host_and_port(hub.settings.metrics.listen)
     try:
         server, thread = start_http_server(port, host, registry)

@@ -29,7 +29,7 @@ class Overview:
 
     def __call__(self, person: Person, presence: Mapping[str, Presence] | None) -> dict[str, Any]:
         """All of it, as JSON. `presence` is of each site; None where the SuperLink does not answer."""
-        rows = self.store.newest(SHOWN_RUNS, site=person.site)
+        rows = [row for row in self.store.newest(SHOWN_RUNS, site=person.site) if sees(person, row)]
         at_work = {row.run: self.live.of(row).standing for row in self.store.unfinished() if sees(person, row)}
         ends, told = Joining(self.hub, self.store).register.ends(), Statuses(self.store).all()
         sites = [
@@ -98,8 +98,10 @@ def _site(
 
 
 def sees(person: Person, row: RunRow) -> bool:
-    """Whether a person may know of a run: a steward of those that his site is asked to take part in."""
-    return person.role != "steward" or person.site in row.sites
+    """Whether a person may know of a run: a steward of those that ask his site, by its key."""
+    if person.role != "steward":
+        return True
+    return person.site is not None and row.fingerprint_of(person.site) == person.fingerprint is not None
 
 
 def _run(row: RunRow, now: Standing | None) -> dict[str, Any]:

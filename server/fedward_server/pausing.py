@@ -1,6 +1,7 @@
 """Runs that a person has paused: a file in the run's folder says so, also to a process that is started anew.
 
-A paused run ends the round in hand; then it asks nothing of a site until it may go on.
+A paused run ends what is in hand (gathering its sites, a round, scoring the last model, each hospital training alone);
+then it asks nothing of a site until it may go on.
 """
 
 from pathlib import Path

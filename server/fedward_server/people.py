@@ -22,7 +22,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from fedward_common.errors import SettingsError, UsageError
 from fedward_common.joining import is_site_name
-from fedward_server.store import METADATA, Store
+from fedward_server.store import METADATA, SITES, Store
 
 Role = Literal["operator", "investigator", "steward", "auditor"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -41,6 +41,7 @@ class Person:
     name: str
     role: Role
     site: str | None = None
+    fingerprint: str | None = None  # of his site's key, where it is enrolled: a name may have been another's
 
     def sees(self, site: str) -> bool:
         """Whether this person may know of a site: a steward of none but his own."""
@@ -118,6 +119,12 @@ class People:
             if connection.execute(sa.delete(_PEOPLE).where(_PEOPLE.c.name == name)).rowcount == 0:
                 raise UsageError(f"there is no person '{name}': `fedward hub people` lists them")
 
+    def remove_stewards(self, site: str) -> None:
+        """The same for whoever is of a site."""
+        for person in self.all():
+            if person.site == site:
+                self.remove(person.name)
+
     def all(self) -> list[Person]:
         """Everybody, by name."""
         return [_person(row) for row in self.store.rows(sa.select(_PEOPLE).order_by(_PEOPLE.c.name))]
@@ -173,7 +180,10 @@ class People:
         Unless it `stays`, the question is nobody's doing, and the session ends as if it had not been asked.
         """
         digest, now = _digest(token), self.now()
-        query = sa.select(_SESSIONS, _PEOPLE).join(_PEOPLE).where(_SESSIONS.c.digest == digest)
+        found = sa.join(_SESSIONS, _PEOPLE).outerjoin(SITES, SITES.c.site == _PEOPLE.c.site)
+        query = (
+            sa.select(_SESSIONS, _PEOPLE, SITES.c.fingerprint).select_from(found).where(_SESSIONS.c.digest == digest)
+        )
         for row in self.store.rows(query):
             over = now - row["seen"] > IDLE_S or now - row["begun"] > LONGEST_S
             if over or not hmac.compare_digest(row["client"], _digest(client)):
@@ -215,7 +225,13 @@ def _person(row: dict[str, object]) -> Person:
     role, site = row["role"], row["site"]
     if role not in ROLES:
         raise SettingsError(f"the hub's database knows a role '{role}' that this Fedward does not: install a newer one")
-    return Person(name=str(row["name"]), role=role, site=None if site is None else str(site))
+    key = row.get("fingerprint")
+    return Person(
+        name=str(row["name"]),
+        role=role,
+        site=None if site is None else str(site),
+        fingerprint=None if key is None else str(key),
+    )
 
 
 def _verified(known: str, password: str) -> bool:

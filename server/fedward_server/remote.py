@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedward_common import __version__, pki
 from fedward_common.errors import RunError, SettingsError, UsageError
-from fedward_server.api.people import PATH
+from fedward_server.api.people import CSRF_HEADER, PATH
 from fedward_server.dashboard.security import COOKIE
 from fedward_server.events import EventKind, RunEvent
 from fedward_server.hub_settings import read_file
@@ -25,7 +25,6 @@ from fedward_server.hub_settings import read_file
 LIMIT_S = 120.0  # to start a study takes a hub some seconds
 SILENCE_S = 60.0  # of a stream that says something every ten
 AGENT = f"fedward/{__version__}"
-CSRF = "x-fedward-csrf"
 
 
 class Saved(BaseModel):
@@ -75,11 +74,13 @@ class Remote:
         return cls(url, saved)
 
     def log_out(self) -> None:
-        """End the session, and forget it."""
+        """End the session, and forget it, also where the hub does not answer."""
         rest = {url: saved for url, saved in _sessions().items() if url != self.url}
-        with _client(self.url, self.saved) as client:
-            _answered(self.url, lambda: client.delete("/session"))
-        _remember(rest)
+        try:
+            with _client(self.url, self.saved) as client:
+                _answered(self.url, lambda: client.delete("/session"))
+        finally:
+            _remember(rest)
 
     # Asking ----------------------------------------------------------------------------------------------------------
 
@@ -95,9 +96,14 @@ class Remote:
     def follow(self, run: str, show: Callable[[RunEvent], None]) -> dict[str, Any]:
         """Give `show` what happens to a run until it has ended; how it then stands."""
         state: dict[str, Any] = {}
+        rounds: set[tuple[EventKind, int]] = set()  # that were told: states hold them again when their figures come
         for state in self._states(run):
             for event in _events(state):
-                show(event)
+                if event.kind not in ("round", "aggregated"):
+                    show(event)
+                elif (event.kind, event.round) not in rounds:
+                    rounds.add((event.kind, event.round))
+                    show(event)
         return state
 
     def _states(self, run: str) -> Iterator[dict[str, Any]]:
@@ -149,7 +155,7 @@ def _client(url: str, saved: Saved, limit_s: float = LIMIT_S) -> httpx.Client:
         trust = ssl.create_default_context(cadata=saved.authority or None)
     except ssl.SSLError:
         raise SettingsError("the file that --authority names holds no certificate (PEM)") from None
-    headers = {"user-agent": AGENT, CSRF: saved.csrf}
+    headers = {"user-agent": AGENT, CSRF_HEADER: saved.csrf}
     cookies = {COOKIE: saved.token} if saved.token else {}
     return httpx.Client(base_url=url + PATH, verify=trust, timeout=limit_s, headers=headers, cookies=cookies)
 

@@ -37,9 +37,9 @@ class RemoteStudies:
         started = self.remote.ask("POST", "/runs", wanted)
         self._go_on(started, detach=detach, as_json=as_json)
 
-    def resume(self, run: str, *, detach: bool, as_json: bool) -> None:
+    def resume(self, run: str, wait_s: float, *, detach: bool, as_json: bool) -> None:
         """Let a run go on, and follow it as `start` does."""
-        self._go_on(self.remote.ask("POST", f"/runs/{run}/resume"), detach=detach, as_json=as_json)
+        self._go_on(self.remote.ask("POST", f"/runs/{run}/resume?wait_s={wait_s}"), detach=detach, as_json=as_json)
 
     def act(self, run: str, action: str) -> None:
         """Pause or stop a run."""

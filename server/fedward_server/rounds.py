@@ -108,9 +108,11 @@ class RoundEngine:
             self._ask.lets_go = False
             self._restore(checkpoint)
         if not self._sites:
+            self._hold(0)
             self._prepare()
         try:
             self._rounds()
+            self._hold(len(self._history))
         finally:
             self._save()
         return self._close(started)
@@ -442,6 +444,7 @@ class RoundEngine:
         thresholds = operating_points(self.study, closing.of_trainers().values())
         closing.evaluate(self._steering.state, thresholds)
         if self.compares and self.study.evaluation.local_baseline:
+            self._hold(last)
             closing.compare(models.initial_model(self.study, self.folder)[0])
         result = RunResult(
             run=self.run,

@@ -111,6 +111,8 @@ def pause(hub: Hub, run: str, *, by: str = OPERATOR) -> None:
         row = store.run(run)
     if row.status not in UNFINISHED:
         raise RunError(f"run {run} is not running: it {_ended(row)}")
+    if (hub.runs / run / ASKED).exists():
+        raise RunError(f"run {run} asks for statistics, and has no rounds to pause between: stop it instead")
     if pausing.is_paused(hub.runs / run):
         raise RunError(f"run {run} is paused already: `fedward study resume {run}` lets it go on")
     pausing.pause(hub.runs / run)

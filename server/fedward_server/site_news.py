@@ -76,11 +76,15 @@ class _Told:
 
     tail: Tail
     reasons: dict[str, dict[tuple[int, NoticeKind], str]] = field(default_factory=dict)
+    done: int = 0  # rounds; what is refused of a round later is of what closes a run
 
     def of(self, site: str, row: RunRow) -> list[Notice]:
         for event in self.tail.new():
             kind = _KINDS.get(event.kind)
-            if kind is not None and event.site:
+            if event.kind == "aggregated":
+                self.done = max(self.done, event.round)
+            late = event.kind == "refused" and 0 < event.round <= self.done
+            if kind is not None and event.site and not late:
                 found = self.reasons.setdefault(event.site, {})
                 found[event.round, kind] = printable(event.note)[:MAX_REASON]
                 if len(found) > MAX_KEPT:

@@ -225,16 +225,15 @@ class Store:
                 open_ = sa.and_(_RUNS.c.run == run, _RUNS.c.status != "stopped")  # that may come at any moment
                 connection.execute(sa.update(_RUNS).where(open_).values(values))
 
-    def record_round(self, row: RoundRow) -> None:
-        """Record a round, replacing what was recorded of it. Its run must have been started."""
+    def record_round(self, row: RoundRow, sites: Iterable[SiteRoundRow] = ()) -> None:
+        """Record a round and sites' parts in it at once, replacing what was recorded of them.
+
+        Its run must have been started.
+        """
         with self.writing() as connection:
             put(connection, _ROUNDS, asdict(row))
-
-    def record_sites(self, rows: Iterable[SiteRoundRow]) -> None:
-        """Record sites' parts in a round, replacing what was recorded of them. The round itself comes first."""
-        with self.writing() as connection:
-            for row in rows:
-                put(connection, _SITE_ROUNDS, asdict(row))
+            for part in sites:
+                put(connection, _SITE_ROUNDS, asdict(part))
 
     def finish_run(
         self,
@@ -276,9 +275,14 @@ class Store:
 
     def run(self, run: str) -> RunRow:
         """One run. Raises RunError for one that was not started."""
-        for row in self.rows(sa.select(_RUNS).where(_RUNS.c.run == run)):
-            return RunRow(**row)
-        raise RunError(f"run {run} is not known here: `fedward study status` lists the runs")
+        row = self.find(run)
+        if row is None:
+            raise RunError(f"run {run} is not known here: `fedward study status` lists the runs")
+        return row
+
+    def find(self, run: str) -> RunRow | None:
+        """One run, None for one that was not started."""
+        return next((RunRow(**row) for row in self.rows(sa.select(_RUNS).where(_RUNS.c.run == run))), None)
 
     def runs(self) -> list[RunRow]:
         """Every run, in the order in which they were started."""

@@ -14,6 +14,7 @@ from fedward_server.hub import Hub
 from fedward_server.store import RunRow, Store
 
 MOST_BYTES = 256 * 1024
+MOST_AT_ONCE = 20  # runs, each of which is a process of the hub's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +51,13 @@ def check(store: Store, text: str, names: Sequence[str] = ()) -> Checked:
 
 def start(hub: Hub, text: str, *, names: Sequence[str] = (), seed: int | None = None, wait_s: float, by: str) -> RunRow:
     """Start a run of a text's study. Raises StudyError, UsageError, ModelError or RunError where that cannot be."""
-    return runs.start(hub, read(text), names=names, seed=seed, wait_s=wait_s, by=by)
+    spec = read(text)
+    with hub.store() as store:
+        if len(store.unfinished(runs.ENGINE)) >= MOST_AT_ONCE:
+            raise UsageError(
+                f"{MOST_AT_ONCE} runs are at work, as many as pages and programs may start: stop one first"
+            )
+    return runs.start(hub, spec, names=names, seed=seed, wait_s=wait_s, by=by)
 
 
 def act(hub: Hub, run: str, action: str, *, wait_s: float, by: str) -> None:

@@ -129,7 +129,7 @@ def resume(run: Run, hub: HubPlace, wait: Wait = WAIT_S, detach: Detach = False,
     from fedward_server.journal import Tail
 
     if (there := remote_study.at(hub)) is not None:
-        there.resume(run, detach=detach, as_json=as_json)
+        there.resume(run, wait, detach=detach, as_json=as_json)
         return
     opened = Hub.open(Path(hub))
     tail = Tail(opened.runs / run)

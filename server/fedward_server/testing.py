@@ -13,7 +13,7 @@ from typing import Any, Self
 import httpx
 import pyotp
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from fedward_common import certificates, pki
 from fedward_common.cards import SiteCard
@@ -135,8 +135,9 @@ class Ground:
 class Browser:
     """Keeps cookies, follows no redirects, and calls the application itself, as if by https."""
 
-    app: Starlette
+    app: ASGIApp
     agent: str
+    base: str = "https://hub"
     cookies: httpx.Cookies = field(default_factory=httpx.Cookies)
 
     def get(self, path: str, **more: Any) -> httpx.Response:
@@ -156,7 +157,7 @@ class Browser:
             headers = {"user-agent": self.agent, **more.pop("headers", {})}
             async with httpx.AsyncClient(
                 transport=httpx.ASGITransport(self.app),
-                base_url="https://hub",
+                base_url=self.base,
                 cookies=self.cookies,
                 headers=headers,
             ) as client:

@@ -12,6 +12,7 @@ import csv
 import hashlib
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -71,10 +72,22 @@ def identifiers_in(data: bytes, identifiers: Iterable[str]) -> set[str]:
 
     Those of digits count as whole words: long numbers hold short ones by chance.
     """
-    text = f"{data.decode('utf-8', 'ignore')} {data.decode('latin-1')}"
-    words = set(re.findall(r"[0-9A-Za-z.^-]+", text))
-    words |= {word.strip(".-") for word in words}
-    return {one for one in identifiers if (one in words if one[0].isdigit() else one in text)}
+    return {one for one in identifiers if any(_holds(data, form) for form in _forms(one))}
+
+
+def _forms(identifier: str) -> set[bytes]:
+    with suppress(UnicodeEncodeError):
+        return {identifier.encode(), identifier.encode("latin-1")}
+    return {identifier.encode()}
+
+
+def _holds(data: bytes, form: bytes) -> bool:
+    if form not in data:  # of files that are large: quicker than any pattern
+        return False
+    if not form[:1].isdigit():
+        return True
+    inside = rb"[0-9A-Za-z.^-]"
+    return re.search(rb"(?<!%b)[.-]*%b[.-]*(?!%b)" % (inside, re.escape(form), inside), data) is not None
 
 
 def plant(folder: Path, *, limit: int | None = None, progress: Progress | None = None) -> list[PlantedHospital]:

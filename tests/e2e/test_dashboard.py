@@ -290,6 +290,7 @@ def test_a_run_is_drawn_as_it_goes_on(ground: Ground) -> None:
         visit.close()
 
 
+@pytest.mark.long
 def test_an_investigator_does_the_same_from_a_terminal_elsewhere(ground: Ground, tmp_path: Path) -> None:
     for name in ("bay", "hill"):
         ground.enrolled(name)

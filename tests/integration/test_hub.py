@@ -368,6 +368,7 @@ def test_hostile_and_absent_sites_cost_a_round_at_most(hub: Hub, nodes: dict[str
     assert north.is_alive()
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_the_run_and_a_stopped_one_goes_on_with_the_same_bits(
     hub: Hub, nodes: dict[str, Node], tmp_path: Path
 ) -> None:

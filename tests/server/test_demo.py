@@ -14,7 +14,6 @@ import pytest
 from fedward_common import __version__
 from fedward_common.audit import survey
 from fedward_server import demo
-from fedward_server.dashboard.app import dashboard_app
 from fedward_server.hub import Hub
 from fedward_server.result import RunResult
 from fedward_server.testing import Browser
@@ -28,7 +27,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Hub:
 @pytest.fixture
 def visitor(hub: Hub) -> Iterator[Browser]:
     with hub.store() as store:
-        yield Browser(dashboard_app(demo.tour(hub, store)), "Firefox")
+        yield Browser(demo.shown(hub, store), "Firefox", base="http://127.0.0.1")
 
 
 def test_anybody_looks_around(hub: Hub, visitor: Browser) -> None:
@@ -46,6 +45,11 @@ def test_anybody_looks_around(hub: Hub, visitor: Browser) -> None:
     assert all(None not in row for row in state["loss"])
     result = RunResult.read(hub.runs / finished)
     assert all(site.test is not None and site.alone is not None for site in result.sites.values())
+
+
+def test_a_page_that_has_its_own_name_lead_here_gets_nothing(visitor: Browser) -> None:
+    assert visitor.send("GET", "/", headers={"host": "evil.example"}).status_code == 400
+    assert visitor.send("GET", "/", headers={"host": "localhost:8000"}).status_code == 200
 
 
 def test_nobody_changes_anything(hub: Hub, visitor: Browser) -> None:

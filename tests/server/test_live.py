@@ -33,7 +33,7 @@ def told(ground: Ground, kind: EventKind, number: int, site: str = "", note: str
     Journal(ground.hub.runs / RUN)(RunEvent(kind=kind, run=RUN, round=number, rounds=3, site=site, note=note))
 
 
-def round_of(ground: Ground, number: int, primary: float | None = None) -> None:
+def round_of(ground: Ground, number: int, primary: float | None = None, more: tuple[str, ...] = ()) -> None:
     row = RoundRow(
         run=RUN,
         round=number,
@@ -44,12 +44,11 @@ def round_of(ground: Ground, number: int, primary: float | None = None) -> None:
         loss=1 / number,
         primary=primary,
     )
-    ground.store.record_round(row)
     parts = [
         SiteRoundRow(run=RUN, round=number, site=site, patients=7, loss=loss, primary=primary)
-        for site, loss in (("north", 0.25), ("south", 0.75))
+        for site, loss in (("north", 0.25), ("south", 0.75), *((name, 0.5) for name in more))
     ]
-    ground.store.record_sites(parts)
+    ground.store.record_round(row, parts)
 
 
 @pytest.fixture
@@ -140,8 +139,7 @@ def test_a_steward_sees_his_own_site_and_what_is_of_all(ground: Ground, run: Liv
     now = run.state(STEWARD)
     assert (now["sites"], now["loss"], now["refused"]) == (["north"], [[0.25], [None]], [])
     assert now["rounds"][0][3:5] == [None, None]  # of all, which with one other tells that one's
-    ground.store.record_sites([SiteRoundRow(run=RUN, round=1, site="east", patients=7, loss=0.5)])
-    round_of(ground, 1, primary=0.9)
+    round_of(ground, 1, primary=0.9, more=("east",))
     ground.store.finish_run(RUN, "failed", None, "round 2 has updates of 0 sites (south: it is gone)")
     run.look()
     now = run.state(STEWARD)
@@ -149,6 +147,78 @@ def test_a_steward_sees_his_own_site_and_what_is_of_all(ground: Ground, run: Liv
     for hidden in ("south", "0.75", "NaN", "disagree"):
         assert hidden not in json.dumps(now)
     assert "south" in json.dumps(run.state(AUDITOR))
+
+
+def test_nobody_waits_for_who_was_left_out_or_only_evaluates(ground: Ground) -> None:
+    ground.enrolled("east")
+    ground.enrolled("west")
+    study = ground.started("another", "east", "north", "south", "west")
+    sites = [s.model_copy(update={"role": "evaluate"}) if s.name == "west" else s for s in study.sites]
+    spec = study.model_copy(update={"sites": tuple(sites)})
+    ground.store.start_run(RUN, spec.study.id, spec.digest, spec.canonical_json().decode(), "deployment")
+    (ground.hub.runs / RUN).mkdir()
+    told(ground, "left-out", 0, "east", "its policy keeps it home")
+    told(ground, "resumed", 0)
+    told(ground, "began", 0)
+    told(ground, "round", 1)
+    run = LiveRuns(ground.hub, ground.store).of(ground.store.run(RUN))
+    assert run.state(AUDITOR)["awaited"] == ["north", "south"]
+    told(ground, "answered", 1, "south")
+    run.look()
+    assert run.state(AUDITOR)["awaited"] == ["north"]
+
+
+def test_who_is_silent_when_a_run_closes_was_refused_in_no_round(ground: Ground, run: LiveRun) -> None:
+    told(ground, "round", 1)
+    told(ground, "refused", 1, "south", "holds NaN")
+    told(ground, "answered", 1, "north")
+    told(ground, "aggregated", 1)
+    told(ground, "closing", 1)
+    told(ground, "refused", 1, "north", "has sent nothing for 600 s")
+    run.look()
+    now = run.state(AUDITOR)
+    assert now["refused"] == [[1, "south", "holds NaN"]]
+    assert "has sent nothing for 600 s" in now["log"][-1]
+
+
+def test_a_figure_of_all_whose_parts_are_not_known_yet_is_not_told(ground: Ground, run: LiveRun) -> None:
+    told(ground, "round", 1)
+    told(ground, "aggregated", 1)
+    ground.store.record_round(
+        RoundRow(
+            run=RUN, round=1, seconds=2.0, train_seconds=1.0, bytes_up=20, bytes_down=10, loss=0.375, primary=0.625
+        )
+    )
+    run.look()
+    assert run.state(STEWARD)["rounds"][0][3:5] == [None, None]
+    assert run.state(AUDITOR)["rounds"][0][3:5] == [0.375, 0.625]
+
+
+def test_a_figure_that_one_other_site_let_out_is_not_told(ground: Ground, run: LiveRun) -> None:
+    told(ground, "round", 1)
+    told(ground, "aggregated", 1)
+    row = RoundRow(
+        run=RUN, round=1, seconds=2.0, train_seconds=1.0, bytes_up=20, bytes_down=10, loss=0.375, primary=0.625
+    )
+    parts = [
+        SiteRoundRow(run=RUN, round=1, site=site, patients=7, loss=0.5, primary=0.625 if site == "south" else None)
+        for site in ("east", "north", "south")
+    ]
+    ground.store.record_round(row, parts)
+    run.look()
+    assert run.state(STEWARD)["rounds"][0][3:5] == [0.375, None]  # the primary metric is south's alone
+
+
+def test_news_are_of_one_moment(ground: Ground, run: LiveRun) -> None:
+    told(ground, "round", 1)
+    version, text, over = run.news(AUDITOR, -1)
+    assert text is not None
+    assert (json.loads(text)["version"], over) == (version, False)
+    assert run.news(AUDITOR, version) == (version, None, False)
+    ground.store.finish_run(RUN, "stopped", None, "it was stopped")
+    after, text, over = run.news(AUDITOR, version)
+    assert text is not None
+    assert (json.loads(text)["status"], after, over) == ("stopped", version + 1, True)
 
 
 def test_stewards_answers_and_how_far_a_training_is(ground: Ground, run: LiveRun) -> None:

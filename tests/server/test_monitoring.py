@@ -14,6 +14,7 @@ from fedward_server.enrolment import Presence
 from fedward_server.events import EventKind, RunEvent
 from fedward_server.hub_settings import MetricsSection
 from fedward_server.journal import Journal
+from fedward_server.live import LiveRuns
 from fedward_server.monitoring import PREFIX, metrics_told
 from fedward_server.presence import PresenceWatch
 from fedward_server.store import RoundRow, SiteRoundRow
@@ -32,7 +33,7 @@ def told(ground: Ground, *, superlink: bool = True) -> Iterator[str]:
     watch = PresenceWatch(ground.hub, ground.store)
     if superlink:
         watch.seen = {"north": Presence(connection="online"), "south": Presence(connection="never")}
-    with metrics_told(replace(ground.hub, settings=settings), ground.store, watch):
+    with metrics_told(replace(ground.hub, settings=settings), ground.store, watch, LiveRuns(ground.hub, ground.store)):
         yield listen
 
 
@@ -65,10 +66,10 @@ def run(ground: Ground) -> str:
         journal(RunEvent(kind=kind, run="run-1", round=number, rounds=20, site=site, note="13 patients of DOE^JANE"))
     for number, primary in ((1, 0.71), (2, None)):
         row = RoundRow(run="run-1", round=number, seconds=7.5, train_seconds=5, bytes_up=11, bytes_down=17)
-        ground.store.record_round(replace(row, primary=primary))
         north = SiteRoundRow(run="run-1", round=number, site="north", patients=4711, bytes_up=11)
         south = SiteRoundRow(run="run-1", round=number, site="south", status="refused", reason="4711 patients")
-        ground.store.record_sites([north, replace(south, status="accepted") if number == 1 else south])
+        parts = [north, replace(south, status="accepted") if number == 1 else south]
+        ground.store.record_round(replace(row, primary=primary), parts)
     return "run-1"
 
 
@@ -145,7 +146,8 @@ def test_it_listens_while_it_is_wanted_and_only_then(ground: Ground) -> None:
         pass
     with pytest.raises(httpx.ConnectError):
         scrape(listen)
-    with metrics_told(ground.hub, ground.store, PresenceWatch(ground.hub, ground.store)):  # without [metrics]
+    presence, live = PresenceWatch(ground.hub, ground.store), LiveRuns(ground.hub, ground.store)
+    with metrics_told(ground.hub, ground.store, presence, live):  # without [metrics]
         pass
 
 
@@ -153,8 +155,7 @@ def test_a_port_that_is_taken_is_no_reason_to_end(ground: Ground, caplog: pytest
     with socket.create_server(("127.0.0.1", 0)) as other:
         listen = f"127.0.0.1:{other.getsockname()[1]}"
         settings = ground.hub.settings.model_copy(update={"metrics": MetricsSection(listen=listen)})
-        with metrics_told(
-            replace(ground.hub, settings=settings), ground.store, PresenceWatch(ground.hub, ground.store)
-        ):
+        presence, live = PresenceWatch(ground.hub, ground.store), LiveRuns(ground.hub, ground.store)
+        with metrics_told(replace(ground.hub, settings=settings), ground.store, presence, live):
             pass
     assert f"no metrics are told at {listen} (Address already in use): stop what listens there" in caplog.text

@@ -66,5 +66,7 @@ def test_what_pages_ask_by_themselves_keeps_no_session_from_ending(ground: Groun
 @pytest.mark.parametrize("header", [{"hx-request": "true"}, {"accept": "text/event-stream"}])
 def test_a_page_that_asks_by_itself_is_known_by_what_it_sends(header: dict[str, str]) -> None:
     headers = [(name.encode(), value.encode()) for name, value in header.items()]
-    assert asks_by_itself(Request({"type": "http", "headers": headers}))
-    assert not asks_by_itself(Request({"type": "http", "headers": [(b"accept", b"text/html")]}))
+    request = {"type": "http", "method": "GET", "headers": headers}
+    assert asks_by_itself(Request(request))
+    assert not asks_by_itself(Request({**request, "method": "POST"}))  # what a person types is checked by such a form
+    assert not asks_by_itself(Request({**request, "headers": [(b"accept", b"text/html")]}))

@@ -208,8 +208,8 @@ def scored(values: list[float]) -> type[FakeSite]:
             self.loss = values[min(number - 2, len(values) - 1)] if question.kind == "train" else values[-1]
             return super().__call__(message)
 
-        def _evaluation(self, *asked: Any) -> Any:
-            return super()._evaluation(*asked).model_copy(update={"loss": self.loss})
+        def _evaluation(self, *asked: Any, **more: Any) -> Any:
+            return super()._evaluation(*asked, **more).model_copy(update={"loss": self.loss})
 
     return Scored
 
@@ -269,8 +269,8 @@ def test_a_run_that_ended_early_trains_no_more_when_it_is_resumed(tmp_path: Path
 
 def test_where_nothing_is_scored_there_is_no_best_and_that_is_said(tmp_path: Path) -> None:
     class Silent(FakeSite):
-        def _evaluation(self, *asked: Any) -> Any:
-            return super()._evaluation(*asked).model_copy(update={"loss": None})
+        def _evaluation(self, *asked: Any, **more: Any) -> Any:
+            return super()._evaluation(*asked, **more).model_copy(update={"loss": None})
 
     with pytest.raises(RunError, match=r"goes by loss, and nothing of it leaves the sites"):
         run(tmp_path, by_loss(keep="best"), {1: Silent(name="a", update=learns())})

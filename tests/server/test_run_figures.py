@@ -330,6 +330,25 @@ def test_which_of_two_other_hospitals_is_which_a_steward_cannot_see(name: str) -
     assert RunFigures(other, Scope("harbour")).blocks != RunFigures(result, Scope("harbour")).blocks
 
 
+@pytest.mark.parametrize("name", ["classification", "classes", "segmentation", "detection", "survival"])
+def test_of_how_many_patients_figures_of_all_are_is_not_told_a_steward(name: str) -> None:
+    """Of the same study with a hospital more it would be how many that one has."""
+    whole = RunFigures(RESULTS[name], Scope())
+    block = whole.overall["federated"]
+    counts = {
+        count for each in (block, *block.labels.values()) for count in (each.patients, each.positives, each.negatives)
+    }
+    told = repr(shown_to(RESULTS[name], "north")[:-1])  # the pictures hold numbers of other kinds
+    own = {
+        count
+        for each in RunFigures(RESULTS[name], Scope("north")).blocks["north"].values()
+        for count in (each.patients, each.positives, each.negatives)
+    }
+    assert counts - {None}
+    for count in counts - own - {None}:
+        assert not re.search(rf"(?<![\d.]){count}(?!\d|\.\d)", told), count
+
+
 @pytest.mark.parametrize("name", ["classification", "several", "registration", "detection", "survival"])
 def test_of_one_other_hospital_a_steward_sees_nothing(name: str) -> None:
     """The other one's figures are others altogether, and nothing that is shown changes."""

@@ -93,8 +93,7 @@ def test_rounds_and_sites_come_back(path: Path) -> None:
         started(store)
         started(store, "run-2")
         for number in (2, 1):
-            store.record_round(round_row(number))
-        store.record_sites([south, north])
+            store.record_round(round_row(number), [south, north] if number == 1 else [])
         assert store.rounds("run-1") == [round_row(1), round_row(2)]
         assert store.site_rounds("run-1") == [north, south]
         assert store.rounds("run-2") == []
@@ -104,10 +103,8 @@ def test_a_round_recorded_again_replaces_the_record(path: Path) -> None:
     silent = SiteRoundRow(run="run-1", round=1, site="north", status="refused", reason="silent")
     with Store.open(path) as store:
         started(store)
-        store.record_round(round_row(1))
-        store.record_sites([SiteRoundRow(run="run-1", round=1, site="north", patients=40, seconds=1.0)])
-        store.record_round(round_row(1, loss=0.25))
-        store.record_sites([silent])
+        store.record_round(round_row(1), [SiteRoundRow(run="run-1", round=1, site="north", patients=40, seconds=1.0)])
+        store.record_round(round_row(1, loss=0.25), [silent])
         assert store.rounds("run-1") == [round_row(1, loss=0.25)]
         assert store.site_rounds("run-1") == [silent]
 
@@ -132,9 +129,9 @@ def test_what_does_not_fit_is_refused(path: Path) -> None:
             store.finish_run("nowhere", "finished", None)
         with pytest.raises(RunError, match="FOREIGN KEY"):
             store.record_round(RoundRow(run="nowhere", round=1, seconds=1, train_seconds=1, bytes_up=1, bytes_down=1))
-        store.record_round(round_row(1))
         with pytest.raises(RunError, match="FOREIGN KEY"):  # round 2 is not there: nothing of the batch stays
-            store.record_sites([SiteRoundRow(run="run-1", round=r, site="north") for r in (1, 2)])
+            store.record_round(round_row(1), [SiteRoundRow(run="run-1", round=r, site="north") for r in (1, 2)])
+        assert store.rounds("run-1") == []
         assert store.site_rounds("run-1") == []
         assert [row.study_id for row in store.runs()] == ["breast"]
 
@@ -302,8 +299,8 @@ sys.stdin.readline()
 with Store.open(Path(sys.argv[1])) as store:
     store.start_run(run, "breast", "d" * 64, "{}", "embedded")
     for number in range(1, 31):
-        store.record_round(RoundRow(run=run, round=number, seconds=1, train_seconds=1, bytes_up=1, bytes_down=1))
-        store.record_sites([SiteRoundRow(run=run, round=number, site=site) for site in ("north", "south")])
+        row = RoundRow(run=run, round=number, seconds=1, train_seconds=1, bytes_up=1, bytes_down=1)
+        store.record_round(row, [SiteRoundRow(run=run, round=number, site=site) for site in ("north", "south")])
     store.finish_run(run, "finished", None)
 """
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 
 import httpx
@@ -137,6 +138,20 @@ def test_a_steward_finds_no_run_of_others(ground: Ground) -> None:
     assert "south" not in sten.sees("/runs/of-both")
 
 
+def test_another_hospital_of_the_same_name_finds_nothing_of_the_first(ground: Ground) -> None:
+    ground.started(RUN, "north", "south")
+    sten = ground.person("sten", "steward", "north")
+    assert RUN in sten.sees("/studies")
+    ground.hub.forget("north")
+    assert sten.browser.get("/").headers["location"].startswith("/login")  # at once
+    assert "sten" not in [person.name for person in ground.people.all()]
+    ground.enrolled("north")
+    steve = ground.person("steve", "steward", "north")
+    for path in ("/", "/studies", "/api/v1/runs", "/api/v1/overview"):
+        assert RUN not in steve.sees(path), path
+    assert steve.browser.get(f"/runs/{RUN}").status_code == 404
+
+
 # A run ---------------------------------------------------------------------------------------------------------------
 
 
@@ -208,9 +223,21 @@ def test_events_are_told_as_they_come_and_end_with_the_run(ground: Ground, ivy: 
     assert told[-1] == "event: over\ndata: {}"
 
 
-def test_a_stream_ends_with_its_session(ground: Ground, ivy: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_ends_with_its_session_also_of_a_busy_run(
+    ground: Ground, ivy: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runs_api, "KEEP_ALIVE_S", 0.5)
     ground.started(RUN, "north", "south")
+    busy = threading.Event()
+
+    def work() -> None:
+        number = 0
+        while not busy.wait(0.05):
+            number += 1
+            Journal(ground.hub.runs / RUN)(RunEvent(kind="round", run=RUN, round=number, rounds=10**6))
+
+    worker = threading.Thread(target=work)
+    worker.start()
 
     async def watch() -> str:
         ivy_leaves = asyncio.get_running_loop().run_in_executor(None, leave)
@@ -226,6 +253,8 @@ def test_a_stream_ends_with_its_session(ground: Ground, ivy: Person, monkeypatch
         ground.people.remove("ivy")
 
     told = asyncio.run(watch())
+    busy.set()
+    worker.join()
     assert ": still here" in told
     assert "event: over" not in told
     assert ground.store.run(RUN).status == "running"

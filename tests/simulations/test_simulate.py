@@ -97,6 +97,7 @@ def test_it_writes_what_scripts_rely_on(done: "subprocess.CompletedProcess[str]"
     assert not [path for path in (work / "one").rglob("*") if path.suffix == ".tmp"]
 
 
+@pytest.mark.long
 def test_faults_are_counted_not_hidden(
     done: "subprocess.CompletedProcess[str]", work: Path, planted: list[PlantedHospital]
 ) -> None:
@@ -140,6 +141,7 @@ def test_the_ray_engine_gives_the_same_bits(done: "subprocess.CompletedProcess[s
     assert results["model_sha256"] == json.loads(done.stdout)["model_sha256"]
 
 
+@pytest.mark.long
 def test_a_finished_run_is_not_overwritten_and_resume_keeps_it(
     done: "subprocess.CompletedProcess[str]", work: Path
 ) -> None:

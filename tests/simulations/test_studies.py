@@ -127,6 +127,7 @@ def test_splice_sites_keep_a_gene_and_a_sequence_together(tmp_path: Path) -> Non
     assert sorted(found.values()) == [["ACGT", "ACGT", "CCCC", "CCCC"], ["GGGG", "AAAA"], ["TTTT"]]
 
 
+@pytest.mark.long
 def test_a_trial_is_run_once_and_stands_on_the_page(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

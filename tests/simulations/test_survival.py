@@ -53,6 +53,7 @@ def c_index(results: dict[str, Any], model: str = "federated") -> float:
     return value
 
 
+@pytest.mark.long
 def test_two_rounds_of_the_template_reach_the_report(tmp_path: Path) -> None:
     best = hospitals(tmp_path, 1.0, 120)
     results = simulated(tmp_path, "--no-pooled", "--workers", "1", rounds="2")

@@ -108,6 +108,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return build
 
 
+@pytest.mark.long
 def test_combat_finds_in_tables_what_devices_hide(tables: Callable[[str], Path]) -> None:
     root = tables("with")
     results = simulated(root, TABLES.format(combat='combat = ["a", "b", "c"]\ncovariates = ["age"]'))

@@ -27,11 +27,11 @@ from fedward_server.presence import PresenceWatch
 def make_app(hub: Hub) -> FastAPI:
     """The application of one hub. It opens the hub's database when it starts, and closes it when it ends."""
     store = hub.store()
-    presence = PresenceWatch(hub, store)
+    presence, live = PresenceWatch(hub, store), LiveRuns(hub, store)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        with store, presence, metrics_told(hub, store, presence):
+        with store, presence, metrics_told(hub, store, presence, live):
             yield
 
     app = FastAPI(title="Fedward hub", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
@@ -41,7 +41,7 @@ def make_app(hub: Hub) -> FastAPI:
     app.add_exception_handler(HTTPException, _http)
     app.include_router(site_routes(hub, store))
     if hub.settings.dashboard is not None:
-        app.mount("", dashboard_app(Frame(hub, store, presence, LiveRuns(hub, store))))
+        app.mount("", dashboard_app(Frame(hub, store, presence, live)))
     return app
 
 

@@ -50,12 +50,12 @@ class AuditPage:
             )
         except ValueError:
             return self.frame.told(request, session, "no_date", 400)
-        hub, why = self.frame.hub, ""
+        frame, hub, why = self.frame, self.frame.hub, ""
         end = int(place) if _PLACE.fullmatch(place) else None
         try:
             found = search(hub.audit_file, hub.audit_key, asked, end=end)
         except AuditError as error:
-            found, why = Found(entries=[], older=None), str(error)
+            found, why = Found(entries=[], older=None), frame.words(error)
         kept = {name: word for name, word in given.items() if word}
         return self.frame.render(
             request,

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from fedward_common.errors import FedwardError, RunError
+from fedward_common.errors import FedwardError
 from fedward_server.audit_check import AuditChecks
 from fedward_server.dashboard import security
 from fedward_server.dashboard.texts import chosen, texts
@@ -50,11 +50,8 @@ class Frame:
 
     def run(self, person: Person, name: str) -> RunRow | None:
         """A run that a person may know of, None for one that he may not and for one that is not there alike."""
-        try:
-            row = self.store.run(name)
-        except RunError:
-            return None
-        return row if sees(person, row) else None
+        row = self.store.find(name)
+        return row if row is not None and sees(person, row) else None
 
     # Who may ---------------------------------------------------------------------------------------------------------
 
@@ -92,6 +89,8 @@ class Frame:
 
             def answer() -> Response:
                 session = self.session(request)
+                if session is None and "hx-request" in request.headers:
+                    return Response(status_code=204)  # what was typed stays where it is
                 if session is None:
                     return RedirectResponse("/login?over=1", 303)
                 if not security.is_own_form(request, session, form.get("csrf", "")):

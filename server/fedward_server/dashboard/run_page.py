@@ -59,7 +59,7 @@ class RunPage:
         try:
             studies.act(self.frame.hub, row.run, action, wait_s=WAIT_S, by=session.person.name)
         except FedwardError as error:
-            return self._page(request, session, row, 409, said="failed_because", why=str(error))
+            return self._page(request, session, row, 409, said="failed_because", why=self.frame.words(error))
         return RedirectResponse(f"/runs/{row.run}", 303)
 
     def _page(self, request: Request, session: Session, row: RunRow, status: int = 200, **said: Any) -> Response:

@@ -70,7 +70,8 @@ def comes_from_here(request: Request) -> bool:
 
 def asks_by_itself(request: Request) -> bool:
     """Whether a page asks without its person's doing: to stay up to date."""
-    return "hx-request" in request.headers or request.headers.get("accept") == "text/event-stream"
+    by_itself = "hx-request" in request.headers or request.headers.get("accept") == "text/event-stream"
+    return request.method == "GET" and by_itself
 
 
 def is_own_form(request: Request, session: Session, csrf: str) -> bool:

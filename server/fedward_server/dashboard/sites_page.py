@@ -83,7 +83,7 @@ class SitesPage:
         try:
             said = do()
         except FedwardError as error:
-            return self._sites(request, session, status=409, said="failed_because", why=str(error))
+            return self._sites(request, session, status=409, said="failed_because", why=self.frame.words(error))
         if said.get("said") != "forget_words":
             self.frame.hub.audit().append("done by", {"person": session.person.name, "action": action, "site": site})
         return self._sites(request, session, **said)

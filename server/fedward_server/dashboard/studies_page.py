@@ -14,7 +14,8 @@ from fedward_common.errors import FedwardError
 from fedward_common.study import template_names, template_path
 from fedward_server import studies
 from fedward_server.dashboard.frame import Form, Frame
-from fedward_server.people import Role, Session
+from fedward_server.overview import sees
+from fedward_server.people import Person, Role, Session
 from fedward_server.runs import WAIT_S
 from fedward_server.store import RunRow, RunStatus
 
@@ -37,7 +38,7 @@ class StudiesPage:
         frame = self.frame
         return [
             Route("/studies", frame.page(self.studies)),
-            Route("/studies/new", frame.page(self.new)),
+            Route("/studies/new", frame.page(self.new, *STARTERS)),
             Route("/studies/check", frame.form(self.check, *STARTERS), methods=["POST"]),
             Route("/studies/start", frame.form(self.start, *STARTERS), methods=["POST"]),
         ]
@@ -54,7 +55,7 @@ class StudiesPage:
             request,
             session,
             "studies.html",
-            runs=[self._run(row) for row in rows[:SHOWN]],
+            runs=[self._run(session.person, row) for row in rows[:SHOWN] if sees(session.person, row)],
             more=rows[SHOWN - 1].run if len(rows) > SHOWN else "",
             statuses=STATUSES,
             chosen=status,
@@ -63,8 +64,6 @@ class StudiesPage:
 
     def new(self, request: Request, session: Session) -> Response:
         """The form, with a template where one is asked for."""
-        if session.person.role not in STARTERS:
-            return self.frame.told(request, session, "not_allowed", 403)
         name = request.query_params.get("template", "")
         text = template_path(name).read_text("utf-8") if name in template_names() else ""
         return self._form(request, session, text=text, taken=name)
@@ -83,7 +82,7 @@ class StudiesPage:
             try:
                 row = studies.start(self.frame.hub, text, names=sites, wait_s=WAIT_S, by=session.person.name)
             except FedwardError as error:
-                return self._form(request, session, 409, text=text, ticked=sites, why=str(error))
+                return self._form(request, session, 409, text=text, ticked=sites, why=self.frame.words(error))
             self._sent[number] = row.run
             while len(self._sent) > REMEMBERED:
                 self._sent.popitem(last=False)
@@ -100,7 +99,7 @@ class StudiesPage:
         }
         return self.frame.render(request, session, "study_new.html", status, **{**shown, **values})
 
-    def _run(self, row: RunRow) -> dict[str, Any]:
+    def _run(self, person: Person, row: RunRow) -> dict[str, Any]:
         live = self.frame.live.of(row) if row.unfinished else None
         return {
             "run": row.run,
@@ -111,7 +110,9 @@ class StudiesPage:
             "round": None if live is None else live.standing.round,
             "of": None if live is None else live.standing.rounds,
             "sites": len(row.sites),
-            "approved": None if live is None else sum(state == "approved" for state in live.approvals.values()),
+            "approved": None
+            if live is None or person.role == "steward"
+            else sum(state == "approved" for state in live.approvals.values()),
         }
 
 

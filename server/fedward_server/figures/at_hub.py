@@ -9,6 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from fedward_common.errors import ModelError
 from fedward_server.figures.pictures import PICTURES, numbers, operating_points, pictures
 from fedward_server.figures.run_figures import RunFigures
 from fedward_server.figures.scope import Scope
@@ -38,7 +41,9 @@ class HubFigures:
     def file(self, person: Person, row: RunRow, name: str, form: str) -> bytes | None:
         """A picture as a file, or its numbers; None where the run has no such picture."""
         stamp = _stamp(self.hub.runs / row.run)
-        return None if stamp is None else _file(self.hub.runs / row.run, stamp, Scope.of(person), name, form)
+        if stamp is None or not _is_there(name, form):
+            return None
+        return _file(self.hub.runs / row.run, stamp, Scope.of(person), name, form)
 
     def public(self, person: Person, row: RunRow) -> dict[str, Any] | None:
         """All that a person may know of a run's results, as JSON."""
@@ -74,12 +79,19 @@ def _stamp(folder: Path) -> int | None:
 
 @lru_cache(RUNS)
 def _result(folder: Path, _stamp: int) -> RunResult:
-    return RunResult.read(folder)
+    try:
+        return RunResult.read(folder)
+    except (OSError, ValidationError):
+        raise ModelError(f"the figures of run {folder.name} cannot be read: restore its folder from a backup") from None
 
 
 @lru_cache(2 * RUNS)
 def _figures(folder: Path, stamp: int, scope: Scope) -> RunFigures:
     return RunFigures(_result(folder, stamp), scope)
+
+
+def _is_there(name: str, form: str) -> bool:
+    return (form in FORMS and name in PICTURES) or (form == "csv" and name in TABLES)
 
 
 @lru_cache(FILES)
@@ -88,7 +100,7 @@ def _file(folder: Path, stamp: int, scope: Scope, name: str, form: str) -> bytes
     if form == "csv" and name in TABLES:
         table = TABLES[name](run)
         return table.csv().encode() if table.rows else None
-    picture = PICTURES[name](run) if name in PICTURES and form in FORMS else None
+    picture = PICTURES[name](run)
     if picture is None or not picture.numbers.rows:
         return None
     if form == "csv":

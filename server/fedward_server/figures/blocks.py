@@ -1,7 +1,7 @@
 """One model on one group of patients: its figures with their intervals, in blocks that are put side by side."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -186,10 +186,19 @@ class Block(Part):
         return self.labels.get(label) if self.labels else self
 
 
+AnyBlock = TypeVar("AnyBlock", bound=Block)
+
+
 class GroupBlock(Block):
     """A model on one group of patients, of the `sites` hospitals that may tell of so many."""
 
     sites: Count
+
+
+def uncounted(block: AnyBlock) -> AnyBlock:
+    """A block that does not tell how many patients it is of."""
+    labels = {label: uncounted(of_label) for label, of_label in block.labels.items()}
+    return block.model_copy(update={"patients": None, "positives": None, "negatives": None, "labels": labels})
 
 
 GroupBlocks = dict[Subgroups, dict[str, dict[str, GroupBlock]]]

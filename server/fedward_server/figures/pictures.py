@@ -168,7 +168,8 @@ def precision_recall(run: RunFigures) -> Picture:
             area = labelled(run, who)[label].roc_auc
             told = area is not None and are_apart(scores, area)
             share = scores.total_positives / (scores.total_positives + scores.total_negatives)
-            areas.append((who, label, scores.average_precision() if told else None, share))
+            shown = share if run.counts(who) else round(share, 2)  # more digits tell of how many it is
+            areas.append((who, label, scores.average_precision() if told else None, shown))
             curve = zip(*(array.tolist() for array in scores.precision_recall()), strict=True)
             points += [(who, label, threshold, recall, precision) for recall, precision, threshold in curve]
     return Picture(
@@ -181,7 +182,7 @@ def precision_recall(run: RunFigures) -> Picture:
 def calibration(run: RunFigures) -> Picture:
     """The observed share of positives beside the mean score, in groups of patients of like score."""
     rows = [
-        (who, label, point.predicted, point.observed, point.patients)
+        (who, label, point.predicted, point.observed, point.patients if run.counts(who) else None)
         for who, by_label in run.scores.items()
         for label, scores in by_label.items()
         for point in calibration_points(scores)

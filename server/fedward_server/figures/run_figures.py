@@ -10,7 +10,17 @@ from fedward_common.metrics import Evaluation, MergedHistogram
 from fedward_common.models.trained import RESEARCH_USE
 from fedward_common.study import StudySpec
 from fedward_server import limits as run_limits
-from fedward_server.figures.blocks import Block, Count, Figure, GroupBlocks, Metric, ModelName, Part, headline
+from fedward_server.figures.blocks import (
+    Block,
+    Count,
+    Figure,
+    GroupBlocks,
+    Metric,
+    ModelName,
+    Part,
+    headline,
+    uncounted,
+)
 from fedward_server.figures.curves import FrocCurve, Spread
 from fedward_server.figures.pooling import (
     Evaluations,
@@ -130,7 +140,11 @@ class RunFigures:
 
     def _told(self, block: Block) -> Block:
         why = KEPT if self.kept_from else block.withheld and self._told_why(block.withheld)
-        return block.model_copy(update={"withheld": why})
+        return uncounted(block.model_copy(update={"withheld": why}))
+
+    def counts(self, who: str) -> bool:
+        """Whether whoever looks may know of how many patients figures are: of all, two runs' would tell one site's."""
+        return self.scope.site is None or who != EVERYBODY
 
     @cached_property
     def kept_from(self) -> bool:
@@ -149,7 +163,13 @@ class RunFigures:
     @cached_property
     def groups(self) -> GroupBlocks:
         """The common model on groups of all sites' test patients."""
-        return group_blocks(self._pooled["federated"], self.study)
+        found = group_blocks(self._pooled["federated"], self.study)
+        if self.scope.site is None:
+            return found
+        return {
+            by: {name: {label: uncounted(block) for label, block in of.items()} for name, of in names.items()}
+            for by, names in found.items()
+        }
 
     @cached_property
     def gains(self) -> Gains:
@@ -264,11 +284,9 @@ class RunFigures:
     @cached_property
     def limits(self) -> list[str]:
         """What the figures cannot say, a sentence each."""
-        tested = {site: e.patients for site, e in self._tests["federated"].items() if e.patients}
-        told = self.scope.site is None or ({*tested} == self._reference and self.scope.pools(tested))
-        said = run_limits.limits(
-            self.study, sorted(self.result.sites), patients=(sum(tested.values()) or None) if told else None
-        )
+        tested = sum(each.patients for each in self._tests["federated"].values() if each.patients)
+        patients = tested or None if self.counts(EVERYBODY) else None
+        said = run_limits.limits(self.study, sorted(self.result.sites), patients=patients)
         unseen = run_limits.unseen(self.study, self._tests["federated"].values())
         return [self._told_why(each) for each in (*unseen, *said)]
 

@@ -189,11 +189,15 @@ def _gains(run: RunFigures) -> Drawing:
     return plots.gain_inches(len(rows)), lambda canvas: plots.gain(canvas, rows, models, measure)
 
 
+def _many(patients: int | None) -> str:
+    return "" if patients is None else f", n = {patients}"
+
+
 def _subgroups(run: RunFigures) -> Drawing:
     whole = run.overall["federated"].figure(run.metric)
     several = len(run.study.asked_labels) > 1
     rows = [
-        (f"{title(by, name)}{f', {label}' * several}, n = {block.patients}", figure)
+        (f"{title(by, name)}{f', {label}' * several}{_many(block.patients)}", figure)
         for by, names in run.groups.items()
         for name, labels in names.items()
         for label, block in labels.items()

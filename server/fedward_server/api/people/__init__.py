@@ -5,3 +5,4 @@ X-Fedward-CSRF of whatever changes something. What may be asked, and what is ans
 """
 
 PATH = "/api/v1"
+CSRF_HEADER = "x-fedward-csrf"

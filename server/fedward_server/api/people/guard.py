@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 from fastapi import HTTPException, Request
 
+from fedward_server.api.people import CSRF_HEADER
 from fedward_server.dashboard import security
 from fedward_server.dashboard.frame import Frame
 from fedward_server.people import Person, Role, Session
-
-CSRF_HEADER = "x-fedward-csrf"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Literal
 
@@ -14,14 +15,18 @@ from fedward_common.study import template_names, template_path
 from fedward_server import studies
 from fedward_server.api.people.guard import Guard
 from fedward_server.live import LOOK_S, LiveRun
+from fedward_server.overview import sees
 from fedward_server.people import Person
 from fedward_server.runs import WAIT_S
 from fedward_server.store import RunRow, RunStatus
 from fedward_server.watch import summary
 
 MOST = 100
-KEEP_ALIVE_S = 10.0  # how often a silent stream says something, and asks whether its session goes on
+LONGEST_WAIT_S = 7 * 86400.0
+KEEP_ALIVE_S = 10.0  # how often a stream asks whether its session goes on, and says something
+MOST_STREAMS = 8  # of one person at a time
 
+Wait = Annotated[float, Field(ge=0.0, le=LONGEST_WAIT_S)]
 Action = Literal["pause", "resume", "stop"]
 
 
@@ -36,7 +41,7 @@ class Wanted(BaseModel):
     study: Annotated[str, Field(max_length=studies.MOST_BYTES)]
     sites: tuple[str, ...] = ()
     seed: Annotated[int, Field(ge=0)] | None = None
-    wait_s: Annotated[float, Field(ge=0.0)] = WAIT_S
+    wait_s: Wait = WAIT_S
 
 
 class CheckedStudy(BaseModel):
@@ -52,7 +57,7 @@ class CheckedStudy(BaseModel):
 def router(guard: Guard) -> APIRouter:
     """Its routes."""
     routes = APIRouter(tags=["studies"])
-    frame = guard.frame
+    frame, streams = guard.frame, Counter[str]()  # that are open, by person
     Anybody = Annotated[Person, Depends(guard.person)]  # noqa: N806 - types
     Starter = Annotated[Person, Depends(guard.changing("operator", "investigator"))]  # noqa: N806
 
@@ -96,7 +101,7 @@ def router(guard: Guard) -> APIRouter:
         """The runs that were started last, newest first; `before`, a run's id, pages on; `words` are of an id."""
         statuses = () if status is None else (status,)
         rows = frame.store.newest(many, before=before, site=person.site, statuses=statuses, words=words)
-        return [_told(person, summary(frame.hub, row)) for row in rows]
+        return [_told(person, summary(frame.hub, row)) for row in rows if sees(person, row)]
 
     @routes.post("/runs", status_code=201)
     def start(wanted: Wanted, person: Starter) -> dict[str, Any]:
@@ -112,9 +117,9 @@ def router(guard: Guard) -> APIRouter:
         return Response(frame.live.of(row).text(person), media_type="application/json")
 
     @routes.post("/runs/{run}/{action}", status_code=202)
-    def act(action: Action, row: Visible, person: Starter) -> dict[str, Any]:
-        """Pause a run after the round in hand, let it go on, or stop it."""
-        studies.act(frame.hub, row.run, action, wait_s=WAIT_S, by=person.name)
+    def act(action: Action, row: Visible, person: Starter, wait_s: Wait = WAIT_S) -> dict[str, Any]:
+        """Pause a run after the round in hand, let it go on, or stop it; `wait_s` as of a start."""
+        studies.act(frame.hub, row.run, action, wait_s=wait_s, by=person.name)
         return summary(frame.hub, frame.store.run(row.run))
 
     @routes.get("/runs/{run}/events", response_class=StreamingResponse)
@@ -125,27 +130,35 @@ def router(guard: Guard) -> APIRouter:
             session = frame.session(request)
             return session is not None and session.person == person
 
-        return StreamingResponse(_events(frame.live.of(row), person, goes_on), media_type="text/event-stream")
+        if streams[person.name] >= MOST_STREAMS:
+            raise HTTPException(429, f"you follow {MOST_STREAMS} runs already: close a page")
+        return StreamingResponse(told(frame.live.of(row), person, goes_on), media_type="text/event-stream")
+
+    async def told(live: LiveRun, person: Person, goes_on: Callable[[], bool]) -> AsyncIterator[bytes]:
+        streams[person.name] += 1
+        try:
+            async for each in _events(live, person, goes_on):
+                yield each
+        finally:
+            streams[person.name] -= 1
 
     return routes
 
 
 async def _events(live: LiveRun, person: Person, goes_on: Callable[[], bool]) -> AsyncIterator[bytes]:
-    sent, spoke = -1, time.monotonic()
+    sent, asked = -1, time.monotonic()
     while True:
-        version = await run_in_threadpool(live.look)
-        if version != sent:
-            text = await run_in_threadpool(live.text, person, sent)
+        sent, text, over = await run_in_threadpool(live.news, person, sent)
+        if text is not None:
             yield b"event: clock\ndata: %.3f\n\ndata: %b\n\n" % (time.time(), text)
-            sent, spoke = version, time.monotonic()
-        if live.ended:
+        if over:
             yield b"event: over\ndata: {}\n\n"
             return
-        if time.monotonic() - spoke > KEEP_ALIVE_S:
+        if time.monotonic() - asked > KEEP_ALIVE_S:
             if not await run_in_threadpool(goes_on):
                 return
             yield b": still here\n\n"
-            spoke = time.monotonic()
+            asked = time.monotonic()
         await asyncio.sleep(LOOK_S)
 
 

@@ -30,7 +30,7 @@ function follow() {
   events.onerror = async () => {
     at("lost").hidden = false;
     if (events.readyState !== EventSource.CLOSED) return; // it tries again by itself
-    const session = await fetch("/api/v1/session").catch(() => null);
+    const session = await fetch("/api/v1/session", { headers: { "hx-request": "true" } }).catch(() => null);
     if (session && session.status === 401) location.assign("/login?over=1");
     else setTimeout(follow, 2000);
   };
@@ -78,10 +78,13 @@ function draw() {
 function tell() {
   const shown = state.paused ? "paused" : state.status;
   if (shown !== root.dataset.status) {
-    location.reload(); // other things can be done with it now
     root.dataset.status = shown;
+    at("status").textContent = words[shown];
+    // other things can be done with it now
+    htmx.ajax("GET", location.pathname, { target: "#actions", select: "#actions", swap: "outerHTML" });
   }
   at("round").textContent = `${state.round} / ${state.of}`;
+  at("stage").textContent = state.rounds.at(-1)?.[NOTE] ?? "";
   const scored = state.rounds.filter((round) => round[PRIMARY] !== null);
   at("figure").textContent = scored.length ? short(scored.at(-1)[PRIMARY]) : "–";
   at("now").textContent = waitsFor();
@@ -170,7 +173,10 @@ let plotted = ""; // of which rounds' figures
 const SITE_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#6a51a3", "#999933", "#aa4499", "#44aa99", "#882255"]; // told apart by people who are colour-blind (Okabe and Ito 2008; Tol)
 
 function drawPlots() {
-  const figures = state.rounds.map((round) => [round[NUMBER], round[LOSS], round[PRIMARY]]).join();
+  const known = (row) => row.filter((number) => number !== null).length;
+  const figures = state.rounds
+    .map((round, index) => [...round.slice(LOSS, NOTE), known(state.loss[index]), known(state.primary[index])])
+    .join();
   if (figures === plotted) return;
   plotted = figures;
   const numbers = state.rounds.map((round) => round[NUMBER]);
