@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fedward_common.site_messages import ApprovalState
 from fedward_server.approvals import Approvals
@@ -22,7 +22,7 @@ from fedward_server.journal import Standing, Tail
 from fedward_server.pausing import is_paused
 from fedward_server.people import Person
 from fedward_server.statuses import Statuses
-from fedward_server.store import RoundRow, RunRow, Store
+from fedward_server.store import RoundRow, RunRow, RunStatus, Store
 
 LOOK_S = 0.2  # two looks are never closer
 REWRITTEN = 2  # of the last rounds: their figures come later than they do
@@ -83,6 +83,11 @@ class LiveRun:
     def ended(self) -> bool:
         """Whether nothing more will come."""
         return not self.row.unfinished
+
+    @property
+    def shown(self) -> RunStatus | Literal["paused"]:
+        """How it stands, in a word: its status in the database, or that a person has paused it."""
+        return "paused" if self.paused else self.row.status
 
     # Reading on ------------------------------------------------------------------------------------------------------
 

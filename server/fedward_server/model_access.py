@@ -19,12 +19,11 @@ from fedward_server.lineage import Lineages, Weights
 from fedward_server.model_card import Card
 from fedward_server.models import Registered, Registry
 from fedward_server.overview import sees
-from fedward_server.people import Person, Role
+from fedward_server.people import STARTERS, Person, Role
 from fedward_server.store import RunRow, Store
 
-ADD: tuple[Role, ...] = ("operator", "investigator")
 REMOVE: tuple[Role, ...] = ("operator",)
-TAKE: tuple[Role, ...] = ("operator", "investigator", "steward")
+TAKE: tuple[Role, ...] = (*STARTERS, "steward")
 MOST_CHECKS = 3  # of models that are about to be sent, at a time
 _CHECKS = BoundedSemaphore(MOST_CHECKS)
 RUNS = 200  # the newest, whose models can be registered by a form

@@ -10,7 +10,7 @@ from fedward_server.enrolment import Presence
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining
 from fedward_server.journal import Standing
-from fedward_server.live import LiveRuns
+from fedward_server.live import LiveRun, LiveRuns
 from fedward_server.people import Person
 from fedward_server.statuses import Statuses, StatusRow
 from fedward_server.store import RunRow, SiteRow, Store
@@ -30,7 +30,8 @@ class Overview:
     def __call__(self, person: Person, presence: Mapping[str, Presence] | None) -> dict[str, Any]:
         """All of it, as JSON. `presence` is of each site; None where the SuperLink does not answer."""
         rows = [row for row in self.store.newest(SHOWN_RUNS, site=person.site) if sees(person, row)]
-        at_work = {row.run: self.live.of(row).standing for row in self.store.unfinished() if sees(person, row)}
+        live = {row.run: self.live.of(row) for row in self.store.unfinished() if sees(person, row)}
+        at_work = {run: each.standing for run, each in live.items()}
         ends, told = Joining(self.hub, self.store).register.ends(), Statuses(self.store).all()
         sites = [
             _site(site, presence, at_work, ends.get(name), told.get(name))
@@ -42,7 +43,7 @@ class Overview:
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "sites": sites,
             "alive": sum(site["connection"] == "online" for site in sites),
-            "runs": [_run(row, at_work.get(row.run)) for row in rows],
+            "runs": [_run(row, live.get(row.run)) for row in rows],
             "at_work": len(at_work),
             "needs": list(self._needs(person, sites, at_work)),
         }
@@ -104,12 +105,12 @@ def sees(person: Person, row: RunRow) -> bool:
     return person.site is not None and row.fingerprint_of(person.site) == person.fingerprint is not None
 
 
-def _run(row: RunRow, now: Standing | None) -> dict[str, Any]:
+def _run(row: RunRow, live: LiveRun | None) -> dict[str, Any]:
     return {
         "run": row.run,
         "study": row.study_id,
-        "status": row.status,
+        "status": row.status if live is None else live.shown,
         "started": row.started,
-        "round": None if now is None else now.round,
-        "rounds": None if now is None else now.rounds,
+        "round": None if live is None else live.standing.round,
+        "rounds": None if live is None else live.standing.rounds,
     }

@@ -26,6 +26,8 @@ from fedward_server.store import METADATA, SITES, Store
 
 Role = Literal["operator", "investigator", "steward", "auditor"]
 ROLES: tuple[Role, ...] = get_args(Role)
+STARTERS: tuple[Role, ...] = ("operator", "investigator")  # of studies; who registers models, too
+AUDIT_READERS: tuple[Role, ...] = ("operator", "auditor")
 
 LEAST_PASSWORD = 12  # characters: NIST SP 800-63B asks for 8 beside a second factor
 IDLE_S, LONGEST_S = 30 * 60.0, 12 * 3600.0  # of a session
@@ -42,6 +44,16 @@ class Person:
     role: Role
     site: str | None = None
     fingerprint: str | None = None  # of his site's key, where it is enrolled: a name may have been another's
+
+    @property
+    def starts(self) -> bool:
+        """Whether this person may start studies."""
+        return self.role in STARTERS
+
+    @property
+    def reads_audit(self) -> bool:
+        """Whether this person may read the audit log."""
+        return self.role in AUDIT_READERS
 
     def sees(self, site: str) -> bool:
         """Whether this person may know of a site: a steward of none but his own."""

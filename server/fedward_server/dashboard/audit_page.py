@@ -17,9 +17,8 @@ from fedward_common.audit import copied
 from fedward_common.errors import AuditError
 from fedward_server.audit_search import Asked, Found, search
 from fedward_server.dashboard.frame import Form, Frame
-from fedward_server.people import Role, Session
+from fedward_server.people import AUDIT_READERS, Session
 
-READERS: tuple[Role, ...] = ("operator", "auditor")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _PLACE = re.compile(r"[0-9]{1,18}")
 
@@ -34,10 +33,10 @@ class AuditPage:
         """Its pages."""
         frame = self.frame
         return [
-            Route("/audit", frame.page(self.entries, *READERS)),
-            Route("/audit/check", frame.page(self.check, *READERS), methods=["GET"]),
-            Route("/audit/check", frame.form(self.begin_check, *READERS), methods=["POST"]),
-            Route("/audit/log", frame.page(self.log, *READERS)),
+            Route("/audit", frame.page(self.entries, *AUDIT_READERS)),
+            Route("/audit/check", frame.page(self.check, *AUDIT_READERS), methods=["GET"]),
+            Route("/audit/check", frame.form(self.begin_check, *AUDIT_READERS), methods=["POST"]),
+            Route("/audit/log", frame.page(self.log, *AUDIT_READERS)),
         ]
 
     def entries(self, request: Request, session: Session) -> Response:

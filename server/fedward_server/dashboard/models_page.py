@@ -10,9 +10,9 @@ from starlette.routing import Route
 from fedward_common.errors import FedwardError
 from fedward_server import model_card
 from fedward_server.dashboard.frame import Form, Frame
-from fedward_server.model_access import ADD, REMOVE, TAKE, Download, ModelAccess
+from fedward_server.model_access import REMOVE, TAKE, Download, ModelAccess
 from fedward_server.models import Registered
-from fedward_server.people import Session
+from fedward_server.people import STARTERS, Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class ModelsPage:
         frame = self.frame
         return [
             Route("/models", frame.page(self.models)),
-            Route("/models/add", frame.form(self.add, *ADD), methods=["POST"]),
+            Route("/models/add", frame.form(self.add, *STARTERS), methods=["POST"]),
             Route("/models/{name}", frame.page(self.model)),
             Route("/models/{name}/card", frame.page(self.card)),
             Route("/models/{name}/file", frame.page(self.file, *TAKE)),
@@ -94,7 +94,7 @@ class ModelsPage:
             entries = access.entries
         except FedwardError as error:
             said = {"said": "failed_because", "why": self.frame.words(error)}
-        may_add = session.person.role in ADD
+        may_add = session.person.starts
         values = {
             "models": entries,
             "may_add": may_add,

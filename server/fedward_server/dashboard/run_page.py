@@ -11,9 +11,8 @@ from fedward_common.errors import FedwardError
 from fedward_server import studies
 from fedward_server.api.people import PATH
 from fedward_server.dashboard.frame import Form, Frame
-from fedward_server.dashboard.studies_page import STARTERS
 from fedward_server.dashboard.texts import texts
-from fedward_server.people import Session
+from fedward_server.people import STARTERS, Session
 from fedward_server.result import FILE
 from fedward_server.runs import WAIT_S
 from fedward_server.store import RunRow
@@ -65,7 +64,6 @@ class RunPage:
     def _page(self, request: Request, session: Session, row: RunRow, status: int = 200, **said: Any) -> Response:
         live = self.frame.live.of(row)
         study = live.row.study_json
-        shown = "paused" if live.paused else live.row.status
         words = texts(self.frame.language(request))
         return self.frame.render(
             request,
@@ -74,8 +72,8 @@ class RunPage:
             status,
             row=live.row,
             study=study,
-            shown=shown,
-            actions=ACTIONS[shown] if session.person.role in STARTERS else (),
+            shown=live.shown,
+            actions=ACTIONS[live.shown] if session.person.starts else (),
             events=f"{PATH}/runs/{row.run}/events",
             measure=words[f"measure_{study['evaluation']['primary']}"],
             has_results=(live.folder / FILE).exists(),

@@ -15,13 +15,12 @@ from fedward_common.study import template_names, template_path
 from fedward_server import studies
 from fedward_server.dashboard.frame import Form, Frame
 from fedward_server.overview import sees
-from fedward_server.people import Person, Role, Session
+from fedward_server.people import STARTERS, Person, Session
 from fedward_server.runs import WAIT_S
 from fedward_server.store import RunRow, RunStatus
 
 SHOWN = 25
 STATUSES: tuple[RunStatus, ...] = ("running", "interrupted", "finished", "failed", "stopped")
-STARTERS: tuple[Role, ...] = ("operator", "investigator")
 REMEMBERED = 1000  # forms that were sent
 
 
@@ -105,13 +104,13 @@ class StudiesPage:
             "run": row.run,
             "study": row.study_id,
             "title": row.study_json["study"]["title"],
-            "status": "paused" if live is not None and live.paused else row.status,
+            "status": row.status if live is None else live.shown,
             "started": row.started,
             "round": None if live is None else live.standing.round,
             "of": None if live is None else live.standing.rounds,
             "sites": len(row.sites),
             "approved": None
-            if live is None or person.role == "steward"
+            if live is None or person.role == "steward"  # one answer more than his own would be the other's
             else sum(state == "approved" for state in live.approvals.values()),
         }
 

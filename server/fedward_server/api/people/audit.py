@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fedward_server.api.people.guard import Guard
 from fedward_server.audit_search import PAGE, Asked, search
-from fedward_server.dashboard.audit_page import READERS
-from fedward_server.people import Person
+from fedward_server.people import AUDIT_READERS, Person
 
 MOST = 1000  # entries in an answer
 
@@ -30,7 +29,7 @@ def router(guard: Guard) -> APIRouter:
 
     @routes.get("")
     def entries(
-        _person: Annotated[Person, Depends(guard.reading(*READERS))],
+        _person: Annotated[Person, Depends(guard.reading(*AUDIT_READERS))],
         *,
         event: str = "",
         text: str = "",
@@ -49,13 +48,13 @@ def router(guard: Guard) -> APIRouter:
         return asdict(search(frame.hub.audit_file, frame.hub.audit_key, asked, end=end, most=most))
 
     @routes.get("/verification")
-    def verification(_person: Annotated[Person, Depends(guard.reading(*READERS))]) -> dict[str, Any] | None:
+    def verification(_person: Annotated[Person, Depends(guard.reading(*AUDIT_READERS))]) -> dict[str, Any] | None:
         """How the check of the whole log stands, or how the last one ended; null where there was none."""
         check = frame.audit_checks.last
         return None if check is None else asdict(check)
 
     @routes.post("/verification", status_code=202)
-    def verify(person: Annotated[Person, Depends(guard.changing(*READERS))], asked: CheckAsked) -> dict[str, Any]:
+    def verify(person: Annotated[Person, Depends(guard.changing(*AUDIT_READERS))], asked: CheckAsked) -> dict[str, Any]:
         """Begin a check of the whole log; 409 while one is at work."""
         if not frame.audit_checks.start(frame.hub, person.name, asked.noted):
             raise HTTPException(409, "a check is at work already: wait until it has ended")

@@ -9,6 +9,7 @@ from fedward_server.api.people import CSRF_HEADER
 from fedward_server.dashboard import security
 from fedward_server.dashboard.frame import Frame
 from fedward_server.people import Person, Role, Session
+from fedward_server.store import RunRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,13 @@ class Guard:
             return _of_role(self.person(request), roles)
 
         return allowed
+
+    def run(self, run: str, request: Request) -> RunRow:
+        """A run that whoever asks may know of; 404 for others, and for none of that name."""
+        row = self.frame.run(self.person(request), run)
+        if row is None:
+            raise HTTPException(404, "there is no such run")
+        return row
 
     def changing(self, *roles: Role) -> Callable[[Request], Person]:
         """Who asks for a change, of these roles; 403 for others, and for what comes from another page."""

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict
 from fedward_server import model_card
 from fedward_server.api.people.guard import Guard
 from fedward_server.dashboard.models_page import sent
-from fedward_server.model_access import ADD, REMOVE, TAKE, ModelAccess
+from fedward_server.model_access import REMOVE, TAKE, ModelAccess
 from fedward_server.models import Registered
-from fedward_server.people import Person
+from fedward_server.people import STARTERS, Person
 
 
 class Added(BaseModel):
@@ -44,7 +44,7 @@ def router(guard: Guard) -> APIRouter:
         return access(person).entries
 
     @routes.post("", status_code=201)
-    def add(person: Annotated[Person, Depends(guard.changing(*ADD))], added: Added) -> Registered:
+    def add(person: Annotated[Person, Depends(guard.changing(*STARTERS))], added: Added) -> Registered:
         """Register the model of a finished run."""
         return access(person).add(added.name, added.run, added.note)
 

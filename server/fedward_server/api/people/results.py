@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, HTTPException
 from fedward_server.api.people.guard import Guard
 from fedward_server.figures.at_hub import HubFigures
 from fedward_server.people import Person
+from fedward_server.store import RunRow
 
 
 def router(guard: Guard) -> APIRouter:
@@ -15,14 +16,13 @@ def router(guard: Guard) -> APIRouter:
     found = HubFigures(guard.frame.hub)
 
     @routes.get("/{run}/results")
-    def results(run: str, person: Annotated[Person, Depends(guard.person)]) -> dict[str, Any]:
+    def results(
+        row: Annotated[RunRow, Depends(guard.run)], person: Annotated[Person, Depends(guard.person)]
+    ) -> dict[str, Any]:
         """Figures with 95 % intervals, of each site and of all together, as far as the person may see them.
 
         `figures` are the addresses of the numbers behind each picture, as CSV; with .svg or .png, of the picture.
         """
-        row = guard.frame.run(person, run)
-        if row is None:
-            raise HTTPException(404, "there is no such run")
         public = found.public(person, row)
         if public is None:
             raise HTTPException(404, f"run {row.run} has no results: it is {row.status}")

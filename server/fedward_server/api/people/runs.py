@@ -16,7 +16,7 @@ from fedward_server import studies
 from fedward_server.api.people.guard import Guard
 from fedward_server.live import LOOK_S, LiveRun
 from fedward_server.overview import sees
-from fedward_server.people import Person
+from fedward_server.people import STARTERS, Person
 from fedward_server.runs import WAIT_S
 from fedward_server.store import RunRow, RunStatus
 from fedward_server.watch import summary
@@ -59,15 +59,9 @@ def router(guard: Guard) -> APIRouter:
     routes = APIRouter(tags=["studies"])
     frame, streams = guard.frame, Counter[str]()  # that are open, by person
     Anybody = Annotated[Person, Depends(guard.person)]  # noqa: N806 - types
-    Starter = Annotated[Person, Depends(guard.changing("operator", "investigator"))]  # noqa: N806
+    Starter = Annotated[Person, Depends(guard.changing(*STARTERS))]  # noqa: N806
 
-    def visible(run: str, person: Anybody) -> RunRow:
-        row = frame.run(person, run)
-        if row is None:
-            raise HTTPException(404, "there is no such run")
-        return row
-
-    Visible = Annotated[RunRow, Depends(visible)]  # noqa: N806
+    Visible = Annotated[RunRow, Depends(guard.run)]  # noqa: N806
 
     @routes.get("/templates")
     def templates(_person: Anybody) -> list[str]:
