@@ -72,7 +72,14 @@ def identifiers_in(data: bytes, identifiers: Iterable[str]) -> set[str]:
 
     Those of digits count as whole words: long numbers hold short ones by chance.
     """
-    return {one for one in identifiers if any(_holds(data, form) for form in _forms(one))}
+    forms = {one: _forms(one) for one in identifiers}
+    every = [form for each in forms.values() for form in each]
+    letters = re.escape(bytes({*b"".join(every), *_OF_WORDS}))
+    text = b"\n".join(re.findall(rb"[%b]{%d,}" % (letters, min(map(len, every), default=1)), data))  # few of weights
+    return {one for one, own in forms.items() if any(_holds(text, form) for form in own)}
+
+
+_OF_WORDS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz.^-"
 
 
 def _forms(identifier: str) -> set[bytes]:
@@ -82,7 +89,7 @@ def _forms(identifier: str) -> set[bytes]:
 
 
 def _holds(data: bytes, form: bytes) -> bool:
-    if form not in data:  # of files that are large: quicker than any pattern
+    if form not in data:
         return False
     if not form[:1].isdigit():
         return True

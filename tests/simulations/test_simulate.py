@@ -160,6 +160,7 @@ def test_a_finished_run_is_not_overwritten_and_resume_keeps_it(
     assert "another study" in foreign.stderr
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_no_process_and_resume_ends_with_the_same_bits(
     done: "subprocess.CompletedProcess[str]", work: Path
 ) -> None:
@@ -247,6 +248,7 @@ def test_wrong_folders(work: Path, arguments: tuple[str, ...], words: str) -> No
     assert not (work / "never").exists()
 
 
+@pytest.mark.long
 def test_a_hospital_too_small_is_left_out_and_the_report_says_so(work: Path, planted: list[PlantedHospital]) -> None:
     hospitals = work / "small"
     shutil.copytree(planted[0].folder.parent, hospitals)
