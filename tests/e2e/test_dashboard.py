@@ -489,7 +489,8 @@ def test_a_browser_that_was_left_open_over_a_restart_of_the_hub(tmp_path: Path, 
     )
     own = Ground(hub, tmp_path, ground.browser)
     own.person("eve", "auditor")
-    study = resolved(load(template_path("breast-ultrasound")), sites=[SiteEntry(name="north")])
+    names = ("lake", "north", "valley")
+    study = resolved(load(template_path("breast-ultrasound")), sites=[SiteEntry(name=name) for name in names])
     journal = Journal(hub.runs / "drawn")
     (hub.runs / "drawn").mkdir()
     with hub.store() as store:
@@ -515,7 +516,9 @@ def test_a_browser_that_was_left_open_over_a_restart_of_the_hub(tmp_path: Path, 
         answers()
         page.locator("#lost").wait_for(state="hidden", timeout=60_000)
         journal(RunEvent(kind="round", run="drawn", round=1, rounds=study.rounds))
-        page.get_by_text("Round 1 waits for north.").wait_for()  # it goes on, and nobody had to log in again
+        page.get_by_text(
+            "Round 1 waits for lake, north, valley."
+        ).wait_for()  # it goes on, and nobody had to log in again
         visit.close()
 
 
