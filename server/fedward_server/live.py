@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedward_common.site_messages import ApprovalState
+from fedward_common.study import StudySpec
 from fedward_server.approvals import Approvals
 from fedward_server.events import EventKind, RunEvent
 from fedward_server.hub import Hub
@@ -63,6 +64,7 @@ class LiveRun:
     rounds: dict[int, Round] = field(default_factory=dict)
     log: "deque[tuple[int, RunEvent]]" = field(default_factory=lambda: deque(maxlen=LOGGED))  # with their versions
     _left_out: set[str] = field(default_factory=set)  # sites of which nothing is asked any more
+    _training: list[str] | None = None  # sites that train
     _tail: Tail | None = None
     _texts: dict[tuple[str | None, int], bytes] = field(default_factory=dict)  # of one version
     _texts_of: int = -1
@@ -231,13 +233,13 @@ class LiveRun:
     def _awaited(self, at_work: Round) -> list[str]:
         """The sites that are asked to train and have neither answered nor were refused."""
         over = at_work.answered.keys() | at_work.refused.keys() | self._left_out
-        return [name for name in self._trainers if name not in over]
+        return [name for name in self._trainers() if name not in over]
 
-    @property
     def _trainers(self) -> list[str]:
-        study = self.row.study_json
-        tested = study["split"]["site"] if study["split"]["kind"] == "leave-site-out" else None
-        return sorted(site["name"] for site in study["sites"] if site["role"] == "train" and site["name"] != tested)
+        if self._training is None:  # a run's study stays what it is
+            study = StudySpec.from_json(json.dumps(self.row.study_json))
+            self._training = [site for site in self.sites if not study.only_evaluates(site)]
+        return self._training
 
     def _state_of(self, site: str) -> list[str | int | None]:
         """What was heard of it last, why, its steward's answer, and how far its training is, in percent."""

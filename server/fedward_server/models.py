@@ -106,7 +106,7 @@ class Registry:
         if not held:
             raise ModelError(f"no checkpoint of run {run} is its final model: restore its folder from a backup")
         checkpoint = held[0]
-        result = self._result(run)
+        result = RunResult.read(self._hub.runs / run)
         known = {
             "network": row.study_json["model"]["name"],
             "study": row.study_id,
@@ -116,12 +116,6 @@ class Registry:
             "note": note,
         }
         return self._add(name, dict(checkpoint.arrays), known, result.trained())
-
-    def _result(self, run: str) -> RunResult:
-        try:
-            return RunResult.read(self._hub.runs / run)
-        except (OSError, ValidationError):
-            raise ModelError(f"the figures of run {run} cannot be read: restore its folder from a backup") from None
 
     def remove(self, name: str) -> Registered:
         """Forget a model; what it was. Runs keep the weights with which they began. Raises UsageError as `find`."""

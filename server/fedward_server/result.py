@@ -4,9 +4,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedward_common.disk import write_durably
+from fedward_common.errors import ModelError
 from fedward_common.metrics import Evaluation
 from fedward_common.models.trained import Trained
 from fedward_common.records import Prepared
@@ -102,5 +103,10 @@ class RunResult(_Record):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read what `write` wrote."""
-        return cls.model_validate_json((folder / FILE).read_bytes())
+        """Read what `write` wrote. Raises ModelError where it is not there, or another Fedward's, or damaged."""
+        try:
+            return cls.model_validate_json((folder / FILE).read_bytes())
+        except (OSError, ValidationError):
+            raise ModelError(
+                f"the figures of run {folder.name} cannot be read: restore its folder from a backup"
+            ) from None

@@ -12,7 +12,7 @@ import pytest
 from flwr.app import ConfigRecord, Message
 
 from fedward_common import models
-from fedward_common.errors import CheckpointError, RunError
+from fedward_common.errors import CheckpointError, ModelError, RunError
 from fedward_common.metrics import Evaluation, pooled
 from fedward_common.records import (
     Arrays,
@@ -30,6 +30,7 @@ from fedward_server import pausing
 from fedward_server.checkpoints import latest, newest
 from fedward_server.events import Listener, RunEvent
 from fedward_server.facade import RosterGrid
+from fedward_server.result import FILE as RESULT
 from fedward_server.result import RoundHistory, RunResult
 from fedward_server.rounds import RoundEngine
 
@@ -94,6 +95,9 @@ def test_fedavg_weighs_by_training_patients(tmp_path: Path) -> None:
         np.testing.assert_allclose(array, expected, rtol=1e-6, atol=1e-6)
     assert result.model_sha256 == model_sha256(final_arrays(tmp_path, study))
     assert RunResult.read(tmp_path) == result
+    (tmp_path / RESULT).write_text('{"run": "of another Fedward"}')
+    with pytest.raises(ModelError, match="cannot be read: restore its folder from a backup"):
+        RunResult.read(tmp_path)
 
 
 def test_bits_do_not_depend_on_the_order_of_nodes(tmp_path: Path) -> None:

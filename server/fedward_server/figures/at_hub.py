@@ -9,9 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from fedward_common.errors import ModelError
 from fedward_server.figures.pictures import PICTURES, numbers, operating_points, pictures
 from fedward_server.figures.run_figures import RunFigures
 from fedward_server.figures.scope import Scope
@@ -79,10 +76,7 @@ def _stamp(folder: Path) -> int | None:
 
 @lru_cache(RUNS)
 def _result(folder: Path, _stamp: int) -> RunResult:
-    try:
-        return RunResult.read(folder)
-    except (OSError, ValidationError):
-        raise ModelError(f"the figures of run {folder.name} cannot be read: restore its folder from a backup") from None
+    return RunResult.read(folder)
 
 
 @lru_cache(2 * RUNS)
