@@ -7,9 +7,11 @@ from typing import Any
 
 from fedward_common.errors import RunError
 from fedward_common.metrics import Evaluation, main_figure
+from fedward_common.study import StudySpec
 from fedward_server import surveys
 from fedward_server.approvals import Approvals
 from fedward_server.events import RunEvent
+from fedward_server.figures.blocks import METRIC_TITLES, headline, interval_seed
 from fedward_server.hub import Hub
 from fedward_server.journal import Tail, standing
 from fedward_server.pausing import is_paused
@@ -17,13 +19,6 @@ from fedward_server.result import FILE, RunResult, SiteResult
 from fedward_server.store import UNFINISHED, RunRow
 
 LOOK_S = 0.2
-MEASURES = {
-    "classification": "AUC",
-    "segmentation": "Dice",
-    "registration": "Dice",
-    "detection": "FROC score",
-    "survival": "C-index",
-}
 
 
 def follow(hub: Hub, run: str, show: Callable[[RunEvent], None], tail: Tail | None = None) -> RunRow:
@@ -71,7 +66,7 @@ def gains(result: RunResult) -> list[dict[str, Any]]:
     `alone`, `together` and `personal` (the strategy's own model of the hospital) are figures of the task's `measure`
     with their 95 % intervals, None where the small-cell rule, the policy or the study keeps them home.
     """
-    kinds, measure = ("alone", "together", "personal"), MEASURES[result.study.study.task]
+    kinds, measure, seed = ("alone", "together", "personal"), _measure(result.study), interval_seed(result.study)
     return [
         {
             "site": site,
@@ -82,7 +77,7 @@ def gains(result: RunResult) -> list[dict[str, Any]]:
         }
         for site, found in sorted(result.sites.items())
         for label in result.study.asked_labels
-        for figures in [[_figure(each, label) for each in (found.alone, found.test, found.personal)]]
+        for figures in [[_figure(each, label, seed) for each in (found.alone, found.test, found.personal)]]
         for counted in [found.test.patients if found.test is not None else None]
     ]
 
@@ -95,14 +90,14 @@ def across(result: RunResult) -> list[dict[str, Any]]:
     if not any(found.across for found in result.sites.values()):
         return []
     tested = {site: {**found.across, **_own(site, found)} for site, found in result.sites.items()}
-    measure = MEASURES[result.study.study.task]
+    measure, seed = _measure(result.study), interval_seed(result.study)
     return [
         {
             "trained_at": maker,
             "tested_at": site,
             "label": label,
             "measure": measure,
-            "figure": _figure(models[maker], label),
+            "figure": _figure(models[maker], label, seed),
         }
         for label in result.study.asked_labels
         for maker in sorted({name for models in tested.values() for name in models})
@@ -115,8 +110,12 @@ def _own(site: str, found: SiteResult) -> dict[str, Evaluation]:
     return {} if found.alone is None else {site: found.alone}
 
 
-def _figure(evaluation: Evaluation | None, label: str) -> dict[str, float] | None:
-    found = None if evaluation is None else main_figure(evaluation, label)
+def _measure(study: StudySpec) -> str:
+    return METRIC_TITLES[headline(study)]
+
+
+def _figure(evaluation: Evaluation | None, label: str, seed: int) -> dict[str, float] | None:
+    found = None if evaluation is None else main_figure(evaluation, label, seed=seed)
     return None if found is None else found.model_dump()
 
 

@@ -1,4 +1,7 @@
-"""The dashboard in a real browser, by real clicks: Debian's Chromium before the real nginx of a hub that is up."""
+"""The dashboard in a real browser, by real clicks: Debian's Chromium before the real nginx of a hub that is up.
+
+Each role's main tasks are done in English, and in Chinese with the long tests. Pictures are kept in build/screenshots.
+"""
 
 import json
 import os
@@ -10,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -17,12 +21,16 @@ import numpy as np
 import pyotp
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from safetensors.numpy import load_file
 
-from fedward_common.records import Arrays
+from fedward_common.records import Arrays, model_sha256
+from fedward_common.site_messages import Approval, ApprovalState
 from fedward_common.study import SiteEntry, load, resolved, template_path
 from fedward_common.testing import FakeSite, tiny_study
 from fedward_server import control, testing
+from fedward_server.approvals import Approvals
+from fedward_server.dashboard.texts import texts
 from fedward_server.events import EventKind, RunEvent
 from fedward_server.gateway import Gateway
 from fedward_server.hub import Hub
@@ -36,8 +44,11 @@ from fedward_simulations.federation import background
 
 WORDS, HOST = "correct horse battery", "127.0.0.1"
 FEDWARD = [sys.executable, "-m", "fedward_common"]
+PICTURES = Path(__file__).parents[2] / "build" / "screenshots"
+LOCALES = {"en": "en-GB", "zh": "zh-CN"}
 
 pytestmark = pytest.mark.timeout(600)
+both_languages = pytest.mark.parametrize("language", ["en", pytest.param("zh", marks=pytest.mark.long)])
 
 
 @dataclass
@@ -101,9 +112,13 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 class Visit:
     """A person before a page, who sees whether the browser has anything to complain of."""
 
-    def __init__(self, ground: Ground, language: str = "en-GB", scheme: str = "light") -> None:
-        self.ground = ground
-        self.context = ground.browser.new_context(ignore_https_errors=True, locale=language, color_scheme=scheme)  # type: ignore[arg-type]
+    def __init__(self, ground: Ground, language: str = "en", scheme: str = "light") -> None:
+        self.ground, self.language, self.scheme = ground, language, scheme
+        self.context = ground.browser.new_context(
+            ignore_https_errors=True,
+            locale=LOCALES[language],
+            color_scheme=scheme,  # type: ignore[arg-type]
+        )
         self.page: Page = self.context.new_page()
         self.complaints: list[str] = []
         self.elsewhere: list[str] = []
@@ -118,6 +133,30 @@ class Visit:
         if not url.startswith((self.ground.url, "data:")):
             self.elsewhere.append(url)
 
+    def says(self, key: str, **values: object) -> str:
+        """The words of the page's language."""
+        return texts(self.language)[key].format(**values)
+
+    def begins(self, key: str) -> str:
+        """How a sentence begins, up to what differs each time."""
+        return texts(self.language)[key].partition("{")[0]
+
+    def opens(self, key: str) -> None:
+        """Click on one of the menu's words."""
+        self.page.get_by_role("navigation").get_by_role("link", name=self.says(key)).click()
+
+    def presses(self, key: str, **values: object) -> None:
+        """Press a button."""
+        self.page.get_by_role("button", name=self.says(key, **values)).click()
+
+    def field(self, key: str, **values: object) -> Locator:
+        """What has this label."""
+        return self.page.get_by_label(self.says(key, **values))
+
+    def reads(self, key: str, **values: object) -> None:
+        """Wait for a sentence."""
+        self.page.get_by_text(self.says(key, **values)).first.wait_for()
+
     def logs_in(self, name: str) -> Page:
         self.page.goto(self.ground.url)
         self.page.get_by_role("textbox").nth(0).fill(name)
@@ -127,45 +166,55 @@ class Visit:
         self.page.locator("nav").wait_for()
         return self.page
 
+    def sees_pictures(self) -> None:
+        """Scroll to each picture, until it is there."""
+        for picture in self.page.locator("figure img").all():
+            picture.scroll_into_view_if_needed()
+            self.page.wait_for_function(
+                "image => image.complete && image.naturalWidth > 0", arg=picture.element_handle()
+            )
+
     def is_fine(self, name: str) -> None:
         """Nobody is kept out by how the page is made; nothing was asked of anybody else; a picture is kept."""
         found = Axe().run(self.page)
         assert found.violations_count == 0, found.generate_report()
         assert self.complaints == []
         assert self.elsewhere == []
-        self.page.screenshot(path=self.ground.folder / f"{name}.png", full_page=True)
+        shown = "-".join([name, self.language, *(["dark"] if self.scheme == "dark" else [])])
+        self.page.screenshot(path=PICTURES / f"{shown}.png", full_page=True)
 
     def close(self) -> None:
         self.context.close()
 
 
-def test_an_operator_lets_a_site_in_and_shuts_it_out(ground: Ground) -> None:
-    ground.person("ada", "operator")
-    visit = Visit(ground)
+@both_languages
+def test_an_operator_lets_a_site_in_and_shuts_it_out(ground: Ground, language: str) -> None:
+    name, north = f"ada-{language}", f"north-{language}"
+    ground.person(name, "operator")
+    visit = Visit(ground, language)
     visit.page.goto(ground.url)
     visit.is_fine("login")
-    page = visit.logs_in("ada")
+    page = visit.logs_in(name)
     visit.is_fine("overview-empty")
-    page.get_by_role("link", name="Sites").click()
-    page.get_by_label("The site's name").fill("north")
-    page.get_by_role("button", name="Make a code").click()
+    visit.opens("sites")
+    visit.field("site_name").fill(north)
+    visit.presses("invite")
     code = page.locator("section.said code").inner_text()
     visit.is_fine("invited")
-    fingerprint = ground.asks("north", code)
-    page.get_by_role("link", name="Overview").click()
-    page.locator(".needs").get_by_text("north").wait_for()
-    page.get_by_role("link", name="asks to join").click()
+    fingerprint = ground.asks(north, code)
+    visit.opens("overview")
+    page.locator(".needs li").filter(has_text=north).get_by_role("link", name=visit.says("asks_to_join")).click()
     shown = page.locator("section.card code.long").inner_text().replace(" ", "")
     assert shown == fingerprint
     visit.is_fine("asks")
-    page.get_by_role("button", name="It is the same: let in").click()
-    page.get_by_text("north is let in.").wait_for()
-    page.get_by_label("To shut north out now, type its name").fill("north")
-    page.get_by_role("button", name="Forget").click()
-    page.get_by_text("north is forgotten").wait_for()
+    visit.presses("approve")
+    visit.reads("done_approved", site=north)
+    visit.field("forget_words", site=north).fill(north)
+    page.locator("form").filter(has_text=visit.says("forget_words", site=north)).get_by_role("button").click()
+    visit.reads("done_forgotten", site=north)
     visit.is_fine("forgotten")
-    page.get_by_role("button", name="Log out").click()
-    page.get_by_role("heading", name="Log in").wait_for()
+    visit.presses("log_out")
+    page.get_by_role("heading", name=visit.says("log_in")).wait_for()
     visit.close()
 
 
@@ -181,65 +230,67 @@ def test_the_overview_keeps_itself_up_to_date(ground: Ground) -> None:
     )
     ground.asks("east", json.loads(done.stdout)["code"])
     page.locator(".needs").get_by_text("east").wait_for(timeout=10_000)  # without a click
-    visit.is_fine("overview-dark")
-    page.get_by_role("link", name="Sites").click()
-    assert page.get_by_role("button", name="let in").count() == 0  # he looks, and does nothing
-    visit.is_fine("sites-dark")
+    visit.is_fine("overview")
+    visit.opens("sites")
+    assert page.get_by_role("button", name=visit.says("approve")).count() == 0  # he looks, and does nothing
+    visit.is_fine("sites")
     visit.close()
 
 
-def test_in_chinese(ground: Ground) -> None:
+def test_another_language_at_the_press_of_a_button(ground: Ground) -> None:
     ground.person("li", "investigator")
-    visit = Visit(ground, language="zh-CN")
+    visit = Visit(ground, "zh")
     page = visit.logs_in("li")
     page.get_by_role("heading", name="需要人处理的事").wait_for()
-    visit.is_fine("overview-zh")
+    visit.is_fine("overview")
     page.get_by_role("button", name="English").click()
     page.get_by_role("heading", name="What needs a person").wait_for()
     visit.close()
 
 
-def test_an_investigator_writes_a_study_starts_it_watches_it_and_stops_it(ground: Ground) -> None:
-    for name in ("lake", "west"):
+@both_languages
+def test_an_investigator_writes_a_study_starts_it_watches_it_and_stops_it(ground: Ground, language: str) -> None:
+    ivy, lake, west = (f"{name}-{language}" for name in ("ivy", "lake", "west"))
+    for name in (lake, west):
         ground.enrolled(name)
-    ground.person("ivy", "investigator")
-    visit = Visit(ground)
-    page = visit.logs_in("ivy")
-    page.get_by_role("link", name="Studies").click()
-    page.get_by_role("link", name="New study").click()
+    ground.person(ivy, "investigator")
+    visit = Visit(ground, language)
+    page = visit.logs_in(ivy)
+    visit.opens("studies")
+    page.get_by_role("link", name=visit.says("new_study")).click()
     visit.is_fine("study-empty")
-    page.get_by_label("Begin with a template").select_option("breast-ultrasound")
-    page.get_by_role("button", name="Take it").click()
+    visit.field("from_template").select_option("breast-ultrasound")
+    visit.presses("take_template")
+    page.get_by_label(lake).check()
+    page.get_by_label(west).check()
     faults = page.locator("#checked .faults")
     faults.get_by_text("asks for at least 3 sites that train").wait_for()
-    text = page.get_by_label("The study, as TOML")
+    text = visit.field("study_text")
     study = text.input_value()
     text.fill(study.replace('task = "classification"', 'task = "clasification"'))  # as it is typed
     faults.get_by_text("did you mean classification?").wait_for()
     visit.is_fine("study-wrong")
     changed = ground.folder / "mine.toml"
     changed.write_text(study.replace("min_sites = 3", "min_sites = 2"))
-    page.get_by_label("or with a file of yours").set_input_files(changed)
-    page.get_by_text("This can be run.").wait_for()
-    page.get_by_label("lake").check()
-    page.get_by_label("west").check()
-    page.locator("#checked").get_by_text("at lake, west").wait_for()
+    visit.field("or_file").set_input_files(changed)
+    visit.reads("study_right")
+    page.locator("#checked").get_by_text(f"{lake}, {west}").wait_for()
     visit.is_fine("study-right")
-    page.get_by_role("button", name="Start").click()
-    page.get_by_role("heading", name="Who waits for whom").wait_for()
+    visit.presses("start_study")
+    page.get_by_role("heading", name=visit.says("live_timeline")).wait_for()
     page.locator("#sites").get_by_text("is not connected").first.wait_for(timeout=60_000)  # nobody is up there
     visit.is_fine("run-waits")
-    page.get_by_role("button", name="Pause").click()
-    page.locator("#status").get_by_text("paused").wait_for()
-    page.get_by_role("button", name="Go on").click()
-    page.locator("#status").get_by_text("running").wait_for()
-    page.get_by_label("I want to stop it").check()
-    page.get_by_role("button", name="Stop").click()
-    page.locator("#status").get_by_text("stopped").wait_for(timeout=60_000)
-    page.get_by_text("it was stopped by ivy").first.wait_for()
+    visit.presses("do_pause")
+    page.locator("#status").get_by_text(visit.says("paused")).wait_for()
+    visit.presses("do_resume")
+    page.locator("#status").get_by_text(visit.says("running")).wait_for()
+    visit.field("sure").check()
+    visit.presses("do_stop")
+    page.locator("#status").get_by_text(visit.says("stopped")).wait_for(timeout=60_000)
+    page.get_by_text(f"it was stopped by {ivy}").first.wait_for()
     visit.is_fine("run-stopped")
-    page.get_by_role("link", name="Studies").click()
-    page.get_by_role("row").filter(has_text="stopped").get_by_role("link").wait_for()
+    visit.opens("studies")
+    page.get_by_role("row").filter(has_text=visit.says("stopped")).get_by_role("link").first.wait_for()
     visit.is_fine("studies")
     visit.close()
 
@@ -337,36 +388,131 @@ def test_an_investigator_does_the_same_from_a_terminal_elsewhere(ground: Ground,
     assert "you are not logged in" in fedward("study", "status", *at).stderr
 
 
-def test_a_clinician_reads_results_and_takes_a_picture(ground: Ground) -> None:
-    """A run that the real engine did, of sites that answer at once."""
+def hospitals_of(ground: Ground, language: str) -> list[FakeSite]:
+    """Sites that answer at once, enrolled where they are not yet."""
     sites = [
-        FakeSite(name=name, patients=many, quality=0.8)
+        FakeSite(name=f"{name}-{language}", patients=many, quality=0.8)
         for name, many in (("ash-clinic", 120), ("elm-clinic", 60), ("oak-clinic", 90))
     ]
     with ground.hub.store() as store:
         hospitals = testing.Ground(ground.hub, store, ground.folder)
         for site in sites:
-            hospitals.enrolled(site.name)
-        hospitals.finished("run-1", *sites, study=tiny_study(study={"title": "Benign or malignant?"}))
-    ground.person("kim", "investigator")
-    ground.person("elms-steward", "steward", "elm-clinic")
-    for name, scheme in (("kim", "light"), ("elms-steward", "dark")):
-        visit = Visit(ground, scheme=scheme)
-        page = visit.logs_in(name)
-        page.goto(f"{ground.url}/runs/run-1/results")
-        page.get_by_role("heading", name="Results: Benign or malignant?").wait_for()
-        for picture in page.locator("figure img").all():
-            picture.scroll_into_view_if_needed()
-            page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=picture.element_handle())
-        assert (page.get_by_text("ash-clinic").count() > 0) == (name == "kim")
-        page.get_by_text("As a table: ROC curve").click()
-        page.get_by_role("region", name="ROC curve").wait_for()
-        with page.expect_download() as taken:
-            page.get_by_role("link", name="ROC curve: PNG").click()
-        assert taken.value.suggested_filename == "run-1-roc.png"
-        assert taken.value.path().read_bytes().startswith(b"\x89PNG")
-        visit.is_fine(f"results-{scheme}")
-        visit.close()
+            if site.name not in store.sites():
+                hospitals.enrolled(site.name)
+    return sites
+
+
+def results_run(ground: Ground, run: str, language: str) -> None:
+    """A run that the real engine did."""
+    sites = hospitals_of(ground, language)
+    with ground.hub.store() as store:
+        study = tiny_study(study={"title": "Benign or malignant?"})
+        testing.Ground(ground.hub, store, ground.folder).finished(run, *sites, study=study)
+
+
+@both_languages
+def test_a_clinician_reads_results_and_takes_a_picture(ground: Ground, language: str) -> None:
+    run, kim = f"read-{language}", f"kim-{language}"
+    results_run(ground, run, language)
+    ground.person(kim, "investigator")
+    visit = Visit(ground, language)
+    page = visit.logs_in(kim)
+    page.goto(f"{ground.url}/runs/{run}/results")
+    page.get_by_role("heading", name=f"{visit.says('results')}: Benign or malignant?").wait_for()
+    visit.sees_pictures()
+    assert page.get_by_text(f"ash-clinic-{language}").count() > 0
+    roc = visit.says("picture_roc")
+    page.get_by_text(f"{visit.says('results_as_table')}: {roc}").click()
+    page.get_by_role("region", name=roc).wait_for()
+    with page.expect_download() as taken:
+        page.get_by_role("link", name=f"{roc}: PNG").click()
+    assert taken.value.suggested_filename == f"{run}-roc.png"
+    assert taken.value.path().read_bytes().startswith(b"\x89PNG")
+    visit.is_fine("results")
+    visit.close()
+
+
+@both_languages
+def test_a_steward_follows_his_hospitals_part_and_takes_its_model(ground: Ground, language: str) -> None:
+    done, asked, model = f"done-{language}", f"asked-{language}", f"screening-{language}"
+    elm, others = f"elm-clinic-{language}", (f"ash-clinic-{language}", f"oak-clinic-{language}")
+    results_run(ground, done, language)
+    Registry(ground.hub).add_run(model, done)
+    study = resolved(load(template_path("breast-ultrasound")), sites=[SiteEntry(name=each) for each in (elm, *others)])
+    with ground.hub.store() as store:
+        fingerprint = {name: row.fingerprint for name, row in store.sites().items()}
+        entries = tuple(SiteEntry(name=each, fingerprint=fingerprint[each]) for each in sorted((elm, *others)))
+        study = study.model_copy(update={"sites": entries})
+        (ground.hub.runs / asked).mkdir()
+        store.start_run(asked, study.study.id, study.digest, study.canonical_json().decode(), "embedded")
+    journal, note = Journal(ground.hub.runs / asked), "waits for approval: `fedward site approve` gives it"
+    for site in (elm, *others):
+        journal(RunEvent(kind="waiting", run=asked, round=0, rounds=study.rounds, site=site, note=note))
+
+    def tells(state: ApprovalState) -> None:
+        """The site tells what its steward said there."""
+        now = datetime.now(UTC)
+        until = now.date() if state == "approved" else None
+        with ground.hub.store() as store:
+            Approvals(store).tell(elm, [Approval(digest=study.digest, state=state, time=now, until=until)])
+
+    tells("awaiting")
+    sten = f"sten-{language}"
+    ground.person(sten, "steward", elm)
+    visit = Visit(ground, language, scheme="dark")
+
+    def finds_no_other() -> None:
+        text = page.content()
+        assert not [other for other in (*others, fingerprint[others[0]][:16]) if other in text]
+
+    page = visit.logs_in(sten)
+    needed = page.locator(".needs").get_by_role("link", name="waits for approval")
+    needed.wait_for()  # so he knows what to look at
+    assert page.locator("nav").get_by_role("link", name=visit.says("audit")).count() == 0
+    finds_no_other()
+    visit.is_fine("steward-overview")
+    needed.click()
+    row = page.locator("#sites tr")
+    row.get_by_role("rowheader", name=elm).wait_for()
+    assert row.count() == 1
+    row.get_by_text(visit.says("approval_awaiting")).wait_for()
+    tells("approved")  # while he looks
+    row.get_by_text(visit.says("approval_approved")).wait_for(timeout=10_000)
+    for action in ("do_pause", "do_resume", "do_stop"):
+        assert page.get_by_role("button", name=visit.says(action)).count() == 0
+    finds_no_other()
+    visit.is_fine("steward-run")
+    visit.opens("sites")
+    page.get_by_role("heading", name=elm).wait_for()
+    assert page.locator("section.card").count() == 1
+    finds_no_other()
+    visit.is_fine("steward-site")
+    visit.opens("studies")
+    assert page.get_by_role("link", name=visit.says("new_study")).count() == 0
+    page.get_by_role("row").filter(has_text=done).get_by_role("link").click()
+    page.locator("#actions").get_by_role("link", name=visit.says("results")).click()
+    visit.sees_pictures()
+    with page.expect_download() as taken:
+        page.get_by_role("link", name=f"{visit.says('results_figures')}: CSV").click()
+    table = taken.value.path().read_text("utf-8")
+    assert elm in table
+    assert not [other for other in others if other in table]
+    finds_no_other()
+    visit.is_fine("steward-results")
+    visit.opens("models")
+    page.get_by_role("link", name=model).click()
+    page.get_by_role("heading", name=visit.says("model_lineage")).wait_for()
+    finds_no_other()
+    visit.is_fine("steward-model")
+    with page.expect_download() as taken:
+        page.get_by_role("link", name=f"{model}.safetensors").click()
+    weights, kept = load_file(taken.value.path()), load_file(Registry(ground.hub).find(model)[1])
+    assert model_sha256(weights) == model_sha256(kept)  # the head says less
+    page.goto(f"{ground.url}/studies/new")  # by its address: told that it is not for him
+    visit.reads("not_allowed")
+    visit.close()
+    with ground.hub.store() as store:
+        store.finish_run(asked, "stopped", None, "it was stopped")
 
 
 def test_a_browser_that_was_left_open_over_a_restart_of_the_pages(ground: Ground) -> None:
@@ -388,7 +534,7 @@ def finished_run(ground: Ground, run: str, start: str | None = None) -> str:
     """A run that has ended, which began with a registered model where one is named; its model's SHA-256."""
 
     def learned(arrays: Arrays) -> Arrays:
-        return {name: array + np.asarray(len(run), array.dtype) for name, array in arrays.items()}
+        return {name: array + np.asarray(sum(run.encode()), array.dtype) for name, array in arrays.items()}
 
     sites = [FakeSite(name=name, quality=0.8, update=learned) for name in ("fir-clinic", "yew-clinic")]
     study = tiny_study()
@@ -404,74 +550,80 @@ def finished_run(ground: Ground, run: str, start: str | None = None) -> str:
         return hospitals.finished(run, *sites, study=study).model_sha256
 
 
-def test_a_model_is_registered_read_and_downloaded(ground: Ground) -> None:
-    ground.person("iva", "investigator")
-    finished_run(ground, "tiny-1")
-    visit = Visit(ground)
-    page = visit.logs_in("iva")
-    page.get_by_role("link", name="Models").click()
-    page.get_by_label("Of which run").select_option("tiny-1")
-    page.get_by_label("Its name").fill("pilot")
-    page.get_by_label("What people should know of it").fill("the pilot's")
-    visit.is_fine("models-empty")
-    page.get_by_role("button", name="Register").click()
-    page.get_by_role("heading", name="pilot").wait_for()
-    second = finished_run(ground, "tiny-2", "pilot")
-    Registry(ground.hub).add_run("final", "tiny-2")
+@both_languages
+def test_a_model_is_registered_read_and_downloaded(ground: Ground, language: str) -> None:
+    iva, ira = f"iva-{language}", f"ira-{language}"
+    first, second, pilot, final = (f"{word}-{language}" for word in ("first", "second-run", "pilot", "final"))
+    ground.person(iva, "investigator")
+    finished_run(ground, first)
+    visit = Visit(ground, language)
+    page = visit.logs_in(iva)
+    visit.opens("models")
+    visit.field("of_which_run").select_option(first)
+    visit.field("model_name").fill(pilot)
+    visit.field("note_words").fill("the pilot's")
+    visit.is_fine("models-add")
+    visit.presses("register_model")
+    page.get_by_role("heading", name=pilot).wait_for()
+    sha256 = finished_run(ground, second, pilot)
+    Registry(ground.hub).add_run(final, second)
     page.reload()
-    page.locator(".tree").get_by_role("link", name="final").click()
-    page.locator(".tree b").get_by_text("final").wait_for()
+    page.locator(".tree").get_by_role("link", name=final).click()
+    page.locator(".tree b").get_by_text(final).wait_for()
     visit.is_fine("model")
     with page.expect_download() as taken:
-        page.get_by_role("link", name="final.safetensors").click()
-    assert taken.value.path().read_bytes() == Registry(ground.hub).find("final")[1].read_bytes()
-    page.get_by_role("link", name="Models").first.click()
-    page.get_by_text(f"{second[:12]}…").wait_for()
+        page.get_by_role("link", name=f"{final}.safetensors").click()
+    assert taken.value.path().read_bytes() == Registry(ground.hub).find(final)[1].read_bytes()
+    visit.opens("models")
+    page.get_by_text(f"{sha256[:12]}…").wait_for()
     visit.is_fine("models")
     visit.close()
-    ground.person("ira", "auditor")
-    visit = Visit(ground, language="zh-CN", scheme="dark")
-    page = visit.logs_in("ira")
-    page.get_by_role("link", name="模型").click()
-    page.get_by_role("link", name="final").click()
-    page.get_by_role("heading", name="它从何而来").wait_for()
-    visit.is_fine("model-dark-zh")
+    ground.person(ira, "auditor")
+    visit = Visit(ground, language, scheme="dark")
+    page = visit.logs_in(ira)
+    visit.opens("models")
+    page.get_by_role("link", name=final).click()
+    page.get_by_role("heading", name=visit.says("model_lineage")).wait_for()
+    visit.is_fine("model")
     visit.close()
 
 
-def test_the_audit_log_is_searched_and_checked(ground: Ground) -> None:
-    ground.person("aud", "auditor")
+@both_languages
+def test_the_audit_log_is_searched_and_checked(ground: Ground, language: str) -> None:
+    aud, auda, site = f"aud-{language}", f"auda-{language}", f"{language}-site"
+    ground.person(aud, "auditor")
     for number in range(120):
-        ground.hub.audit().append("site invited", {"site": f"site-{number}", "days": 7})
-    visit = Visit(ground)
-    page = visit.logs_in("aud")
-    page.get_by_role("link", name="Audit").click()
-    page.get_by_role("button", name="Check the whole log").click()
-    page.get_by_text("The log is whole:").wait_for()
+        ground.hub.audit().append("site invited", {"site": f"{site}-{number}", "days": 7})
+    visit = Visit(ground, language)
+    page = visit.logs_in(aud)
+    visit.opens("audit")
+    visit.presses("check_now")
+    page.get_by_text(visit.begins("check_intact")).wait_for()
     visit.is_fine("audit")
-    page.get_by_text("Check it on another machine").click()
+    page.get_by_text(visit.says("check_elsewhere"), exact=True).click()
     with page.expect_download() as taken:
-        page.get_by_role("link", name="Download the log").click()
+        page.get_by_role("link", name=visit.says("download_log")).click()
     assert taken.value.path().read_bytes() == ground.hub.audit_file.read_bytes()
-    page.get_by_role("link", name="Older").click()
-    page.get_by_role("link", name="Newest").wait_for()
-    page.get_by_label("Site, person, run").fill("site-7")
-    page.get_by_role("button", name="Show").click()
+    page.get_by_role("link", name=visit.says("older_entries")).click()
+    page.get_by_role("link", name=visit.says("newest_entries")).wait_for()
+    visit.field("entry_of_whom").fill(f"{site}-7")
+    page.get_by_role("button", name=visit.says("show_entries"), exact=True).click()
     page.get_by_role("rowheader").nth(10).wait_for()
-    assert page.get_by_role("rowheader").count() == 11  # site-7 and site-70 to site-79
+    assert page.get_by_role("rowheader").count() == 11  # …-7 and …-70 to …-79
     visit.is_fine("audit-searched")
     visit.close()
     log = ground.hub.audit_file.read_bytes()
     try:
-        ground.hub.audit_file.write_bytes(log.replace(b'"site":"site-115"', b'"site":"site-911"'))
-        ground.person("auda", "auditor")
-        visit = Visit(ground, scheme="dark")
-        page = visit.logs_in("auda")
-        page.get_by_role("link", name="Audit").click()
-        page.get_by_role("button", name="Check the whole log").click()
-        page.get_by_text("The log is not whole:").wait_for()
-        page.get_by_text("Do not rely on this").wait_for()
-        visit.is_fine("audit-bad-dark")
+        said = f'"site":"{site}-{{}}"'
+        ground.hub.audit_file.write_bytes(log.replace(said.format(115).encode(), said.format(911).encode()))
+        ground.person(auda, "auditor")
+        visit = Visit(ground, language, scheme="dark")
+        page = visit.logs_in(auda)
+        visit.opens("audit")
+        visit.presses("check_now")
+        page.get_by_text(visit.begins("check_bad")).wait_for()
+        page.get_by_text(visit.begins("entry_bad")).wait_for()
+        visit.is_fine("audit-bad")
         visit.close()
     finally:
         ground.hub.audit_file.write_bytes(log)

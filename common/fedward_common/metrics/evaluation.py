@@ -204,10 +204,11 @@ def pooled_at(evaluations: Iterable[GroupEvaluation], label: str) -> dict[str, E
     return found if precision is None else {**found, "precision": precision}
 
 
-def main_figure(evaluation: Evaluation, label: str) -> Estimate | None:
+def main_figure(evaluation: Evaluation, label: str, *, seed: int) -> Estimate | None:
     """A site's own figure of its task for a label, with its interval; None where it stays home.
 
-    The exact area under the ROC curve, Dice of a structure, the FROC score of a kind of finding, or C of an event.
+    The exact area under the ROC curve, Dice of a structure, the FROC score of a kind of finding (whose interval is
+    drawn from `seed`), or C of an event.
     """
     if label in evaluation.figures:
         return evaluation.figures[label].roc_auc
@@ -215,7 +216,7 @@ def main_figure(evaluation: Evaluation, label: str) -> Estimate | None:
         return evaluation.overlaps[label].dice.fraction_interval()
     if label in evaluation.detections:
         froc = merged_froc([evaluation.detections[label]])
-        return None if froc is None else froc.interval(seed=0)
+        return None if froc is None else froc.interval(seed)
     return None if evaluation.concordance is None else evaluation.concordance.interval()
 
 

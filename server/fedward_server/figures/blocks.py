@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedward_common.metrics import Estimate, SiteFigures
+from fedward_common.streams import stream_seed
 from fedward_common.study import StudySpec
 from fedward_common.study_subgroups import Subgroups
 
@@ -83,6 +84,11 @@ Count = Annotated[int, Field(ge=0)]
 def headline(study: StudySpec) -> Metric:
     """The figure that the report of a study is about."""
     return HEADLINES[study.study.task]
+
+
+def interval_seed(study: StudySpec) -> int:
+    """Where the intervals of a study's figures that are drawn begin, so that they are the same wherever they stand."""
+    return stream_seed(study.training.seed, "overall")
 
 
 def empty(values: Mapping[str, object]) -> bool:

@@ -12,10 +12,9 @@ from fedward_common.metrics import (
     pooled,
     pooled_at,
 )
-from fedward_common.streams import stream_seed
 from fedward_common.study import StudySpec
 from fedward_common.study_subgroups import GROUPS
-from fedward_server.figures.blocks import Block, Figure, GroupBlock, GroupBlocks, ModelName, f1
+from fedward_server.figures.blocks import Block, Figure, GroupBlock, GroupBlocks, ModelName, f1, interval_seed
 from fedward_server.figures.task_blocks import group_block, task_block
 
 NOT_SCORED = "the model was not scored here; the run's log says why"
@@ -199,7 +198,7 @@ def _group(held: Sequence[GroupEvaluation], label: str, study: StudySpec) -> Gro
 
 def area_of(merged: MergedHistogram, study: StudySpec) -> Estimate | None:
     """The area under the ROC curve, None where the unknown order of patients in one bin hides too much of it."""
-    area = merged.roc_auc_interval(stream_seed(study.training.seed, "overall"))
+    area = merged.roc_auc_interval(interval_seed(study))
     return area if are_apart(merged, area) else None
 
 

@@ -17,9 +17,8 @@ from fedward_common.metrics import (
     wilson_interval,
 )
 from fedward_common.metrics.froc import RATES
-from fedward_common.streams import stream_seed
 from fedward_common.study import StudySpec
-from fedward_server.figures.blocks import OTHER_METRICS, Block, Figure, GroupBlock, Metric, headline
+from fedward_server.figures.blocks import OTHER_METRICS, Block, Figure, GroupBlock, Metric, headline, interval_seed
 from fedward_server.figures.curves import FrocCurve, Spread
 
 NO_FIGURE = "too few patients for any hospital to show"
@@ -118,7 +117,7 @@ def _detections(held: Sequence[GroupEvaluation], study: StudySpec) -> tuple[dict
             at_one = float(froc.sensitivities()[RATES.index(1.0)])
             labels[kind] = _figures(
                 {
-                    "froc": froc.interval(stream_seed(study.training.seed, "overall")),
+                    "froc": froc.interval(interval_seed(study)),
                     "sensitivity_at_1": wilson_interval(at_one * froc.findings, froc.findings),
                 }
             )
