@@ -6,18 +6,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from fedward_common.cards import SiteCard
 from fedward_common.errors import RunError
-from fedward_common.joining import SHOWN_AHEAD
-from fedward_server.enrolment import Presence, bring_in_line, presences
+from fedward_server.enrolment import bring_in_line, presences
 from fedward_server.gateway import bring_gateway_in_line
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining
-from fedward_server.statuses import Statuses, StatusRow
+from fedward_server.statuses import Statuses, described
 from fedward_server.store import SiteRow
 from fedward_server.supervisor import LOG, READY
 from fedward_server.watch import summary
@@ -72,10 +71,10 @@ def let_in(hub: Hub, card: SiteCard) -> SiteRow:
     return row
 
 
-def approve(hub: Hub, site: str, fingerprint: str) -> SiteRow:
+def approve(hub: Hub, site: str, fingerprint: str, *, by: str | None = None) -> SiteRow:
     """Let a site in that asked to join with this fingerprint; where the hub is up, it can connect from now on."""
     with hub.store() as store:
-        joining = Joining(hub, store)
+        joining = Joining(hub, store, by)
         asked, card = joining.asked_by(site)
         if card.fingerprint != fingerprint:  # another request, which nobody compared
             raise RunError(f"{site} has asked anew with another fingerprint: compare again")
@@ -91,9 +90,9 @@ def _let_through(hub: Hub, row: SiteRow) -> None:
         raise RunError(f"{row.site} is enrolled, but {'; '.join(troubles)}")
 
 
-def shut_out(hub: Hub, site: str) -> None:
+def shut_out(hub: Hub, site: str, *, by: str | None = None) -> None:
     """Forget a site; where the hub is up, it is disconnected now."""
-    hub.forget(site)
+    hub.forget(site, by=by)
     bring_gateway_in_line(hub)  # first: a certificate that was stolen gets no further
     if _up(hub):
         bring_in_line(hub)
@@ -129,7 +128,7 @@ def survey(hub: Hub) -> dict[str, Any]:
             "certificate_ends": hub.certificate_ends().isoformat(),
             "waiting": joining.asking(),
             "sites": [
-                _site(row, present.get(name), ends.get(name), told.get(name)) for name, row in store.sites().items()
+                described(row, present.get(name), ends.get(name), told.get(name)) for name, row in store.sites().items()
             ],
             "runs": [summary(hub, row) for row in store.runs()],
         }
@@ -155,16 +154,3 @@ def lines(hub: Hub, *, follow: bool) -> Iterator[str]:
 
 def _up(hub: Hub) -> bool:
     return hub.pid() is not None and hub.link.healthy()
-
-
-def _site(row: SiteRow, presence: Presence | None, ends: datetime | None, told: StatusRow | None) -> dict[str, Any]:
-    return {
-        "name": row.site,
-        "fingerprint": row.fingerprint,
-        "added": row.added,
-        "connection": "unknown" if presence is None else presence.connection,
-        "since": None if presence is None else presence.since,
-        "certificate_ends": None if ends is None else ends.isoformat(),
-        "certificate_ends_soon": ends is not None and ends < datetime.now(UTC) + SHOWN_AHEAD,
-        "told": None if told is None else {**told.status.model_dump(mode="json"), "received": told.received},
-    }

@@ -333,14 +333,15 @@ class Hub:
                 raise SettingsError(f"the card of {row.site} holds a key of {other.site}: each site makes its own")
         return row if own is None else replace(row, added=own.added)
 
-    def forget(self, site: str) -> SiteRow:
+    def forget(self, site: str, *, by: str | None = None) -> SiteRow:
         """Let a site take part no more, take its certificates back, and let its stewards log in no more; what it was.
 
+        `by` is the person who says so, None at the hub's own terminal.
         Raises UsageError for one that is not enrolled.
         """
         with self.store() as store:
             row = enrolled(store.sites(), site)
-            self.audit().append("site forgotten", {"site": site, "fingerprint": row.fingerprint})
+            self.audit().append("site forgotten", {"site": site, "fingerprint": row.fingerprint, "by": by})
             Register(store).revoke(site, datetime.now(UTC).isoformat(timespec="milliseconds"))
             store.remove_site(site)
             People(store).remove_stewards(site)

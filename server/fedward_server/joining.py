@@ -29,6 +29,9 @@ class Joining:
 
     hub: Hub
     store: Store
+    by: str | None = (
+        None  # the person who acts, for the audit log; None at the hub's own terminal, and where a site acts
+    )
 
     @property
     def register(self) -> Register:
@@ -43,7 +46,7 @@ class Joining:
         card = HubCard.read(self.hub.card)
         made = Invitation.make(site, card.address, card.fingerprint)
         now = datetime.now(UTC)
-        self.hub.audit().append("site invited", {"site": site, "days": days})
+        self.hub.audit().append("site invited", {"site": site, "days": days, "by": self.by})
         self.register.invite(
             InvitationRow(
                 digest=digest(made.secret), site=site, created=_text(now), expires=_text(now + timedelta(days=days))
@@ -78,16 +81,16 @@ class Joining:
         certificate, chain = self.hub.issuing.for_site(row.site, row.request, days=gateway(self.hub).certificate_days)
         if not self.register.approve(row.digest, site, certificate, chain):
             raise _decided_already(row.site)
-        self.hub.audit().append(
-            "site enrolled", {"site": site.site, "fingerprint": site.fingerprint, "certificate": certificate.serial}
-        )
+        told = {"site": site.site, "fingerprint": site.fingerprint, "certificate": certificate.serial, "by": self.by}
+        self.hub.audit().append("site enrolled", told)
         return site
 
     def refuse(self, row: InvitationRow) -> None:
         """Turn a site down. Raises RunError where somebody decided before."""
         if not self.register.refuse(row.digest, _text(datetime.now(UTC))):
             raise _decided_already(row.site)
-        self.hub.audit().append("site refused", {"site": row.site, "fingerprint": _card(row).fingerprint})
+        told = {"site": row.site, "fingerprint": _card(row).fingerprint, "by": self.by}
+        self.hub.audit().append("site refused", told)
 
     # The site --------------------------------------------------------------------------------------------------------
 

@@ -79,14 +79,11 @@ class ModelAccess:
 
     def add(self, name: str, run: str, note: str) -> Registered:
         """Register a run's model. Raises what `Registry.add_run` does."""
-        entry = self._registry.add_run(name, run, note=note)
-        self._noted("register model", name)
-        return entry
+        return self._registry.add_run(name, run, note=note)
 
     def remove(self, name: str) -> None:
         """Forget a model. Raises UsageError for one that is not there."""
         self._registry.remove(name)
-        self._noted("remove model", name)
 
     def take(self, entry: Registered) -> Download:
         """A model's file, checked against its SHA-256. Raises ModelError where it was changed."""
@@ -98,7 +95,7 @@ class ModelAccess:
             _CHECKS.release()
         header = model_card.header_of(self.hub, entry, path, self.scope)
         size, parts = (path.stat().st_size, None) if header is None else weights_file.with_header(path, header)
-        told = {"model": entry.name, "sha256": entry.sha256, "person": self.person.name}
+        told = {"model": entry.name, "sha256": entry.sha256, "by": self.person.name}
         self.hub.audit().append("model downloaded", told)
         return Download(entry=entry, path=path, size=size, parts=parts)
 
@@ -106,7 +103,7 @@ class ModelAccess:
 
     @cached_property
     def _registry(self) -> Registry:
-        return Registry(self.hub)
+        return Registry(self.hub, by=self.person.name)
 
     def _may_see(self, entry: Registered) -> bool:
         """Whether the person may know of a model: a steward where his site took part, by its key."""
@@ -120,6 +117,3 @@ class ModelAccess:
         names = {*entry.sites, *self.store.sites()}
         sites = tuple(site for site in entry.sites if self.scope.sees(site))
         return entry.model_copy(update={"sites": sites, "note": self.scope.words(entry.note, names)})
-
-    def _noted(self, action: str, name: str) -> None:
-        self.hub.audit().append("done by", {"person": self.person.name, "action": action, "model": name})

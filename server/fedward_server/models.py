@@ -53,10 +53,11 @@ class Registered(BaseModel):
 
 
 class Registry:
-    """The registered models of one hub."""
+    """The registered models of one hub. `by` is the person who acts, None at the hub's own terminal."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, *, by: str | None = None) -> None:
         self._hub = hub
+        self._by = by
         self._folder = hub.folder / FOLDER
 
     def entries(self) -> list[Registered]:
@@ -121,7 +122,7 @@ class Registry:
         """Forget a model; what it was. Runs keep the weights with which they began. Raises UsageError as `find`."""
         with self._turn():
             entry, arrays = self.find(name)
-            self._hub.audit().append("model removed", {"model": name, "sha256": entry.sha256})
+            self._hub.audit().append("model removed", {"model": name, "sha256": entry.sha256, "by": self._by})
             self._file(name, "json").unlink()
             arrays.unlink(missing_ok=True)
         return entry
@@ -145,7 +146,7 @@ class Registry:
             with _written(self._file(name, "safetensors")) as temporary:
                 whole = {each: np.asarray(array, order="C") for each, array in arrays.items()}
                 save_file(whole, temporary, metadata=about.header if about else None)
-            self._hub.audit().append("model registered", {"model": name, "sha256": entry.sha256})
+            self._hub.audit().append("model registered", {"model": name, "sha256": entry.sha256, "by": self._by})
             with _written(self._file(name, "json")) as temporary:
                 temporary.write_text(entry.model_dump_json(indent=1), encoding="utf-8")
         return entry

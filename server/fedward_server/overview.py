@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from fedward_common.joining import SHOWN_AHEAD
 from fedward_server.enrolment import Presence
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining
 from fedward_server.journal import Standing
 from fedward_server.live import LiveRun, LiveRuns
 from fedward_server.people import Person
-from fedward_server.statuses import Statuses, StatusRow
-from fedward_server.store import RunRow, SiteRow, Store
+from fedward_server.statuses import Statuses, described
+from fedward_server.store import RunRow, Store
 
 SHOWN_RUNS = 20
 FAILED_SHOWN = timedelta(days=2)
@@ -34,7 +33,10 @@ class Overview:
         at_work = {run: each.standing for run, each in live.items()}
         ends, told = Joining(self.hub, self.store).register.ends(), Statuses(self.store).all()
         sites = [
-            _site(site, presence, at_work, ends.get(name), told.get(name))
+            {
+                **described(site, _presence(name, presence), ends.get(name), told.get(name)),
+                "doing": list(_doing(name, at_work)),
+            }
             for name, site in self.store.sites().items()
             if person.sees(name)
         ]
@@ -73,29 +75,16 @@ class Overview:
             yield {"what": "run_failed", "site": "", "run": row.run, "why": row.reason or ""}
 
 
-def _site(
-    row: SiteRow,
-    presence: Mapping[str, Presence] | None,
-    at_work: Mapping[str, Standing],
-    ends: datetime | None,
-    told: StatusRow | None,
-) -> dict[str, Any]:
-    here = None if presence is None else presence.get(row.site, Presence(connection="never"))
-    return {
-        "name": row.site,
-        "connection": "unknown" if here is None else here.connection,
-        "since": None if here is None else here.since,
-        "doing": [
-            {"run": run, "kind": now.sites[row.site][0], "note": now.sites[row.site][1], "round": now.round}
-            for run, now in at_work.items()
-            if row.site in now.sites
-        ],
-        "status": None if told is None else told.status.model_dump(mode="json"),
-        "status_of": None if told is None else told.received,
-        "fingerprint": row.fingerprint,
-        "certificate_ends": None if ends is None else ends.isoformat(),
-        "certificate_ends_soon": ends is not None and ends < datetime.now(UTC) + SHOWN_AHEAD,
-    }
+def _presence(site: str, of_all: Mapping[str, Presence] | None) -> Presence | None:
+    return None if of_all is None else of_all.get(site, Presence(connection="never"))
+
+
+def _doing(site: str, at_work: Mapping[str, Standing]) -> Iterator[dict[str, Any]]:
+    """What a site does in each run that is at work."""
+    for run, now in at_work.items():
+        if site in now.sites:
+            kind, note = now.sites[site]
+            yield {"run": run, "kind": kind, "note": note, "round": now.round}
 
 
 def sees(person: Person, row: RunRow) -> bool:

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import sqlalchemy as sa
 
+from fedward_common.joining import SHOWN_AHEAD
 from fedward_common.site_messages import SiteStatus
 from fedward_common.sqlite import put
-from fedward_server.store import METADATA, Store
+from fedward_server.enrolment import Presence
+from fedward_server.store import METADATA, SiteRow, Store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,3 +52,18 @@ class Statuses:
             )
             for row in rows
         }
+
+
+def described(row: SiteRow, presence: Presence | None, ends: datetime | None, told: StatusRow | None) -> dict[str, Any]:
+    """How a site stands, as JSON: for pages and terminals. No presence is one that is not known."""
+    return {
+        "name": row.site,
+        "fingerprint": row.fingerprint,
+        "added": row.added,
+        "connection": "unknown" if presence is None else presence.connection,
+        "since": None if presence is None else presence.since,
+        "status": None if told is None else told.status.model_dump(mode="json"),
+        "status_of": None if told is None else told.received,
+        "certificate_ends": None if ends is None else ends.isoformat(),
+        "certificate_ends_soon": ends is not None and ends < datetime.now(UTC) + SHOWN_AHEAD,
+    }

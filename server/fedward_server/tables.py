@@ -23,7 +23,7 @@ def show_hub(found: Mapping[str, Any]) -> None:
             "fingerprint": f"{site['fingerprint'][:16]}…",
             "since": site["since"] or "",
             "certificate": _ends(site),
-            "says": _says(site["told"]),
+            "says": _says(site["status"]),
         }
         for site in found["sites"]
     ]

@@ -40,52 +40,48 @@ class SitesPage:
         site = form.get("site", "").strip()
 
         def do() -> dict[str, Any]:
-            return {"code": self._joining.invite(site).code(), "code_site": site}
+            return {"code": self._joining(session).invite(site).code(), "code_site": site}
 
-        return self._done(request, session, "invite", site, do)
+        return self._done(request, session, do)
 
     def act(self, request: Request, session: Session, form: Form) -> Response:
         """Let a site in, refuse it, or forget it."""
         name, action = request.path_params["name"], request.path_params["action"]
         actions: dict[str, Callable[[], dict[str, Any]]] = {
-            "approve": lambda: self._approve(name, form.get("fingerprint", "")),
-            "refuse": lambda: self._refuse(name),
-            "forget": lambda: self._forget(name, form.get("typed", "").strip()),
+            "approve": lambda: self._approve(session, name, form.get("fingerprint", "")),
+            "refuse": lambda: self._refuse(session, name),
+            "forget": lambda: self._forget(session, name, form.get("typed", "").strip()),
         }
         if action not in actions:
             return self.frame.told(request, session, "not_found", 404)
-        return self._done(request, session, action, name, actions[action])
+        return self._done(request, session, actions[action])
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    @property
-    def _joining(self) -> Joining:
-        return Joining(self.frame.hub, self.frame.store)
+    def _joining(self, session: Session) -> Joining:
+        return Joining(self.frame.hub, self.frame.store, session.person.name)
 
-    def _approve(self, name: str, fingerprint: str) -> dict[str, Any]:
-        control.approve(self.frame.hub, name, fingerprint)
+    def _approve(self, session: Session, name: str, fingerprint: str) -> dict[str, Any]:
+        control.approve(self.frame.hub, name, fingerprint, by=session.person.name)
         return {"said": "done_approved", "said_site": name}
 
-    def _refuse(self, name: str) -> dict[str, Any]:
-        self._joining.refuse(self._joining.asked_by(name)[0])
+    def _refuse(self, session: Session, name: str) -> dict[str, Any]:
+        joining = self._joining(session)
+        joining.refuse(joining.asked_by(name)[0])
         return {"said": "done_refused", "said_site": name}
 
-    def _forget(self, name: str, typed: str) -> dict[str, Any]:
+    def _forget(self, session: Session, name: str, typed: str) -> dict[str, Any]:
         if typed != name:
             return {"said": "forget_words", "said_site": name}
-        control.shut_out(self.frame.hub, name)
+        control.shut_out(self.frame.hub, name, by=session.person.name)
         return {"said": "done_forgotten", "said_site": name}
 
-    def _done(
-        self, request: Request, session: Session, action: str, site: str, do: Callable[[], dict[str, Any]]
-    ) -> Response:
-        """The page of sites after something was done, or why it was not; the audit log says who did it."""
+    def _done(self, request: Request, session: Session, do: Callable[[], dict[str, Any]]) -> Response:
+        """The page of sites after something was done, or why it was not."""
         try:
             said = do()
         except FedwardError as error:
             return self._sites(request, session, status=409, said="failed_because", why=self.frame.words(error))
-        if said.get("said") != "forget_words":
-            self.frame.hub.audit().append("done by", {"person": session.person.name, "action": action, "site": site})
         return self._sites(request, session, **said)
 
     def _sites(self, request: Request, session: Session, status: int = 200, **said: Any) -> Response:

@@ -27,8 +27,8 @@ class Scope:
 
     @classmethod
     def of(cls, person: Person) -> Self:
-        """A person's."""
-        return cls(person.site if person.role == "steward" else None)
+        """A person's; a steward of no site sees no site."""
+        return cls((person.site or "") if person.role == "steward" else None)
 
     def sees(self, site: str) -> bool:
         """Whether a site's own figures may be seen."""
