@@ -9,7 +9,7 @@ SYSTEM_STAMP := $(VENV)/.installed-system
 # What the tests run beside Python, as program or file:Debian package. tinyproxy-bin starts no service of its own; those
 # that orthanc and nginx bring are stopped where they were installed here.
 SYSTEM := tinyproxy:tinyproxy-bin nginx:nginx-light chromium:chromium ip:iproute2 unshare:util-linux storescu:dcmtk Orthanc:orthanc \
-  /usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb
+  /usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb /usr/share/fonts/truetype/wqy/wqy-microhei.ttc:fonts-wqy-microhei
 SEEDS ?= 1
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1

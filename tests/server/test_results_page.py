@@ -14,7 +14,7 @@ import pytest
 
 from fedward_common.testing import FakeSite, tiny_study
 from fedward_server.figures.blocks import Figure
-from fedward_server.result import RunResult
+from fedward_server.result import RunResult, SiteResult
 from fedward_server.testing import Ground, Person
 from fedward_server.testing import ground as hub_with_people
 
@@ -159,6 +159,7 @@ def test_a_steward_finds_nothing_of_another_hospital(looked: Looked) -> None:
     assert "north" in page
     assert "all hospitals" in texts[2]
     assert "across" not in names
+    assert "are shown to you with two digits and without curves" in page
     assert "At your hospital the federated model does better than the model that you trained alone." in words(page)
     assert "/models?run=" not in page
     assert looked.sten.browser.get(f"/runs/{RUN}/figures/across.csv").status_code == 404
@@ -201,12 +202,36 @@ def test_folds_and_layers_that_learned_alone(looked: Looked) -> None:
     page = looked.ada.sees("/runs/run-of-folds/results")
     assert "fold 2 of 3" in page
     assert "all patients" in page
+    assert "the model that is kept has learned from all of them and was tested on none" in page
+    assert "from whom no model has learned" not in page
     assert "figures/learning.svg" not in page  # nothing of a fold is told before all are scored
     page = looked.ada.sees("/runs/run-of-layers/results")
     assert "layer 2" in page
     for picture in ("layers", "losses"):
         assert looked.ada.browser.get(f"/runs/run-of-layers/figures/{picture}.svg").status_code == 200
     assert looked.ada.browser.get("/runs/run-of-folds/figures/losses.svg").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("kept_home", "words_of_it"), [({"severe"}, "ROC-AUC (mean over 2 of 3 labels)"), ({"mild", "severe"}, "healthy")]
+)
+def test_a_mean_is_of_the_labels_that_it_is_of(looked: Looked, kept_home: set[str], words_of_it: str) -> None:
+    run = f"run-without-{len(kept_home)}"
+    study = tiny_study(cohort={"labels": ("healthy", "mild", "severe"), "positive": None})
+    result = looked.ground.finished(run, *sites(PATIENTS), study=study)
+
+    def without(site: SiteResult) -> SiteResult:
+        assert site.test is not None
+        told = {
+            field: {label: one for label, one in getattr(site.test, field).items() if label not in kept_home}
+            for field in ("sketches", "figures")
+        }
+        return site.model_copy(update={"test": site.test.model_copy(update=told)})
+
+    kept = {name: without(site) for name, site in result.sites.items()}
+    result.model_copy(update={"sites": kept}).write(looked.ground.hub.runs / run)
+    said = words(looked.ada.sees(f"/runs/{run}/results")).partition("the federated model reached a ")[2]
+    assert said.startswith(words_of_it if len(kept_home) == 1 else f"ROC-AUC of {words_of_it} of ")
 
 
 def test_without_models_of_their_own_nobody_gains(looked: Looked) -> None:

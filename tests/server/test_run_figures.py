@@ -4,7 +4,7 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 from xml.etree import ElementTree
@@ -248,6 +248,26 @@ def test_a_picture_of_pixels() -> None:
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
 
 
+def test_letters_that_our_font_has_not_are_drawn_in_pixels_too() -> None:
+    """Boxes in their places would be the same for both."""
+
+    def drawn(labels: tuple[str, ...]) -> bytes:
+        study = study_of("segmentation", labels, "unet", "dice")
+        return draw(RunFigures(result_of(study), Scope()), "dice", "png")
+
+    assert drawn(("肝脏", "肿瘤")) != drawn(("肾脏", "囊肿"))
+
+
+def test_a_figure_that_a_site_left_out_is_no_error() -> None:
+    """A sketch without the figures that are read off it."""
+
+    def without(_name: str, site: SiteResult) -> dict[str, Any]:
+        return {} if site.test is None else {"test": site.test.model_copy(update={"figures": {}})}
+
+    run = RunFigures(changed(RESULTS["classification"], without), Scope())
+    assert all(draw(run, picture.name, "svg") for picture in pictures(run))
+
+
 def test_many_hospitals_share_a_look() -> None:
     many = {f"hospital-{number:02}": 40 for number in range(12)}
     run = RunFigures(result_of(STUDIES["classification"], many), Scope())
@@ -344,6 +364,35 @@ def test_of_how_many_patients_figures_of_all_are_is_not_told_a_steward(name: str
     assert counts - {None}
     for count in counts - own - {None}:
         assert not re.search(rf"(?<![\d.]){count}(?!\d|\.\d)", told), count
+
+
+def floats(told: Any) -> Iterator[float]:
+    """Every number with a point, but thresholds and losses, which are not of a number of patients."""
+    if isinstance(told, dict):
+        kept = {key: value for key, value in told.items() if key != "threshold" and not str(key).endswith("loss")}
+        yield from itertools.chain.from_iterable(map(floats, kept.values()))
+    elif isinstance(told, list | tuple):
+        yield from itertools.chain.from_iterable(map(floats, told))
+    elif isinstance(told, float):
+        yield told
+
+
+@pytest.mark.parametrize("name", ["classification", "classes", "segmentation", "detection", "survival"])
+def test_figures_of_all_have_no_more_digits_for_a_steward_than_are_read(name: str) -> None:
+    """All digits of a share and of its interval tell of how many it is, and so do a curve's steps."""
+    run = RunFigures(RESULTS[name], Scope("north"))
+    public = run.public()
+    rows = [
+        dict(zip(table.columns, row, strict=True))
+        for table in (numbers(run), *(each for shown in pictures(run) for each in (shown.numbers, shown.table)))
+        for row in table.rows
+        if EVERYBODY in row or "group" in table.columns
+    ]
+    figures = [figure.model_dump() for row in rows for figure in row.values() if isinstance(figure, Figure)]
+    told = [*floats([public["overall"], public["subgroups"], public["history"][EVERYBODY], rows, figures])]
+    assert len(told) > 10
+    assert [value for value in told if value != round(value, 2)] == []
+    assert EVERYBODY not in {*run.scores, *run.froc, *run.dice}
 
 
 @pytest.mark.parametrize("name", ["classification", "several", "registration", "detection", "survival"])

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from fedward_server.dashboard.frame import Frame
 from fedward_server.dashboard.texts import texts
 from fedward_server.figures.at_hub import FORMS, HubFigures
-from fedward_server.figures.blocks import Figure
+from fedward_server.figures.blocks import Block, Figure
 from fedward_server.figures.pictures import MEAN, main_figures, operating_points, pictures
 from fedward_server.figures.run_figures import EVERYBODY, RunFigures
 from fedward_server.figures.tables import Cell, Table
@@ -54,6 +54,7 @@ class ResultsPage:
             "run": run,
             "row": row,
             "says": words.headline(),
+            "unseen": words.unseen(),
             "gains_say": words.gains(),
             "main": words.table(main_figures(run)),
             "remarks": words.remarks(),
@@ -90,17 +91,29 @@ class Words:
         for who in self.run.who:
             block = self.run.of(who)
             figure = None if block is None else block.figure(self.run.metric)
-            if figure is not None:
+            if block is not None and figure is not None:
                 said = self.t["result_all" if who == EVERYBODY else "result_own"]
                 values = {"value": f"{figure.value:.2f}", "low": f"{figure.low:.2f}", "high": f"{figure.high:.2f}"}
-                return said.format(measure=self._measure(), site=who, **values)
+                return said.format(measure=self._measure(block), site=who, **values)
         return self.t["result_none"]
 
-    def _measure(self) -> str:
-        measure = self.t[f"col_{self.run.metric}"]
-        if len(self.run.study.asked_labels) < 2:
+    def unseen(self) -> str:
+        """What the words are called that say whether a model has learned from the patients whom it is tested on."""
+        study = self.run.study
+        if study.split.folds is not None:
+            return "results_unseen_by_fold"
+        return "results_unseen" if study.model.start is None else "results_perhaps_seen"
+
+    def _measure(self, block: Block) -> str:
+        """What the figure of a block is, and of which labels: some may stay at their hospitals."""
+        measure, asked = self.t[f"col_{self.run.metric}"], self.run.study.asked_labels
+        if len(asked) < 2:
             return measure
-        return self.t["results_mean_of"].format(measure=measure, labels=len(self.run.study.asked_labels))
+        shown = [label for label, own in block.labels.items() if own.figure(self.run.metric) is not None]
+        if len(shown) == 1:
+            return self.t["results_of_label"].format(measure=measure, label=shown[0])
+        said = self.t["results_mean_of" if len(shown) == len(asked) else "results_mean_of_some"]
+        return said.format(measure=measure, shown=len(shown), labels=len(asked))
 
     def gains(self) -> list[str]:
         """Who gains, in sentences; none where no hospital is known both ways."""

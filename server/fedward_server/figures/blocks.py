@@ -1,7 +1,7 @@
 """One model on one group of patients: its figures with their intervals, in blocks that are put side by side."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -77,6 +77,8 @@ METRIC_TITLES: Mapping[Metric, str] = {
     "froc": "FROC score",
     "sensitivity_at_1": "Sensitivity at 1 false positive an image",
 }
+
+READ_DIGITS = 2  # of a figure on a page: as many as these samples can carry
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -202,9 +204,28 @@ class GroupBlock(Block):
 
 
 def uncounted(block: AnyBlock) -> AnyBlock:
-    """A block that does not tell how many patients it is of."""
-    labels = {label: uncounted(of_label) for label, of_label in block.labels.items()}
-    return block.model_copy(update={"patients": None, "positives": None, "negatives": None, "labels": labels})
+    """A block that does not tell how many patients it is of: without counts, and with no more digits than are read.
+
+    All digits of a share and of its interval tell how many it is of: the interval's width is of that.
+    """
+    changed: dict[str, Any] = dict.fromkeys(("patients", "positives", "negatives"))
+    changed |= {metric: _coarse(getattr(block, metric)) for metric in METRICS}
+    changed |= {name: coarse(getattr(block, name)) for name in PLAIN_TITLES}
+    changed["figures"] = {metric: _coarse(figure) for metric, figure in block.figures.items()}
+    changed["labels"] = {label: uncounted(of_label) for label, of_label in block.labels.items()}
+    return block.model_copy(update=changed)
+
+
+def coarse(value: float | None) -> float | None:
+    """A figure with as many digits as are read."""
+    return None if value is None else round(value, READ_DIGITS)
+
+
+def _coarse(figure: Figure | None) -> Figure | None:
+    if figure is None:
+        return None
+    value, low, high = (round(each, READ_DIGITS) for each in (figure.value, figure.low, figure.high))
+    return Figure(value=value, low=low, high=high)
 
 
 GroupBlocks = dict[Subgroups, dict[str, dict[str, GroupBlock]]]

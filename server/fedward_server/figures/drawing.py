@@ -10,6 +10,8 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
@@ -17,6 +19,7 @@ from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
+from matplotlib.font_manager import FontProperties, fontManager
 
 from fedward_server.figures.blocks import ModelName
 
@@ -42,6 +45,12 @@ LOOKS: dict[ModelName, Look] = {
     "personal": Look("#7a3b8f", "-.", "s", "white", 1.4),
     "pooled": Look("#4d5761", ":", "D", "white", 1.6),
 }
+FONT = "DejaVu Sans"  # comes with matplotlib
+HAN_FONTS = (  # Debian's places
+    Path("/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc"),
+    Path("/usr/share/fonts/truetype/wqy/wqy-microhei.ttc"),
+    Path("/usr/share/fonts/truetype/wqy/wqy-zenhei.ttc"),
+)
 STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": MUTED,
@@ -52,7 +61,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.unicode_minus": True,
-    "font.family": "DejaVu Sans",
+    "font.family": FONT,
     "font.size": 9.5,
     "grid.color": "#e8ebee",
     "grid.linewidth": 0.6,
@@ -95,15 +104,30 @@ def add_legend(axes: Axes, *, loc: Literal["best", "lower left", "lower right", 
         axes.legend(loc=loc, facecolor="white", framealpha=0.85, frameon=True, edgecolor="none")
 
 
+@cache
+def _families() -> list[str]:
+    """Our font, and one of this machine for Chinese, where it has one. matplotlib's list of fonts may be older."""
+    for path in HAN_FONTS:
+        if path.exists():
+            fontManager.addfont(path)
+            return [FONT, FontProperties(fname=path).get_name()]
+    return [FONT]
+
+
 _ONE_AT_A_TIME = threading.RLock()  # matplotlib's settings and fonts are the process's
 
 
 @contextmanager
-def new_canvas(inches: tuple[float, float]) -> Iterator[Canvas]:
-    """A figure in our style, whatever the caller's matplotlib is set to. One thread draws at a time."""
+def new_canvas(inches: tuple[float, float], *, pixels: bool = False) -> Iterator[Canvas]:
+    """A figure in our style, whatever the caller's matplotlib is set to. One thread draws at a time.
+
+    `pixels` is for a file that holds no letters but their pictures: fonts of this machine draw those that ours has not.
+    """
     with _ONE_AT_A_TIME, mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)  # type: ignore[arg-type]  # names its own keys
+        if pixels:
+            mpl.rcParams["font.family"] = _families()
         # a hospital's name may be in any script: the reader's fonts draw it, ours only measure it
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         canvas = Canvas(figsize=inches, layout="constrained")

@@ -143,7 +143,7 @@ def roc(run: RunFigures) -> Picture:
     areas = [
         (who, label, block.positives, block.negatives, block.roc_auc)
         for label in run.study.asked_labels
-        for who in run.who
+        for who in run.scores
         if (block := labelled(run, who).get(label)) is not None and label in run.scores[who]
     ]
     points = [
@@ -165,11 +165,10 @@ def precision_recall(run: RunFigures) -> Picture:
     points: list[tuple[Cell, ...]] = []
     for who, by_label in run.scores.items():
         for label, scores in by_label.items():
-            area = labelled(run, who)[label].roc_auc
-            told = area is not None and are_apart(scores, area)
+            block = labelled(run, who).get(label)
+            told = block is not None and block.roc_auc is not None and are_apart(scores, block.roc_auc)
             share = scores.total_positives / (scores.total_positives + scores.total_negatives)
-            shown = share if run.counts(who) else round(share, 2)  # more digits tell of how many it is
-            areas.append((who, label, scores.average_precision() if told else None, shown))
+            areas.append((who, label, scores.average_precision() if told else None, share))
             curve = zip(*(array.tolist() for array in scores.precision_recall()), strict=True)
             points += [(who, label, threshold, recall, precision) for recall, precision, threshold in curve]
     return Picture(
@@ -182,7 +181,7 @@ def precision_recall(run: RunFigures) -> Picture:
 def calibration(run: RunFigures) -> Picture:
     """The observed share of positives beside the mean score, in groups of patients of like score."""
     rows = [
-        (who, label, point.predicted, point.observed, point.patients if run.counts(who) else None)
+        (who, label, point.predicted, point.observed, point.patients)
         for who, by_label in run.scores.items()
         for label, scores in by_label.items()
         for point in calibration_points(scores)

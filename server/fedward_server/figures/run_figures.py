@@ -18,6 +18,7 @@ from fedward_server.figures.blocks import (
     Metric,
     ModelName,
     Part,
+    coarse,
     headline,
     uncounted,
 )
@@ -143,7 +144,10 @@ class RunFigures:
         return uncounted(block.model_copy(update={"withheld": why}))
 
     def counts(self, who: str) -> bool:
-        """Whether whoever looks may know of how many patients figures are: of all, two runs' would tell one site's."""
+        """Whether whoever looks may know of how many patients figures are: of all, two runs' would tell one site's.
+
+        Where not, there are no curves either: their steps tell it.
+        """
         return self.scope.site is None or who != EVERYBODY
 
     @cached_property
@@ -208,17 +212,17 @@ class RunFigures:
     @cached_property
     def scores(self) -> dict[str, dict[str, MergedHistogram]]:
         """By who and label, the scores of the common model on test patients."""
-        return {who: merged_scores(self._of(who), self.study) for who in self.who}
+        return {who: merged_scores(self._of(who), self.study) for who in self.who if self.counts(who)}
 
     @cached_property
     def froc(self) -> dict[str, dict[str, FrocCurve]]:
         """By who and kind of finding, the common model's FROC curve."""
-        return {who: froc_curves(self._of(who).values()) for who in self.who}
+        return {who: froc_curves(self._of(who).values()) for who in self.who if self.counts(who)}
 
     @cached_property
     def dice(self) -> dict[str, dict[str, Spread]]:
         """By who and structure, how the common model's Dice is spread."""
-        return {who: dice_spreads(self._of(who).values()) for who in self.who}
+        return {who: dice_spreads(self._of(who).values()) for who in self.who if self.counts(who)}
 
     def _of(self, who: str) -> Evaluations:
         tests = self._tests["federated"]
@@ -243,7 +247,7 @@ class RunFigures:
             "round": row.round,
             "train_loss": row.train_loss if trained else None,
             "validation_loss": row.validation_loss if scored else None,
-            "primary": row.primary if scored else None,
+            "primary": (row.primary if self.counts(EVERYBODY) else coarse(row.primary)) if scored else None,
         }
 
     def stage(self, number: int) -> str:

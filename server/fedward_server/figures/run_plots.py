@@ -39,7 +39,7 @@ Drawing = tuple[tuple[float, float], Callable[[Canvas], None]]
 def draw(run: RunFigures, name: str, form: str) -> bytes:
     """A picture as "svg" or "png"."""
     inches, paint = _DRAWINGS[name](run)
-    with new_canvas(inches) as canvas:
+    with new_canvas(inches, pixels=form == "png") as canvas:
         paint(canvas)
         return png_file(canvas) if form == "png" else svg_file(canvas, name, name).encode()
 
@@ -92,7 +92,7 @@ def _roc(run: RunFigures) -> Drawing:
         area = f" {block.roc_auc.text}" if block and block.roc_auc and len(labels) == 1 else ""
         return Line(_title(run, who, area), _look(run, who), curve, point, order=_order(who))
 
-    shown = {label: Panel([line(who, label) for who in run.who]) for label in labels}
+    shown = {label: Panel([line(who, label) for who in run.scores]) for label in labels}
     words: dict[str, Any] = {"x": "1 − specificity", "y": "Sensitivity", "loc": "lower right"}
     return _squares(labels), lambda canvas: plots.squares(canvas, shown, **words, one_legend=len(labels) > 1)
 
@@ -109,10 +109,10 @@ def _precision_recall(run: RunFigures) -> Drawing:
         return Line(_title(run, who), _look(run, who), curve, point, order=_order(who))
 
     def panel(label: str) -> Panel:
-        first = run.scores[run.who[0]].get(label)
+        first = next(iter(run.scores.values())).get(label)
         share = None if first is None else first.total_positives / (first.total_positives + first.total_negatives)
         chance = None if share is None else ((0, 1), (share, share))
-        return Panel([line(who, label) for who in run.who], chance)
+        return Panel([line(who, label) for who in run.scores], chance)
 
     shown = {label: panel(label) for label in labels}
     words: dict[str, Any] = {"x": "Recall (sensitivity)", "y": "Precision", "loc": "lower left"}
@@ -121,7 +121,7 @@ def _precision_recall(run: RunFigures) -> Drawing:
 
 def _calibration(run: RunFigures) -> Drawing:
     """Of whoever comes first: of one site alone there are few patients in a group."""
-    who = run.who[0]
+    who = next(iter(run.scores))
     labels = _drawn(run, {who: run.scores[who]})
 
     def line(label: str) -> Line:
@@ -146,7 +146,7 @@ def _froc(run: RunFigures) -> Drawing:
         curve = None if found is None else (rates, np.interp(rates, found.false_positives, found.sensitivity))
         return Line(_title(run, who), _look(run, who), curve, order=_order(who))
 
-    shown = {kind: [line(who, kind) for who in run.who] for kind in kinds}
+    shown = {kind: [line(who, kind) for who in run.froc] for kind in kinds}
     inches = panel_inches(len(kinds), 3.4) if len(kinds) > 1 else (4.8, 3.8)
     return inches, lambda canvas: plots.froc(canvas, shown, one_legend=len(kinds) > 1)
 
@@ -155,7 +155,7 @@ def _dice(run: RunFigures) -> Drawing:
     rows = [
         (who, structure, spread)
         for structure in _drawn(run, run.dice)
-        for who in run.who
+        for who in run.dice
         if (spread := run.dice[who].get(structure)) is not None
     ]
 

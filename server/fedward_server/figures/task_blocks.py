@@ -34,11 +34,14 @@ def task_block(evaluations: Iterable[Evaluation], study: StudySpec) -> Block:
     labels, whole = _BY_TASK[study.study.task](held, study)
     figures = {**_mean(list(labels.values())), **whole}
     why = reasons[0] if len(held) == 1 and reasons else None
+    missing = [label for label in study.asked_labels if label not in labels]
     if headline(study) not in figures:
         why = why or (NO_FIGURE if study.cohort.labels else NO_STRUCTURES)
+    elif missing:
+        why = why or f"no figure of {', '.join(missing)}: too few patients to show it"
     return Block(
         figures=figures,
-        labels={label: Block(figures=own) for label, own in labels.items()} if len(labels) > 1 else {},
+        labels={label: Block(figures=own) for label, own in labels.items()} if len(study.asked_labels) > 1 else {},
         patients=sum(e.patients for e in held if e.overlaps or e.detections or e.concordance or e.folding) or None,
         withheld=why,
     )
