@@ -213,9 +213,7 @@ class LiveRun:
             }
 
     def _head(self, person: Person) -> dict[str, Any]:
-        row, now = self.row, self.standing
-        at_work = self.rounds.get(now.round)
-        awaited = [] if at_work is None or at_work.ended is not None or self.ended else self._awaited(at_work)
+        row, now, awaited = self.row, self.standing, self.awaited()
         return {
             "run": row.run,
             "study": row.study_id,
@@ -231,10 +229,14 @@ class LiveRun:
             "awaited_others": sum(not person.sees(name) for name in awaited),
         }
 
-    def _awaited(self, at_work: Round) -> list[str]:
-        """The sites that are asked to train and have neither answered nor were refused."""
-        over = at_work.answered.keys() | at_work.refused.keys() | self._left_out
-        return [name for name in self._trainers() if name not in over]
+    def awaited(self) -> list[str]:
+        """The sites that are asked to train in the round in hand and have neither answered nor were refused."""
+        with self._lock:
+            at_work = self.rounds.get(self.standing.round)
+            if at_work is None or at_work.ended is not None or self.ended:
+                return []
+            over = at_work.answered.keys() | at_work.refused.keys() | self._left_out
+            return [name for name in self._trainers() if name not in over]
 
     def _trainers(self) -> list[str]:
         if self._training is None:  # a run's study stays what it is

@@ -8,7 +8,6 @@ from typing import Any
 from fedward_server.enrolment import Presence
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining
-from fedward_server.journal import Standing
 from fedward_server.live import LiveRun, LiveRuns
 from fedward_server.people import Person
 from fedward_server.statuses import Statuses, described
@@ -30,24 +29,20 @@ class Overview:
         """All of it, as JSON. `presence` is of each site; None where the SuperLink does not answer."""
         rows = [row for row in self.store.newest(SHOWN_RUNS, site=person.site) if sees(person, row)]
         live = {row.run: self.live.of(row) for row in self.store.unfinished() if sees(person, row)}
-        at_work = {run: each.standing for run, each in live.items()}
         ends, told = Joining(self.hub, self.store).register.ends(), Statuses(self.store).all()
         sites = [
-            {
-                **described(site, _presence(name, presence), ends.get(name), told.get(name)),
-                "doing": list(_doing(name, at_work)),
-            }
+            described(site, _presence(name, presence), ends.get(name), told.get(name))
             for name, site in self.store.sites().items()
             if person.sees(name)
         ]
         return {
             "hub": self.hub.name,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "sites": sites,
+            "sites": [{**site, "doing": list(_doing(site, live))} for site in sites],
             "alive": sum(site["connection"] == "online" for site in sites),
             "runs": [_run(row, live.get(row.run)) for row in rows],
-            "at_work": len(at_work),
-            "needs": list(self._needs(person, sites, at_work)),
+            "at_work": len(live),
+            "needs": list(self._needs(person, sites, live)),
         }
 
     def waiting(self, person: Person) -> list[dict[str, Any]]:
@@ -55,7 +50,7 @@ class Overview:
         return [each for each in Joining(self.hub, self.store).asking() if person.sees(each["name"])]
 
     def _needs(
-        self, person: Person, sites: list[dict[str, Any]], at_work: Mapping[str, Standing]
+        self, person: Person, sites: list[dict[str, Any]], at_work: Mapping[str, LiveRun]
     ) -> Iterator[dict[str, Any]]:
         for each in self.waiting(person):
             yield {"what": "asks_to_join", "site": each["name"]}
@@ -64,8 +59,8 @@ class Overview:
                 yield {"what": "site_fault", "site": site["name"], "why": fault}
             if site["certificate_ends_soon"]:
                 yield {"what": "certificate_soon", "site": site["name"], "date": site["certificate_ends"][:10]}
-        for run, now in at_work.items():
-            for name, (kind, note) in sorted(now.sites.items()):
+        for run, live in at_work.items():
+            for name, (kind, note) in sorted(live.standing.sites.items()):
                 if kind == "waiting" and person.sees(name):
                     yield {"what": "run_waits", "site": name, "run": run, "why": note}
         if person.role == "steward":
@@ -79,12 +74,28 @@ def _presence(site: str, of_all: Mapping[str, Presence] | None) -> Presence | No
     return None if of_all is None else of_all.get(site, Presence(connection="never"))
 
 
-def _doing(site: str, at_work: Mapping[str, Standing]) -> Iterator[dict[str, Any]]:
-    """What a site does in each run that is at work."""
-    for run, now in at_work.items():
-        if site in now.sites:
-            kind, note = now.sites[site]
-            yield {"run": run, "kind": kind, "note": note, "round": now.round}
+def _doing(site: Mapping[str, Any], at_work: Mapping[str, LiveRun]) -> Iterator[dict[str, Any]]:
+    """What a site does of itself, and in each run that is at work.
+
+    `state` is its own word while it is connected, "awaited" where it has yet to answer a round and has not told more;
+    without one, `kind` and `note` are what was heard of it last. `run` is empty where it tells of none at work here.
+    """
+    says = site["status"] if site["connection"] == "online" else None  # else it is of long ago
+    state, work = (says["state"], says["work"]) if says else ("idle", None)
+    worked = work["run"] if work is not None and state not in ("paused", "silent") else None
+    nothing = {"run": "", "round": None, "state": None, "percent": None, "kind": None, "note": ""}
+    if state != "idle" and worked not in at_work:
+        yield {**nothing, "state": state}
+    for run, live in at_work.items():
+        now = live.standing
+        kind, note = now.sites.get(site["name"], (None, ""))
+        found = {**nothing, "run": run, "round": now.round}
+        if run == worked:
+            yield {**found, "state": state, "percent": work["percent"]}
+        elif kind != "waiting" and site["name"] in live.awaited():
+            yield {**found, "state": "awaited"}
+        elif kind is not None:
+            yield {**found, "kind": kind, "note": note}
 
 
 def sees(person: Person, row: RunRow) -> bool:

@@ -2,6 +2,7 @@
 
 import re
 import string
+import time
 import tomllib
 
 import pyotp
@@ -11,10 +12,11 @@ import sqlalchemy as sa
 from fedward_common import pki
 from fedward_common.audit import entries
 from fedward_common.joining import Invitation
-from fedward_common.site_messages import Gpu, SiteStatus
+from fedward_common.site_messages import Gpu, SiteState, SiteStatus, Work
 from fedward_server.dashboard.texts import FOLDER, LANGUAGES, chosen, texts
-from fedward_server.events import RunEvent
+from fedward_server.events import EventKind, RunEvent
 from fedward_server.journal import Journal
+from fedward_server.live import LOOK_S
 from fedward_server.people import Role
 from fedward_server.statuses import Statuses
 from fedward_server.testing import PASSWORD, Ground, Person
@@ -208,6 +210,51 @@ def test_what_the_overview_tells_programs(ground: Ground, ada: Person) -> None:
         {"what": "run_waits", "site": "north", "run": "run-1", "why": "waits for north's approval"}
     ]
     assert found["runs"][0]["status"] == "running"
+
+
+def does(person: Person) -> dict[str, str]:
+    """What each site does, as the overview shows it."""
+    rows = re.findall(
+        r'<tr><th scope="row">(\w+)</th>.*?<td>.*?</td>\s*<td>(.*?)</td></tr>', person.sees("/"), re.DOTALL
+    )
+    return {site: " ".join(re.sub(r"<[^>]+>", " ", cell).split()) for site, cell in rows}
+
+
+def test_what_each_site_does_now(ground: Ground, ada: Person) -> None:
+    ground.started("run-1", "north", "south")
+
+    def tells(kind: EventKind, number: int, site: str = "") -> None:
+        Journal(ground.hub.runs / "run-1")(RunEvent(kind=kind, run="run-1", round=number, rounds=3, site=site))
+
+    def says(state: SiteState, work: Work | None = None) -> None:
+        status = SiteStatus(fedward="0.1.0", state=state, spool_free_gib=3, cache_free_gib=70, work=work)
+        Statuses(ground.store).tell("north", status)
+
+    def shows(north: str, south: str) -> None:
+        time.sleep(LOOK_S)
+        assert does(ada) == {"north": north, "south": south}
+
+    shows("nothing", "nothing")
+    says("preparing", Work(run="run-1", round=0))  # before the hub has heard of it
+    shows("prepares its data run-1", "nothing")
+    for site in ("north", "south"):
+        tells("prepared", 0, site)
+    says("idle")
+    shows("is ready run-1", "is ready run-1")
+    tells("round", 1)
+    shows("its update is awaited run-1", "its update is awaited run-1")
+    says("training", Work(run="run-1", round=1, percent=40))
+    tells("answered", 1, "south")
+    shows("trains: 40 % run-1", "has answered run-1")
+    says("idle")
+    tells("answered", 1, "north")
+    tells("aggregated", 1)
+    tells("round", 2)
+    shows("its update is awaited run-1", "its update is awaited run-1")
+    says("paused")
+    shows("paused by its steward its update is awaited run-1", "its update is awaited run-1")
+    says("evaluating", Work(run="another-hubs", round=0))
+    shows("evaluates its update is awaited run-1", "its update is awaited run-1")
 
 
 def test_what_others_wrote_is_text(ground: Ground, ada: Person) -> None:
