@@ -12,6 +12,7 @@ nginx reads all of it when it is told to; until then, and when something in it i
 import hashlib
 import os
 import pwd
+import re
 import shutil
 import signal
 import ssl
@@ -84,6 +85,7 @@ class Gateway:
             superlink=self.hub.port,
             chunk_bytes=CHUNK_BYTES,
             dashboard=pages.listen if pages else "",
+            http2_alone=_has_http2_directive(),
             dashboard_certificate=(pages.certificate if pages else "") or f"../keys/{self.hub.dashboard_pem.name}",
             dashboard_key=(pages.key if pages else "") or f"../keys/{self.hub.dashboard_pem.name}",
             listen=settings_of(self.hub).listen,
@@ -112,7 +114,7 @@ class Gateway:
 
     def command(self, *more: str) -> list[str]:
         """What starts nginx, in the hub's folder. Raises SettingsError where it is not installed."""
-        program = shutil.which("nginx", path=_SEARCHED)
+        program = _program()
         if program is None:
             raise SettingsError("nginx is not installed, which is the hub's gateway: sudo apt-get install nginx-light")
         return [program, "-p", str(self.hub.folder), "-e", "stderr", "-c", f"{FOLDER}/nginx.conf", *more]
@@ -203,6 +205,19 @@ def node_header(node_key: str) -> str:
     """A node key (one OpenSSH line) as Flower's nodes send it: base64 of its PEM."""
     key = pki.node_public_from_line(node_key)
     return b64encode(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).decode()
+
+
+def _program() -> str | None:
+    return shutil.which("nginx", path=_SEARCHED)
+
+
+def _has_http2_directive() -> bool:
+    """Whether nginx has `http2 on;`, since 1.25.1; before, it is a word of `listen`, of which later ones warn."""
+    if (program := _program()) is None:
+        return False
+    said = subprocess.run([program, "-v"], capture_output=True, text=True, check=False, timeout=60).stderr
+    found = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", said)
+    return found is not None and tuple(int(part) for part in found.groups()) >= (1, 25, 1)
 
 
 def _takes_more(worker: int) -> bool:

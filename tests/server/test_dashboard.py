@@ -4,6 +4,7 @@ import re
 import string
 import time
 import tomllib
+from pathlib import Path
 
 import pyotp
 import pytest
@@ -15,6 +16,7 @@ from fedward_common.joining import Invitation
 from fedward_common.site_messages import Gpu, SiteState, SiteStatus, Work
 from fedward_server.dashboard.texts import FOLDER, LANGUAGES, chosen, texts
 from fedward_server.events import EventKind, RunEvent
+from fedward_server.gateway import Gateway
 from fedward_server.journal import Journal
 from fedward_server.live import LOOK_S
 from fedward_server.people import Role
@@ -280,6 +282,21 @@ def test_what_fails_at_the_hub_is_a_sentence(ground: Ground, ada: Person) -> Non
     assert "the hub&#39;s database failed (no such table: runs)" in answer.text
     answer = ada.browser.get("/api/v1/runs")
     assert answer.json()["error"].startswith("the hub's database failed (no such table: runs)")
+
+
+@pytest.mark.parametrize(("version", "words"), [("1.22.1", " ssl http2;"), ("1.26.3", " ssl;")])
+def test_pages_that_stay_open_do_not_share_six_connections(
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, words: str
+) -> None:
+    nginx = tmp_path / "bin" / "nginx"  # of Debian 12 or 13, which say it each in its own way
+    nginx.parent.mkdir()
+    nginx.write_text(f"#!/bin/sh\necho nginx version: nginx/{version} >&2\n")
+    nginx.chmod(0o755)
+    monkeypatch.setattr("fedward_server.gateway._SEARCHED", str(nginx.parent))
+    Gateway(ground.hub).write(ground.store)
+    pages = (Gateway(ground.hub).folder / "nginx.conf").read_text().partition("# People: ")[2]
+    assert f":8444{words}" in pages
+    assert ("http2 on;" in pages) == (version == "1.26.3")
 
 
 # Languages -----------------------------------------------------------------------------------------------------------
