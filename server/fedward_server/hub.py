@@ -235,6 +235,10 @@ class Hub:
         """The process of its `fedward hub up`, None where it is not up."""
         return holder(self.lock)
 
+    def without_folder(self, words: str) -> str:
+        """A sentence, without where on its machine the hub lies."""
+        return words.replace(f"{self.folder}/", "").replace(str(self.folder), "HUB")
+
     # Certificate and card --------------------------------------------------------------------------------------------
 
     def certificate_ends(self) -> datetime:

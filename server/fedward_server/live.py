@@ -9,7 +9,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -64,6 +64,7 @@ class LiveRun:
     standing: Standing = field(default_factory=Standing)
     rounds: dict[int, Round] = field(default_factory=dict)
     log: "deque[tuple[int, RunEvent]]" = field(default_factory=lambda: deque(maxlen=LOGGED))  # with their versions
+    halted: float | None = None  # since when nothing works on it, in seconds since 1970
     _left_out: set[str] = field(default_factory=set)  # sites of which nothing is asked any more
     _training: list[str] | None = None  # sites that train
     _tail: Tail | None = None
@@ -130,7 +131,12 @@ class LiveRun:
 
     def _take(self, event: RunEvent) -> int:
         """Go on by an event; the round that it changes."""
+        event = replace(event, note=self.hub.without_folder(event.note))
         self.standing.take(event)
+        if event.kind in ("died", "interrupted", "failed", "stopped"):
+            self.halted = _seconds(event)
+        elif event.kind == "round":
+            self.halted = None
         if event.kind not in _ROUTINE:
             self.log.append((self.version + 1, event))
         if event.kind == "left-out":
@@ -220,9 +226,10 @@ class LiveRun:
             "status": row.status,
             "paused": self.paused,
             "kind": now.kind,
-            "reason": row.reason if person.role != "steward" else None,  # it may name other sites
+            "reason": reason_for(person, row, self.hub),
             "started": row.started,
             "ended": row.ended,
+            "halted": self.halted,
             "round": now.round,
             "of": now.rounds,
             "awaited": [name for name in awaited if person.sees(name)],
@@ -247,7 +254,9 @@ class LiveRun:
     def _state_of(self, site: str) -> list[str | int | None]:
         """What was heard of it last, why, its steward's answer, and how far its training is, in percent."""
         kind, note = self.standing.sites.get(site, ("", ""))
-        return [kind, note, self.approvals.get(site), self.percents.get(site)]
+        # a hub without a gateway is told nothing of approvals
+        untold: ApprovalState | None = "awaiting" if self.hub.gateway is not None and self.row.unfinished else None
+        return [kind, note, self.approvals.get(site, untold), self.percents.get(site)]
 
 
 def _round(held: Round, person: Person) -> list[Any]:
@@ -268,6 +277,11 @@ def _pools(person: Person, known: Mapping[str, float]) -> bool:
     A site whose part is not known, or not yet, does not count: of one other the figure would be that one's.
     """
     return person.role != "steward" or len({*known} - {person.site}) > 1
+
+
+def reason_for(person: Person, row: RunRow, hub: Hub) -> str | None:
+    """Why a run ended: not for a steward, because it may name other sites."""
+    return None if row.reason is None or person.role == "steward" else hub.without_folder(row.reason)
 
 
 def _short(value: float) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from fedward_server.enrolment import Presence
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining
-from fedward_server.live import LiveRun, LiveRuns
+from fedward_server.live import LiveRun, LiveRuns, reason_for
 from fedward_server.people import Person
 from fedward_server.statuses import Statuses, described
 from fedward_server.store import RunRow, Store
@@ -67,7 +67,7 @@ class Overview:
             return
         lately = (datetime.now(UTC) - FAILED_SHOWN).isoformat()
         for row in self.store.newest(SHOWN_RUNS, statuses=("failed",), ended_since=lately):
-            yield {"what": "run_failed", "site": "", "run": row.run, "why": row.reason or ""}
+            yield {"what": "run_failed", "site": "", "run": row.run, "why": reason_for(person, row, self.hub) or ""}
 
 
 def _presence(site: str, of_all: Mapping[str, Presence] | None) -> Presence | None:

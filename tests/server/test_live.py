@@ -225,14 +225,34 @@ def test_stewards_answers_and_how_far_a_training_is(ground: Ground, run: LiveRun
     digest = run.row.study_digest
     Approvals(ground.store).tell("north", [Approval(digest=digest, state="awaiting", time=datetime.now(UTC))])
     version = run.look()
-    assert run.state(AUDITOR)["states"] == [["", "", "awaiting", None], ["", "", None, None]]
+    assert run.state(AUDITOR)["states"] == [
+        ["", "", "awaiting", None],
+        ["", "", "awaiting", None],
+    ]  # or has told nothing yet
     assert run.look() == version
     work = Work(run=RUN, round=1, percent=40)
     status = SiteStatus(fedward="0.1.0", state="training", spool_free_gib=1, cache_free_gib=1, work=work)
     Statuses(ground.store).tell("south", status)
     assert run.look() == version + 1
-    assert run.state(AUDITOR)["states"][1] == ["", "", None, 40]
+    assert run.state(AUDITOR)["states"][1] == ["", "", "awaiting", 40]
     assert run.state(STEWARD)["states"] == [["", "", "awaiting", None]]
+    ground.store.finish_run(RUN, "stopped", None, "it was stopped")
+    run.look()
+    assert run.state(AUDITOR)["states"][1] == ["", "", None, None]  # nobody waits for an answer any more
+
+
+def test_since_when_nothing_works_on_a_run(ground: Ground, run: LiveRun) -> None:
+    told(ground, "round", 1)
+    run.look()
+    assert run.state(AUDITOR)["halted"] is None
+    told(ground, "died", 0, note="the SuperLink died")
+    run.look()
+    for person in (AUDITOR, STEWARD):
+        assert run.state(person)["halted"] >= run.state(person)["rounds"][0][1]
+    told(ground, "resumed", 0)
+    told(ground, "round", 1)
+    run.look()
+    assert run.state(AUDITOR)["halted"] is None
 
 
 def merged(seen: dict[str, Any], news: dict[str, Any]) -> dict[str, Any]:

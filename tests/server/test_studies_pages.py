@@ -1,7 +1,9 @@
 """The pages of studies and runs, and their API: who may do what, what is refused and why, many runs."""
 
 import asyncio
+import hashlib
 import json
+import re
 import threading
 import time
 
@@ -10,12 +12,14 @@ import pytest
 import sqlalchemy as sa
 
 from fedward_common.study import template_names, template_path
-from fedward_server import pausing
+from fedward_common.testing import tiny_study
+from fedward_server import pausing, runs
 from fedward_server.api.people import runs as runs_api
 from fedward_server.events import RunEvent
 from fedward_server.journal import Journal
 from fedward_server.people import Role
 from fedward_server.store import METADATA
+from fedward_server.surveys import ASKED, Survey
 from fedward_server.testing import Ground, Person
 
 TEMPLATE = template_path("breast-ultrasound").read_text("utf-8")
@@ -178,6 +182,50 @@ def test_stopping_asks_twice(ground: Ground, ivy: Person) -> None:
     assert status == 409
     assert "Tick that you want to stop the run." in page
     assert ground.store.run(RUN).status == "running"
+
+
+def test_which_study_a_run_does(ground: Ground, ivy: Person) -> None:
+    study = ground.started(RUN, "north", "south")
+    assert study.digest in ivy.sees(f"/runs/{RUN}")
+    path = f"/api/v1/runs/{RUN}/study"
+    assert f'href="{path}"' in ivy.sees(f"/runs/{RUN}")
+    found = ivy.browser.get(path).content
+    assert found == study.canonical_json()
+    assert hashlib.sha256(found).hexdigest() == study.digest
+    ground.started("of-south", "south")
+    sten = ground.person("sten", "steward", "north")
+    assert sten.browser.get(path).content == found  # his site was sent it
+    assert sten.browser.get("/api/v1/runs/of-south/study").status_code == 404
+
+
+def test_a_study_without_a_title_is_called_by_its_id(ground: Ground, ivy: Person) -> None:
+    study = tiny_study(study={"title": ""})
+    ground.started(RUN, "north", "south", study=study)
+    assert f'<a href="/runs/{RUN}">{study.study.id}</a>' in ivy.sees("/studies")
+    assert f"<h1>{study.study.id}</h1>" in ivy.sees(f"/runs/{RUN}")
+    _, page = ivy.sends(
+        "/studies/check", study=re.sub("title = .*", "", TEMPLATE).replace("min_sites = 3", "min_sites = 2")
+    )
+    assert "“breast-ultrasound”" in page
+
+
+def test_a_run_that_asks_for_statistics_cannot_be_paused(ground: Ground, ivy: Person) -> None:
+    ground.started(RUN, "north", "south")
+    assert f"/runs/{RUN}/pause" in ivy.sees(f"/runs/{RUN}")
+    Survey().write(ground.hub.runs / RUN / ASKED)
+    page = ivy.sees(f"/runs/{RUN}")
+    assert "This run asks hospitals for statistics" in page
+    assert f"/runs/{RUN}/pause" not in page
+    assert f"/runs/{RUN}/stop" in page
+
+
+def test_why_a_run_failed_tells_no_path_of_the_hub(ground: Ground, ivy: Person) -> None:
+    ground.started(RUN, "north", "south")
+    runs.end_run(ground.hub, ground.store, RUN, "failed", f"{ground.hub.runs}/{RUN} cannot be written")
+    for path in ("/", f"/api/v1/runs/{RUN}", "/api/v1/runs"):
+        text = ivy.sees(path)
+        assert f"runs/{RUN} cannot be written" in text
+        assert str(ground.hub.folder) not in text, path
 
 
 def test_what_a_study_says_is_text(ground: Ground, ivy: Person) -> None:

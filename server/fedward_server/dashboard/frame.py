@@ -111,7 +111,7 @@ class Frame:
 
     def words(self, error: FedwardError) -> str:
         """What went wrong, without where on its machine the hub lies."""
-        return str(error).replace(f"{self.hub.folder}/", "").replace(str(self.hub.folder), "HUB")
+        return self.hub.without_folder(str(error))
 
     def language(self, request: Request) -> str:
         """The language of whoever asks."""

@@ -16,6 +16,7 @@ from fedward_server.people import STARTERS, Session
 from fedward_server.result import FILE
 from fedward_server.runs import WAIT_S
 from fedward_server.store import RunRow
+from fedward_server.surveys import ASKED
 
 ACTIONS = {  # what may be done with a run that is …
     "running": ("pause", "stop"),
@@ -63,7 +64,7 @@ class RunPage:
 
     def _page(self, request: Request, session: Session, row: RunRow, status: int = 200, **said: Any) -> Response:
         live = self.frame.live.of(row)
-        study = live.row.study_json
+        study, surveys = live.row.study_json, (live.folder / ASKED).exists()
         words = texts(self.frame.language(request))
         return self.frame.render(
             request,
@@ -73,8 +74,11 @@ class RunPage:
             row=live.row,
             study=study,
             shown=live.shown,
-            actions=ACTIONS[live.shown] if session.person.starts else (),
-            events=f"{PATH}/runs/{row.run}/events",
+            surveys=surveys,
+            actions=[each for each in ACTIONS[live.shown] if not (surveys and each == "pause")]
+            if session.person.starts
+            else (),
+            api=f"{PATH}/runs/{row.run}",
             measure=words[f"measure_{study['evaluation']['primary']}"],
             has_results=(live.folder / FILE).exists(),
             words={key: text for key, text in words.items() if key.startswith(("approval_", "kind_", "live_"))}

@@ -103,7 +103,7 @@ class StudiesPage:
         return {
             "run": row.run,
             "study": row.study_id,
-            "title": row.study_json["study"]["title"],
+            "title": row.study_json["study"]["title"] or row.study_id,
             "status": row.status if live is None else live.shown,
             "started": row.started,
             "round": None if live is None else live.standing.round,

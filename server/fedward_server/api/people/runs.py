@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Literal
 
+import rfc8785
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,7 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from fedward_common.study import template_names, template_path
 from fedward_server import studies
 from fedward_server.api.people.guard import Guard
-from fedward_server.live import LOOK_S, LiveRun
+from fedward_server.hub import Hub
+from fedward_server.live import LOOK_S, LiveRun, reason_for
 from fedward_server.overview import sees
 from fedward_server.people import STARTERS, Person
 from fedward_server.runs import WAIT_S
@@ -95,7 +97,7 @@ def router(guard: Guard) -> APIRouter:
         """The runs that were started last, newest first; `before`, a run's id, pages on; `words` are of an id."""
         statuses = () if status is None else (status,)
         rows = frame.store.newest(many, before=before, site=person.site, statuses=statuses, words=words)
-        return [_told(person, summary(frame.hub, row)) for row in rows if sees(person, row)]
+        return [_told(person, row, frame.hub) for row in rows if sees(person, row)]
 
     @routes.post("/runs", status_code=201)
     def start(wanted: Wanted, person: Starter) -> dict[str, Any]:
@@ -109,6 +111,11 @@ def router(guard: Guard) -> APIRouter:
     def run(row: Visible, person: Anybody) -> Response:
         """How a run stands: its rounds, each site's part in them, who is waited for, what happened."""
         return Response(frame.live.of(row).text(person), media_type="application/json")
+
+    @routes.get("/runs/{run}/study")
+    def study(row: Visible) -> Response:
+        """The study that it does, as its digest is of it and as each of its sites is sent it: with all sites' names."""
+        return Response(rfc8785.dumps(row.study_json), media_type="application/json")
 
     @routes.post("/runs/{run}/{action}", status_code=202)
     def act(action: Action, row: Visible, person: Starter, wait_s: Wait = WAIT_S) -> dict[str, Any]:
@@ -156,6 +163,6 @@ async def _events(live: LiveRun, person: Person, goes_on: Callable[[], bool]) ->
         await asyncio.sleep(LOOK_S)
 
 
-def _told(person: Person, run: dict[str, Any]) -> dict[str, Any]:
-    """What a person may know of a run in a list: a reason may name other sites, a path is the hub's."""
-    return {**run, "reason": run["reason"] if person.role != "steward" else None, "figures": None}
+def _told(person: Person, row: RunRow, hub: Hub) -> dict[str, Any]:
+    """What a person may know of a run in a list."""
+    return {**summary(hub, row), "reason": reason_for(person, row, hub), "figures": None}
