@@ -12,8 +12,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -26,15 +26,16 @@ from safetensors.numpy import load_file
 
 from fedward_common.records import Arrays, model_sha256
 from fedward_common.site_messages import Approval, ApprovalState
-from fedward_common.study import SiteEntry, load, resolved, template_path
+from fedward_common.study import SiteEntry, StudySpec, load, resolved, template_path
 from fedward_common.testing import FakeSite, tiny_study
-from fedward_server import control, testing
+from fedward_server import control, pausing, testing
 from fedward_server.approvals import Approvals
 from fedward_server.dashboard.texts import texts
 from fedward_server.events import EventKind, RunEvent
 from fedward_server.gateway import Gateway
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining
+from fedward_server.journal import FILE as EVENTS
 from fedward_server.journal import Journal
 from fedward_server.models import Registry, keep_start
 from fedward_server.people import People, Role
@@ -229,8 +230,19 @@ def test_the_overview_keeps_itself_up_to_date(ground: Ground) -> None:
         check=True,
     )
     ground.asks("east", json.loads(done.stdout)["code"])
-    page.locator(".needs").get_by_text("east").wait_for(timeout=10_000)  # without a click
+    page.locator(".needs").get_by_text("east", exact=True).wait_for(timeout=10_000)  # without a click
     visit.is_fine("overview")
+    link = page.locator(".needs li").filter(has_text="east").get_by_role("link")
+    link.focus()
+    with ground.hub.store() as store:
+        testing.Ground(ground.hub, store, ground.folder).asks("fareast")
+    page.locator(".needs").get_by_text("fareast").wait_for(timeout=10_000)
+    assert link.first.evaluate("link => link === document.activeElement")  # he goes on where he is
+    visit.context.set_offline(True)
+    page.locator("#lost").wait_for()
+    visit.context.set_offline(False)
+    page.locator("#lost").wait_for(state="hidden")
+    visit.complaints.clear()  # of the network
     visit.opens("sites")
     assert page.get_by_role("button", name=visit.says("approve")).count() == 0  # he looks, and does nothing
     visit.is_fine("sites")
@@ -340,6 +352,113 @@ def test_a_run_is_drawn_as_it_goes_on(ground: Ground) -> None:
         page.locator("#status").get_by_text("failed").wait_for()  # the page looks anew what can be done
         page.get_by_text("too few sites are left").first.wait_for()
         visit.close()
+
+
+def watched_run(ground: Ground, run: str, *events: RunEvent) -> StudySpec:
+    """A run of four sites, of which the last only evaluates; its study."""
+    names = ("lake", "moor", "north", "valley")
+    sites = [SiteEntry(name=name, role="evaluate" if name == names[-1] else "train") for name in names]
+    study = resolved(load(template_path("breast-ultrasound")), sites=sites)
+    folder = ground.hub.runs / run
+    folder.mkdir()
+    (folder / EVENTS).write_text("".join(f"{json.dumps(asdict(event))}\n" for event in events))
+    with ground.hub.store() as store:
+        store.start_run(run, study.study.id, study.digest, study.canonical_json().decode(), "embedded")
+    return study
+
+
+def test_the_timeline_shows_who_works_over_a_night_in_which_nobody_did(ground: Ground) -> None:
+    ground.person("nell", "auditor")
+    now, run = datetime.now(UTC), "overnight"
+
+    def at(kind: EventKind, number: int, ago_s: float, site: str = "") -> RunEvent:
+        time = (now - timedelta(seconds=ago_s)).isoformat()
+        return RunEvent(kind=kind, run=run, round=number, rounds=5, site=site, time=time)
+
+    events = []
+    for number, ago_s in enumerate((50_000, 49_900, 300), start=1):
+        events += [at("round", number, ago_s)]
+        events += [at("answered", number, ago_s - 90, site) for site in ("lake", "moor", "north")]
+        events += [at("aggregated", number, ago_s - 100)]
+    watched_run(ground, run, *events, at("round", 4, 100), *(at("answered", 4, 80, site) for site in ("lake", "moor")))
+    visit = Visit(ground)
+    page = visit.logs_in("nell")
+    page.goto(f"{ground.url}/runs/{run}")
+    page.get_by_text("Round 4 waits for north.").wait_for()
+    lake, _moor, north, valley = page.locator("#timeline").evaluate(
+        """canvas => [0, 1, 2, 3].map((row) => {
+             const [left, y] = [130, 22 + 24 * (row + 0.5)];
+             const line = canvas.getContext("2d").getImageData(left, y, canvas.width - left, 1).data;
+             const pixels = Array.from({ length: line.length / 4 }, (_, at) => line.slice(4 * at, 4 * at + 4).join());
+             const rule = getComputedStyle(document.documentElement).getPropertyValue("--rule").trim();
+             const pen = new OffscreenCanvas(1, 1).getContext("2d");
+             pen.fillStyle = rule;
+             pen.fillRect(0, 0, 1, 1);
+             const waits = pen.getImageData(0, 0, 1, 1).data.join();
+             return pixels.filter((each) => each !== waits && each !== "0,0,0,0").length / pixels.length;
+           })"""
+    )
+    assert 0.65 < lake < 0.75  # of four rounds, as long: it trained for 90, 90, 90 and 20 seconds in 100
+    assert 0.85 < north < 0.95  # and works
+    assert valley == 0  # it trains nothing
+    visit.close()
+
+
+def test_run_pages_that_stay_open_leave_room_for_others(ground: Ground) -> None:
+    ground.person("tabitha", "auditor")
+    run = "in-many-tabs"
+    study = watched_run(ground, run)
+    visit = Visit(ground)
+    page = visit.logs_in("tabitha")
+    tabs = [visit.context.new_page() for _ in range(7)]  # HTTP/1.1 has six connections
+    for tab in tabs:
+        tab.goto(f"{ground.url}/runs/{run}")
+        tab.locator("#sites tr").first.wait_for()
+    visit.opens("sites")
+    page.get_by_role("heading", name="Sites", exact=True).first.wait_for()
+
+    def looks(hidden: bool) -> None:
+        """As if the tab were covered, which a browser without a head does not say."""
+        tabs[0].evaluate(
+            """hidden => {
+                 Object.defineProperty(document, "hidden", { configurable: true, value: hidden });
+                 document.dispatchEvent(new Event("visibilitychange"));
+               }""",
+            hidden,
+        )
+
+    looks(hidden=True)
+    Journal(ground.hub.runs / run)(RunEvent(kind="round", run=run, round=1, rounds=study.rounds))
+    for tab in tabs[1:]:
+        tab.get_by_text("Round 1 waits for lake, moor, north.").wait_for()
+    assert not tabs[0].get_by_text("Round 1 waits").is_visible()  # nobody looks
+    looks(hidden=False)
+    tabs[0].get_by_text("Round 1 waits for lake, moor, north.").wait_for()
+    visit.close()
+
+
+@pytest.mark.long
+def test_a_runs_page_follows_what_others_do_with_it(ground: Ground) -> None:
+    ground.person("ola", "operator")
+    run = "of-others"
+    watched_run(ground, run)
+    visit = Visit(ground)
+    page = visit.logs_in("ola")
+    page.goto(f"{ground.url}/runs/{run}")
+    page.locator("form[action$=stop]").evaluate("form => form.submit()")  # without the tick: refused
+    visit.reads("tick_to_stop")
+    page.locator("#sites tr").first.wait_for()
+    pausing.pause(ground.hub.runs / run)
+    page.get_by_role("button", name=visit.says("do_resume")).wait_for()
+    with ground.hub.store() as store:
+        store.finish_run(run, "failed", None, "too few sites are left")
+        page.locator("#status").get_by_text(visit.says("failed")).wait_for()
+        pausing.go_on(ground.hub.runs / run)
+        assert store.go_on(run, "failed")
+        page.locator("#status").get_by_text(visit.says("running")).wait_for(timeout=10_000)
+        page.get_by_role("button", name=visit.says("do_pause")).wait_for()
+        store.finish_run(run, "stopped", None, "it was stopped")
+    visit.close()
 
 
 @pytest.mark.long

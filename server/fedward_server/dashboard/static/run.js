@@ -7,6 +7,8 @@ const state = { sites: [], rounds: [], answered: [], loss: [], primary: [], refu
 const [NUMBER, BEGAN, ENDED, LOSS, PRIMARY, UP, DOWN, NOTE] = [0, 1, 2, 3, 4, 5, 6, 7]; // of a round
 const MANY_SITES = 12; // more than these are drawn alike, without a legend
 const MIB = 2 ** 20;
+const LOGGED = 100; // lines that are shown of what happened
+const GAP = 0.02; // the longest pause between two rounds on the timeline, as a share of all rounds
 let last = 20; // rounds that the timeline shows; 0: all
 let late = 0; // seconds by which this machine's clock is ahead of the hub's
 
@@ -17,8 +19,15 @@ const short = (value, digits = 3) => (value === null || value === undefined ? ""
 
 // Following ----------------------------------------------------------------------------------------------------------
 
+let events = null;
+let again = 0; // a timer
+
+// Only while somebody looks: a person has few streams at a time.
 function follow() {
-  const events = new EventSource(root.dataset.events);
+  events?.close();
+  clearTimeout(again);
+  if (document.hidden || state.status === "finished") return;
+  events = new EventSource(root.dataset.events);
   events.onmessage = (message) => {
     at("lost").hidden = true;
     take(JSON.parse(message.data));
@@ -26,14 +35,31 @@ function follow() {
   events.addEventListener("clock", (message) => {
     late = Date.now() / 1000 - Number(message.data);
   });
-  events.addEventListener("over", () => events.close());
+  events.addEventListener("over", () => {
+    events.close();
+    if (state.status !== "finished") again = setTimeout(lookWhetherResumed, 4000);
+  });
   events.onerror = async () => {
     at("lost").hidden = false;
     if (events.readyState !== EventSource.CLOSED) return; // it tries again by itself
-    const session = await fetch("/api/v1/session", { headers: { "hx-request": "true" } }).catch(() => null);
-    if (session && session.status === 401) location.assign("/login?over=1");
-    else setTimeout(follow, 2000);
+    await ask("/api/v1/session");
+    again = setTimeout(follow, 2000);
   };
+}
+
+// The answer, or nothing where there is none; whoever has to log in again is sent there.
+async function ask(path) {
+  const answer = await fetch(path, { headers: { "hx-request": "true" } }).catch(() => null);
+  if (answer?.status === 401) location.assign("/login?over=1");
+  return answer?.ok ? answer.json() : null;
+}
+
+// A run that failed or was stopped may be resumed by somebody else.
+async function lookWhetherResumed() {
+  const runs = await ask(`/api/v1/runs?many=100&words=${state.run}`);
+  const now = runs?.find((run) => run.run === state.run);
+  if (now && now.status !== state.status) follow();
+  else if (!document.hidden) again = setTimeout(lookWhetherResumed, 4000);
 }
 
 // What came: everything, or what is new since the last.
@@ -44,7 +70,7 @@ function take(news) {
   const kept = news.whole ? [] : state.refused.filter(([number]) => number < from);
   for (const name of rows) state[name] = [...state[name].slice(0, first), ...news[name]];
   state.refused = [...kept, ...news.refused];
-  state.log = news.whole ? news.log : [...state.log, ...news.log];
+  state.log = [...(news.whole ? [] : state.log), ...news.log].slice(-LOGGED);
   const { rounds, answered, loss, primary, refused, log, ...now } = news;
   Object.assign(state, now);
   draw();
@@ -81,13 +107,14 @@ function tell() {
     root.dataset.status = shown;
     at("status").textContent = words[shown];
     // other things can be done with it now
-    htmx.ajax("GET", location.pathname, { target: "#actions", select: "#actions", swap: "outerHTML" });
+    htmx.ajax("GET", `/runs/${state.run}`, { target: "#actions", select: "#actions", swap: "outerHTML" });
   }
   at("round").textContent = `${state.round} / ${state.of}`;
   at("stage").textContent = state.rounds.at(-1)?.[NOTE] ?? "";
   const scored = state.rounds.filter((round) => round[PRIMARY] !== null);
   at("figure").textContent = scored.length ? short(scored.at(-1)[PRIMARY]) : "–";
-  at("now").textContent = waitsFor();
+  const now = waitsFor();
+  if (at("now").textContent !== now) at("now").textContent = now; // it is read out
   at("reason").textContent = state.reason ?? "";
   at("reason").hidden = !state.reason;
 }
@@ -130,14 +157,22 @@ function drawTimeline() {
     state.sites.forEach((name, index) => pen.fillText(name, 0, 22 + row * (index + 0.5), left - 8));
   }
   if (!rounds.length) return;
-  const now = state.ended ? Date.parse(state.ended) / 1000 : Date.now() / 1000 - late;
-  const end = Math.max(rounds.at(-1)[ENDED] ?? now, rounds[0][BEGAN] + 1);
-  const x = (time) => left + ((time - rounds[0][BEGAN]) / (end - rounds[0][BEGAN])) * (width - left - 4);
+  const now = state.halted ?? (state.ended ? Date.parse(state.ended) / 1000 : Date.now() / 1000 - late);
+  const lengths = rounds.map((round) => (round[ENDED] ?? now) - round[BEGAN]);
+  const working = lengths.reduce((sum, each) => sum + each, 0);
+  const starts = [0]; // of each round on the axis, in seconds; a night in which the run was paused takes little of it
+  rounds.slice(1).forEach((round, index) => {
+    const pause = Math.max(round[BEGAN] - rounds[index][BEGAN] - lengths[index], 0);
+    starts.push(starts[index] + lengths[index] + Math.min(pause, GAP * working));
+  });
+  const whole = Math.max(starts.at(-1) + lengths.at(-1), 1);
+  const x = (index, time) => left + ((starts[index] + time - rounds[index][BEGAN]) / whole) * (width - left - 4);
   const refused = new Set(state.refused.map(([number, site]) => `${number} ${site}`));
+  const awaited = new Set(state.awaited);
   const [work, wait, bad] = [colour("accent"), colour("rule"), colour("bad")];
   let free = 0;
   rounds.forEach((round, index) => {
-    const [begins, ends] = [x(round[BEGAN]), x(round[ENDED] ?? now)];
+    const [begins, ends] = [x(index, round[BEGAN]), x(index, round[ENDED] ?? now)];
     if (begins > free) {
       pen.fillStyle = ink;
       pen.fillText(round[NUMBER], begins, 10);
@@ -145,13 +180,14 @@ function drawTimeline() {
     }
     state.answered[first + index].forEach((seconds, site) => {
       const top = 22 + row * site + row * 0.12;
-      const answered = seconds === null ? ends : Math.min(x(round[BEGAN] + seconds), ends);
+      const answered = seconds === null ? ends : Math.min(x(index, round[BEGAN] + seconds), ends);
       const out = refused.has(`${round[NUMBER]} ${state.sites[site]}`);
+      const atWork = seconds === null && round[ENDED] === null && awaited.has(state.sites[site]);
       pen.fillStyle = wait;
       pen.fillRect(answered, top, Math.max(ends - answered, 0), row * 0.76);
-      if (seconds === null && round[ENDED] !== null && !out) return; // it took no part
+      if (seconds === null && !out && !atWork) return; // it takes no part
       pen.fillStyle = out ? bad : work;
-      pen.globalAlpha = seconds === null && round[ENDED] === null ? 0.55 : 1;
+      pen.globalAlpha = atWork ? 0.55 : 1;
       pen.fillRect(begins, top, Math.max(answered - begins - 1, 0.6), row * 0.76);
       pen.globalAlpha = 1;
     });
@@ -277,7 +313,7 @@ function fillSites() {
 
 function fillLog() {
   const body = at("log");
-  const lines = state.log.slice(-100).reverse();
+  const lines = [...state.log].reverse();
   while (body.rows.length > lines.length) body.deleteRow(-1);
   lines.forEach(([time, kind, round, site, note], index) => {
     const what = [words[`kind_${kind}`] ?? kind, note].filter(Boolean).join(": ");
@@ -285,4 +321,5 @@ function fillLog() {
   });
 }
 
+document.addEventListener("visibilitychange", follow);
 follow();
