@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from fedward_common.site_messages import SiteState
 from fedward_server.enrolment import Presence
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining
@@ -81,16 +82,16 @@ def _doing(site: Mapping[str, Any], at_work: Mapping[str, LiveRun]) -> Iterator[
     without one, `kind` and `note` are what was heard of it last. `run` is empty where it tells of none at work here.
     """
     says = site["status"] if site["connection"] == "online" else None  # else it is of long ago
-    state, work = (says["state"], says["work"]) if says else ("idle", None)
-    worked = work["run"] if work is not None and state not in ("paused", "silent") else None
+    state: SiteState = says["state"] if says else "idle"
+    work = (says["work"] if says and state not in ("paused", "silent") else None) or {"run": None, "percent": None}
     nothing = {"run": "", "round": None, "state": None, "percent": None, "kind": None, "note": ""}
-    if state != "idle" and worked not in at_work:
+    if state != "idle" and work["run"] not in at_work:
         yield {**nothing, "state": state}
     for run, live in at_work.items():
         now = live.standing
         kind, note = now.sites.get(site["name"], (None, ""))
         found = {**nothing, "run": run, "round": now.round}
-        if run == worked:
+        if run == work["run"]:
             yield {**found, "state": state, "percent": work["percent"]}
         elif kind != "waiting" and site["name"] in live.awaited():
             yield {**found, "state": "awaited"}

@@ -401,6 +401,16 @@ def test_the_timeline_shows_who_works_over_a_night_in_which_nobody_did(ground: G
     assert 0.65 < lake < 0.75  # of four rounds, as long: it trained for 90, 90, 90 and 20 seconds in 100
     assert 0.85 < north < 0.95  # and works
     assert valley == 0  # it trains nothing
+    page.locator("#now").evaluate(
+        """now => {
+             window.told = 0;
+             const observer = new MutationObserver(() => (window.told += 1));
+             observer.observe(now, { childList: true, characterData: true, subtree: true });
+           }"""
+    )
+    Journal(ground.hub.runs / run)(RunEvent(kind="warning", run=run, round=4, rounds=5, note="the clocks differ"))
+    page.locator("#log").get_by_text("the clocks differ").wait_for()
+    assert page.evaluate("window.told") == 0  # what is said already is not read out again
     visit.close()
 
 

@@ -259,6 +259,19 @@ def test_what_each_site_does_now(ground: Ground, ada: Person) -> None:
     shows("evaluates its update is awaited run-1", "its update is awaited run-1")
 
 
+def test_every_time_says_of_which_zone_it_is(ground: Ground, ada: Person) -> None:
+    waits(ground, "run-1", "north")
+    ground.asks("east")
+    status = SiteStatus(fedward="0.1.0", state="idle", spool_free_gib=3, cache_free_gib=70)
+    Statuses(ground.store).tell("north", status)
+    for path, heads in (("/", 1), ("/sites", 0), ("/studies", 1)):  # with the zone in a table's head
+        page = ada.sees(path)
+        times = re.findall(r"\d{4}-\d\d-\d\d \d\d:\d\d( UTC)?", page)
+        assert times.count("") == heads == page.count("Started (UTC)"), path
+    assert len(times := re.findall(r" \d\d:\d\d UTC", ada.sees("/sites"))) == 3, times
+    assert "From the day (UTC)" in ada.sees("/audit")
+
+
 def test_what_others_wrote_is_text(ground: Ground, ada: Person) -> None:
     waits(ground, "run-1", "north")
     note = '<script>alert("x")</script>'
