@@ -11,12 +11,13 @@ named by, and only as what its message says.
 
 import secrets
 import shutil
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedward_common.bulk import Manifest, digests, parts
+from fedward_common.bulk import CHUNK_BYTES, Manifest, digests, parts
 from fedward_common.errors import RecordError
 from fedward_common.mapped_files import map_files
 from fedward_server.shelf import unwritable
@@ -124,7 +125,7 @@ def tidy(folder: Path, unfinished: Iterable[str], limit: int) -> None:
             remove_run(folder, path.name)
     for site in (bulk / "up").glob("*"):
         mark = bulk / "full" / site.name
-        if held(site) > limit:
+        if _is_full(site, limit):
             mark.parent.mkdir(exist_ok=True)
             mark.touch()
         else:
@@ -133,9 +134,25 @@ def tidy(folder: Path, unfinished: Iterable[str], limit: int) -> None:
 
 def held(folder: Path) -> int:
     """The bytes of all files below a folder."""
+    return sum(_sizes(folder))
+
+
+def _is_full(folder: Path, limit: int) -> bool:
+    """Whether a site put more than `limit` bytes there, or more files than make so many.
+
+    What travels here is longer than a chunk, so of an answer's chunks at least every second one is whole.
+    """
     total = 0
+    for number, size in enumerate(_sizes(folder), start=1):
+        total += size
+        if total > limit or number > 2 * limit // CHUNK_BYTES:
+            return True
+    return False
+
+
+def _sizes(folder: Path) -> Iterator[int]:
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError):
-            if path.is_file():
-                total += path.stat().st_size
-    return total
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode):
+                yield status.st_size

@@ -533,6 +533,22 @@ def test_a_site_that_fills_the_hub_is_stopped(ground: Ground, bulk: Bulk, north:
     wait_until(lambda: not full.exists())
 
 
+def test_a_site_that_asks_too_often_waits(ground: Ground, bulk: Bulk, north: Site) -> None:
+    name, many = bulk.offer(BLOCK[:10], 1).chunks[0], 600
+    host, _, port = ground.hub.address.rpartition(":")
+    ask = f"GET /v1/bulk/down/{RUN}/{name} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    started, answers = time.monotonic(), b""
+    with (
+        socket.create_connection((host, int(port)), timeout=30) as plain,
+        Credentials(north.link).show(ground.trust).wrap_socket(plain, server_hostname=host) as secure,
+    ):
+        secure.sendall(many * ask)
+        while answers.count(b"HTTP/1.1 200 ") < many:
+            answers += secure.recv(65536)
+            assert b"429" not in answers
+    assert time.monotonic() - started > 1.5
+
+
 def test_what_goes_around_rounds_takes_the_proxy(ground: Ground, north: Site, cutting_proxy: "Cutter") -> None:
     card = HubCard.read(north.link / "hub.json")
     with HubApi(card, Credentials(north.link).show(context(card.ca))) as around:

@@ -120,6 +120,17 @@ def test_what_runs_left_that_are_over_is_removed_and_quotas_hold(bulk: Bulk) -> 
     assert not (bulk.folder / "bulk" / "members" / "run-1").exists()
 
 
+def test_files_that_hold_nothing_fill_a_quota_too(bulk: Bulk) -> None:
+    folder, full = bulk._up("north", TRIP), bulk.folder / "bulk" / "full" / "north"
+    for number in range(20):
+        (folder / f"{number:064x}").touch()
+    tidy(bulk.folder, ["run-1"], limit=10 * CHUNK_BYTES)
+    assert not full.exists()
+    (folder / f"{20:064x}").touch()
+    tidy(bulk.folder, ["run-1"], limit=10 * CHUNK_BYTES)
+    assert full.exists()
+
+
 def test_a_disk_that_is_full_is_told(tmp_path: Path) -> None:
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "bulk").write_text("in the way")
