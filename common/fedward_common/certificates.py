@@ -20,7 +20,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from fedward_common.errors import RecordError, SettingsError
 from fedward_common.pki import UNREADABLE, private_pem
 
-_CLOCKS_DIFFER = timedelta(days=1)  # a certificate is valid at once on a machine whose clock is behind
+CLOCKS_DIFFER = timedelta(
+    days=1
+)  # a certificate begins so long before it is issued: it is valid at once on a machine whose clock is behind
 
 # Authorities ----------------------------------------------------------------------------------------------------------
 
@@ -152,7 +154,7 @@ def revocations(authority: Authority, revoked: Mapping[int, datetime], *, ends: 
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(authority.certificate.subject)
-        .last_update(now - _CLOCKS_DIFFER)
+        .last_update(now - CLOCKS_DIFFER)
         .next_update(ends)
         .add_extension(x509.CRLNumber(int(now.timestamp())), critical=False)
         .add_extension(_identifier(authority), critical=False)
@@ -278,7 +280,7 @@ def _lasting(
     end = begin + timedelta(days=days)
     if within is not None:
         end = min(end, within.certificate.not_valid_after_utc)
-    return builder.not_valid_before(begin - _CLOCKS_DIFFER if at_once else begin).not_valid_after(end)
+    return builder.not_valid_before(begin - CLOCKS_DIFFER if at_once else begin).not_valid_after(end)
 
 
 def _usage(*, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False) -> x509.KeyUsage:

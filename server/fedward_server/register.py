@@ -156,6 +156,19 @@ class Register:
         rows = self.store.rows(sa.select(_CERTIFICATES).where(_CERTIFICATES.c.serial == serial))
         return CertificateRow(**rows[0]) if rows else None
 
+    def holds(self, site: SiteRow, serial: str, issued: datetime) -> bool:
+        """Whether a certificate that this hub issued (UTC) is a site's and was not taken back.
+
+        One that is not known was issued after the backup of which the hub was restored: it counts, unless the site was
+        let in anew since.
+        """
+        row = self.certificate(serial)
+        if row is not None:
+            return row.site == site.site and row.revoked is None
+        approved = sa.and_(_INVITATIONS.c.site == site.site, _INVITATIONS.c.decision == "approved")
+        [found] = self.store.rows(sa.select(sa.func.max(_INVITATIONS.c.decided).label("last")).where(approved))
+        return issued >= datetime.fromisoformat(max(site.added, found["last"] or ""))
+
     def revoke(self, site: str, when: str) -> int:
         """Take all of a site's certificates back; how many were not yet."""
         which = sa.and_(_CERTIFICATES.c.site == site, _CERTIFICATES.c.revoked.is_(None))

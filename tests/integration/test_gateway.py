@@ -406,6 +406,22 @@ def test_a_site_that_is_forgotten_is_out_at_once_and_no_other_notices(ground: Gr
         staying.deactivate()
 
 
+def test_a_certificate_that_a_restored_hub_does_not_know_is_over_with_the_site(ground: Ground, tmp_path: Path) -> None:
+    path = "/v1/site/certificate"
+    stolen = tmp_path / "tls.pem"
+    stolen.write_bytes(tls_of(ground.joins("restored")).read_bytes())
+    long_ago = "2020-01-01T00:00:00+00:00"
+    with ground.hub.store() as store, store.writing() as connection:
+        connection.exec_driver_sql("DELETE FROM certificates WHERE site = 'restored'")
+        connection.exec_driver_sql("UPDATE invitations SET decided = ? WHERE site = 'restored'", (long_ago,))
+        connection.exec_driver_sql("UPDATE sites SET added = ? WHERE site = 'restored'", (long_ago,))
+    assert ground.status(path, stolen) == 400  # let through; the body is none
+    control.shut_out(ground.hub, "restored")
+    (ground.folder / "restored").rename(tmp_path / "lost")
+    assert ground.status(path, tls_of(ground.joins("restored"))) == 400
+    assert ground.status(path, stolen) == REFUSED
+
+
 def test_a_request_that_is_at_work_is_not_cut_by_a_new_site(ground: Ground, north: Site) -> None:
     trust = Credentials(north.link).show(ground.trust)
     host, _, port = ground.hub.address.rpartition(":")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -14,6 +15,8 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from fedward_common import __version__, cli
+from fedward_common.certificates import CLOCKS_DIFFER
+from fedward_common.errors import SettingsError
 from fedward_common.site_messages import (
     APPROVALS,
     STATUS,
@@ -28,10 +31,11 @@ from fedward_common.site_messages import (
 from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
 from fedward_server.api.app import make_app
-from fedward_server.api.site_routes import SERIAL_HEADER, SITE_HEADER
+from fedward_server.api.site_routes import SERIAL_HEADER, SITE_HEADER, START_HEADER
 from fedward_server.approvals import Approvals
 from fedward_server.events import EventKind, RunEvent
 from fedward_server.hub import Hub
+from fedward_server.joining import Joining
 from fedward_server.journal import Journal
 from fedward_server.register import Register
 from fedward_server.site_news import MAX_KEPT
@@ -113,6 +117,26 @@ def test_nobody_else_is_answered(api: Called, method: str, path: str) -> None:
         }
     Register(api.store).revoke("north", NOW.isoformat())
     assert api.calls("north", method, path, content=b"{}").status_code == 403
+
+
+def test_a_certificate_that_a_restored_hub_does_not_know_counts_until_the_site_is_let_in_anew(api: Called) -> None:
+    def asks(issued: datetime) -> int:
+        start = {START_HEADER: f"{issued - CLOCKS_DIFFER:%b %d %H:%M:%S %Y} GMT"}
+        return api.calls("north", "GET", STUDIES, serial="1234abcd", headers=start).status_code
+
+    renewed = datetime.now(UTC) + timedelta(seconds=1)  # after the backup
+    assert asks(renewed) == 200
+    assert asks(renewed - timedelta(days=1)) == 403
+    assert api.calls("north", "GET", STUDIES, serial="1234abcd").status_code == 403
+    time.sleep(1.1)
+    api.ground.asks("north")
+    with pytest.raises(SettingsError):  # it has other keys
+        Joining(api.hub, api.store).approve(Joining(api.hub, api.store).asked_by("north")[0])
+    assert asks(renewed) == 200
+    api.hub.forget("north")
+    assert asks(renewed) == 403
+    api.ground.enrolled("north")
+    assert asks(renewed) == 403
 
 
 @pytest.mark.parametrize("path", ["/v1/site/", "/v1/site/studies/run-1", "/v1/site/nothing", "/v1/", "/v1/login"])

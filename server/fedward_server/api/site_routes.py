@@ -5,7 +5,9 @@ reads and writes only its own.
 """
 
 import hashlib
+import ssl
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -14,6 +16,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette import status
 
+from fedward_common.certificates import CLOCKS_DIFFER
 from fedward_common.errors import FedwardError, RecordError
 from fedward_common.joining import CERTIFICATE, JOIN, Joined, JoinRequest, Renewal, Renewed
 from fedward_common.site_messages import APPROVALS, STATUS, STUDIES, ApprovalsTold, SiteStatus
@@ -25,6 +28,8 @@ from fedward_server.statuses import Statuses
 from fedward_server.store import Store
 
 SITE_HEADER, SERIAL_HEADER = "x-fedward-site", "x-fedward-certificate"
+START_HEADER = "x-fedward-certificate-start"  # as OpenSSL writes times
+_LONG_AGO = "Jan  1 00:00:00 1970 GMT"
 
 Sent = TypeVar("Sent", bound=BaseModel)
 
@@ -40,11 +45,11 @@ def site_routes(hub: Hub, store: Store) -> APIRouter:
 
     def caller(request: Request) -> str:
         """The site that calls: enrolled, with a certificate of this hub's that was not taken back."""
-        site, serial = request.headers.get(SITE_HEADER, ""), request.headers.get(SERIAL_HEADER, "")
-        row = joining.register.certificate(serial.lower().lstrip("0"))  # none after a restore, where it is newer
-        if site not in store.sites() or (row is not None and (row.site != site or row.revoked is not None)):
+        known = store.sites().get(request.headers.get(SITE_HEADER, ""))
+        serial = request.headers.get(SERIAL_HEADER, "").lower().lstrip("0")
+        if known is None or not joining.register.holds(known, serial, _issued(request)):
             raise NobodyError("this hub does not know this site, or took its certificate back: ask its operator")
-        return site
+        return known.site
 
     Caller = Annotated[str, Depends(caller)]  # noqa: N806 - a type
 
@@ -84,6 +89,12 @@ def site_routes(hub: Hub, store: Store) -> APIRouter:
         return JSONResponse({"error": "this hub has nothing there"}, status_code=status.HTTP_404_NOT_FOUND)
 
     return router
+
+
+def _issued(request: Request) -> datetime:
+    """When the caller's certificate was issued (UTC)."""
+    start = ssl.cert_time_to_seconds(request.headers.get(START_HEADER, _LONG_AGO))
+    return datetime.fromtimestamp(start, UTC) + CLOCKS_DIFFER
 
 
 def _body(kind: type[Sent]) -> Callable[[Request], Awaitable[Sent]]:
