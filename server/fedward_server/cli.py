@@ -265,14 +265,16 @@ def refuse(folder: Folder, site: Annotated[str, typer.Argument(help="A site that
 
     Example: fedward hub refuse /srv/hub north
     """
+    from fedward_common.pki import grouped
     from fedward_server.hub import Hub
     from fedward_server.joining import Joining
 
     hub = Hub.open(folder)
     with hub.store() as store:
         joining = Joining(hub, store)
-        joining.refuse(joining.asked_by(site)[0])
-    print(f"{site} is refused.")
+        row, card = joining.asked_by(site)
+        joining.refuse(row)
+    print(f"{site} is refused, which asked with the fingerprint\n{grouped(card.fingerprint)}")
 
 
 @app.command()

@@ -65,13 +65,20 @@ class Joining:
             for row, card in self.waiting()
         ]
 
-    def asked_by(self, site: str) -> tuple[InvitationRow, SiteCard]:
-        """What a site asked for last. Raises UsageError where it waits for nobody."""
-        waiting = {row.site: (row, card) for row, card in self.waiting()}
-        if site not in waiting:
-            names = ", ".join(sorted(waiting)) or "nobody"
+    def asked_by(self, site: str, fingerprint: str | None = None) -> tuple[InvitationRow, SiteCard]:
+        """What a site asked for last, with this fingerprint where one was compared: several may ask in one name.
+
+        Raises UsageError where it waits for nobody, RunError where only others wait.
+        """
+        waiting = self.waiting()
+        own = [(row, card) for row, card in waiting if row.site == site]
+        if not own:
+            names = ", ".join(sorted({row.site for row, _ in waiting})) or "nobody"
             raise UsageError(f"{site} has not asked to join, or was answered; waiting: {names}")
-        return waiting[site]
+        meant = [(row, card) for row, card in own if fingerprint in (None, card.fingerprint)]
+        if not meant:
+            raise RunError(f"{site} has asked anew with another fingerprint: compare again")
+        return meant[-1]
 
     def approve(self, row: InvitationRow) -> SiteRow:
         """Let a site in as it asked. Raises RunError where somebody decided before, SettingsError where it cannot."""

@@ -132,14 +132,28 @@ def test_an_operator_invites_and_lets_in_what_was_read_out(ground: Ground, ada: 
 
 
 def test_an_operator_refuses_and_forgets(ground: Ground, ada: Person) -> None:
-    ground.asks("east")
-    assert "east is refused." in ada.sends("/sites/east/refuse")[1]
+    card = ground.asks("east")
+    assert "east is refused." in ada.sends("/sites/east/refuse", fingerprint=card.fingerprint)[1]
     assert "type its name" in ada.sends("/sites/north/forget", typed="south")[1]
     assert "north" in ground.store.sites()
     assert "north is forgotten" in ada.sends("/sites/north/forget", typed="north")[1]
     assert list(ground.store.sites()) == ["south"]
     assert ada.sends("/sites/north/forget", typed="north")[0] == 409
     assert ada.sends("/sites/south/nonsense")[0] == 404
+
+
+def test_who_asks_in_anothers_name_is_answered_by_his_fingerprint(ground: Ground, ada: Person) -> None:
+    thief, east, late = (ground.asks("east") for _ in range(3))
+    page = ada.sees("/sites")
+    for card in (thief, east, late):
+        assert pki.grouped(card.fingerprint) in page
+    assert "another fingerprint" in ada.sends("/sites/east/refuse", fingerprint="0" * 64)[1]
+    assert "east is refused." in ada.sends("/sites/east/refuse", fingerprint=thief.fingerprint)[1]
+    page = ada.sees("/sites")
+    assert pki.grouped(thief.fingerprint) not in page
+    assert pki.grouped(late.fingerprint) in page
+    assert "east is let in." in ada.sends("/sites/east/approve", fingerprint=east.fingerprint)[1]
+    assert ground.store.sites()["east"].fingerprint == east.fingerprint
 
 
 @pytest.mark.parametrize("role", ["investigator", "auditor", "steward"])

@@ -49,7 +49,7 @@ class SitesPage:
         name, action = request.path_params["name"], request.path_params["action"]
         actions: dict[str, Callable[[], dict[str, Any]]] = {
             "approve": lambda: self._approve(session, name, form.get("fingerprint", "")),
-            "refuse": lambda: self._refuse(session, name),
+            "refuse": lambda: self._refuse(session, name, form.get("fingerprint", "")),
             "forget": lambda: self._forget(session, name, form.get("typed", "").strip()),
         }
         if action not in actions:
@@ -65,9 +65,9 @@ class SitesPage:
         control.approve(self.frame.hub, name, fingerprint, by=session.person.name)
         return {"said": "done_approved", "said_site": name}
 
-    def _refuse(self, session: Session, name: str) -> dict[str, Any]:
+    def _refuse(self, session: Session, name: str, fingerprint: str) -> dict[str, Any]:
         joining = self._joining(session)
-        joining.refuse(joining.asked_by(name)[0])
+        joining.refuse(joining.asked_by(name, fingerprint)[0])
         return {"said": "done_refused", "said_site": name}
 
     def _forget(self, session: Session, name: str, typed: str) -> dict[str, Any]:
