@@ -1,7 +1,8 @@
 """Keeps what stands before a hub running while its block runs: nginx, and the API behind it.
 
 Each is started on a leash, so that nothing of it outlives this process. One that ends is started again, with growing
-pauses. Once an hour the gateway is brought in line: its certificate and the lists of those taken back are renewed.
+pauses; a log of the gateway's that has grown long is begun anew. Once an hour the gateway is brought in line: its
+certificate and the lists of those taken back are renewed.
 """
 
 import logging
@@ -102,11 +103,12 @@ class _Entrance:
                         service.watch()
                 with self._logged("what sites put here is not looked after"):
                     bulk.tidy(self.hub.folder, (row.run for row in store.unfinished(ENGINE)), quota)
+                with self._logged("the gateway's logs are not begun anew"):
+                    Gateway(self.hub).turn_logs()
                 if time.monotonic() >= upkeep:
                     upkeep = time.monotonic() + UPKEEP_S
                     with self._logged("the gateway is not brought in line"):
                         bring_gateway_in_line(self.hub)
-                        Gateway(self.hub).turn_logs()
 
     @contextmanager
     def _logged(self, what: str) -> Iterator[None]:

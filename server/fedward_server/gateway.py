@@ -4,7 +4,7 @@
     gateway/nodes.map     which node key goes with which certificate's name
     gateway/revoked.pem   what every authority of the hub took back
     gateway/nginx.pid     of nginx's first process
-    logs/gateway.log      a line a request, without addresses; logs/gateway-errors.log is nginx's own
+    logs/gateway.log      a line a request, without addresses; logs/gateway-errors.log is nginx's own, of no request
 
 nginx reads all of it when it is told to; until then, and when something in it is wrong, it goes on with what it had.
 """
@@ -170,14 +170,13 @@ class Gateway:
 
     def turn_logs(self) -> None:
         """Begin each log anew that has grown long; the last five are kept."""
-        pid = self.pid()
         long = [log for log in (self.hub.logs / "gateway.log", self.hub.logs / "gateway-errors.log") if _is_long(log)]
         for log in long:
             for number in range(LOGS_KEPT - 1, 0, -1):
                 with suppress(FileNotFoundError):
                     log.with_suffix(f".log.{number}").replace(log.with_suffix(f".log.{number + 1}"))
             log.replace(log.with_suffix(".log.1"))
-        if long and pid is not None:
+        if long and (pid := self.pid()) is not None:
             os.kill(pid, signal.SIGUSR1)  # it opens its logs anew
 
 

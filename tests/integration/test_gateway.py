@@ -282,6 +282,17 @@ def test_the_log_names_sites_and_nobody_else(ground: Ground, north: Site) -> Non
     assert HOST not in text
 
 
+def test_strangers_push_nobodys_lines_out_of_the_log(ground: Ground, north: Site) -> None:
+    log = ground.hub.logs / "gateway.log"
+    assert ground.status("/looking-around") == 404
+    os.truncate(log, gateway.LOG_BYTES + 1)
+    wait_until(log.with_suffix(".log.1").exists)
+    wait_until(log.exists)
+    ground.status("/v1/site/status", tls_of(north))
+    wait_until(lambda: "site=north POST /v1/site/status" in log.read_text())
+    assert b"looking-around" not in log.with_suffix(".log.1").read_bytes()
+
+
 def test_metrics_are_told_on_this_machine_alone(ground: Ground, north: Site) -> None:
     assert ground.hub.settings.metrics is not None
     listen = ground.hub.settings.metrics.listen
@@ -785,6 +796,9 @@ def test_an_answer_that_is_no_certificate_of_ours_is_refused(ground: Ground, nor
 
 def test_guessing_codes_is_slowed_down(ground: Ground) -> None:
     with httpx.Client(verify=ground.trust, trust_env=False) as client:
-        found = [client.post(f"{ground.url}{JOIN}", content=b"{}").status_code for _ in range(60)]
+        found = [client.post(f"{ground.url}{JOIN}?patient=Meier", content=b"{}").status_code for _ in range(60)]
     assert found.count(429) > 10
+    told = (ground.hub.logs / "gateway-errors.log").read_text()
+    assert "Meier" not in told
+    assert HOST not in told
     wait_until(lambda: Gateway(ground.hub).answers())  # and over soon
