@@ -42,9 +42,11 @@ class SiteNews:
         approvals = Approvals(self.store).of_site(site)
         studies, size = list[AskedStudy](), 0
         for row in runs:
+            if not row.unfinished or len(studies) == MAX_RUNS:
+                continue
             text = rfc8785.dumps(row.study_json).decode()
             size += len(text)
-            if row.unfinished and len(studies) < MAX_RUNS and size <= MAX_STUDIES:
+            if size <= MAX_STUDIES:
                 told = approvals.get(row.study_digest)
                 approval = None if told is None else told.state
                 studies.append(AskedStudy(run=row.run, digest=row.study_digest, study=text, approval=approval))

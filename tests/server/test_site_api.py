@@ -30,6 +30,7 @@ from fedward_common.site_messages import (
 )
 from fedward_common.study import StudySpec
 from fedward_common.testing import tiny_study
+from fedward_server import site_news
 from fedward_server.api.app import make_app
 from fedward_server.api.site_routes import SERIAL_HEADER, SITE_HEADER, START_HEADER
 from fedward_server.approvals import Approvals
@@ -194,6 +195,15 @@ def test_runs_that_ended_ask_for_nothing_and_their_reasons_are_told_for_a_day(ap
     with api.store.writing() as connection:
         connection.exec_driver_sql("UPDATE runs SET ended = ?", ((datetime.now(UTC) - timedelta(days=2)).isoformat(),))
     assert api.news("north") == HubNews()
+
+
+def test_runs_that_ended_take_no_room_of_those_that_ask(api: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = api.starts("run-1", "north")
+    for number in range(2, 6):
+        api.starts(f"run-{number}", "north", seed=number)
+        api.store.finish_run(f"run-{number}", "failed", None, "too few sites")
+    monkeypatch.setattr(site_news, "MAX_STUDIES", 2 * len(study.canonical_json()))
+    assert [each.run for each in api.news("north").studies] == ["run-1"]
 
 
 def test_other_engines_runs_are_nobodys(api: Called) -> None:
