@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -120,7 +120,13 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     port = free_port()
     address = f"{HOST}:{port}"
     hub = Hub.init(
-        folder / "hub", name="alliance", port=free_port(), address=address, listen=address, root=folder / "root"
+        folder / "hub",
+        name="alliance",
+        port=free_port(),
+        address=address,
+        listen=address,
+        root=folder / "root",
+        dashboard=f"{HOST}:{free_port()}",
     )
     with (hub.folder / SETTINGS).open("a") as settings:
         settings.write(f'\n[metrics]\nlisten = "{HOST}:{free_port()}"\n[log]\nformat = "json"\n')
@@ -792,6 +798,18 @@ def test_an_answer_that_is_no_certificate_of_ours_is_refused(ground: Ground, nor
     assert credentials.file.read_bytes() == kept
     assert not (north.link / ASKED).exists()
     assert Joined(status="waiting").certificate is None
+
+
+def test_a_hospital_whose_people_watch_pages_can_ask_to_join(ground: Ground) -> None:
+    assert ground.hub.settings.dashboard is not None
+    host, _, port = ground.hub.settings.dashboard.address.rpartition(":")
+    half = f"POST /studies HTTP/1.1\r\nHost: {host}\r\nContent-Length: 100\r\n\r\nhalf".encode()
+    with ExitStack() as watching:
+        for _ in range(12):
+            plain = watching.enter_context(socket.create_connection((host, int(port)), timeout=30))
+            watching.enter_context(ground.trust.wrap_socket(plain, server_hostname=host)).sendall(half)
+        time.sleep(0.5)  # until nginx has read them
+        assert ground.status(JOIN, method="GET") == 200
 
 
 def test_guessing_codes_is_slowed_down(ground: Ground) -> None:
