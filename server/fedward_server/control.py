@@ -6,16 +6,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fedward_common.cards import SiteCard
+from fedward_common.certificates import fingerprint as fingerprint_of
 from fedward_common.errors import RunError
 from fedward_server.enrolment import bring_in_line, presences
 from fedward_server.gateway import bring_gateway_in_line
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining
+from fedward_server.register import Register
 from fedward_server.statuses import Statuses, described
 from fedward_server.store import SiteRow
 from fedward_server.supervisor import LOG, READY
@@ -103,6 +105,10 @@ def rotate(hub: Hub, root: Path, *, distrust: bool) -> datetime:
     made = hub.issuing.begin_next(hub.name, root, distrust=distrust)
     ends = made.certificate.not_valid_after_utc
     hub.audit().append("authority made", {"ends": ends.isoformat(), "distrusts": distrust})
+    if distrust:
+        with hub.store() as store:
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            Register(store).revoke_all_but(fingerprint_of(made.certificate), now)
     hub.renew_card(anew=True)
     bring_gateway_in_line(hub)
     return ends

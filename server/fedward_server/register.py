@@ -169,11 +169,18 @@ class Register:
         [found] = self.store.rows(sa.select(sa.func.max(_INVITATIONS.c.decided).label("last")).where(approved))
         return issued >= datetime.fromisoformat(max(site.added, found["last"] or ""))
 
-    def revoke(self, site: str, when: str) -> int:
-        """Take all of a site's certificates back; how many were not yet."""
-        which = sa.and_(_CERTIFICATES.c.site == site, _CERTIFICATES.c.revoked.is_(None))
+    def revoke(self, site: str, when: str) -> None:
+        """Take all of a site's certificates back."""
+        self._revoke(_CERTIFICATES.c.site == site, when)
+
+    def revoke_all_but(self, issuer: str, when: str) -> None:
+        """Take back what any authority issued but this one (the SHA-256 of its certificate)."""
+        self._revoke(_CERTIFICATES.c.issuer != issuer, when)
+
+    def _revoke(self, which: sa.ColumnElement[bool], when: str) -> None:
+        counts = sa.and_(which, _CERTIFICATES.c.revoked.is_(None))
         with self.store.writing() as connection:
-            return connection.execute(sa.update(_CERTIFICATES).where(which).values(revoked=when)).rowcount
+            connection.execute(sa.update(_CERTIFICATES).where(counts).values(revoked=when))
 
 
 def _undecided(digest: str) -> sa.ColumnElement[bool]:

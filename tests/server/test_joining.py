@@ -258,12 +258,17 @@ def test_the_next_authority_overlaps_the_one_before(hub: Hub, joining: Joining, 
     assert revoked(joining) == {first.serial_number, own.serial_number}  # each on its own authority's list
 
 
-def test_authorities_that_are_trusted_no_more(hub: Hub, joining: Joining, tmp_path: Path) -> None:
-    before = hub.issuing.current().certificate
+def test_authorities_that_are_trusted_no_more(hub: Hub, joining: Joining, north: Asker, tmp_path: Path) -> None:
+    before, first = hub.issuing.current().certificate, let_in(joining, north)
     rotate(hub, tmp_path / "root", distrust=True)
-    assert revoked(joining) == {before.serial_number}
+    gone = {before.serial_number, first.serial_number}
+    assert revoked(joining) == gone
+    assert survey(hub)["sites"][0]["certificate_ends"] is None
     rotate(hub, tmp_path / "root", distrust=False)
-    assert revoked(joining) == {before.serial_number}  # for good
+    assert revoked(joining) == gone  # for good
+    let_in(joining, north)
+    assert survey(hub)["sites"][0]["certificate_ends"] is not None
+    assert revoked(joining) == gone
 
 
 def test_another_root_makes_no_authority(hub: Hub, tmp_path: Path) -> None:
