@@ -2,7 +2,7 @@
 
 Each is started on a leash, so that nothing of it outlives this process. One that ends is started again, with growing
 pauses; a log of the gateway's that has grown long is begun anew. Once an hour the gateway is brought in line: its
-certificate and the lists of those taken back are renewed.
+certificate and the lists of those taken back are renewed; and sessions and certificates that are over are removed.
 """
 
 import logging
@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from fedward_common.errors import FedwardError, RunError, SettingsError
@@ -21,7 +22,10 @@ from fedward_server import bulk
 from fedward_server.gateway import Gateway, bring_gateway_in_line
 from fedward_server.hub import Hub
 from fedward_server.hub_settings import SETTINGS, host_and_port
+from fedward_server.issuing import LIST_DAYS
 from fedward_server.joining import gateway as settings_of
+from fedward_server.people import People
+from fedward_server.register import Register
 from fedward_server.runs import ENGINE
 
 START_LIMIT_S = 60.0
@@ -107,6 +111,9 @@ class _Entrance:
                     Gateway(self.hub).turn_logs()
                 if time.monotonic() >= upkeep:
                     upkeep = time.monotonic() + UPKEEP_S
+                    with self._logged("what is over is not cleared away"):
+                        Register(store).prune(datetime.now(UTC) - timedelta(days=LIST_DAYS))
+                        People(store).tidy()
                     with self._logged("the gateway is not brought in line"):
                         bring_gateway_in_line(self.hub)
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fedward_common.cards import HubCard, SiteCard
-from fedward_common.errors import RunError, SettingsError, UsageError
+from fedward_common.errors import RecordError, RunError, SettingsError, UsageError
 from fedward_common.joining import Invitation, Joined, JoinRequest, Renewed, digest
 from fedward_server.hub import Hub
 from fedward_server.hub_settings import GatewaySection
@@ -17,6 +17,7 @@ from fedward_server.register import InvitationRow, Register
 from fedward_server.store import SiteRow, Store
 
 INVITATION_DAYS = 7
+RENEWED_AGAIN = timedelta(hours=1)  # at the earliest: each renewal is a row and an entry in the audit log for good
 
 
 class JoinRefusedError(RunError):
@@ -125,7 +126,9 @@ class Joining:
 
     def renew(self, site: str, request: str) -> Renewed:
         """The next certificate of a site that is in; the one that it has holds until it ends. Raises RecordError."""
-        days = gateway(self.hub).certificate_days
+        days, last = gateway(self.hub).certificate_days, self.register.issued_last(site)
+        if last is not None and timedelta(0) <= datetime.now(UTC) - last < RENEWED_AGAIN:
+            raise RecordError("this site's certificate was issued within the hour: it is renewed later")
         certificate, chain = self.hub.issuing.for_site(site, request, days=days)
         self.register.add_certificate(certificate)
         self.hub.audit().append("certificate renewed", {"site": site, "certificate": certificate.serial})

@@ -169,6 +169,19 @@ class Register:
         [found] = self.store.rows(sa.select(sa.func.max(_INVITATIONS.c.decided).label("last")).where(approved))
         return issued >= datetime.fromisoformat(max(site.added, found["last"] or ""))
 
+    def issued_last(self, site: str) -> datetime | None:
+        """When a site's last certificate was issued (UTC), None where it has had none."""
+        last = sa.select(sa.func.max(_CERTIFICATES.c.issued).label("last")).where(_CERTIFICATES.c.site == site)
+        [found] = self.store.rows(last)
+        return datetime.fromisoformat(found["last"]) if found["last"] else None
+
+    def prune(self, ended: datetime) -> None:
+        """Remove certificates that ended before a time (UTC), but each site's last, whose end is shown."""
+        later = _CERTIFICATES.alias()
+        has_later = sa.exists().where(later.c.site == _CERTIFICATES.c.site, later.c.issued > _CERTIFICATES.c.issued)
+        with self.store.writing() as connection:
+            connection.execute(sa.delete(_CERTIFICATES).where(_CERTIFICATES.c.ends < ended.isoformat(), has_later))
+
     def revoke(self, site: str, when: str) -> None:
         """Take all of a site's certificates back."""
         self._revoke(_CERTIFICATES.c.site == site, when)

@@ -391,6 +391,13 @@ def test_a_certificate_is_renewed_without_a_restart(ground: Ground) -> None:
             assert later.activate(node, at_work=True) == node
 
 
+def an_hour_passes(ground: Ground, site: str) -> None:
+    """After which a site may renew its certificate again."""
+    issued = (datetime.now(UTC) - timedelta(hours=1)).isoformat(timespec="milliseconds")
+    with ground.hub.store() as store, store.writing() as connection:
+        connection.exec_driver_sql("UPDATE certificates SET issued = ? WHERE site = ?", (issued, site))
+
+
 def near_its_end(ground: Ground, site: Site) -> None:
     """Give a site a certificate of its hub's that has a tenth of its life to go."""
     own, request = certificates.make_request(site.name)
@@ -400,6 +407,7 @@ def near_its_end(ground: Ground, site: Site) -> None:
     row, _ = ground.hub.issuing.for_site(site.name, request.decode(), days=10)
     with ground.hub.store() as store:
         Joining(ground.hub, store).register.add_certificate(replace(row, serial=f"{short.serial_number:x}"))
+    an_hour_passes(ground, site.name)
     Credentials(site.link).file.write_bytes(own + certificates.pem(short, issuing.certificate))
 
 
@@ -451,6 +459,7 @@ def test_a_request_that_is_at_work_is_not_cut_by_a_new_site(ground: Ground, nort
         socket.create_connection((host, int(port)), timeout=30) as plain,
         trust.wrap_socket(plain, server_hostname=host) as secure,
     ):
+        an_hour_passes(ground, "north")
         secure.sendall(head + body[:10])
         before = gateway._children(Gateway(ground.hub).pid() or 0)
         ground.joins("slow-neighbour")
@@ -466,6 +475,7 @@ def test_the_next_authority_and_the_one_before(ground: Ground, south: Site, tmp_
     control.rotate(ground.hub, ground.folder / "root", distrust=False)
     assert ground.status("/v1/site/certificate", tls_of(south)) == 400  # let through; the body is none
     card, credentials = HubCard.read(south.link / "hub.json"), Credentials(south.link)
+    an_hour_passes(ground, "south")
     credentials.renew(card, "south")  # with the card that it had
     own = credentials.certificate()
     assert own is not None

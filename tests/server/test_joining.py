@@ -1,23 +1,28 @@
 """Who is let in at a hub: invited, asking, approved; what others do with a code, and two people at a time."""
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyotp
 import pytest
+import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedward_common import certificates, pki
 from fedward_common.audit import entries
 from fedward_common.cards import HubCard, SiteCard
-from fedward_common.errors import RunError, SettingsError, UsageError
+from fedward_common.errors import RecordError, RunError, SettingsError, UsageError
 from fedward_common.joining import Invitation, JoinRequest, digest
+from fedward_server import entrance, people
 from fedward_server.control import approve, rotate, shut_out, survey
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining, JoinRefusedError
+from fedward_server.people import People
 from fedward_server.register import Register
 
 PORT = 19093  # nothing listens in these tests
@@ -198,6 +203,15 @@ def let_in(joining: Joining, site: Asker) -> x509.Certificate:
     return certificates.load_certificate(chain.encode())
 
 
+def time_passes(joining: Joining, passed: timedelta = timedelta(hours=1)) -> None:
+    """All certificates were issued, and end, so much earlier."""
+    for row in joining.register.certificates():
+        issued, ends = (datetime.fromisoformat(each) - passed for each in (row.issued, row.ends))
+        with joining.store.writing() as connection:
+            changed = (issued.isoformat(timespec="milliseconds"), ends.isoformat(), row.serial)
+            connection.exec_driver_sql("UPDATE certificates SET issued = ?, ends = ? WHERE serial = ?", changed)
+
+
 def revoked(joining: Joining) -> set[int]:
     """The serial numbers on the lists that nginx is given."""
     blocks = joining.hub.issuing.lists(joining.register).split(b"-----BEGIN")[1:]
@@ -225,14 +239,45 @@ def test_other_keys_are_another_site(joining: Joining, north: Asker, tmp_path: P
 
 
 def test_a_certificate_is_renewed_while_the_older_holds(joining: Joining, north: Asker) -> None:
-    first = let_in(joining, north)
-    renewed = joining.renew("north", certificates.make_request("north")[1].decode())
+    first, request = let_in(joining, north), certificates.make_request("north")[1].decode()
+    with pytest.raises(RecordError, match="issued within the hour"):
+        joining.renew("north", request)
+    time_passes(joining)
+    renewed = joining.renew("north", request)
+    with pytest.raises(RecordError, match="issued within the hour"):
+        joining.renew("north", request)
     second = certificates.load_certificate(renewed.certificate.encode())
     assert second.subject == first.subject
     assert revoked(joining) == set()
     shut_out(joining.hub, "north")
     assert revoked(joining) == {first.serial_number, second.serial_number}
     assert joining.store.sites() == {}
+
+
+def test_the_hub_clears_away_what_is_over(
+    hub: Hub, joining: Joining, north: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_in(joining, north)
+    time_passes(joining, timedelta(days=40))
+    joining.renew("north", certificates.make_request("north")[1].decode())
+    let_in(joining, Asker.make("south", tmp_path))
+    time_passes(joining, timedelta(days=90))
+    first, second, south = joining.register.certificates()
+    long_ago = People(joining.store, lambda: 86_400.0)
+    secret = long_ago.add("ada", "operator", "correct horse battery")
+    assert long_ago.log_in("ada", "correct horse battery", pyotp.TOTP(secret).at(86_400), "here") is not None
+    monkeypatch.setattr(entrance, "UPKEEP_S", 0.0)
+    kept = entrance._Entrance(hub, [])
+    keeper = threading.Thread(target=kept.keep)
+    keeper.start()
+    deadline = time.monotonic() + 30
+    while joining.store.rows(sa.select(people._SESSIONS)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    kept.over.set()
+    keeper.join()
+    assert joining.register.certificates() == [second, south]  # ends are shown, also of a site that is long away
+    assert first.ends < second.ends
 
 
 def test_the_next_authority_overlaps_the_one_before(hub: Hub, joining: Joining, north: Asker, tmp_path: Path) -> None:
@@ -250,6 +295,7 @@ def test_the_next_authority_overlaps_the_one_before(hub: Hub, joining: Joining, 
     assert card.intact()
     assert card.issuer == certificates.pem(after).decode()
     assert revoked(joining) == set()
+    time_passes(joining)
     renewed = joining.renew("north", certificates.make_request("north")[1].decode())
     own, above = certificates.load_chain(renewed.certificate.encode())
     assert above == after
