@@ -9,6 +9,8 @@ nginx looks at what is there and asks nobody. What a site put counts only when i
 named by, and only as what its message says.
 """
 
+import errno
+import os
 import secrets
 import shutil
 import stat
@@ -18,13 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedward_common.bulk import CHUNK_BYTES, Manifest, digests, parts
-from fedward_common.errors import RecordError
+from fedward_common.errors import RecordError, RunError
 from fedward_common.mapped_files import map_files
 from fedward_server.shelf import unwritable
 
 FOLDER = "bulk"
 KEPT = 4  # of a site's trips: a question that was asked again may be answered as either
 _WRITING = ".writing-"
+_NOT_THERE = frozenset({errno.ENOENT, errno.EINVAL, errno.ELOOP})  # no file, one of another size, a link
 
 
 @dataclass(slots=True)
@@ -83,7 +86,10 @@ class Bulk:
             self._trips[site] = trips[-KEPT:]
 
     def take(self, site: str, manifest: Manifest, limit: int) -> memoryview:
-        """The block that a site put, mapped from its chunks. RecordError where it is not as it said."""
+        """The block that a site put, mapped from its chunks.
+
+        Raises RecordError where it is not as it said, RunError where this machine cannot read it.
+        """
         if manifest.run != self.run or manifest.trip not in self._trips.get(site, ()):
             raise RecordError("what travels beside its answer is of another question")
         if manifest.size > limit:
@@ -93,7 +99,12 @@ class Bulk:
             block = memoryview(
                 map_files([(folder / name, manifest.length(n)) for n, name in enumerate(manifest.chunks)])
             )
-        except OSError:
+        except OSError as error:
+            if error.errno not in _NOT_THERE:
+                raise RunError(
+                    f"an answer cannot be read from {folder} ({os.strerror(error.errno or 0)}): put that right, then "
+                    "resume the run"
+                ) from error
             raise RecordError("a chunk of its answer is not there") from None
         if digests(block) != manifest.chunks:
             raise RecordError("a chunk of its answer is not what it is named by")

@@ -1,6 +1,7 @@
 """What sites put at the hub beside their answers: taken when it is what it says, cleared away when it is over."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,19 @@ def test_what_is_not_as_it_says_is_refused(bulk: Bulk) -> None:
     last.symlink_to(first)
     with pytest.raises(RecordError, match="a chunk of its answer is not there"):
         bulk.take("north", manifest, LIMIT)
+
+
+def test_the_hubs_own_faults_are_not_a_sites(bulk: Bulk) -> None:
+    manifest = put(bulk)
+    (limit, most), last = resource.getrlimit(resource.RLIMIT_NOFILE), os.open(os.devnull, os.O_RDONLY)
+    os.close(last)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (last, most))  # the next file is one too many
+    try:
+        with pytest.raises(RunError, match="Too many open files"):
+            bulk.take("north", manifest, LIMIT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+    assert bulk.take("north", manifest, LIMIT) == BLOCK
 
 
 def names(bulk: Bulk) -> set[str]:
