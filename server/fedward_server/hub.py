@@ -274,7 +274,8 @@ class Hub:
         issuer = self.issuing.current().certificate
         if path.exists():
             own, above = certificates.load_chain(pki.read_private(path))[:2]
-            lasts = own.not_valid_after_utc > datetime.now(UTC) + RENEW_BEFORE
+            ends, until = own.not_valid_after_utc, issuer.not_valid_after_utc  # beyond which none would last
+            lasts = ends == until or ends > datetime.now(UTC) + RENEW_BEFORE
             if lasts and above == issuer and certificates.is_for(own, host):
                 return False
         key, chain = self.issuing.for_server([host], days=GATEWAY_DAYS)

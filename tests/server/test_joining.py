@@ -18,7 +18,7 @@ from fedward_common.audit import entries
 from fedward_common.cards import HubCard, SiteCard
 from fedward_common.errors import RecordError, RunError, SettingsError, UsageError
 from fedward_common.joining import Invitation, JoinRequest, digest
-from fedward_server import entrance, people
+from fedward_server import entrance, issuing, people
 from fedward_server.control import approve, rotate, shut_out, survey
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining, JoinRefusedError
@@ -302,6 +302,16 @@ def test_the_next_authority_overlaps_the_one_before(hub: Hub, joining: Joining, 
     assert certificates.issued_by(own, after)
     shut_out(hub, "north")
     assert revoked(joining) == {first.serial_number, own.serial_number}  # each on its own authority's list
+
+
+def test_what_ends_with_its_authority_is_not_made_anew_every_hour(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(issuing, "ISSUING_DAYS", 20)
+    rotate(hub, tmp_path / "root", distrust=False)
+    [own, above] = certificates.load_chain(hub.gateway_pem.read_bytes())
+    assert own.not_valid_after_utc == above.not_valid_after_utc < datetime.now(UTC) + timedelta(days=21)
+    assert not hub.renew_gateway()
 
 
 def test_authorities_that_are_trusted_no_more(hub: Hub, joining: Joining, north: Asker, tmp_path: Path) -> None:
