@@ -20,9 +20,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from fedward_common.errors import RecordError, SettingsError
 from fedward_common.pki import UNREADABLE, private_pem
 
-CLOCKS_DIFFER = timedelta(
-    days=1
-)  # a certificate begins so long before it is issued: it is valid at once on a machine whose clock is behind
+CLOCKS_DIFFER = timedelta(days=1)
+"""So long before it is issued a certificate begins: it is valid at once on a machine whose clock is behind."""
 
 # Authorities ----------------------------------------------------------------------------------------------------------
 
