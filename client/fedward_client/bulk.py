@@ -101,7 +101,7 @@ class Bulk:
         except httpx.HTTPStatusError as refused:
             error: Exception = refused
         except (urllib3.exceptions.HTTPError, OSError):
-            error = attempt(self.card.address, self.card.ca).error or ConnectionResetError()
+            error = attempt(self.card.address, self.card.ca, self.card.distrusted).error or ConnectionResetError()
         self.close()
         raise LinkError(explain(error, self.card.address, self.card.ca)) from error
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import BaseModel, ValidationError
 
 from fedward_client.hub_api import LIMIT_S, NOT_AGREED, HubApi
-from fedward_client.member import TLS
+from fedward_client.member import HUB_CARD, TLS
 from fedward_client.probe import context, untrusting
 from fedward_client.reach import explain
 from fedward_common import certificates, pki
@@ -74,7 +74,7 @@ class Credentials:
         The same question is asked again until the hub's operator has answered. Raises LinkError in words.
         """
         asked = self.asking(card, site, key, secret)
-        return self.take(card, _call(card, JOIN, asked, Joined, context(card.ca)))
+        return self.take(card, _call(card, JOIN, asked, Joined, context(card.ca, card.distrusted)))
 
     def asking(self, card: HubCard, site: SiteCard, key: Ed25519PrivateKey, secret: str) -> JoinRequest:
         """What this site asks a hub; the same until it is answered."""
@@ -92,8 +92,23 @@ class Credentials:
     def renew(self, card: HubCard, site: str) -> None:
         """Take the next certificate, with a new key, in the place of the one there is. Raises LinkError."""
         own, request = certificates.make_request(site)
-        answer = _call(card, CERTIFICATE, Renewal(request=request.decode()), Renewed, self.show(context(card.ca)))
+        answer = _call(
+            card, CERTIFICATE, Renewal(request=request.decode()), Renewed, self.show(context(card.ca, card.distrusted))
+        )
         self._take(card, own, answer.certificate)
+
+    def newer(self, card: HubCard) -> HubCard:
+        """The hub's card as the hub shows it now, kept, where its root took more authorities back; else the same.
+
+        Shows no certificate, which may be one of theirs. Raises LinkError.
+        """
+        shown = _card_at(card.address, context(card.ca, card.distrusted))
+        if (shown.fingerprint, shown.address) != (card.fingerprint, card.address):
+            return card
+        if not shown.distrusted > card.distrusted:  # whoever holds such an authority may show an older one
+            return card
+        shown.write(self.link / HUB_CARD)
+        return shown
 
     def _request(self, site: str, card: HubCard) -> tuple[bytes, str]:
         """The key of the last request and the request; made anew where there is none, or it was another hub's."""
@@ -125,21 +140,30 @@ def hub_of(invitation: Invitation) -> HubCard:
 
     Raises LinkError where it cannot be had or is another hub's.
     """
-    try:
-        with httpx.Client(verify=untrusting(), timeout=LIMIT_S) as client:
-            answer = client.get(f"https://{invitation.address}{JOIN}").raise_for_status()
-    except (httpx.HTTPError, OSError) as error:
-        raise LinkError(explain(error, invitation.address)) from error
-    try:
-        card = HubCard.parse(answer.content[: MAX_CARD_BYTES + 1], f"the card of the hub {invitation.address}")
-    except SettingsError as error:
-        raise LinkError(str(error)) from None
+    card = _card_at(invitation.address, untrusting())
     if (card.fingerprint, card.address) != (invitation.fingerprint, invitation.address):
         raise LinkError(
             f"whoever answers at {invitation.address} is not the hub that made this code: somebody stands between, or "
             "the hub was made anew; ask its operator, by telephone"
         )
+    if len(card.distrusted) < invitation.taken_back:
+        raise LinkError(
+            f"whoever answers at {invitation.address} shows a card from before the hub took back what was stolen: "
+            "somebody stands between; tell its operator, by telephone"
+        )
     return card
+
+
+def _card_at(address: str, trust: ssl.SSLContext) -> HubCard:
+    try:
+        with httpx.Client(verify=trust, timeout=LIMIT_S) as client:
+            answer = client.get(f"https://{address}{JOIN}").raise_for_status()
+    except (httpx.HTTPError, OSError) as error:
+        raise LinkError(explain(error, address)) from error
+    try:
+        return HubCard.parse(answer.content[: MAX_CARD_BYTES + 1], f"the card of the hub {address}")
+    except SettingsError as error:
+        raise LinkError(str(error)) from None
 
 
 def _call(card: HubCard, path: str, said: BaseModel, answer: type[Answer], trust: ssl.SSLContext) -> Answer:

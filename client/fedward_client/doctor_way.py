@@ -42,7 +42,7 @@ def examine(path: Path) -> Iterator[Finding]:
         yield own_certificate("certificate", path.parent)
     yield (resolved := name_of(card, proxy))
     if resolved.status == "ok":
-        yield from steps(card, probe.attempt(card.address, card.ca))
+        yield from steps(card, probe.attempt(card.address, card.ca, card.distrusted))
 
 
 def name_of(card: HubCard, proxy: str | None) -> Finding:

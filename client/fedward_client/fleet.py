@@ -93,7 +93,7 @@ class Fleet:
         """`trust` is the TLS of its connections, which may show a certificate; else what the card says."""
         self._card = card
         self.traffic = Traffic()
-        self._trust = trust or context(card.ca)
+        self._trust = trust or context(card.ca, card.distrusted)
         self._public_key = public_key_to_bytes(key.public_key())
         self._signer = _Signer(key, self._public_key, self.traffic)
         self._client = self._connect()

@@ -3,6 +3,9 @@
 Everything goes through httpx as the network process goes: the same proxy variables (HTTPS_PROXY, ALL_PROXY, NO_PROXY),
 no certificate trusted but those of the hub's own authority, and nothing sent but `GET /health`. A certificate that is
 not the hub's is looked at and not trusted: that connection is closed before anything is sent on it.
+
+`Trust` also refuses what the root took back. OpenSSL by itself would want a list of every authority in the chain, each
+made anew every few days; the root's, which is offline, is the only one that a site needs.
 """
 
 import contextlib
@@ -21,6 +24,7 @@ from cryptography import x509
 from fedward_common.errors import LinkError
 
 LIMIT_S = 5.0  # for each step: connect, handshake, answer
+REVOKED = 23  # OpenSSL's X509_V_ERR_CERT_REVOKED
 _NO_SOCKS = "the proxy that is set is a SOCKS proxy, which models do not pass: set HTTPS_PROXY to an HTTP proxy"
 Step = Literal["connect", "tunnel", "tls", "answer"]  # tunnel: a proxy's leave to go through it
 
@@ -41,9 +45,19 @@ class Attempt:
     offset_s: float | None = None
 
 
-def context(ca: str) -> ssl.SSLContext:
-    """TLS that trusts nothing but what this authority (PEM) issued."""
-    return ssl.create_default_context(cadata=ca)
+class Trust(ssl.SSLContext):
+    """TLS that trusts nothing but what a hub's root issued, or an authority below it that it has not taken back."""
+
+    distrusted: frozenset[int]  # serial numbers
+
+
+def context(ca: str, distrusted: frozenset[int] = frozenset()) -> Trust:
+    """TLS that trusts nothing but what this authority (PEM) issued, and nothing of those that it took back."""
+    found = Trust(ssl.PROTOCOL_TLS_CLIENT)
+    found.distrusted = distrusted
+    found.sslsocket_class, found.sslobject_class = _Socket, _Object
+    found.load_verify_locations(cadata=ca)
+    return found
 
 
 def host_of(address: str) -> str:
@@ -94,12 +108,12 @@ def proxy_url(address: str) -> httpx.URL | None:
     return url
 
 
-def attempt(address: str, ca: str, *, limit_s: float = LIMIT_S) -> Attempt:
+def attempt(address: str, ca: str, distrusted: frozenset[int] = frozenset(), *, limit_s: float = LIMIT_S) -> Attempt:
     """Ask the hub at "host:port" for its health, with at most `limit_s` for each step. Raises as `proxy_of` does."""
     watch = _Watch(proxy_of(address))
     sent = time.time()
     try:
-        with httpx.Client(verify=context(ca), timeout=limit_s) as client:
+        with httpx.Client(verify=context(ca, distrusted), timeout=limit_s) as client:
             response = _request(client, _url(address), watch)
     except httpx.HTTPError as error:
         return Attempt(proxy=watch.proxy, failed=watch.next, error=error, certificate=watch.certificate)
@@ -179,6 +193,27 @@ class _Watch:
         if self._stops:
             stream.close()
             raise _SeenError({"certificate": self.certificate})
+
+
+class _Socket(ssl.SSLSocket):
+    def do_handshake(self, block: bool = False) -> None:
+        super().do_handshake(block)
+        _refuse_distrusted(self)
+
+
+class _Object(ssl.SSLObject):  # of TLS through a proxy that speaks TLS itself
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        _refuse_distrusted(self)
+
+
+def _refuse_distrusted(end: Any) -> None:
+    """Raise as OpenSSL does for a certificate that was taken back."""
+    chain = end._sslobj.get_verified_chain()  # public from Python 3.13 on
+    if not end.context.distrusted.isdisjoint(int(each.get_info()["serialNumber"], 16) for each in chain):
+        error = ssl.SSLCertVerificationError(ssl.SSL_ERROR_SSL, "certificate verify failed: certificate revoked")
+        error.verify_code, error.verify_message = REVOKED, "certificate revoked"
+        raise error
 
 
 def _request(client: httpx.Client, url: httpx.URL, trace: Callable[[str, Mapping[str, Any]], None]) -> httpx.Response:

@@ -14,7 +14,7 @@ import httpx
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from fedward_client.probe import host_of, proxy_of, shown_certificate
+from fedward_client.probe import REVOKED, host_of, proxy_of, shown_certificate
 from fedward_common.errors import FedwardError, LinkError
 from fedward_common.study_faults import printable
 
@@ -199,6 +199,11 @@ def _certificate_refused(error: ssl.SSLCertVerificationError, way: _Way) -> Reas
     match error.verify_code:
         case code if code in _UNKNOWN_ISSUER:
             return _other_issuer(shown, way)
+        case code if code == REVOKED:
+            return Reason(
+                f"the certificate of {way.hub} is of an authority that the hub took back",
+                "somebody may stand in between: tell the hub's operator, by telephone",
+            )
         case code if code == _EXPIRED:
             return _expired(shown, way)
         case code if code == _NOT_YET_VALID:

@@ -10,10 +10,9 @@ import logging
 import os
 import random
 import signal
-import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,7 +31,7 @@ from fedward_client.credentials import Credentials
 from fedward_client.fleet import HEARTBEAT_S, Envelope, Fleet, RunOverError
 from fedward_client.member import HUB_CARD, LINK_STATUS, NODE, NODE_KEY, TRAFFIC, WORK_SOCKET, LinkSettings, read_json
 from fedward_client.pending import Pending, PendingFolder
-from fedward_client.probe import context, proxy_of
+from fedward_client.probe import Trust, context, proxy_of
 from fedward_client.sockets import channel
 from fedward_client.spool import IN, OUT, Parcel
 from fedward_client.spool_writer import growing_name
@@ -83,12 +82,15 @@ class Backoff:
 
 @dataclass(slots=True)
 class Renewal:
-    """Renews the site's certificate in time, and has connections show the new one from then on."""
+    """Renews the site's certificate in time, and learns which authorities its hub took back.
+
+    Connections made from then on go by it.
+    """
 
     credentials: Credentials
     card: HubCard
     site: str
-    trust: ssl.SSLContext
+    trust: Trust
     _next_look: float = 0.0
 
     def __call__(self) -> None:
@@ -96,13 +98,24 @@ class Renewal:
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + RENEWAL_LOOK_S
-        try:
-            if self.credentials.is_due():
-                self.credentials.renew(self.card, self.site)
-                self.credentials.show(self.trust)
-                log.info("this site's certificate is renewed")
-        except (FedwardError, OSError) as error:
-            log.warning("this site's certificate is not renewed yet: %s", error)
+        for step, failed in (
+            (self._learn, "what the hub took back is not known anew yet"),
+            (self._renew, "this site's certificate is not renewed yet"),
+        ):
+            try:
+                step()
+            except (FedwardError, OSError) as error:
+                log.warning("%s: %s", failed, error)
+
+    def _learn(self) -> None:
+        self.card = self.credentials.newer(self.card)
+        self.trust.distrusted = self.card.distrusted
+
+    def _renew(self) -> None:
+        if self.credentials.is_due():
+            self.credentials.renew(self.card, self.site)
+            self.credentials.show(self.trust)
+            log.info("this site's certificate is renewed")
 
 
 @dataclass(slots=True)
@@ -114,7 +127,6 @@ class Link:
     fleet: Fleet
     stopping: threading.Event
     bulk: Bulk | None = None
-    renewal: Callable[[], None] = lambda: None  # looks whether the site's certificate is to be renewed
     pending: PendingFolder = field(init=False)
     _status: dict[str, Any] = field(default_factory=dict)
     _work: site_pb2_grpc.WorkStub | None = None
@@ -168,7 +180,6 @@ class Link:
                 self._settle(pending)
                 rhythm.begin(time.monotonic())
             if not waiting:
-                self.renewal()
                 rhythm.in_vain(time.monotonic())
             self._say("connected", "")
             backoff.reset()
@@ -426,15 +437,17 @@ def serve(link: Path) -> None:
             "this site is not let in by its hub yet: run `fedward site join` with the code of the hub's operator, who "
             "then approves it"
         )
-    trust = credentials.show(context(card.ca))
+    trust = context(card.ca, card.distrusted)
+    credentials.show(trust)
     fleet = Fleet(card, pki.load_node_key(link / NODE_KEY), trust)
     traffic, behind_gateway = fleet.traffic, card.issuer is not None
     bulk = Bulk(card, trust, settings, stopping, traffic) if behind_gateway else None
     work = settings.spool / WORK_SOCKET
-    around = Correspondence(card, trust, work, stopping, traffic) if behind_gateway else nullcontext()
+    renewal = Renewal(credentials, card, settings.site, trust)
+    around = Correspondence(card, trust, work, stopping, traffic, renewal) if behind_gateway else nullcontext()
     try:
         with around:
-            Link(link, settings, fleet, stopping, bulk, Renewal(credentials, card, settings.site, trust)).run()
+            Link(link, settings, fleet, stopping, bulk).run()
     finally:
         fleet.close()
         if bulk is not None:

@@ -68,6 +68,10 @@ def _one_authority(text: str) -> None:
         raise SettingsError("the certificate is not one authority's alone")
 
 
+def _a_list(text: str) -> None:
+    certificates.load_revocations(text.encode())
+
+
 Signature = Annotated[str, Field(max_length=256)]  # base64, over the RFC 8785 JSON of the rest of the card
 
 
@@ -150,7 +154,8 @@ class SiteCard(_Card):
 class HubCard(_Card):
     """Where a hub is, and how a site knows it: what a steward needs to link a site.
 
-    A hub that faces hospitals keeps its root offline; `issuer` is then the authority below it that signed the card.
+    A hub that faces hospitals keeps its root offline; `issuer` is then the authority below it that signed the card, and
+    `taken_back` the root's list of those that count no more, which only ever grows.
     """
 
     kind = "hub's card"
@@ -160,14 +165,25 @@ class HubCard(_Card):
     ca: Annotated[str, _read_with(_one_authority)]  # the root's certificate, PEM: what a site trusts, and nothing else
     fingerprint: Fingerprint  # of that certificate's DER: what people compare
     issuer: Annotated[str, _read_with(_one_authority)] | None = None  # PEM, issued by the root
+    taken_back: Annotated[str, _read_with(_a_list)] | None = None  # PEM, signed by the root
     signing_key: Annotated[str, _read_with(pki.public_from_hex)]  # 64 hex digits, Ed25519: the hub's audit log's
     signature: Signature
 
     @classmethod
     def make(
-        cls, hub: str, address: str, authority: Authority, signing_key: Ed25519PrivateKey, root: bytes | None = None
+        cls,
+        hub: str,
+        address: str,
+        authority: Authority,
+        signing_key: Ed25519PrivateKey,
+        root: bytes | None = None,
+        *,
+        taken_back: bytes | None = None,
     ) -> Self:
-        """A hub's card, signed by its authority; `root` is the certificate (PEM) that this stands below, if any."""
+        """A hub's card, signed by its authority; `root` is the certificate (PEM) that this stands below, if any.
+
+        `taken_back` is that root's list (PEM).
+        """
         own = certificates.pem(authority.certificate).decode()
         ca = own if root is None else root.decode()
         card = cls(
@@ -176,6 +192,7 @@ class HubCard(_Card):
             ca=ca,
             fingerprint=certificates.fingerprint(certificates.load_certificate(ca.encode())),
             issuer=None if root is None else own,
+            taken_back=None if taken_back is None else taken_back.decode(),
             signing_key=pki.public_hex(signing_key.public_key()),
             signature="",
         )
@@ -192,12 +209,26 @@ class HubCard(_Card):
         """The address's port, 1 to 65535."""
         return int(_split(self.address)[1])
 
+    @property
+    def distrusted(self) -> frozenset[int]:
+        """The serial numbers of the authorities that the root took back."""
+        if self.taken_back is None:
+            return frozenset()
+        return frozenset(each.serial_number for each in certificates.load_revocations(self.taken_back.encode()))
+
     def intact(self) -> bool:
-        """Whether the fingerprint is the root's, and it, or an authority that it issued, signed the card."""
+        """Whether the fingerprint is the root's, and it, or an authority that it issued and stands by, signed the card.
+
+        What an older list of the root's does not name yet, a card cannot tell.
+        """
         root = signer = certificates.load_certificate(self.ca.encode())
         if self.issuer is not None:
             signer = certificates.load_certificate(self.issuer.encode())
             if not certificates.issued_by(signer, root) or not certificates.is_authority(signer):
+                return False
+        if self.taken_back is not None:
+            found = certificates.load_revocations(self.taken_back.encode())
+            if not certificates.revoked_by(found, root) or signer.serial_number in self.distrusted:
                 return False
         key = signer.public_key()
         assert isinstance(key, ec.EllipticCurvePublicKey)

@@ -164,6 +164,21 @@ def revocations(authority: Authority, revoked: Mapping[int, datetime], *, ends: 
     return builder.sign(authority.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
+def load_revocations(crl_pem: bytes) -> x509.CertificateRevocationList:
+    """A list in PEM; SettingsError where it is none."""
+    try:
+        return x509.load_pem_x509_crl(crl_pem)
+    except UNREADABLE:
+        raise SettingsError("the list of certificates taken back is none: ask for it again") from None
+
+
+def revoked_by(found: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
+    """Whether an authority's key signed a list in its name."""
+    key = issuer.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    return found.issuer == issuer.subject and found.is_signature_valid(key)
+
+
 # Reading -------------------------------------------------------------------------------------------------------------
 
 

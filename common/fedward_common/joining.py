@@ -1,7 +1,8 @@
 """How a site joins a hub that faces hospitals: the code that it is given, what it sends, what it gets.
 
 A code is a secret that counts once, with the hub's address and the fingerprint of its root in it, so that whoever got
-it unchanged cannot be led to another hub. It shows that a site was invited, not who used it: that is what the two
+it unchanged cannot be led to another hub, and how many authorities that root had taken back, so that whoever
+stole one of these cannot pass for the hub. It shows that a site was invited, not who used it: that is what the two
 people compare by telephone, the fingerprint of the key which signed what was sent.
 """
 
@@ -25,7 +26,7 @@ from fedward_common.errors import RecordError, UsageError
 
 JOIN, CERTIFICATE = "/v1/join", "/v1/site/certificate"
 SHOWN_AHEAD = timedelta(days=30)  # of a site's certificate's end
-_VERSION = 1
+_VERSION = 2
 _SECRET_BYTES, _FINGERPRINT_BYTES, _CHECK_BYTES = 16, 32, 4
 _SITE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NO_CODE = "this is no code of `fedward hub invite`: copy it whole, or ask the hub's operator for a new one"
@@ -33,25 +34,30 @@ _NO_CODE = "this is no code of `fedward hub invite`: copy it whole, or ask the h
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Invitation:
-    """What a code says: to whom, where the hub is, the fingerprint of its root (64 hex digits), and the secret."""
+    """What a code says: to whom, where the hub is, the fingerprint of its root (64 hex digits), and the secret.
+
+    `taken_back` is how many authorities the root had taken back, 0 to 255: its list only ever grows.
+    """
 
     site: str
     address: str
     fingerprint: str
+    taken_back: int
     secret: str = field(repr=False)  # 32 hex digits
 
     @classmethod
-    def make(cls, site: str, address: str, fingerprint: str) -> Self:
+    def make(cls, site: str, address: str, fingerprint: str, *, taken_back: int) -> Self:
         """A new invitation; its secret comes from the operating system. Raises UsageError for a name no site has."""
         if not is_site_name(site):
             raise UsageError(f"a site's name is 1 to 63 of a-z, 0-9 and '-', the first of them no '-'; not {site!r}")
         secret = secrets.token_hex(_SECRET_BYTES)
-        return cls(site=site, address=address, fingerprint=fingerprint, secret=secret)
+        return cls(site=site, address=address, fingerprint=fingerprint, taken_back=taken_back, secret=secret)
 
     def code(self) -> str:
         """The invitation as one word of letters, digits, '-' and '_', with a check against typing errors in it."""
         text = f"{self.site}@{self.address}".encode()
-        body = bytes([_VERSION]) + bytes.fromhex(self.fingerprint) + bytes.fromhex(self.secret) + text
+        fixed = bytes([_VERSION]) + bytes.fromhex(self.fingerprint) + bytes.fromhex(self.secret)
+        body = fixed + bytes([self.taken_back]) + text
         return base64.urlsafe_b64encode(body + _check(body)).decode().rstrip("=")
 
     @classmethod
@@ -64,19 +70,25 @@ class Invitation:
             raise UsageError(_NO_CODE) from None
         body, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
         begin = 1 + _FINGERPRINT_BYTES
-        site, at, address = body[begin + _SECRET_BYTES :].decode("ascii", "replace").partition("@")
+        count = begin + _SECRET_BYTES
+        site, at, address = body[count + 1 :].decode("ascii", "replace").partition("@")
         if not body or check != _check(body):
             raise UsageError(_NO_CODE)
         if body[0] != _VERSION:
-            raise UsageError("this code is of a newer Fedward than this one: install that version")
+            raise UsageError("this code is of another version of Fedward: install the hub's")
         try:
             checked_address(address)
         except ValueError:
             raise UsageError(_NO_CODE) from None
         if not at or not _SITE.fullmatch(site):
             raise UsageError(_NO_CODE)
-        secret = body[begin : begin + _SECRET_BYTES].hex()
-        return cls(site=site, address=address, fingerprint=body[1:begin].hex(), secret=secret)
+        return cls(
+            site=site,
+            address=address,
+            fingerprint=body[1:begin].hex(),
+            taken_back=body[count],
+            secret=body[begin:count].hex(),
+        )
 
 
 def is_site_name(text: str) -> bool:

@@ -109,7 +109,7 @@ def rotate(hub: Hub, root: Path, *, distrust: bool) -> datetime:
         with hub.store() as store:
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             Register(store).revoke_all_but(fingerprint_of(made.certificate), now)
-    hub.renew_card(anew=True)
+    hub.renew_card()
     bring_gateway_in_line(hub)
     return ends
 

@@ -282,16 +282,22 @@ class Hub:
         pki.write_private(path, key + chain, replace=True)
         return True
 
-    def renew_card(self, *, anew: bool = False) -> bool:
-        """Write the hub's card where there is none, its address is another, or it is to be `anew`; whether it did."""
-        if not anew and self.card.exists() and HubCard.read(self.card).address == self.address:
-            return False
+    def renew_card(self) -> bool:
+        """Write the hub's card where there is none, or its address or its root's list is another; whether it did.
+
+        With every authority the root makes its list anew.
+        """
+        taken_back = None if self.gateway is None else read_file(self.issuing.root_list)
+        if self.card.exists():
+            known = HubCard.read(self.card)
+            if (known.address, known.taken_back) == (self.address, taken_back and taken_back.decode()):
+                return False
         signing = pki.load_signing_key(self.keys / "hub.key")
         if self.gateway is None:
             card = HubCard.make(self.name, self.address, self._authority(), signing)
         else:
             root = read_file(self.issuing.root)
-            card = HubCard.make(self.name, self.address, self.issuing.current(), signing, root)
+            card = HubCard.make(self.name, self.address, self.issuing.current(), signing, root, taken_back=taken_back)
         card.write(self.card)
         return True
 

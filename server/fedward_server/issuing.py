@@ -2,7 +2,7 @@
 
     ROOT/root.key          made by `fedward hub init`; belongs on a medium of its own, away from this machine
     keys/root.pem          the root's certificate: what sites trust
-    keys/root.crl          the root's list of authorities taken back; made whenever the root is at hand
+    keys/root.crl          the root's list of authorities taken back, for nginx and sites; made with each authority
     keys/issuing/0001.key  an authority below it, with 0001.pem; the highest number issues, older ones are still trusted
 
 With a new authority nothing changes for sites: certificates of the one before hold until they end, and are renewed
@@ -43,7 +43,8 @@ class Issuing:
         return self.keys / "issuing"
 
     @property
-    def _root_list(self) -> Path:
+    def root_list(self) -> Path:
+        """The root's list of the authorities that count no more."""
         return self.keys / "root.crl"
 
     # Authorities -----------------------------------------------------------------------------------------------------
@@ -75,7 +76,7 @@ class Issuing:
         now = datetime.now(UTC)
         made = certificates.issue_authority(root, f"{hub[:_NAME]} {now:%Y-%m-%d}", days=ISSUING_DAYS)
         ends = made.certificate.not_valid_after_utc
-        pki.write_public(self._root_list, certificates.revocations(root, taken_back, ends=ends))
+        pki.write_public(self.root_list, certificates.revocations(root, taken_back, ends=ends))
         key, certificate = certificates.authority_pem(made)
         number = 1 + max((int(path.stem) for path in self._folder.glob("*.pem")), default=0)
         pki.write_private(self._folder / f"{number:04}.key", key)
@@ -101,7 +102,7 @@ class Issuing:
         return found[-1]
 
     def _taken_back(self) -> x509.CertificateRevocationList:
-        return x509.load_pem_x509_crl(read_file(self._root_list))
+        return x509.load_pem_x509_crl(read_file(self.root_list))
 
     # What it issues --------------------------------------------------------------------------------------------------
 
@@ -131,7 +132,7 @@ class Issuing:
         """What every authority took back (PEM), the root too."""
         rows = [row for row in register.certificates() if row.revoked is not None]
         ends = datetime.now(UTC) + timedelta(days=LIST_DAYS)
-        lists = [read_file(self._root_list)]
+        lists = [read_file(self.root_list)]
         for authority in self.all():
             own = certificates.fingerprint(authority.certificate)
             revoked = {

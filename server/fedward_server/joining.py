@@ -45,7 +45,7 @@ class Joining:
         """Invite a site, which may be one that is in: then it gets a new certificate. Raises UsageError in words."""
         gateway(self.hub)
         card = HubCard.read(self.hub.card)
-        made = Invitation.make(site, card.address, card.fingerprint)
+        made = Invitation.make(site, card.address, card.fingerprint, taken_back=len(card.distrusted))
         now = datetime.now(UTC)
         self.hub.audit().append("site invited", {"site": site, "days": days, "by": self.by})
         self.register.invite(

@@ -67,7 +67,7 @@ class Supervisor:
         if self.hub.renew_certificate():
             log.info("the server's certificate is new; it ends on %s", self.hub.certificate_ends().date())
         if self.hub.renew_card():
-            log.warning("the hub's address is new: give %s to every site", self.hub.card)
+            log.warning("the hub's card is new: give %s to every site that was given the one before", self.hub.card)
 
     def _keep_running(self, revival: Revival) -> None:
         revival.all_ended("died", HUB_DIED)  # with a supervisor that was killed

@@ -184,14 +184,19 @@ def https_server(tmp_path: Path) -> Iterator[Callable[..., str]]:
     """`https_server(key_pem, certificate_pem)`: the "127.0.0.1:port" of a new https server.
 
     `ahead_s` is how far its clock is ahead, `status` and `body` what it answers, `says` the length that it says that
-    this has; without a key it speaks plain HTTP.
+    this has; a `body` may be made of the address. Without a key it speaks plain HTTP.
     """
     with ExitStack() as servers:
 
         def start(
-            *pair: bytes, ahead_s: float = 0.0, status: int = 200, body: bytes = b"", says: int | None = None
+            *pair: bytes,
+            ahead_s: float = 0.0,
+            status: int = 200,
+            body: bytes | Callable[[str], bytes] = b"",
+            says: int | None = None,
         ) -> str:
             server = servers.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), _Answers))
+            body = body if isinstance(body, bytes) else body(f"127.0.0.1:{server.server_port}")
             server.ahead_s, server.status = ahead_s, status  # type: ignore[attr-defined]
             server.body, server.says = body, len(body) if says is None else says  # type: ignore[attr-defined]
             if pair:

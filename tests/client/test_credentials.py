@@ -1,17 +1,24 @@
 """A site's certificate in its link folder: used whole, renewed in time, told of by doctor, refused when damaged."""
 
 import ssl
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedward_client import doctor_way
 from fedward_client.cli_watch import _ends_soon
-from fedward_client.credentials import Credentials
+from fedward_client.credentials import Credentials, hub_of
+from fedward_client.member import HUB_CARD
 from fedward_client.probe import context
+from fedward_client.supernode import Renewal
 from fedward_common import certificates, pki
-from fedward_common.errors import SettingsError
+from fedward_common.cards import HubCard
+from fedward_common.errors import LinkError, SettingsError
+from fedward_common.joining import Invitation
 
 ROOT = certificates.make_authority("west root", below=1)
 ISSUING = certificates.issue_authority(ROOT, "west 2026")
@@ -81,3 +88,61 @@ def test_a_file_that_is_damaged_or_open_to_others_is_refused(credentials: Creden
             credentials.show(context(CA))
     credentials.file.write_bytes(b"nothing")
     assert doctor_way.own_certificate("certificate", credentials.link).status == "fail"
+
+
+# What the root took back ---------------------------------------------------------------------------------------------
+
+STOLEN = certificates.issue_authority(ROOT, "west 2025")
+
+
+def shown(address: str, by: certificates.Authority, *gone: certificates.Authority) -> HubCard:
+    now = datetime.now(UTC)
+    listed = {each.certificate.serial_number: now for each in gone}
+    listing = certificates.revocations(ROOT, listed, ends=now + timedelta(days=9))
+    return HubCard.make("west", address, by, Ed25519PrivateKey.generate(), CA.encode(), taken_back=listing)
+
+
+@pytest.fixture
+def hub(https_server: Callable[..., str], no_proxy: None) -> Callable[..., HubCard]:
+    """`hub(by, *gone)`: a gateway of this authority's, whose card says that these are taken back."""
+
+    def start(by: certificates.Authority, *gone: certificates.Authority) -> HubCard:
+        pair, cards = certificates.issue_server(by, ["127.0.0.1"]), list[HubCard]()
+
+        def body(address: str) -> bytes:
+            cards.append(shown(address, by, *gone))
+            return cards[0].model_dump_json().encode()
+
+        https_server(*pair, certificates.pem(by.certificate), body=body)
+        return cards[0]
+
+    return start
+
+
+def test_a_site_learns_what_its_hub_took_back(credentials: Credentials, hub: Callable[..., HubCard]) -> None:
+    now = hub(ISSUING, STOLEN)
+    before = shown(now.address, ISSUING)
+    before.write(credentials.link / HUB_CARD)
+    thief = hub(STOLEN)  # on another port, and else the hub
+    trust = context(before.ca, before.distrusted)
+    renewal = Renewal(credentials, before, "north", trust)
+    assert credentials.newer(thief) == thief  # nobody told that site yet
+    renewal()
+    assert HubCard.read(credentials.link / HUB_CARD) == renewal.card == now
+    assert trust.distrusted == {STOLEN.certificate.serial_number}
+    with pytest.raises(LinkError, match="is of an authority that the hub took back"):
+        credentials.newer(shown(thief.address, ISSUING, STOLEN))
+
+
+def test_a_list_that_names_fewer_is_not_taken(credentials: Credentials, hub: Callable[..., HubCard]) -> None:
+    known = shown(hub(ISSUING).address, ISSUING, STOLEN)
+    assert credentials.newer(known) == known
+    assert not (credentials.link / HUB_CARD).exists()
+
+
+def test_a_card_from_before_a_code_is_not_taken(hub: Callable[..., HubCard]) -> None:
+    thief, now = hub(STOLEN), hub(ISSUING, STOLEN)
+    code = Invitation.make("north", now.address, now.fingerprint, taken_back=1)
+    assert hub_of(code) == now
+    with pytest.raises(LinkError, match="shows a card from before the hub took back what was stolen"):
+        hub_of(replace(code, address=thief.address))

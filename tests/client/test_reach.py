@@ -55,6 +55,24 @@ def test_a_hub_that_is_there_is_reached(https_server: Start) -> None:
     assert by_name.failed is None
 
 
+def test_an_authority_that_the_root_took_back_is_no_hub(https_server: Start) -> None:
+    root = certificates.make_authority("north root", below=1)
+    stolen, issuer = (certificates.issue_authority(root, "north 2026") for _ in range(2))
+    ca, distrusted = certificates.pem(root.certificate).decode(), frozenset({stolen.certificate.serial_number})
+
+    def serving(by: certificates.Authority) -> str:
+        return https_server(*certificates.issue_server(by, LOOPBACK), certificates.pem(by.certificate))
+
+    assert probe.attempt(serving(issuer), ca, distrusted).failed is None
+    address = serving(stolen)
+    assert probe.attempt(address, ca).failed is None
+    met = probe.attempt(address, ca, distrusted)
+    assert (met.failed, met.status) == ("tls", None)
+    assert met.error is not None
+    said = checked(reach.explain(met.error, address, ca))
+    assert said.startswith(f"the certificate of the hub {address} is of an authority that the hub took back: ")
+
+
 @pytest.mark.parametrize("ahead_s", [310, -310])
 def test_a_clock_that_is_off_is_measured(https_server: Start, ahead_s: int) -> None:
     met = probe.attempt(https_server(*certificates.issue_server(HUB, LOOPBACK), ahead_s=ahead_s), CA)

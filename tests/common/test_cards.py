@@ -3,6 +3,7 @@
 import json
 import stat
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,15 @@ def below_root(signing_key: Ed25519PrivateKey) -> HubCard:
     """The card of a hub whose root is offline."""
     root = certificates.make_authority("west root", below=1)
     issuer = certificates.issue_authority(root, "west 2026")
-    return HubCard.make("west", "hub.example.org:443", issuer, signing_key, certificates.pem(root.certificate))
+    pem = certificates.pem(root.certificate)
+    return HubCard.make("west", "hub.example.org:443", issuer, signing_key, pem, taken_back=taken_back(root))
+
+
+def taken_back(root: Authority, *gone: Authority) -> bytes:
+    """The root's list of these authorities."""
+    now = datetime.now(UTC)
+    serials = {each.certificate.serial_number: now for each in gone}
+    return certificates.revocations(root, serials, ends=now + timedelta(days=9))
 
 
 def changed(card: SiteCard | HubCard, **changes: Any) -> bytes:
@@ -290,6 +299,26 @@ def test_a_card_that_another_authority_or_a_site_signed(below_root: HubCard, sig
     pem = certificates.pem(root.certificate)
     assert CHANGED in refusal(HubCard.parse, changed(HubCard.make("east", "hub:443", leaf, signing_key, pem)))
     assert HubCard.parse(changed(HubCard.make("east", "hub:443", issuer, signing_key, pem))).hub == "east"
+
+
+def test_a_card_of_an_authority_that_the_root_took_back(signing_key: Ed25519PrivateKey) -> None:
+    root, other = (certificates.make_authority("west root", below=1) for _ in range(2))
+    stolen, issuer = (certificates.issue_authority(root, "west 2026") for _ in range(2))
+
+    def card(by: Authority, listed: bytes) -> bytes:
+        pem = certificates.pem(root.certificate)
+        return changed(HubCard.make("west", "hub.example:443", by, signing_key, pem, taken_back=listed))
+
+    made = HubCard.parse(card(issuer, taken_back(root, stolen)))
+    assert made.distrusted == {stolen.certificate.serial_number}
+    assert HubCard.parse(card(stolen, taken_back(root))).distrusted == frozenset()  # an older list does not tell
+    for by, listed in (
+        (stolen, taken_back(root, stolen)),
+        (stolen, taken_back(stolen)),
+        (stolen, taken_back(other)),
+    ):
+        assert CHANGED in refusal(HubCard.parse, card(by, listed))
+    assert "taken_back: the list" in refusal(HubCard.parse, changed(made, taken_back="none"))
 
 
 def test_a_newer_card_takes_an_older_ones_place(tmp_path: Path, hub: HubCard, authority: Authority) -> None:

@@ -29,6 +29,7 @@ INVITATIONS = st.builds(
     SITES,
     st.builds(addressed, HOSTS, st.integers(1, 65535)),
     st.binary(min_size=32, max_size=32).map(bytes.hex),
+    taken_back=st.integers(0, 255),
 )
 
 
@@ -63,16 +64,17 @@ def sealed(body: bytes) -> str:
 @pytest.mark.parametrize("text", [b"", b"north", b"@hub:1", b"No@hub:1", b"north@hub", b"north@hub:0", b"north@\xff:1"])
 def test_a_code_that_says_nonsense(text: bytes) -> None:
     with pytest.raises(UsageError, match=NO_CODE):
-        Invitation.read(sealed(b"\x01" + bytes(48) + text))
+        Invitation.read(sealed(b"\x02" + bytes(49) + text))
 
 
-def test_a_code_of_a_later_version() -> None:
-    with pytest.raises(UsageError, match="of a newer Fedward"):
-        Invitation.read(sealed(b"\x02" + bytes(60)))
+@pytest.mark.parametrize("version", [b"\x01", b"\x03"])
+def test_a_code_of_another_version(version: bytes) -> None:
+    with pytest.raises(UsageError, match="of another version of Fedward: install the hub's"):
+        Invitation.read(sealed(version + bytes(60)))
 
 
 def test_a_secret_is_drawn_anew_and_not_shown() -> None:
-    one, other = (Invitation.make("north", "hub:1", "0" * 64) for _ in range(2))
+    one, other = (Invitation.make("north", "hub:1", "0" * 64, taken_back=0) for _ in range(2))
     assert one.secret != other.secret
     assert one.secret not in repr(one)
     assert digest(one.secret) == hashlib.sha256(bytes.fromhex(one.secret)).hexdigest()

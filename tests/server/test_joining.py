@@ -114,7 +114,7 @@ def test_a_code_counts_once(joining: Joining, north: Asker, tmp_path: Path) -> N
 def test_codes_that_do_not_count(joining: Joining, north: Asker, tmp_path: Path) -> None:
     south = Asker.make("south", tmp_path)
     with pytest.raises(JoinRefusedError, match="not one of this hub's"):
-        joining.ask(north.sends(Invitation.make("north", "hub.example:8443", "0" * 64)))
+        joining.ask(north.sends(Invitation.make("north", "hub.example:8443", "0" * 64, taken_back=0)))
     with pytest.raises(JoinRefusedError, match="not one of this hub's"):
         joining.ask(south.sends(joining.invite("north")))
     forged = north.sends(joining.invite("north")).model_copy(update={"request": south.request})
@@ -316,12 +316,17 @@ def test_what_ends_with_its_authority_is_not_made_anew_every_hour(
 
 def test_authorities_that_are_trusted_no_more(hub: Hub, joining: Joining, north: Asker, tmp_path: Path) -> None:
     before, first = hub.issuing.current().certificate, let_in(joining, north)
+    assert joining.invite("north").taken_back == 0
     rotate(hub, tmp_path / "root", distrust=True)
     gone = {before.serial_number, first.serial_number}
     assert revoked(joining) == gone
+    assert HubCard.read(hub.card).distrusted == {before.serial_number}
     assert survey(hub)["sites"][0]["certificate_ends"] is None
+    assert joining.invite("north").taken_back == 1
     rotate(hub, tmp_path / "root", distrust=False)
     assert revoked(joining) == gone  # for good
+    assert HubCard.read(hub.card).distrusted == {before.serial_number}
+    assert not hub.renew_card()
     let_in(joining, north)
     assert survey(hub)["sites"][0]["certificate_ends"] is not None
     assert revoked(joining) == gone
