@@ -1,7 +1,8 @@
 """What the network side carries between the hub and the data side around rounds, every few seconds, in a thread.
 
-The hub's news go in as they came, and out comes what the data side lets out (`reporting`); this only carries. Whatever
-goes wrong here, rounds do not notice: it is logged once, and tried again after growing pauses.
+The hub's news go in as they came, and out comes what the data side lets out (`reporting`); this only carries, and has
+the site's certificate renewed, which no training may hold up. Whatever goes wrong here, rounds do not notice: it is
+logged once, and tried again after growing pauses.
 """
 
 import logging
@@ -9,7 +10,7 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -54,6 +55,7 @@ class Correspondence:
     work: Path
     stopping: threading.Event
     traffic: Traffic = field(default_factory=Traffic)
+    renewal: Callable[[], None] = lambda: None  # looks whether the site's certificate is to be renewed
     _thread: threading.Thread = field(init=False)
     _news: str = ""  # JSON of a HubNews
     _tag: str = ""  # of the news
@@ -79,6 +81,7 @@ class Correspondence:
         with HubApi(self.card, self.trust, self.traffic) as hub:
             while not self.stopping.wait(pause_s * random.uniform(0.5, 1.0)):  # noqa: S311 - nothing secret
                 try:
+                    self.renewal()
                     changed = self.exchange(hub)
                 except FedwardError as error:
                     self._say(str(error))

@@ -125,8 +125,8 @@ def data_side(at: Member) -> Iterator[None]:
         yield
 
 
-def between(hub: FakeHub, at: Member) -> Correspondence:
-    return Correspondence(hub.card, context(hub.card.ca), at.site.spool / WORK_SOCKET, threading.Event())
+def between(hub: FakeHub, at: Member, **more: Any) -> Correspondence:
+    return Correspondence(hub.card, context(hub.card.ca), at.site.spool / WORK_SOCKET, threading.Event(), **more)
 
 
 def asks(study: StudySpec, approval: ApprovalState | None = None) -> HubNews:
@@ -226,6 +226,11 @@ def test_in_its_thread_it_goes_on_after_a_failure_and_says_it_once(
         monkeypatch.setattr(correspondence, name, 0.05)
     at = member()
     hub.status, hub.answer = 404, b'{"error": "this hub has nothing there"}'
+    looked = list[float]()
+
+    def looks() -> None:
+        """As a certificate is looked at: whatever the hub answers, and whatever the site is at."""
+        looked.append(time.monotonic())
 
     def wait_until(there: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 60
@@ -233,8 +238,9 @@ def test_in_its_thread_it_goes_on_after_a_failure_and_says_it_once(
             assert time.monotonic() < deadline, "waited in vain"
             time.sleep(0.02)
 
-    with caplog.at_level(logging.WARNING), data_side(at), between(hub, at) as carrier:
+    with caplog.at_level(logging.WARNING), data_side(at), between(hub, at, renewal=looks) as carrier:
         wait_until(lambda: len(hub.asked) >= 3)
+        assert len(looked) >= 3
         hub.status, hub.answer = 200, None
         wait_until(lambda: bool(hub.told))
     assert carrier.stopping.is_set()
