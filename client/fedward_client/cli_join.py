@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from fedward_client.cli_common import AsJson, Folder, State
+from fedward_common.errors import LinkError, RefusedError
 
 if TYPE_CHECKING:
     from fedward_client.site import Site
-    from fedward_common.cards import HubCard, SiteCard
+    from fedward_common.cards import SiteCard
     from fedward_common.joining import Invitation
 
 LOOK_S = 5.0  # how often the hub is asked whether its operator has answered
+WAITING = "Waiting for the hub's operator to approve; Ctrl-C, and the same call later"
 
 
 def join(  # noqa: PLR0917 - typer reads options from parameters
@@ -41,17 +44,25 @@ def join(  # noqa: PLR0917 - typer reads options from parameters
 
     invitation = Invitation.read(code)
     hub = hub_of(invitation)
-    site, own = _made(folder, invitation, hub, new_node_key=new_node_key, state=state)
+    site, own = _made(folder, invitation, state)
     key = pki.load_signing_key(site.state / SIGNING_KEY)
     credentials = Credentials(site.link)
+    own = credentials.with_node_key(own, key, invitation.secret, anew=new_node_key)
     is_in = credentials.ask(hub, own, key, invitation.secret)
     if not as_json:
         print(f"Site {site.name} asks the hub {hub.hub} at {hub.address} to be let in.")
         print(f"Fingerprint, to be read out to the hub's operator by telephone:\n{pki.grouped(own.fingerprint)}")
     if wait and not is_in:
-        with Console(stderr=True).status("Waiting for the hub's operator to approve; Ctrl-C, and the same call later"):
-            while not (is_in := credentials.ask(hub, own, key, invitation.secret)):
+        with Console(stderr=True).status(WAITING) as status:
+            while not is_in:
                 time.sleep(LOOK_S)
+                try:
+                    is_in = credentials.ask(hub, own, key, invitation.secret)
+                    status.update(WAITING)
+                except RefusedError:
+                    raise
+                except LinkError as error:  # the hub is being started anew, say
+                    status.update(escape(f"{WAITING} ({error})"))
     if as_json:
         told = {"site": site.name, "fingerprint": own.fingerprint, "hub": hub.hub, "joined": is_in}
         print(json.dumps(told))
@@ -64,9 +75,7 @@ def join(  # noqa: PLR0917 - typer reads options from parameters
         print("The hub's operator has not answered yet: run the same call again.")
 
 
-def _made(
-    folder: Path, invitation: "Invitation", hub: "HubCard", *, new_node_key: bool, state: Path | None
-) -> "tuple[Site, SiteCard]":
+def _made(folder: Path, invitation: "Invitation", state: Path | None) -> "tuple[Site, SiteCard]":
     """The folder as a site with the invitation's name. Raises UsageError where it is another's."""
     from fedward_client.member import join as make
     from fedward_client.site import SETTINGS, Site
@@ -77,4 +86,4 @@ def _made(
             f"the code is for a site '{invitation.site}', and {SETTINGS} names this one '{found}': ask the hub's "
             "operator for a code for that name, or change it"
         )
-    return make(folder, hub, name=invitation.site, state=state, new_node_key=new_node_key)
+    return make(folder, None, name=invitation.site, state=state)

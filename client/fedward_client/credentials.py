@@ -1,8 +1,9 @@
 """A site's certificate for a hub with a gateway: asked for, kept in its link folder, renewed there in time.
 
 `tls.pem` holds the private key, which was made here and never leaves, and the certificate with its chain: one file, so
-that they always belong together. `asked.key` is the key of a request that was not answered yet. A hub of this machine
-only has no gateway and wants no certificate.
+that they always belong together. `asked.key` is the key of a request that was not answered yet, `asked-node.key` the
+new node key in it, if any: until a hub lets the site in, what there is stays as it is. A hub of this machine only has
+no gateway and wants no certificate.
 """
 
 import ssl
@@ -18,15 +19,15 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import BaseModel, ValidationError
 
 from fedward_client.hub_api import LIMIT_S, NOT_AGREED, HubApi
-from fedward_client.member import HUB_CARD, TLS
+from fedward_client.member import HUB_CARD, NODE, NODE_KEY, TLS, meet
 from fedward_client.probe import context, untrusting
 from fedward_client.reach import explain
 from fedward_common import certificates, pki
 from fedward_common.cards import MAX_CARD_BYTES, HubCard, SiteCard
 from fedward_common.errors import LinkError, SettingsError
-from fedward_common.joining import CERTIFICATE, JOIN, Invitation, Joined, JoinRequest, Renewal, Renewed
+from fedward_common.joining import CERTIFICATE, JOIN, Invitation, Joined, JoinRequest, Renewal, Renewed, digest
 
-ASKED = "asked.key"
+ASKED, ASKED_NODE = "asked.key", "asked-node.key"
 Answer = TypeVar("Answer", bound=BaseModel)
 RENEWED_AT = 1 / 3  # of a certificate's life, still to come
 
@@ -68,8 +69,18 @@ class Credentials:
 
     # Asking for one --------------------------------------------------------------------------------------------------
 
+    def with_node_key(self, site: SiteCard, key: Ed25519PrivateKey, secret: str, *, anew: bool) -> SiteCard:
+        """The site's card to ask with: with a new node key where one is wanted, or was when this code asked before."""
+        path, mark = self.link / ASKED_NODE, f"# {digest(secret)}\n".encode()
+        if not path.exists() or not pki.read_private(path).startswith(mark):
+            path.unlink(missing_ok=True)  # another code's, which the last question has overtaken
+            if not anew:
+                return site
+            pki.write_private(path, mark + pki.make_node_key())
+        return SiteCard.make(site.site, pki.node_public_line(pki.load_node_key(path)), key)
+
     def ask(self, card: HubCard, site: SiteCard, key: Ed25519PrivateKey, secret: str) -> bool:
-        """Ask a hub to let this site in; whether it has, with the certificate then in its place.
+        """Ask a hub to let this site in; whether it has, with all that belongs to it then in its place.
 
         The same question is asked again until the hub's operator has answered. Raises LinkError in words.
         """
@@ -81,11 +92,21 @@ class Credentials:
         return JoinRequest.make(site, self._request(site.site, card)[1], secret, key)
 
     def take(self, card: HubCard, answer: Joined) -> bool:
-        """Take the hub's answer to what was asked; whether it let this site in. Raises LinkError for a false one."""
+        """Take the hub's answer to what was asked; whether it let this site in. Raises LinkError for a false one.
+
+        Cut off on its way, it is done by the same question asked again.
+        """
         if answer.certificate is None:
             return False
         own, _ = self._request("", card)
-        self._take(card, own, answer.certificate)
+        held = _held(card, own, answer.certificate)
+        meet(self.link, card)
+        node = self.link / ASKED_NODE
+        if node.exists():
+            pki.write_private(self.link / NODE_KEY, pki.read_private(node).partition(b"\n")[2], replace=True)
+            (self.link / NODE).unlink(missing_ok=True)
+        pki.write_private(self.file, held, replace=True)
+        node.unlink(missing_ok=True)
         (self.link / ASKED).unlink()
         return True
 
@@ -95,7 +116,7 @@ class Credentials:
         answer = _call(
             card, CERTIFICATE, Renewal(request=request.decode()), Renewed, self.show(context(card.ca, card.distrusted))
         )
-        self._take(card, own, answer.certificate)
+        pki.write_private(self.file, _held(card, own, answer.certificate), replace=True)
 
     def newer(self, card: HubCard) -> HubCard:
         """The hub's card as the hub shows it now, kept, where its root took more authorities back; else the same.
@@ -122,17 +143,18 @@ class Credentials:
         pki.write_private(path, mark + own + made, replace=True)
         return own, made.decode()
 
-    def _take(self, card: HubCard, own: bytes, chain: str) -> None:
-        """Put a certificate in its place. Raises LinkError unless it is of the key and below the hub's root."""
-        try:
-            found = certificates.load_chain(chain.encode())
-            above = [*found[1:], certificates.load_certificate(card.ca.encode())]
-        except SettingsError:
-            found, above = [], []
-        linked = all(certificates.issued_by(one, issuer) for one, issuer in zip(found, above, strict=True))
-        if not found or not linked or found[0].public_key() != load_pem_private_key(own, None).public_key():
-            raise LinkError("the hub sent a certificate that is not for this site's key: tell its operator")
-        pki.write_private(self.file, own + certificates.pem(*found), replace=True)
+
+def _held(card: HubCard, own: bytes, chain: str) -> bytes:
+    """Key and certificate as one file. Raises LinkError unless they are one pair, below the hub's root."""
+    try:
+        found = certificates.load_chain(chain.encode())
+        above = [*found[1:], certificates.load_certificate(card.ca.encode())]
+    except SettingsError:
+        found, above = [], []
+    linked = all(certificates.issued_by(one, issuer) for one, issuer in zip(found, above, strict=True))
+    if not found or not linked or found[0].public_key() != load_pem_private_key(own, None).public_key():
+        raise LinkError("the hub sent a certificate that is not for this site's key: tell its operator")
+    return own + certificates.pem(*found)
 
 
 def hub_of(invitation: Invitation) -> HubCard:

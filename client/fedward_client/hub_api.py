@@ -1,6 +1,7 @@
 """The hub's API for sites, as a site calls it: over one connection that is kept, in bounded answers.
 
-Everything that goes wrong is a `LinkError` in words, the hub's own where it sent some.
+Everything that goes wrong is a `LinkError` in words, the hub's own where it sent some, a `RefusedError` where that is
+no fault of the hub's.
 """
 
 import json
@@ -15,7 +16,7 @@ from pydantic import BaseModel
 from fedward_client.reach import explain
 from fedward_client.traffic import Traffic
 from fedward_common.cards import HubCard
-from fedward_common.errors import LinkError
+from fedward_common.errors import LinkError, RefusedError
 from fedward_common.study_faults import printable
 
 LIMIT_S = 30.0
@@ -70,7 +71,7 @@ class HubApi:
                 content = _read(answer)
             if not answer.is_success and answer.status_code != httpx.codes.NOT_MODIFIED:
                 if (words := _error(content)) is not None:
-                    raise LinkError(words)
+                    raise RefusedError(words) if answer.is_client_error else LinkError(words)
                 answer.raise_for_status()
             self.traffic.passed(sent=len(more.get("content", "")), received=len(content))
         except (httpx.HTTPError, OSError) as error:

@@ -102,21 +102,21 @@ def join(
     _ = site.key
     key = pki.load_signing_key(site.state / SIGNING_KEY)
     if hub is not None:
-        _meet(site, hub)
+        meet(site.link, hub)
     write_link_settings(site)
     AuditLog(site.state / AUDIT, key, site.name)
     node = pki.node_public_line(pki.load_node_key(site.link / NODE_KEY))
     return site, SiteCard.make(site.name, node, key)
 
 
-def _meet(site: Site, card: HubCard) -> None:
+def meet(link: Path, card: HubCard) -> None:
     """Take a hub's card; what belongs to another goes: its id of the node, its certificate, its questions."""
-    known = HubCard.read(site.link / HUB_CARD) if (site.link / HUB_CARD).exists() else None
+    known = HubCard.read(link / HUB_CARD) if (link / HUB_CARD).exists() else None
     if known is not None and known.fingerprint != card.fingerprint:
-        (site.link / NODE).unlink(missing_ok=True)
-        (site.link / TLS).unlink(missing_ok=True)
-        shutil.rmtree(site.link / PENDING, ignore_errors=True)
-    card.write(site.link / HUB_CARD)
+        (link / NODE).unlink(missing_ok=True)
+        (link / TLS).unlink(missing_ok=True)
+        shutil.rmtree(link / PENDING, ignore_errors=True)
+    card.write(link / HUB_CARD)
 
 
 def _write_settings(folder: Path, name: str | None) -> None:

@@ -15,6 +15,7 @@
     ├── PacsError          a hospital's archive cannot be reached, or refuses
     ├── PolicyError        a site's policy or approval does not let something leave
     └── LinkError          the hub cannot be reached, or does not accept this site
+        └── RefusedError     the hub says no, in its own words: asking again changes nothing
 
 Messages never hold a patient's identifier, nor a path inside a site's data folder.
 """
@@ -29,6 +30,7 @@ __all__ = [
     "PacsError",
     "PolicyError",
     "RecordError",
+    "RefusedError",
     "RunError",
     "SettingsError",
     "StudyError",
@@ -100,3 +102,7 @@ class PolicyError(FedwardError):
 
 class LinkError(FedwardError):
     """The hub cannot be reached, or does not accept this site."""
+
+
+class RefusedError(LinkError):
+    """The hub says no, in its own words."""

@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fedward_client import bulk as client_bulk
 from fedward_client import spool_writer
-from fedward_client.credentials import ASKED, Credentials, hub_of
+from fedward_client.credentials import ASKED, Credentials, _held, hub_of
 from fedward_client.fleet import Fleet, NotKnownError, RunOverError
 from fedward_client.hub_api import HubApi
 from fedward_client.member import NODE_KEY, SIGNING_KEY, LinkSettings, join
@@ -806,7 +806,7 @@ def test_an_answer_that_is_no_certificate_of_ours_is_refused(ground: Ground, nor
         ours,  # for another key
     ):
         with pytest.raises(LinkError, match="is not for this site's key"):
-            credentials._take(card, own, wrong)
+            _held(card, own, wrong)
     assert credentials.file.read_bytes() == kept
     assert not (north.link / ASKED).exists()
     assert Joined(status="waiting").certificate is None
