@@ -57,7 +57,7 @@ from fedward_common.packing import is_small
 HEARTBEAT_S = 10.0  # the least that Flower takes, which takes a node for gone after two of them
 GONE_S = 2.0  # so that a hub that waits for this node, and looks twice a second at least, sees that it is gone
 SKEW_S = 2.0  # below this the local clock is right: a Date header has whole seconds
-GATEWAY_HEADER = "x-fedward-gateway"  # in what the gateway itself refuses
+GATEWAY_HEADER, OTHER_NODE = "x-fedward-gateway", "node-key"  # in what the gateway itself refuses, and for what
 OBJECT_WAIT_S, OBJECT_LIMIT_S = 0.02, 600.0  # for an object that its sender is still sending
 
 
@@ -280,6 +280,11 @@ class Fleet:
 
 def _refusal(error: httpx.HTTPStatusError) -> LinkError:
     status = error.response.status_code
+    if error.response.headers.get(GATEWAY_HEADER) == OTHER_NODE:
+        return NotKnownError(
+            "the hub's gateway knows this site by another node key, as after a restored backup: ask the hub's operator "
+            "for a code, then `fedward site join` with --new-node-key"
+        )
     if GATEWAY_HEADER in error.response.headers:
         return NotKnownError(
             "the hub's gateway does not accept this site's certificate, which has expired or was taken back: ask the "

@@ -247,7 +247,7 @@ def test_a_certificate_goes_with_its_own_node_only(ground: Ground, north: Site, 
     assert ground.status(path, tls_of(north), key=key_of(north)) == 415  # the SuperLink's: that is no protobuf
     with (
         fleet_of(south, Credentials(north.link).show(ground.trust)) as thief,
-        pytest.raises(NotKnownError, match="gateway does not accept this site's certificate"),
+        pytest.raises(NotKnownError, match="gateway knows this site by another node key"),
     ):
         thief.activate(None, at_work=False)
 
@@ -847,3 +847,10 @@ def test_authorities_that_were_taken_back(ground: Ground) -> None:
     assert HubCard.read(site.link / "hub.json") == HubCard.read(ground.hub.card)
     invitation = ground.invite(site.name)
     assert hub_of(Invitation.read(invitation.code())) == renewal.card
+
+
+def test_guessing_codes_is_slowed_down(ground: Ground) -> None:
+    with httpx.Client(verify=ground.trust, trust_env=False) as client:
+        found = [client.post(f"{ground.url}{JOIN}", content=b"{}").status_code for _ in range(60)]
+    assert found.count(429) > 10
+    wait_until(lambda: Gateway(ground.hub).answers())  # and over soon
