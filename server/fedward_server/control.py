@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -83,18 +84,23 @@ def approve(hub: Hub, site: str, fingerprint: str, *, by: str | None = None) -> 
 
 
 def _let_through(hub: Hub, row: SiteRow) -> None:
-    troubles = bring_in_line(hub) if _up(hub) else []
-    bring_gateway_in_line(hub)
+    try:
+        troubles = bring_in_line(hub) if _up(hub) else []
+    finally:
+        bring_gateway_in_line(hub)
     if troubles:
         raise RunError(f"{row.site} is enrolled, but {'; '.join(troubles)}")
 
 
 def shut_out(hub: Hub, site: str, *, by: str | None = None) -> None:
-    """Forget a site; where the hub is up, it is disconnected now."""
-    hub.forget(site, by=by)
-    bring_gateway_in_line(hub)  # first: a certificate that was stolen gets no further
-    if _up(hub):
-        bring_in_line(hub)
+    """Forget a site; where the hub is up, it is disconnected now.
+
+    Raises RunError where that did not succeed; the same call may then be made again, also of a site that is forgotten.
+    """
+    with ExitStack() as both:  # whatever fails before
+        both.callback(lambda: bring_in_line(hub) if _up(hub) else [])
+        both.callback(bring_gateway_in_line, hub)  # first: a certificate that was stolen gets no further
+        hub.forget(site, by=by)
 
 
 def rotate(hub: Hub, root: Path, *, distrust: bool) -> datetime:

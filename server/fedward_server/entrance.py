@@ -1,8 +1,9 @@
 """Keeps what stands before a hub running while its block runs: nginx, and the API behind it.
 
 Each is started on a leash, so that nothing of it outlives this process. One that ends is started again, with growing
-pauses; a log of the gateway's that has grown long is begun anew. Once an hour the gateway is brought in line: its
-certificate and the lists of those taken back are renewed; and sessions and certificates that are over are removed.
+pauses; a log of the gateway's that has grown long is begun anew. Once a minute the gateway is brought in line: its
+certificate and the lists of those taken back are renewed, and what nginx did not take is told to it again; and sessions
+and certificates that are over are removed.
 """
 
 import logging
@@ -30,7 +31,7 @@ from fedward_server.runs import ENGINE
 
 START_LIMIT_S = 60.0
 LOOK_S = 0.2
-UPKEEP_S = 3600.0
+UPKEEP_S = 60.0
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S, WELL_S = 0.5, 60.0, 30.0
 
 log = logging.getLogger(__name__)

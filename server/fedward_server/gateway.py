@@ -4,6 +4,7 @@
     gateway/nodes.map     which node key goes with which certificate's name
     gateway/revoked.pem   what every authority of the hub took back
     gateway/nginx.pid     of nginx's first process
+    gateway/taken         what that process goes by: its id, and a digest of what it read when it was told to
     logs/gateway.log      a line a request, without addresses; logs/gateway-errors.log is nginx's own, of no request
 
 nginx reads all of it when it is told to; until then, and when something in it is wrong, it goes on with what it had.
@@ -44,7 +45,7 @@ API_SOCKET = f"{FOLDER}/api.sock"  # relative to the hub's folder, which may be 
 CUT_S = 60  # how long a request may go on that an earlier nginx process took
 LOG_BYTES, LOGS_KEPT = 50 * 2**20, 5
 _PID = "nginx.pid"
-_RELOAD_LIMIT_S, _LOOK_S = 10.0, 0.02
+_CHECK_LIMIT_S, _RELOAD_LIMIT_S, _LOOK_S = 60.0, 10.0, 0.02
 _SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 
 
@@ -66,13 +67,15 @@ class Gateway:
 
     # What nginx is told ----------------------------------------------------------------------------------------------
 
-    def write(self, store: Store) -> bool:
-        """Write everything as it should be now; whether something changed."""
+    def write(self, store: Store) -> None:
+        """Write everything as it should be now."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
         (self.folder / "temporary").mkdir(mode=0o700, exist_ok=True)
-        files = {"nginx.conf": self._settings(), "nodes.map": _nodes(store.sites().values())}
-        changed = [self._put(name, text) for name, text in files.items()]
-        return any([*changed, self._write_lists(Register(store)), self.hub.renew_gateway(), self.hub.renew_dashboard()])
+        self._put("nginx.conf", self._settings())
+        self._put("nodes.map", _nodes(store.sites().values()))
+        self._write_lists(Register(store))
+        self.hub.renew_gateway()
+        self.hub.renew_dashboard()
 
     def _settings(self) -> str:
         pages = self.hub.settings.dashboard
@@ -92,23 +95,25 @@ class Gateway:
         )
         return rendered
 
-    def _put(self, name: str, text: str) -> bool:
+    def _put(self, name: str, text: str) -> None:
         path = self.folder / name
-        if path.exists() and path.read_text("utf-8") == text:
-            return False
-        pki.write_private(path, text.encode(), replace=True)
-        return True
+        if not path.exists() or path.read_text("utf-8") != text:
+            pki.write_private(path, text.encode(), replace=True)
 
-    def _write_lists(self, register: Register) -> bool:
+    def _write_lists(self, register: Register) -> None:
         """The lists, made anew where they would say something else, and every day: each counts for some days only."""
         said = [str(datetime.now(UTC).date()), *(str(row) for row in register.certificates() if row.revoked)]
         said += [str(each.certificate.serial_number) for each in self.hub.issuing.all()]
         mark = f"# {hashlib.sha256('|'.join(said).encode()).hexdigest()}\n".encode()
         path = self.folder / "revoked.pem"
-        if path.exists() and path.read_bytes().startswith(mark):
-            return False
-        pki.write_private(path, mark + self.hub.issuing.lists(register), replace=True)
-        return True
+        if not path.exists() or not path.read_bytes().startswith(mark):
+            pki.write_private(path, mark + self.hub.issuing.lists(register), replace=True)
+
+    def _read(self) -> str:
+        """A digest of what nginx reads and this hub changes."""
+        files = [self.folder / name for name in ("nginx.conf", "nodes.map", "revoked.pem")]
+        files += [path for path in (self.hub.gateway_pem, self.hub.dashboard_pem) if path.exists()]
+        return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()
 
     # nginx -----------------------------------------------------------------------------------------------------------
 
@@ -121,9 +126,13 @@ class Gateway:
 
     def check(self) -> None:
         """Have nginx read what it is told. Raises RunError with its words where it does not take it."""
-        done = subprocess.run(
-            self.command("-t", "-q"), cwd=self.hub.folder, capture_output=True, text=True, check=False, timeout=60
-        )
+        command = self.command("-t", "-q")
+        try:
+            done = subprocess.run(
+                command, cwd=self.hub.folder, capture_output=True, text=True, check=False, timeout=_CHECK_LIMIT_S
+            )
+        except subprocess.TimeoutExpired:
+            raise RunError(f"nginx has not read the gateway's settings within {_CHECK_LIMIT_S:g} s") from None
         if done.returncode:
             words = [line for line in done.stderr.splitlines() if "[emerg]" in line] or ["it does not say why"]
             said = words[-1].rpartition("#")[2].partition(": ")[2] or words[-1]
@@ -155,9 +164,16 @@ class Gateway:
         return False
 
     def reload(self) -> None:
-        """Have nginx, where it runs, read everything anew; returns when it goes by it. Raises RunError otherwise."""
-        pid = self.pid()
+        """Have nginx, where it runs, go by what was written; returns when it does. Raises RunError otherwise.
+
+        What it did not take is left to the next call, whoever's that is.
+        """
+        pid, taken = self.pid(), self.folder / "taken"
         if pid is None:
+            taken.unlink(missing_ok=True)  # it may be starting, and have read what was there before
+            return
+        mark = f"{pid} {self._read()}"
+        if taken.exists() and taken.read_text("utf-8") == mark:
             return
         self.check()
         before = _children(pid)
@@ -167,6 +183,7 @@ class Gateway:
             if time.monotonic() - started > _RELOAD_LIMIT_S:
                 raise RunError("nginx does not take the gateway's new settings; logs/gateway-errors.log says why")
             time.sleep(_LOOK_S)
+        pki.write_private(taken, mark.encode(), replace=True)
 
     def turn_logs(self) -> None:
         """Begin each log anew that has grown long; the last five are kept."""
@@ -191,8 +208,8 @@ def bring_gateway_in_line(hub: Hub) -> None:
     gateway = Gateway(hub)
     gateway.folder.mkdir(mode=0o700, exist_ok=True)
     with turn(gateway.folder / "lock"), hub.store() as store:
-        if gateway.write(store):
-            gateway.reload()
+        gateway.write(store)
+        gateway.reload()
 
 
 def _nodes(sites: Iterable[SiteRow]) -> str:

@@ -37,18 +37,18 @@ from fedward_client.supernode import Link, Renewal
 from fedward_common import certificates, pki
 from fedward_common.bulk import CHUNK_BYTES, Manifest
 from fedward_common.cards import HubCard
-from fedward_common.errors import LinkError, RunError
+from fedward_common.errors import LinkError, RunError, UsageError
 from fedward_common.joining import JOIN, Invitation, Joined
 from fedward_common.site_messages import STUDIES
 from fedward_server import control, gateway
 from fedward_server.bulk import Bulk
-from fedward_server.gateway import Gateway, node_header
+from fedward_server.gateway import Gateway, bring_gateway_in_line, node_header
 from fedward_server.hub import Hub
 from fedward_server.hub_settings import SETTINGS
 from fedward_server.joining import Joining
 from fedward_server.locks import held
 from fedward_server.runs import ENGINE, LOCK
-from fedward_server.superlink import free_port
+from fedward_server.superlink import CONNECTION, free_port
 from fedward_simulations.federation import background
 
 HOST = "127.0.0.1"
@@ -447,6 +447,29 @@ def test_a_certificate_that_a_restored_hub_does_not_know_is_over_with_the_site(g
     (ground.folder / "restored").rename(tmp_path / "lost")
     assert ground.status(path, tls_of(ground.joins("restored"))) == 400
     assert ground.status(path, stolen) == REFUSED
+
+
+def test_what_nginx_did_not_take_is_told_to_it_again(ground: Ground) -> None:
+    site = ground.joins("gone")
+    with ground.hub.store() as store:
+        node = store.sites()["gone"].node_id
+    log = ground.hub.logs / "gateway.log"
+    kept = log.rename(log.with_suffix(".kept"))
+    log.mkdir()  # nginx cannot open it
+    with pytest.raises(RunError, match="nginx does not take the gateway's settings"):
+        control.shut_out(ground.hub, "gone")
+    nodes = ground.hub.link.flwr("supernode", "list", CONNECTION)["nodes"]
+    assert {each["node-id"]: each["status"] for each in nodes}[node] == "unregistered"  # this step was not left out
+    assert ground.status("/v1/bulk/x", tls_of(site)) == 404  # nginx still lets it through
+    log.rmdir()
+    kept.rename(log)
+    with pytest.raises(UsageError, match="gone is not enrolled"):
+        control.shut_out(ground.hub, "gone")
+    assert ground.status("/v1/bulk/x", tls_of(site)) == REFUSED
+    pid = Gateway(ground.hub).pid() or 0
+    workers = gateway._children(pid)
+    bring_gateway_in_line(ground.hub)
+    assert gateway._children(pid) == workers  # it goes by all of it
 
 
 def test_a_request_that_is_at_work_is_not_cut_by_a_new_site(ground: Ground, north: Site) -> None:
