@@ -32,6 +32,7 @@ AUDIT_READERS: tuple[Role, ...] = ("operator", "auditor")
 LEAST_PASSWORD = 12  # characters: NIST SP 800-63B asks for 8 beside a second factor
 IDLE_S, LONGEST_S = 30 * 60.0, 12 * 3600.0  # of a session
 FREE_TRIES, FIRST_LOCK_S, LONGEST_LOCK_S = 5, 60.0, 3600.0
+QUIET_S = 24 * 3600.0  # without a wrong try: then those before count no more
 _STEP_S, _SLACK = 30, 1  # of a code: one step on either side counts too
 _HASHER = argon2.PasswordHasher()  # RFC 9106's second recommendation: 64 MiB, 3 passes, 4 lanes
 
@@ -78,7 +79,7 @@ _PEOPLE = sa.Table(
     sa.Column("totp", sa.String(64), nullable=False),
     sa.Column("totp_step", sa.Integer, nullable=False),  # the last that counted
     sa.Column("failures", sa.Integer, nullable=False),
-    sa.Column("locked_until", sa.Float, nullable=False),  # seconds since 1970
+    sa.Column("locked_until", sa.Float, nullable=False),  # seconds since 1970; of the last try where that locked nobody
     sa.Column("added", sa.String(32), nullable=False),
 )
 _SESSIONS = sa.Table(
@@ -129,13 +130,20 @@ class People:
         with self.store.writing() as connection:
             connection.execute(sa.delete(_SESSIONS).where(_SESSIONS.c.person == name))
             if connection.execute(sa.delete(_PEOPLE).where(_PEOPLE.c.name == name)).rowcount == 0:
-                raise UsageError(f"there is no person '{name}': `fedward hub people` lists them")
+                raise _nobody(name)
 
     def remove_stewards(self, site: str) -> None:
         """The same for whoever is of a site."""
         for person in self.all():
             if person.site == site:
                 self.remove(person.name)
+
+    def unlock(self, name: str) -> None:
+        """Forget a person's wrong tries. Raises UsageError for one who is not there."""
+        with self.store.writing() as connection:
+            forgotten = sa.update(_PEOPLE).where(_PEOPLE.c.name == name).values(failures=0, locked_until=0.0)
+            if connection.execute(forgotten).rowcount == 0:
+                raise _nobody(name)
 
     def all(self) -> list[Person]:
         """Everybody, by name."""
@@ -148,14 +156,10 @@ class People:
 
         What is wrong is not told. As long as a person is locked out, what is right is wrong too.
         """
-        rows = self.store.rows(sa.select(_PEOPLE).where(_PEOPLE.c.name == name))
-        known = rows[0] if rows else None
+        known = self._try(name)
         right = _verified(known["password"] if known else _NOBODY, password)  # as slow where there is nobody
         step = self._step(known["totp"], code) if known else None
-        if known is None or known["locked_until"] > self.now():
-            return None
         if not right or step is None:
-            self._failed(name)
             return None
         token = secrets.token_urlsafe(32)
         fresh = sa.and_(_PEOPLE.c.name == name, _PEOPLE.c.totp_step < step)
@@ -176,13 +180,20 @@ class People:
                 return int(now) // _STEP_S + offset
         return None
 
-    def _failed(self, name: str) -> None:
+    def _try(self, name: str) -> sa.RowMapping | None:
+        """The person who is about to try, None where nobody may.
+
+        Counted as wrong before it is looked at, so that of many tries at a time no more are than one by one.
+        """
+        now, which = self.now(), _PEOPLE.c.name == name
         with self.store.writing() as connection:
-            which = _PEOPLE.c.name == name
-            failures = 1 + int(connection.execute(sa.select(_PEOPLE.c.failures).where(which)).scalar_one())
-            lock_s = min(FIRST_LOCK_S * 2 ** max(0, failures - FREE_TRIES), LONGEST_LOCK_S)
-            until = self.now() + lock_s if failures >= FREE_TRIES else 0.0
+            row = connection.execute(sa.select(_PEOPLE).where(which)).mappings().one_or_none()
+            if row is None or row["locked_until"] > now:
+                return None
+            failures = 1 if now - row["locked_until"] > QUIET_S else row["failures"] + 1
+            until = now + _lock_s(failures)
             connection.execute(sa.update(_PEOPLE).where(which).values(failures=failures, locked_until=until))
+        return row
 
     # Sessions --------------------------------------------------------------------------------------------------------
 
@@ -246,6 +257,10 @@ def _person(row: dict[str, object]) -> Person:
     )
 
 
+def _nobody(name: str) -> UsageError:
+    return UsageError(f"there is no person '{name}': `fedward hub people list` lists them")
+
+
 def _verified(known: str, password: str) -> bool:
     try:
         return _HASHER.verify(known, password)
@@ -254,6 +269,12 @@ def _verified(known: str, password: str) -> bool:
 
 
 _NOBODY = _HASHER.hash(secrets.token_urlsafe(16))
+
+
+def _lock_s(failures: int) -> float:
+    """For how long so many wrong tries lock a person out."""
+    beyond = failures - FREE_TRIES
+    return 0.0 if beyond < 0 else min(FIRST_LOCK_S * 2 ** min(beyond, 6), LONGEST_LOCK_S)
 
 
 def _digest(text: str) -> str:

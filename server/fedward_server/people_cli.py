@@ -98,3 +98,19 @@ def remove(folder: Folder, name: Name) -> None:
         People(store).remove(name)
     hub.audit().append("person removed", {"person": name})
     print(f"{name} may not log in any more.")
+
+
+@app.command()
+def unlock(folder: Folder, name: Name) -> None:
+    """Let a person who is locked out for wrong tries log in again at once.
+
+    Example: fedward hub people unlock /srv/hub ada
+    """
+    from fedward_server.hub import Hub
+    from fedward_server.people import People
+
+    hub = Hub.open(folder)
+    with hub.store() as store:
+        People(store).unlock(name)
+    hub.audit().append("person unlocked", {"person": name})
+    print(f"{name} may try to log in again.")

@@ -7,6 +7,7 @@ import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyotp
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
@@ -19,6 +20,7 @@ from fedward_common.study import SiteEntry, StudySpec
 from fedward_common.testing import tiny_study
 from fedward_server.hub import Hub
 from fedward_server.locks import held
+from fedward_server.people import People
 from fedward_server.runs import chosen, end_run
 from fedward_server.store import SiteRow
 
@@ -338,6 +340,19 @@ def test_commands_refuse_in_one_sentence(hub: Hub, tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "nope" in done.stderr
     assert not (tmp_path / "new").exists() or not any((tmp_path / "new").iterdir())
+
+
+def test_who_is_locked_out_is_let_try_again(hub: Hub) -> None:
+    with hub.store() as store:
+        people = People(store)
+        secret = people.add("ada", "operator", "correct horse battery")
+        for _ in range(5):
+            assert people.log_in("ada", "guess guess guess", "", "") is None
+        assert fedward("hub", "people", "unlock", hub.folder, "ada").exit_code == 0
+        assert people.log_in("ada", "correct horse battery", pyotp.TOTP(secret).now(), "") is not None
+    assert "there is no person 'eve'" in refusal("hub", "people", "unlock", hub.folder, "eve")
+    last = list(entries(hub.audit_file))[-1]
+    assert (last.event, last.data) == ("person unlocked", {"person": "ada"})
 
 
 def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Who may log in, with what, how often he may be wrong, and how long it lasts."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 
 from fedward_common.errors import UsageError
 from fedward_server import people as module
-from fedward_server.people import IDLE_S, LONGEST_S, People, Person, Role, uri_of
+from fedward_server.people import IDLE_S, LONGEST_S, QUIET_S, People, Person, Role, uri_of
 from fedward_server.store import SiteRow, Store
 
 WORDS, HERE = "correct horse battery", "10.1.2.3 Firefox"
@@ -125,6 +126,44 @@ def test_guessing_is_locked_out_and_longer_each_time(ada: Ada, clock: Clock) -> 
         ada.log_in(password="guess guess guess")
     clock.s += 3601
     assert ada.log_in() is not None  # never for good: nobody can lock a hospital out of its own federation
+
+
+def test_ever_so_many_wrong_tries_lock_for_an_hour(ada: Ada, clock: Clock, store: Store) -> None:
+    with store.writing() as connection:
+        connection.execute(sa.update(module._PEOPLE).values(failures=10_000, locked_until=clock.s))
+    assert ada.log_in(password="guess guess guess") is None
+    clock.s += 3599
+    assert ada.log_in() is None
+    clock.s += 2
+    assert ada.log_in() is not None
+
+
+def test_wrong_tries_are_forgotten_after_a_quiet_day_or_by_who_unlocks(ada: Ada, people: People, clock: Clock) -> None:
+    for forgets in (lambda: setattr(clock, "s", clock.s + QUIET_S + 61), lambda: people.unlock("ada")):
+        for _ in range(5):
+            ada.log_in(password="guess guess guess")
+        forgets()
+        ada.log_in(password="guess guess guess")  # one that would lock him out again
+        assert ada.log_in() is not None
+        clock.s += 30
+    with pytest.raises(UsageError, match="there is no person 'eve'"):
+        people.unlock("eve")
+
+
+def test_of_many_tries_at_a_time_no_more_are_looked_at_than_one_by_one(ada: Ada, store: Store) -> None:
+    start = threading.Barrier(8)
+
+    def guess() -> None:
+        start.wait()
+        ada.log_in(password="guess guess guess")
+
+    threads = [threading.Thread(target=guess) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    [failures] = store.rows(sa.select(module._PEOPLE.c.failures))
+    assert failures == {"failures": 5}
 
 
 def test_a_session_ends_by_itself(ada: Ada, people: People, clock: Clock) -> None:
