@@ -3,14 +3,16 @@
 A person proves himself by a password (argon2id, RFC 9106) and a code of the moment (TOTP, RFC 6238), each of which
 counts once. Wrong ones lock a person out, longer each time; whoever guesses is not told what was wrong, nor whether
 there is such a person. A session is known by the digest of a token that the hub does not keep; it is one browser's at
-one address, and ends by itself.
+one address, and ends by itself. What a password costs to look at is bounded: strangers try, too.
 """
 
 import hashlib
 import hmac
 import secrets
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal, get_args
@@ -20,7 +22,7 @@ import pyotp
 import sqlalchemy as sa
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from fedward_common.errors import SettingsError, UsageError
+from fedward_common.errors import RunError, SettingsError, UsageError
 from fedward_common.joining import is_site_name
 from fedward_server.store import METADATA, SITES, Store
 
@@ -35,6 +37,11 @@ FREE_TRIES, FIRST_LOCK_S, LONGEST_LOCK_S = 5, 60.0, 3600.0
 QUIET_S = 24 * 3600.0  # without a wrong try: then those before count no more
 _STEP_S, _SLACK = 30, 1  # of a code: one step on either side counts too
 _HASHER = argon2.PasswordHasher()  # RFC 9106's second recommendation: 64 MiB, 3 passes, 4 lanes
+_TURNS = threading.BoundedSemaphore(2)  # passwords that are looked at at a time, in the process that sites need too
+
+
+class BusyError(RunError):
+    """Too many try to log in at this moment."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,9 +162,11 @@ class People:
         """A new session's token for who proves to be this person, None for anybody else.
 
         What is wrong is not told. As long as a person is locked out, what is right is wrong too.
+        Raises BusyError where too many try at this moment; then nothing was looked at.
         """
-        known = self._try(name)
-        right = _verified(known["password"] if known else _NOBODY, password)  # as slow where there is nobody
+        with _turn():
+            known = self._try(name)
+            right = _verified(known["password"] if known else _NOBODY, password)  # as slow where there is nobody
         step = self._step(known["totp"], code) if known else None
         if not right or step is None:
             return None
@@ -255,6 +264,17 @@ def _person(row: dict[str, object]) -> Person:
         site=None if site is None else str(site),
         fingerprint=None if key is None else str(key),
     )
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """A turn to look at a password. Nobody waits for one: whoever waits keeps a thread from sites and pages."""
+    if not _TURNS.acquire(blocking=False):
+        raise BusyError("too many try to log in at this moment: try again in a moment")
+    try:
+        yield
+    finally:
+        _TURNS.release()
 
 
 def _nobody(name: str) -> UsageError:

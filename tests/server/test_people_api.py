@@ -1,5 +1,7 @@
 """The people's API by its requests: programs that log in, and what it says of itself."""
 
+import threading
+
 import pyotp
 import pytest
 from starlette.requests import Request
@@ -34,6 +36,27 @@ def test_another_page_cannot_log_somebody_in(ground: Ground) -> None:
     login = {"name": "ada", "password": PASSWORD, "code": pyotp.TOTP(ground.secrets["ada"]).now()}
     answer = ground.browser().send("POST", "/api/v1/session", json=login, headers={"sec-fetch-site": "cross-site"})
     assert answer.status_code == 403
+
+
+def test_strangers_who_log_in_take_a_bounded_part_of_the_hub(ground: Ground) -> None:
+    start, found = threading.Barrier(12), list[tuple[int, bool]]()
+
+    def tries(number: int) -> None:
+        login = {"name": f"nobody-{number}", "password": PASSWORD, "code": "000000"}
+        browser = ground.browser()
+        start.wait()
+        if number % 2:
+            answer = browser.send("POST", "/api/v1/session", json=login)
+        else:
+            answer = browser.post("/login", data=login)
+        found.append((answer.status_code, "try again in a moment" in answer.text.lower()))
+
+    threads = [threading.Thread(target=tries, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(found) == {(403, False), (429, True)}
 
 
 def test_what_was_sent_is_not_said_again(ground: Ground) -> None:

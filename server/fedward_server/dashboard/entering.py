@@ -11,7 +11,7 @@ from starlette.routing import Route
 from fedward_server.dashboard import security
 from fedward_server.dashboard.frame import Form, Frame
 from fedward_server.dashboard.texts import LANGUAGES
-from fedward_server.people import Session
+from fedward_server.people import BusyError, Session
 
 _PATH = re.compile(r"/([A-Za-z0-9-]+(/[A-Za-z0-9-]+)*)?")  # of this hub, whatever a form says
 
@@ -40,7 +40,10 @@ class Entering:
         name, password, code = (str(form.get(field, "")) for field in ("name", "password", "code"))
         if not security.comes_from_here(request):
             return frame.render(request, None, "login.html", 403, said="form_old")
-        token = await run_in_threadpool(frame.people.log_in, name, password, code, security.client_of(request))
+        try:
+            token = await run_in_threadpool(frame.people.log_in, name, password, code, security.client_of(request))
+        except BusyError:
+            return frame.render(request, None, "login.html", 429, said="log_in_busy")
         if token is None:
             frame.hub.audit().append("login refused", {})
             return frame.render(request, None, "login.html", 403, said="log_in_failed")

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fedward_server.api.people.guard import Guard
 from fedward_server.dashboard import security
-from fedward_server.people import ROLES, Person, Role, Session
+from fedward_server.people import ROLES, BusyError, Person, Role, Session
 
 
 class Login(BaseModel):
@@ -40,7 +40,10 @@ def router(guard: Guard) -> APIRouter:
         if not security.comes_from_here(request):
             raise HTTPException(403, "log in from a page of this hub, or from a program")
         client = security.client_of(request)
-        token = frame.people.log_in(login.name, login.password, login.code, client)
+        try:
+            token = frame.people.log_in(login.name, login.password, login.code, client)
+        except BusyError as error:
+            raise HTTPException(429, str(error)) from None
         session = None if token is None else frame.people.session(token, client)
         if token is None or session is None:
             frame.hub.audit().append("login refused", {})
