@@ -354,8 +354,9 @@ class Hub:
             row = enrolled(store.sites(), site)
             self.audit().append("site forgotten", {"site": site, "fingerprint": row.fingerprint, "by": by})
             Register(store).revoke(site, datetime.now(UTC).isoformat(timespec="milliseconds"))
-            store.remove_site(site)
-            People(store).remove_stewards(site)
+            for steward in People(store).remove_stewards(site):
+                self.audit().append("person removed", {"person": steward, "by": by})
+            store.remove_site(site)  # last: whatever fails before, the same call goes on
         return row
 
 

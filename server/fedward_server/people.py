@@ -2,8 +2,8 @@
 
 A person proves himself by a password (argon2id, RFC 9106) and a code of the moment (TOTP, RFC 6238), each of which
 counts once. Wrong ones lock a person out, longer each time; whoever guesses is not told what was wrong, nor whether
-there is such a person. A session is known by the digest of a token that the hub does not keep; it is one browser's at
-one address, and ends by itself. What a password costs to look at is bounded: strangers try, too.
+there is such a person, and takes a bounded part of the hub. A session is known by the digest of a token that the hub
+does not keep; it is one browser's at one address, and ends by itself.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import argon2
 import pyotp
@@ -102,10 +102,11 @@ _SESSIONS = sa.Table(
 
 @dataclass(frozen=True, slots=True)
 class People:
-    """The people in an opened database. `now` is seconds since 1970."""
+    """The people in an opened database. `now` is seconds since 1970; `tell` is given events for the audit log."""
 
     store: Store
     now: Callable[[], float] = field(default=time.time)
+    tell: Callable[[str, dict[str, Any]], object] = field(default=lambda _event, _data: None)
 
     # Who there is ----------------------------------------------------------------------------------------------------
 
@@ -139,11 +140,12 @@ class People:
             if connection.execute(sa.delete(_PEOPLE).where(_PEOPLE.c.name == name)).rowcount == 0:
                 raise _nobody(name)
 
-    def remove_stewards(self, site: str) -> None:
-        """The same for whoever is of a site."""
-        for person in self.all():
-            if person.site == site:
-                self.remove(person.name)
+    def remove_stewards(self, site: str) -> list[str]:
+        """The same for whoever is of a site; their names."""
+        names = [person.name for person in self.all() if person.site == site]
+        for name in names:
+            self.remove(name)
+        return names
 
     def unlock(self, name: str) -> None:
         """Forget a person's wrong tries. Raises UsageError for one who is not there."""
@@ -168,14 +170,21 @@ class People:
             known = self._try(name)
             right = _verified(known["password"] if known else _NOBODY, password)  # as slow where there is nobody
         step = self._step(known["totp"], code) if known else None
-        if not right or step is None:
-            return None
+        token = self._begin(name, step, client) if right and step is not None else None
+        if token is None:
+            self.tell("login refused", self._locked(name))
+        else:
+            self.tell("logged in", {"by": name})
+        return token
+
+    def _begin(self, name: str, step: int, client: str) -> str | None:
+        """A new session's token, None where the code of this step was used before."""
         token = secrets.token_urlsafe(32)
         fresh = sa.and_(_PEOPLE.c.name == name, _PEOPLE.c.totp_step < step)
         with self.store.writing() as connection:
             updated = {"totp_step": step, "failures": 0, "locked_until": 0.0}
             if connection.execute(sa.update(_PEOPLE).where(fresh).values(updated)).rowcount != 1:
-                return None  # the code was used before
+                return None
             now = self.now()
             row = {"digest": _digest(token), "person": name, "client": _digest(client), "begun": now, "seen": now}
             connection.execute(sa.insert(_SESSIONS).values(row))
@@ -204,6 +213,15 @@ class People:
             connection.execute(sa.update(_PEOPLE).where(which).values(failures=failures, locked_until=until))
         return row
 
+    def _locked(self, name: str) -> dict[str, Any]:
+        """What may be told of a refusal: nothing where there is no such person, since what was typed may be secret."""
+        rows = self.store.rows(sa.select(_PEOPLE.c.locked_until).where(_PEOPLE.c.name == name))
+        if not rows:
+            return {}
+        until = rows[0]["locked_until"]
+        locked = datetime.fromtimestamp(until, UTC).isoformat(timespec="seconds") if until > self.now() else None
+        return {"person": name, "locked_until": locked}
+
     # Sessions --------------------------------------------------------------------------------------------------------
 
     def session(self, token: str, client: str, *, stays: bool = True) -> Session | None:
@@ -218,8 +236,11 @@ class People:
         )
         for row in self.store.rows(query):
             over = now - row["seen"] > IDLE_S or now - row["begun"] > LONGEST_S
-            if over or not hmac.compare_digest(row["client"], _digest(client)):
+            stolen = not hmac.compare_digest(row["client"], _digest(client))
+            if over or stolen:
                 self.log_out(token)
+                if not over:
+                    self.tell("session ended", {"person": row["person"], "why": "another browser or address had it"})
                 return None
             if stays and now - row["seen"] > 1.0:  # a page asks for several things at a time
                 with self.store.writing() as connection:

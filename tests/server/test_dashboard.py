@@ -1,11 +1,17 @@
 """The dashboard by its requests: who gets in, who may do what, what a steward can find of others, in both languages."""
 
+import asyncio
+import fcntl
 import re
 import string
+import threading
 import time
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TextIO
 
+import httpx
 import pyotp
 import pytest
 import sqlalchemy as sa
@@ -69,8 +75,47 @@ def test_what_is_wrong_is_told_in_one_way(ground: Ground) -> None:
         assert answer.status_code == 403
         pages.add(answer.text)
     assert len(pages) == 1
-    assert [entry.event for entry in entries(ground.hub.folder / "audit.jsonl")].count("login refused") == 3
-    assert "nobody-here" not in (ground.hub.folder / "audit.jsonl").read_text()
+    ada = {"person": "ada", "locked_until": None}
+    assert told(ground, "login refused") == [ada, {}, ada]
+    assert "nobody-here" not in ground.hub.audit_file.read_text()
+
+
+def told(ground: Ground, event: str) -> list[Mapping[str, Any]]:
+    """What the audit log tells of such events."""
+    return [entry.data for entry in entries(ground.hub.audit_file) if entry.event == event]
+
+
+def test_the_audit_log_tells_who_logged_in_and_who_is_locked_out(ground: Ground, ada: Person) -> None:
+    assert told(ground, "logged in") == [{"by": "ada"}]
+    for _ in range(5):
+        ground.browser().post("/login", data={"name": "ada", "password": "wrong wrong wrong", "code": "000000"})
+    refused = told(ground, "login refused")
+    assert {each["person"] for each in refused} == {"ada"}
+    assert [each["locked_until"] is not None for each in refused] == [False] * 4 + [True]
+    ground.people.add("sten", "steward", PASSWORD, site="north")
+    ada.sends("/sites/north/forget", typed="north")
+    assert told(ground, "person removed") == [{"person": "sten", "by": "ada"}]
+
+
+def test_a_refused_login_holds_nobody_up_while_the_audit_log_is_written(ground: Ground) -> None:
+    browser, held_up = ground.browser(), threading.Event()
+
+    async def asks(audit: TextIO) -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(browser.app), base_url=browser.base) as client:
+            refused = asyncio.create_task(client.post("/login", data={"name": "eve", "password": "x", "code": "x"}))
+            for _ in range(40):
+                assert (await client.get("/login")).status_code == 200
+                await asyncio.sleep(0.05)
+            fcntl.flock(audit, fcntl.LOCK_UN)
+            assert (await refused).status_code == 403
+
+    with ground.hub.audit_file.open() as audit:
+        fcntl.flock(audit, fcntl.LOCK_EX)
+        late = threading.Timer(10, lambda: (held_up.set(), fcntl.flock(audit, fcntl.LOCK_UN)))
+        late.start()
+        asyncio.run(asks(audit))
+        late.cancel()
+    assert not held_up.is_set()
 
 
 def test_a_stolen_session_is_over(ground: Ground, ada: Person) -> None:
@@ -80,6 +125,7 @@ def test_a_stolen_session_is_over(ground: Ground, ada: Person) -> None:
     answer = ada.browser.get("/")
     assert (answer.status_code, answer.headers["location"]) == (303, "/login?over=1")
     assert "your session ended" in ada.browser.get("/login?over=1").text
+    assert [each["person"] for each in told(ground, "session ended")] == ["ada"]
 
 
 def test_a_form_of_another_page_does_nothing(ground: Ground, ada: Person) -> None:
@@ -124,7 +170,7 @@ def test_an_operator_invites_and_lets_in_what_was_read_out(ground: Ground, ada: 
     assert status == 200
     assert "east is let in." in page
     assert "east" in ground.store.sites()
-    done = [entry for entry in entries(ground.hub.folder / "audit.jsonl") if entry.data.get("by") == "ada"]
+    done = [entry for entry in entries(ground.hub.folder / "audit.jsonl") if entry.data.get("by") == "ada"][1:]
     assert [(each.event, each.data["site"]) for each in done] == [("site invited", "east"), ("site enrolled", "east")]
     status, page = ada.sends("/sites/east/approve", fingerprint=card.fingerprint)  # the other operator's browser
     assert status == 409

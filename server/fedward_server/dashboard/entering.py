@@ -45,7 +45,6 @@ class Entering:
         except BusyError:
             return frame.render(request, None, "login.html", 429, said="log_in_busy")
         if token is None:
-            frame.hub.audit().append("login refused", {})
             return frame.render(request, None, "login.html", 403, said="log_in_failed")
         answer = RedirectResponse("/", 303)
         security.set_session(answer, token)

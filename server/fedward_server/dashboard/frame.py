@@ -41,7 +41,7 @@ class Frame:
     @property
     def people(self) -> People:
         """Who may log in."""
-        return People(self.store)
+        return People(self.store, tell=lambda event, data: self.hub.audit().append(event, data))
 
     @property
     def overview(self) -> Overview:

@@ -46,7 +46,6 @@ def router(guard: Guard) -> APIRouter:
             raise HTTPException(429, str(error)) from None
         session = None if token is None else frame.people.session(token, client)
         if token is None or session is None:
-            frame.hub.audit().append("login refused", {})
             raise HTTPException(403, "name, password or digits are not right, or were used before")
         security.set_session(response, token)
         return _logged_in(session)
