@@ -83,7 +83,7 @@ class _Entrance:
     hub: Hub
     services: list[_Service]
     over: threading.Event = field(default_factory=threading.Event)
-    trouble: str = ""  # that was logged last
+    troubles: dict[str, str] = field(default_factory=dict)  # that were logged and are not over, by what they are of
 
     def open(self) -> None:
         """Start the API, then the gateway; returns when that answers. Raises RunError where one does not start."""
@@ -123,10 +123,15 @@ class _Entrance:
         """Log what fails, once, and go on: it is done again, and the hub is up meanwhile."""
         try:
             yield
-        except (FedwardError, OSError) as error:
-            if self.trouble != str(error):
-                self.trouble = str(error)
-                log.error("%s: %s", what, error)  # noqa: TRY400 - the sentence says it all
+        except Exception as error:  # whatever it is: nobody else starts again what ends
+            if self.troubles.get(what) != repr(error):
+                self.troubles[what] = repr(error)
+                if isinstance(error, FedwardError | OSError):
+                    log.error("%s: %s", what, error)  # noqa: TRY400 - the sentence says it all
+                else:
+                    log.exception("%s", what)
+        else:
+            self.troubles.pop(what, None)
 
 
 @contextmanager

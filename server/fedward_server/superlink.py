@@ -137,15 +137,20 @@ class SuperLink:
         """
         assert self.tls is not None
         command = [sys.executable, "-m", "fedward_server.nodes", f"{HOST}:{self.port}", str(self.tls.authority)]
-        done = subprocess.run(
-            command,
-            env=self._environment(),
-            input="\n".join(keys),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=CALL_LIMIT_S,
-        )
+        try:
+            done = subprocess.run(
+                command,
+                env=self._environment(),
+                input="\n".join(keys),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=CALL_LIMIT_S,
+            )
+        except subprocess.TimeoutExpired:
+            raise RunError(
+                f"the SuperLink did not say within {CALL_LIMIT_S:g} s which nodes it lets in; see {self.log_file}"
+            ) from None
         if done.returncode:
             said = done.stderr.strip().splitlines() or ["it does not say why"]
             raise RunError(f"the SuperLink does not say which nodes it lets in: {said[-1]}; see {self.log_file}")

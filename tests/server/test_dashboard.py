@@ -111,7 +111,12 @@ def test_a_refused_login_holds_nobody_up_while_the_audit_log_is_written(ground: 
 
     with ground.hub.audit_file.open() as audit:
         fcntl.flock(audit, fcntl.LOCK_EX)
-        late = threading.Timer(10, lambda: (held_up.set(), fcntl.flock(audit, fcntl.LOCK_UN)))
+
+        def lets_go() -> None:
+            held_up.set()
+            fcntl.flock(audit, fcntl.LOCK_UN)
+
+        late = threading.Timer(10, lets_go)
         late.start()
         asyncio.run(asks(audit))
         late.cancel()
