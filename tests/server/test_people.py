@@ -155,7 +155,7 @@ def test_wrong_tries_are_forgotten_after_a_quiet_day_or_by_who_unlocks(ada: Ada,
 
 
 def test_of_many_tries_at_a_time_no_more_are_looked_at_than_one_by_one(ada: Ada, store: Store) -> None:
-    start = threading.Barrier(8)
+    start = threading.Barrier(8, timeout=30)
 
     def guess() -> None:
         start.wait()

@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from fedward_server.dashboard.security import asks_by_itself
 from fedward_server.people import IDLE_S, People
-from fedward_server.testing import PASSWORD, Ground, Person
+from fedward_server.testing import PASSWORD, Browser, Ground, Person
 
 
 def test_a_program_logs_in_does_something_and_logs_out(ground: Ground) -> None:
@@ -39,11 +39,11 @@ def test_another_page_cannot_log_somebody_in(ground: Ground) -> None:
 
 
 def test_strangers_who_log_in_take_a_bounded_part_of_the_hub(ground: Ground) -> None:
-    start, found = threading.Barrier(12), list[tuple[int, bool]]()
+    browsers = [ground.browser() for _ in range(12)]
+    start, found = threading.Barrier(len(browsers), timeout=30), list[tuple[int, bool]]()
 
-    def tries(number: int) -> None:
+    def tries(number: int, browser: Browser) -> None:
         login = {"name": f"nobody-{number}", "password": PASSWORD, "code": "000000"}
-        browser = ground.browser()
         start.wait()
         if number % 2:
             answer = browser.send("POST", "/api/v1/session", json=login)
@@ -51,7 +51,7 @@ def test_strangers_who_log_in_take_a_bounded_part_of_the_hub(ground: Ground) -> 
             answer = browser.post("/login", data=login)
         found.append((answer.status_code, "try again in a moment" in answer.text.lower()))
 
-    threads = [threading.Thread(target=tries, args=(number,)) for number in range(12)]
+    threads = [threading.Thread(target=tries, args=each) for each in enumerate(browsers)]
     for thread in threads:
         thread.start()
     for thread in threads:
