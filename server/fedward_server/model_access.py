@@ -72,8 +72,8 @@ class ModelAccess:
 
     def to_add(self) -> list[RunRow]:
         """Finished runs that have a model, the newest first."""
-        rows = self.store.newest(RUNS, site=self.person.site, statuses=("finished",))
-        return [row for row in rows if row.model_sha256 is not None and sees(self.person, row)]
+        rows = self.store.newest(RUNS, site=self.person.asked_as, statuses=("finished",))
+        return [row for row in rows if row.model_sha256 is not None]
 
     # What is done -----------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ class Overview:
 
     def __call__(self, person: Person, presence: Mapping[str, Presence] | None) -> dict[str, Any]:
         """All of it, as JSON. `presence` is of each site; None where the SuperLink does not answer."""
-        rows = [row for row in self.store.newest(SHOWN_RUNS, site=person.site) if sees(person, row)]
+        rows = self.store.newest(SHOWN_RUNS, site=person.asked_as)
         live = {row.run: self.live.of(row) for row in self.store.unfinished() if sees(person, row)}
         ends, told = Joining(self.hub, self.store).register.ends(), Statuses(self.store).all()
         sites = [
@@ -101,9 +101,8 @@ def _doing(site: Mapping[str, Any], at_work: Mapping[str, LiveRun]) -> Iterator[
 
 def sees(person: Person, row: RunRow) -> bool:
     """Whether a person may know of a run: a steward of those that ask his site, by its key."""
-    if person.role != "steward":
-        return True
-    return person.site is not None and row.fingerprint_of(person.site) == person.fingerprint is not None
+    own = person.asked_as
+    return own is None or row.fingerprint_of(own[0]) == own[1]
 
 
 def _run(row: RunRow, live: LiveRun | None) -> dict[str, Any]:

@@ -63,6 +63,11 @@ class Person:
         """Whether this person may read the audit log."""
         return self.role in AUDIT_READERS
 
+    @property
+    def asked_as(self) -> tuple[str, str] | None:
+        """By which name and key a run must ask this person's site for him to know of it; None for who knows of all."""
+        return (self.site or "", self.fingerprint or "") if self.role == "steward" else None
+
     def sees(self, site: str) -> bool:
         """Whether this person may know of a site: a steward of none but his own."""
         return self.role != "steward" or site == self.site

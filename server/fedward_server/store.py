@@ -137,6 +137,7 @@ _RUN_SITES = sa.Table(  # to find a site's runs
     METADATA,
     sa.Column("run", sa.String(128), sa.ForeignKey("runs.run"), primary_key=True),
     sa.Column("site", sa.String(128), primary_key=True),
+    sa.Column("fingerprint", sa.String(64)),
     sa.Index("runs_of_site", "site", "run"),
 )
 _ROUNDS = sa.Table(
@@ -217,8 +218,10 @@ class Store:
             if known is None:
                 study = {"study_id": study_id, "study_digest": study_digest, "study_json": json.loads(study_json)}
                 connection.execute(sa.insert(_RUNS).values(run=run, started=_now(), **study, **values))
-                if names := {site["name"] for site in study["study_json"].get("sites", ())}:
-                    connection.execute(sa.insert(_RUN_SITES), [{"run": run, "site": name} for name in sorted(names)])
+                sites = {site["name"]: site.get("fingerprint") for site in study["study_json"].get("sites", ())}
+                rows = [{"run": run, "site": name, "fingerprint": key} for name, key in sorted(sites.items())]
+                if rows:
+                    connection.execute(sa.insert(_RUN_SITES), rows)
             elif known != study_digest:
                 raise RunError(f"run {run} belongs to another study (digest {known[:12]}…): give this run another id")
             else:
@@ -306,24 +309,27 @@ class Store:
         many: int,
         *,
         before: str | None = None,
-        site: str | None = None,
+        site: tuple[str, str] | None = None,
         statuses: Sequence[RunStatus] = (),
         words: str = "",
         ended_since: str | None = None,
     ) -> list[RunRow]:
         """The runs that were started last, newest first, of at most `many`; after the run `before` in this order.
 
-        Only those that ask `site`, have one of `statuses`, hold `words` in their id, or ended after a time (UTC).
+        Only those that ask a `site` of this name and key, have one of `statuses`, hold `words` in their id, or ended
+        after a time (UTC). A `before` that does not ask the site is as one that is not there: nothing is after it.
         """
-        which: list[sa.ColumnElement[bool]] = [_RUNS.c.status.in_(statuses)] if statuses else []
+        asks = sa.true()
         if site is not None:
-            which.append(_RUNS.c.run.in_(sa.select(_RUN_SITES.c.run).where(_RUN_SITES.c.site == site)))
+            own = sa.and_(_RUN_SITES.c.site == site[0], _RUN_SITES.c.fingerprint == site[1])
+            asks = _RUNS.c.run.in_(sa.select(_RUN_SITES.c.run).where(own))
+        which = [asks, _RUNS.c.status.in_(statuses)] if statuses else [asks]
         if words:
             which.append(_RUNS.c.run.contains(words, autoescape=True))
         if ended_since is not None:
             which.append(_RUNS.c.ended > ended_since)
         if before is not None:
-            place = sa.select(_RUNS.c.started, _RUNS.c.run).where(_RUNS.c.run == before)
+            place = sa.select(_RUNS.c.started, _RUNS.c.run).where(_RUNS.c.run == before, asks)
             which.append(sa.tuple_(_RUNS.c.started, _RUNS.c.run) < place.scalar_subquery())
         order = (_RUNS.c.started.desc(), _RUNS.c.run.desc())
         return [RunRow(**row) for row in self.rows(sa.select(_RUNS).where(*which).order_by(*order).limit(many))]

@@ -230,14 +230,16 @@ def test_a_database_of_the_first_version_is_brought_up_to_date(path: Path) -> No
         connection.execute(
             sa.text(
                 "INSERT INTO runs (run, study_id, study_digest, study_json, engine, fedward_version, started, status) "
-                "VALUES ('old', 'breast', :digest, '{}', 'embedded', '0.1.0', '2026-01-01', 'finished')"
+                "VALUES ('old', 'breast', :digest, :study, 'embedded', '0.1.0', '2026-01-01', 'finished')"
             ),
-            {"digest": DIGEST},
+            {"digest": DIGEST, "study": '{"sites": [{"name": "north", "fingerprint": "a1"}, {"name": "south"}]}'},
         )
     engine.dispose()
     with Store.open(path) as store:
         row = store.run("old")
         assert (row.status, row.flower_run, row.reason) == ("finished", None, None)
+        assert store.newest(1, site=("north", "a1")) == [row]
+        assert store.newest(1, site=("north", "b2")) == store.newest(1, site=("south", "")) == []
         assert store.sites() == {}
 
 

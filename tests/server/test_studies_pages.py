@@ -156,6 +156,23 @@ def test_another_hospital_of_the_same_name_finds_nothing_of_the_first(ground: Gr
     assert steve.browser.get(f"/runs/{RUN}").status_code == 404
 
 
+def test_paging_tells_of_no_run_of_others(ground: Ground) -> None:
+    for number in range(30):
+        ground.started(f"of-the-first-{number:02}", "north", "south")
+    ground.hub.forget("north")
+    ground.enrolled("north")
+    for number in range(3):
+        ground.started(f"of-the-second-{number}", "north", "south")
+    steve = ground.person("steve", "steward", "north")
+    assert "of-the-first" not in steve.sees("/studies")
+    own = [run["run"] for run in steve.calls("GET", "/runs?before=of-the-second-2").json()]
+    assert own == ["of-the-second-1", "of-the-second-0"]
+    ground.started(RUN, "south")
+    for before in (RUN, "of-the-first-29", "nonsense"):
+        assert steve.calls("GET", f"/runs?before={before}").json() == []
+        assert "of-the-second" not in steve.sees(f"/studies?before={before}")
+
+
 # A run ---------------------------------------------------------------------------------------------------------------
 
 
@@ -318,7 +335,8 @@ def test_ten_thousand_runs(ground: Ground, ivy: Person) -> None:
         {**row, "run": f"run-{number:05}", "started": f"2027-01-01T00:00:00.{number:05}", "status": "finished"}
         for number in range(10_000)
     ]
-    pairs = [{"run": each["run"], "site": site.name} for each in rows[:5000] for site in study.sites]
+    keys = [{"site": site.name, "fingerprint": site.fingerprint} for site in study.sites]
+    pairs = [{"run": each["run"], **key} for each in rows[:5000] for key in keys]
     with ground.store.writing() as connection:
         connection.execute(sa.insert(METADATA.tables["runs"]), rows)
         connection.execute(sa.insert(METADATA.tables["run_sites"]), pairs)

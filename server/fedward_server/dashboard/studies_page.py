@@ -14,7 +14,6 @@ from fedward_common.errors import FedwardError
 from fedward_common.study import template_names, template_path
 from fedward_server import studies
 from fedward_server.dashboard.frame import Form, Frame
-from fedward_server.overview import sees
 from fedward_server.people import STARTERS, Person, Session
 from fedward_server.runs import WAIT_S
 from fedward_server.store import RunRow, RunStatus
@@ -48,13 +47,13 @@ class StudiesPage:
         status, words, before = (asked.get(name, "") for name in ("status", "words", "before"))
         statuses = tuple(each for each in STATUSES if each == status)
         rows = self.frame.store.newest(
-            SHOWN + 1, before=before or None, site=session.person.site, statuses=statuses, words=words[:128]
+            SHOWN + 1, before=before or None, site=session.person.asked_as, statuses=statuses, words=words[:128]
         )
         return self.frame.render(
             request,
             session,
             "studies.html",
-            runs=[self._run(session.person, row) for row in rows[:SHOWN] if sees(session.person, row)],
+            runs=[self._run(session.person, row) for row in rows[:SHOWN]],
             more=rows[SHOWN - 1].run if len(rows) > SHOWN else "",
             statuses=STATUSES,
             chosen=status,
