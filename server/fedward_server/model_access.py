@@ -70,9 +70,12 @@ class ModelAccess:
         """Where a model comes from, and what began with it."""
         return Lineages(self.store, self.entries, lambda row: sees(self.person, row)).of(entry)
 
-    def to_add(self) -> list[RunRow]:
-        """Finished runs that have a model, the newest first."""
+    def to_add(self, asked: str) -> list[RunRow]:
+        """Finished runs that have a model, the newest first; the run `asked` too, where it is an older one."""
         rows = self.store.newest(RUNS, site=self.person.asked_as, statuses=("finished",))
+        row = self.store.find(asked)
+        if row is not None and row not in rows and row.status == "finished" and sees(self.person, row):
+            rows.append(row)
         return [row for row in rows if row.model_sha256 is not None]
 
     # What is done -----------------------------------------------------------------------------------------------------

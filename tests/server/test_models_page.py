@@ -19,7 +19,7 @@ from fedward_common.models import trained, weights_file
 from fedward_common.records import Arrays, model_sha256
 from fedward_common.study import StudySpec
 from fedward_common.testing import FakeSite, tiny_study
-from fedward_server import lineage
+from fedward_server import lineage, model_access
 from fedward_server.models import Registry, keep_start
 from fedward_server.people import Role
 from fedward_server.result import RunResult
@@ -282,6 +282,26 @@ def test_an_entry_that_cannot_be_read_is_told(ground: Ground, ada: Person) -> No
     assert answer.status_code == 500
     assert "models/pilot.json cannot be read" in answer.text
     assert ada.calls("GET", "/models").status_code == 409
+
+
+def test_the_form_stands_on_the_run_that_was_asked_for(
+    ground: Ground, ada: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_access, "RUNS", 1)
+    for run in ("run-1", "run-2"):
+        finished(ground, run, TWO)
+    ground.started("run-3", "north")
+
+    def form(page: str) -> list[tuple[str, str, str]]:
+        return re.findall(r'<option value="([^"]*)"( selected)?>([^<]*?)(?: \(|<)', page)
+
+    assert form(ada.sees("/models?run=run-1")) == [("run-2", "", "run-2"), ("run-1", " selected", "run-1")]
+    for run in ("run-3", "nonsense"):
+        told = ("", " selected", f"{run} has no model here: choose a run")
+        assert form(ada.sees(f"/models?run={run}")) == [told, ("run-2", "", "run-2")]
+    assert form(ada.sees("/models")) == [("run-2", "", "run-2")]
+    _, page = ada.sends("/models/add", run="run-1", name="-", note="")
+    assert form(page)[1] == ("run-1", " selected", "run-1")
 
 
 # Stewards -------------------------------------------------------------------------------------------------------------

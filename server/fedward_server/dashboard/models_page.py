@@ -95,14 +95,11 @@ class ModelsPage:
         except FedwardError as error:
             said = {"said": "failed_because", "why": self.frame.words(error)}
         may_add = session.person.starts
-        values = {
-            "models": entries,
-            "may_add": may_add,
-            "runs": access.to_add() if may_add else [],
-            "typed": {},
-            "said_model": "",
-        }
-        return self.frame.render(request, session, "models.html", status, **{**values, **said})
+        said = {"typed": Form(), "said_model": "", **said}
+        runs = access.to_add(said["typed"].get("run", "")) if may_add else []
+        return self.frame.render(
+            request, session, "models.html", status, models=entries, may_add=may_add, runs=runs, **said
+        )
 
     def _model(self, request: Request, session: Session, status: int = 200, **said: Any) -> Response:
         access = self._access(session)
