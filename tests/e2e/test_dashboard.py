@@ -284,6 +284,7 @@ def test_an_investigator_writes_a_study_starts_it_watches_it_and_stops_it(ground
     visit.is_fine("study-wrong")
     changed = ground.folder / "mine.toml"
     changed.write_text(study.replace("min_sites = 3", "min_sites = 2"))
+    page.once("dialog", lambda asked: asked.accept())  # in the place of what was typed
     visit.field("or_file").set_input_files(changed)
     visit.reads("study_right")
     page.locator("#checked").get_by_text(f"{lake}, {west}").wait_for()
@@ -304,6 +305,41 @@ def test_an_investigator_writes_a_study_starts_it_watches_it_and_stops_it(ground
     visit.opens("studies")
     page.get_by_role("row").filter(has_text=visit.says("stopped")).get_by_role("link").first.wait_for()
     visit.is_fine("studies")
+    page.get_by_role("link", name=visit.says("new_study")).click()
+    page.get_by_role("heading", name=visit.says("new_study")).wait_for()
+    assert visit.field("study_text").input_value() == ""  # it was started, so nothing of it is kept
+    visit.close()
+
+
+def test_what_was_typed_stays_until_it_is_started(ground: Ground) -> None:
+    for name in ("fjord", "moor"):
+        ground.enrolled(name)
+    ground.person("una", "investigator")
+    visit = Visit(ground)
+    page = visit.logs_in("una")
+    new = f"{ground.url}/studies/new"
+    page.goto(f"{new}?template=breast-ultrasound")
+    text = page.locator("#study")
+    typed = text.input_value().replace("min_sites = 3", "min_sites = 2")
+    text.fill(typed)
+    for name in ("fjord", "moor"):
+        page.get_by_label(name).check()
+    page.once("dialog", lambda asked: asked.dismiss())
+    visit.presses("take_template")
+    session = visit.context.cookies()
+    visit.context.clear_cookies()
+    text.press("End")
+    text.press("Space")  # it is checked
+    page.get_by_role("heading", name=visit.says("log_in")).wait_for()
+    visit.context.add_cookies(session)  # type: ignore[arg-type]  # as cookies() gives them
+    page.goto(f"{new}?template=breast-ultrasound")
+    page.get_by_role("button", name=visit.says("other_language")).click()
+    page.get_by_role("heading", name=texts("zh")["new_study"]).wait_for()
+    visit.language = "zh"
+    page.locator("#checked").get_by_text("fjord, moor").wait_for()
+    assert text.input_value().split() == typed.split()
+    assert page.get_by_label("moor").is_checked()
+    assert visit.complaints == []
     visit.close()
 
 

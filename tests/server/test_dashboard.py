@@ -419,5 +419,16 @@ def test_another_language_at_the_press_of_a_button(ground: Ground, ada: Person) 
     answer = ada.browser.post("/language", data={"back": "/sites"})
     assert answer.headers["location"] == "/sites"
     assert '<html lang="zh">' in ada.sees("/sites")
-    for evil in ("https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)"):
+    here = "/studies?words=b%C3%A4&status=running"
+    assert f'name="back" value="{here.replace("&", "&amp;")}"' in ada.sees(here)
+    assert ada.browser.post("/language", data={"back": here}).headers["location"] == here
+    _, page = ada.sends("/sites/invite", site="east")
+    assert 'action="/language"' not in page  # it would take the code away, which is shown once
+    for evil in (
+        "/?\r\nset-cookie: a=b",
+        "https://evil.example",
+        "//evil.example",
+        "/\\evil.example",
+        "javascript:alert(1)",
+    ):
         assert ada.browser.post("/language", data={"back": evil}).headers["location"] == "/"

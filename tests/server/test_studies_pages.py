@@ -91,6 +91,14 @@ def test_a_study_that_cannot_start_is_not_lost(ground: Ground, ivy: Person) -> N
     assert ground.store.runs() == []
 
 
+def test_a_check_says_that_the_session_is_another_or_over(ivy: Person) -> None:
+    check, old = {"hx-request": "true"}, {"study": TEMPLATE, "csrf": ivy.csrf()}
+    ivy.ground.people.remove("ivy")
+    assert ivy.browser.post("/studies/check", old, check).headers["hx-redirect"] == "/login?over=1"
+    again = ivy.ground.person("ivy", "investigator")
+    assert again.browser.post("/studies/check", old, check).headers["hx-refresh"] == "true"
+
+
 def test_too_long_a_study_is_refused(ivy: Person) -> None:
     answer = ivy.calls("POST", "/runs", json={"study": "#" * 300_000})
     assert answer.status_code == 422

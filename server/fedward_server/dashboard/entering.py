@@ -13,7 +13,7 @@ from fedward_server.dashboard.frame import Form, Frame
 from fedward_server.dashboard.texts import LANGUAGES
 from fedward_server.people import BusyError, Session
 
-_PATH = re.compile(r"/([A-Za-z0-9-]+(/[A-Za-z0-9-]+)*)?")  # of this hub, whatever a form says
+_PAGE = re.compile(r"/([A-Za-z0-9-]+(/[A-Za-z0-9-]+)*)?(\?[!-~]*)?")  # of this hub, whatever a form says
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,6 @@ class Entering:
         now = self.frame.language(request)
         other = LANGUAGES[(LANGUAGES.index(now) + 1) % len(LANGUAGES)]
         back = str((await request.form()).get("back", "/"))
-        answer = RedirectResponse(back if _PATH.fullmatch(back) else "/", 303)
+        answer = RedirectResponse(back if _PAGE.fullmatch(back) else "/", 303)
         answer.set_cookie(security.LANGUAGE_COOKIE, other, max_age=10**8, secure=True, samesite="strict", httponly=True)
         return answer

@@ -24,6 +24,7 @@ from fedward_server.store import RunRow, Store
 HERE = Path(__file__).parent
 
 Form = dict[str, str]
+_OVER = "/login?over=1"  # where a session that is over leads
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,8 @@ class Frame:
             if session is not None:
                 return handler(request, session)
             if "hx-request" in request.headers:
-                return Response(headers={"HX-Redirect": "/login?over=1"})
-            answer = RedirectResponse("/login?over=1" if security.COOKIE in request.cookies else "/login", 303)
+                return Response(headers={"HX-Redirect": _OVER})
+            answer = RedirectResponse(_OVER if security.COOKIE in request.cookies else "/login", 303)
             security.clear_session(answer)
             return answer
 
@@ -88,12 +89,12 @@ class Frame:
             form = {name: value for name, value in (await request.form()).items() if isinstance(value, str)}
 
             def answer() -> Response:
-                session = self.session(request)
-                if session is None and "hx-request" in request.headers:
-                    return Response(status_code=204)  # what was typed stays where it is
+                session, checks = self.session(request), "hx-request" in request.headers
                 if session is None:
-                    return RedirectResponse("/login?over=1", 303)
+                    return Response(headers={"HX-Redirect": _OVER}) if checks else RedirectResponse(_OVER, 303)
                 if not security.is_own_form(request, session, form.get("csrf", "")):
+                    if checks:
+                        return Response(headers={"HX-Refresh": "true"})
                     return self.told(request, session, "form_old", 403)
                 if roles and session.person.role not in roles:
                     return self.told(request, session, "not_allowed", 403)
@@ -122,7 +123,8 @@ class Frame:
     ) -> Response:
         """A page of a template; `said` names what it tells first, with `why` in it."""
         language = self.language(request)
-        back = request.url.path if request.method == "GET" and status < 400 else "/"  # with another language
+        here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        back = "" if request.method == "POST" else here if status < 400 else "/"  # with another language
         words = {"said": "", "why": "", "back": back, "note": self.note, **values}
         page = _ENVIRONMENT.get_template(template).render(
             t=texts(language), language=language, hub=self.hub.name, session=session, path=request.url.path, **words

@@ -76,7 +76,7 @@ class StudiesPage:
         text, sites, number = form.get("study", ""), _sites(form), form.get("number", "")
         with self._turn:  # a second press waits for the first
             if number in self._sent:
-                return RedirectResponse(f"/runs/{self._sent[number]}", 303)
+                return self._started(self._sent[number])
             try:
                 row = studies.start(self.frame.hub, text, names=sites, wait_s=WAIT_S, by=session.person.name)
             except FedwardError as error:
@@ -84,7 +84,10 @@ class StudiesPage:
             self._sent[number] = row.run
             while len(self._sent) > REMEMBERED:
                 self._sent.popitem(last=False)
-        return RedirectResponse(f"/runs/{row.run}", 303)
+        return self._started(row.run)
+
+    def _started(self, run: str) -> Response:
+        return RedirectResponse(f"/runs/{run}#started", 303)  # there the browser forgets what was typed
 
     def _form(self, request: Request, session: Session, status: int = 200, **values: Any) -> Response:
         shown = {

@@ -17,6 +17,11 @@ const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[na
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const short = (value, digits = 3) => (value === null || value === undefined ? "" : value.toFixed(digits));
 
+if (location.hash === "#started") {
+  sessionStorage.removeItem("study"); // which study.js has kept until now
+  history.replaceState(null, "", location.pathname);
+}
+
 // Following ----------------------------------------------------------------------------------------------------------
 
 let events = null;
