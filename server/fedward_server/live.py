@@ -29,7 +29,7 @@ from fedward_server.store import RoundRow, RunRow, RunStatus, Store
 LOOK_S = 0.2  # two looks are never closer
 REWRITTEN = 2  # of the last rounds: their figures come later than they do
 LOGGED = 300  # lines that are kept of what happened
-HELD = 32  # runs that are read on
+HELD = 32  # runs that have ended and are kept
 
 _ROUTINE: frozenset[EventKind] = frozenset({"round", "answered", "aggregated"})  # drawn, not told
 
@@ -303,7 +303,7 @@ def _seconds(event: RunEvent) -> float:
 
 
 class LiveRuns:
-    """The runs of a hub that somebody has looked at lately."""
+    """The runs of a hub that somebody has looked at: those that have not ended, and of the others the last few."""
 
     def __init__(self, hub: Hub, store: Store) -> None:
         self._hub, self._store = hub, store
@@ -313,9 +313,16 @@ class LiveRuns:
     def of(self, row: RunRow) -> LiveRun:
         """A run, as it is now."""
         with self._lock:
-            found = self._held.setdefault(row.run, LiveRun(self._hub, self._store, row))
+            if row.run not in self._held:
+                self._let_go()
+                self._held[row.run] = LiveRun(self._hub, self._store, row)
             self._held.move_to_end(row.run)
-            while len(self._held) > HELD:
-                self._held.popitem(last=False)
+            found = self._held[row.run]
         found.look()
         return found
+
+    def _let_go(self) -> None:
+        unfinished = {row.run for row in self._store.unfinished()}
+        ended = [run for run in self._held if run not in unfinished]
+        for run in ended[:-HELD]:
+            del self._held[run]

@@ -255,6 +255,20 @@ def test_since_when_nothing_works_on_a_run(ground: Ground, run: LiveRun) -> None
     assert run.state(AUDITOR)["halted"] is None
 
 
+def test_of_runs_that_have_ended_the_last_few_are_kept_of_others_all(ground: Ground) -> None:
+    for number in range(live.HELD + 3):
+        ground.started(f"run-{number:02}", "north", "south")
+    runs, rows = LiveRuns(ground.hub, ground.store), ground.store.unfinished()
+    held = [runs.of(row) for row in rows]
+    assert all(runs.of(row) is each for row, each in zip(rows, held, strict=True))
+    for row in rows:
+        ground.store.finish_run(row.run, "stopped", None, "it was stopped")
+    ground.started(RUN, "north", "south")
+    runs.of(ground.store.run(RUN))
+    assert [runs.of(row) is each for row, each in zip(rows[-2:], held[-2:], strict=True)] == [True, True]
+    assert runs.of(rows[0]) is not held[0]
+
+
 def merged(seen: dict[str, Any], news: dict[str, Any]) -> dict[str, Any]:
     """What a browser makes of what it has and what is new, as static/run.js does."""
     if news["whole"]:
