@@ -21,7 +21,7 @@ import numpy as np
 import pyotp
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, sync_playwright
 from safetensors.numpy import load_file
 
 from fedward_common.records import Arrays, model_sha256
@@ -321,9 +321,18 @@ def test_what_was_typed_stays_until_it_is_started(ground: Ground) -> None:
     page.goto(f"{new}?template=breast-ultrasound")
     text = page.locator("#study")
     typed = text.input_value().replace("min_sites = 3", "min_sites = 2")
-    text.fill(typed)
+    with page.expect_response("**/studies/check"):
+        text.fill(typed)
+    held: list[Route] = []
+    page.route("**/studies/check", lambda route: held.append(route))  # noqa: PLW0108 - Playwright writes to it
     for name in ("fjord", "moor"):
         page.get_by_label(name).check()
+    for answer in ("of fjord alone", "of fjord and moor"):  # however long the first takes, the second is told
+        while not held:
+            page.wait_for_timeout(20)
+        held.pop(0).fulfill(body=f'<div id="checked" role="status">{answer}</div>')
+        page.locator("#checked").get_by_text(answer).wait_for()
+    page.unroute("**/studies/check")
     page.once("dialog", lambda asked: asked.dismiss())
     visit.presses("take_template")
     session = visit.context.cookies()

@@ -91,6 +91,15 @@ def test_a_study_that_cannot_start_is_not_lost(ground: Ground, ivy: Person) -> N
     assert ground.store.runs() == []
 
 
+def test_a_refused_start_is_checked_with_the_sites_that_were_ticked(ivy: Person) -> None:
+    of_two = TEMPLATE.replace("min_sites = 3", "min_sites = 2")
+    assert "This can be run." in ivy.sends("/studies/check", study=of_two)[1]
+    status, page = ivy.sends("/studies/start", **{"study": of_two, "site-north": "on"})
+    assert status == 409
+    assert "This can be run." not in page
+    assert "the study asks for at least" in page
+
+
 def test_a_check_says_that_the_session_is_another_or_over(ivy: Person) -> None:
     check, old = {"hx-request": "true"}, {"study": TEMPLATE, "csrf": ivy.csrf()}
     ivy.ground.people.remove("ivy")

@@ -96,9 +96,11 @@ class StudiesPage:
             "ticked": (),
             "sites": list(self.frame.store.sites()),
             "number": secrets.token_hex(8),
-            "checked": studies.check(self.frame.store, values["text"]) if values["text"] else studies.Checked(),
+            **values,
         }
-        return self.frame.render(request, session, "study_new.html", status, **{**shown, **values})
+        text, ticked = shown["text"], shown["ticked"]
+        checked = studies.check(self.frame.store, text, ticked) if text else studies.Checked()
+        return self.frame.render(request, session, "study_new.html", status, checked=checked, **shown)
 
     def _run(self, person: Person, row: RunRow) -> dict[str, Any]:
         live = self.frame.live.of(row) if row.unfinished else None
