@@ -12,7 +12,7 @@ import ssl
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -23,10 +23,9 @@ from fedward_common.errors import FedwardError, SettingsError
 from fedward_server.gateway import Gateway
 from fedward_server.hub import RENEW_BEFORE, ROOT, Hub
 from fedward_server.hub_settings import SETTINGS, read_file
-from fedward_server.issuing import ROOT_KEY
+from fedward_server.issuing import ENDS_SOON, ROOT_KEY
 from fedward_server.superlink import HOST
 
-AUTHORITY_ENDS_SOON = timedelta(days=180)  # every site needs a new card by then
 PROGRAMS = ("flower-superlink", "flwr")
 
 _NOT_SYNCHRONISED = 5  # TIME_ERROR, adjtimex(2)
@@ -117,7 +116,7 @@ def certificate(name: str, hub: Hub) -> Finding:
 def authority(name: str, hub: Hub) -> Finding:
     """Whether the hub's own authority lasts."""
     end, now = certificates.expires(read_file(hub.tls.authority)), datetime.now(UTC)
-    if end - now > AUTHORITY_ENDS_SOON:
+    if end - now > ENDS_SOON:
         return Finding(name=name, status="ok", found=f"good until {end:%Y-%m-%d}")
     advice = "make a new hub in another folder in time, and give its card to every site"
     if end > now:
@@ -137,7 +136,7 @@ def root_key(name: str, hub: Hub) -> Finding:
 def issuing(name: str, hub: Hub) -> Finding:
     """Whether the authority below the root lasts, and its lists are whole. Raises SettingsError."""
     end, now = hub.issuing.current().certificate.not_valid_after_utc, datetime.now(UTC)
-    if end - now > AUTHORITY_ENDS_SOON:
+    if end - now > ENDS_SOON:
         return Finding(name=name, status="ok", found=f"good until {end:%Y-%m-%d}")
     advice = "fetch the root's key, then `fedward hub rotate`"
     return Finding(name=name, status="warn", found=f"it ends on {end:%Y-%m-%d}", advice=advice)

@@ -269,6 +269,13 @@ class Hub:
         pages = self.settings.dashboard
         return pages is not None and not pages.certificate and self._renew_facing(self.dashboard_pem, pages.host)
 
+    def pages_end(self) -> datetime:
+        """When the certificate that people's browsers see ends (UTC), one of its own or of somebody else's."""
+        assert self.settings.dashboard is not None
+        brought = self.settings.dashboard.certificate
+        path = self.folder / "gateway" / brought if brought else self.dashboard_pem  # as nginx finds it
+        return certificates.load_chain(read_file(path))[0].not_valid_after_utc
+
     def _renew_facing(self, path: Path, host: str) -> bool:
         """One file holds key and chain, so that they always belong together."""
         issuer = self.issuing.current().certificate

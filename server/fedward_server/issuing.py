@@ -23,6 +23,7 @@ from fedward_server.register import CertificateRow, Register
 
 ROOT_KEY = "root.key"
 ROOT_DAYS, ISSUING_DAYS = 20 * 365, 3 * 365
+ENDS_SOON = timedelta(days=180)  # of an authority: whoever holds the root's key has to come
 LIST_DAYS = 7  # of an authority's list; `fedward hub up` makes it anew every day
 _NAME = 50  # characters of a hub's name in an authority's, whose common name has 64 at most
 

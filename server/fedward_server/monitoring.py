@@ -98,6 +98,8 @@ class HubCollector(Collector):
             "gateway": certificates.load_chain(pki.read_private(self.hub.gateway_pem))[0].not_valid_after_utc,
             "authority": self.hub.issuing.current().certificate.not_valid_after_utc,
         }
+        if self.hub.settings.dashboard is not None:
+            ends["dashboard"] = self.hub.pages_end()
         moments = {name: end.timestamp() for name, end in ends.items()}
         yield _gauge(
             "certificate_end_timestamp_seconds", "When a certificate of the hub's ends", moments, "certificate"

@@ -1,13 +1,17 @@
 """How a federation stands, as a person at the hub sees it at one look; a steward sees what is his own site's."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from fedward_common.errors import SettingsError
+from fedward_common.joining import SHOWN_AHEAD
 from fedward_common.site_messages import SiteState
 from fedward_server.enrolment import Presence
 from fedward_server.hub import Hub
+from fedward_server.issuing import ENDS_SOON
 from fedward_server.joining import Joining
 from fedward_server.live import LiveRun, LiveRuns, reason_for
 from fedward_server.people import Person
@@ -59,16 +63,30 @@ class Overview:
             for fault in site["status"]["faults"] if site["status"] else ():
                 yield {"what": "site_fault", "site": site["name"], "why": fault}
             if site["certificate_ends_soon"]:
-                yield {"what": "certificate_soon", "site": site["name"], "date": site["certificate_ends"][:10]}
+                what = "certificate_over" if site["certificate_over"] else "certificate_soon"
+                yield {"what": what, "site": site["name"], "date": site["certificate_ends"][:10]}
         for run, live in at_work.items():
             for name, (kind, note) in sorted(live.standing.sites.items()):
                 if kind == "waiting" and person.sees(name):
                     yield {"what": "run_waits", "site": name, "run": run, "why": note}
         if person.role == "steward":
             return
+        with suppress(SettingsError):  # which `fedward doctor` tells
+            yield from self._own_certificates()
         lately = (datetime.now(UTC) - FAILED_SHOWN).isoformat()
         for row in self.store.newest(SHOWN_RUNS, statuses=("failed",), ended_since=lately):
             yield {"what": "run_failed", "site": "", "run": row.run, "why": reason_for(person, row, self.hub) or ""}
+
+    def _own_certificates(self) -> Iterator[dict[str, Any]]:
+        """The hub's that end soon and are not renewed without a person."""
+        if self.hub.gateway is None:
+            return
+        ends = {"authority_soon": (self.hub.issuing.current().certificate.not_valid_after_utc, ENDS_SOON)}
+        if self.hub.settings.dashboard is not None and self.hub.settings.dashboard.certificate:
+            ends["pages_certificate_soon"] = (self.hub.pages_end(), SHOWN_AHEAD)
+        for what, (end, ahead) in ends.items():
+            if end < datetime.now(UTC) + ahead:
+                yield {"what": what, "site": "", "date": end.date().isoformat()}
 
 
 def _presence(site: str, of_all: Mapping[str, Presence] | None) -> Presence | None:

@@ -66,4 +66,5 @@ def described(row: SiteRow, presence: Presence | None, ends: datetime | None, to
         "status_of": None if told is None else told.received,
         "certificate_ends": None if ends is None else ends.isoformat(),
         "certificate_ends_soon": ends is not None and ends < datetime.now(UTC) + SHOWN_AHEAD,
+        "certificate_over": ends is not None and ends < datetime.now(UTC),
     }

@@ -319,7 +319,7 @@ class Store:
         Only those that ask a `site` of this name and key, have one of `statuses`, hold `words` in their id, or ended
         after a time (UTC). A `before` that does not ask the site is as one that is not there: nothing is after it.
         """
-        asks = sa.true()
+        asks: sa.ColumnElement[bool] = sa.true()
         if site is not None:
             own = sa.and_(_RUN_SITES.c.site == site[0], _RUN_SITES.c.fingerprint == site[1])
             asks = _RUNS.c.run.in_(sa.select(_RUN_SITES.c.run).where(own))

@@ -38,6 +38,8 @@ def _ends(site: Mapping[str, Any]) -> str:
     end = site["certificate_ends"]
     if end is None:
         return "none"
+    if site["certificate_over"]:
+        return f"ended on {end[:10]}: invite the site again"
     return f"ends on {end[:10]}: is the site up?" if site["certificate_ends_soon"] else "holds"
 
 

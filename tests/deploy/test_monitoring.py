@@ -29,6 +29,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Metric
     """By place and name, every metric; without samples where there is nothing to tell."""
     with ground(tmp_path_factory.mktemp("hub")) as made:
         made.hub.renew_gateway()
+        made.hub.renew_dashboard()
         watch = PresenceWatch(made.hub, made.store)
         hub = named(HubCollector(made.hub, made.store, watch, LiveRuns(made.hub, made.store)).collect())
     traffic, tally = Traffic(), Tally()

@@ -8,6 +8,8 @@ import threading
 import time
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,9 +22,11 @@ from fedward_common import pki
 from fedward_common.audit import entries
 from fedward_common.joining import Invitation
 from fedward_common.site_messages import Gpu, SiteState, SiteStatus, Work
+from fedward_server import issuing
 from fedward_server.dashboard.texts import FOLDER, LANGUAGES, chosen, texts
 from fedward_server.events import EventKind, RunEvent
 from fedward_server.gateway import Gateway
+from fedward_server.hub import ROOT
 from fedward_server.journal import Journal
 from fedward_server.live import LOOK_S
 from fedward_server.people import Role
@@ -335,6 +339,39 @@ def test_every_time_says_of_which_zone_it_is(ground: Ground, ada: Person) -> Non
         assert times.count("") == heads == page.count("Started (UTC)"), path
     assert len(times := re.findall(r" \d\d:\d\d UTC", ada.sees("/sites"))) == 3, times
     assert "From the day (UTC)" in ada.sees("/audit")
+
+
+def test_certificates_that_end_are_told(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime.now(UTC)
+    ends = {"north": now + timedelta(days=3), "south": now - timedelta(days=3)}
+    with ground.store.writing() as connection:
+        for site, end in ends.items():
+            connection.exec_driver_sql("UPDATE certificates SET ends = ? WHERE site = ?", (end.isoformat(), site))
+    monkeypatch.setattr(issuing, "ISSUING_DAYS", 100)
+    ground.hub.issuing.begin_next("alliance", ground.hub.folder / ROOT, distrust=False)
+    _, chain = ground.hub.issuing.for_server(["hub.example"], days=10)
+    brought = ground.folder / "brought.pem"
+    brought.write_bytes(chain)
+    assert ground.hub.settings.dashboard is not None
+    pages = ground.hub.settings.dashboard.model_copy(update={"certificate": str(brought), "key": "brought.key"})
+    settings = ground.hub.settings.model_copy(update={"dashboard": pages})
+    ground.hub = replace(ground.hub, settings=settings)
+    ida, sten = ground.person("ida", "auditor"), ground.person("sten", "steward", "north")
+    found = ida.browser.get("/api/v1/overview").json()["needs"]
+    assert [(need["what"], need["site"]) for need in found] == [
+        ("certificate_soon", "north"),
+        ("certificate_over", "south"),
+        ("authority_soon", ""),
+        ("pages_certificate_soon", ""),
+    ]
+    page = ida.sees("/")
+    for need in found:
+        assert need["date"] in page
+    assert "its certificate ended on" in page
+    assert f"ended on {ends['south']:%Y-%m-%d}" in ida.sees("/sites")
+    assert [need["site"] for need in sten.browser.get("/api/v1/overview").json()["needs"]] == ["north"]
+    brought.unlink()
+    assert "its certificate ended on" in ida.sees("/")
 
 
 def test_what_others_wrote_is_text(ground: Ground, ada: Person) -> None:

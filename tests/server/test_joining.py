@@ -349,10 +349,12 @@ def test_what_the_operator_is_shown(hub: Hub, joining: Joining, north: Asker, tm
     assert [(each["name"], each["fingerprint"]) for each in found["waiting"]] == [("east", east.card.fingerprint)]
     [site] = found["sites"]
     assert not site["certificate_ends_soon"]
-    end = datetime.now(UTC) + timedelta(days=29)
-    with joining.store.writing() as connection:
-        connection.exec_driver_sql("UPDATE certificates SET ends = ?", (end.isoformat(),))
-    assert survey(hub)["sites"][0]["certificate_ends_soon"]
+    for days, over in ((29, False), (-1, True)):
+        end = datetime.now(UTC) + timedelta(days=days)
+        with joining.store.writing() as connection:
+            connection.exec_driver_sql("UPDATE certificates SET ends = ?", (end.isoformat(),))
+        [site] = survey(hub)["sites"]
+        assert (site["certificate_ends_soon"], site["certificate_over"]) == (True, over)
 
 
 def test_a_hub_of_one_machine_invites_nobody(tmp_path: Path) -> None:

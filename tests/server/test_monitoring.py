@@ -28,6 +28,7 @@ Figures = dict[str, dict[str, float]]
 def told(ground: Ground, *, superlink: bool = True) -> Iterator[str]:
     """Where the metrics of the hub are told, whose gateway has its certificate."""
     ground.hub.renew_gateway()
+    ground.hub.renew_dashboard()
     listen = f"127.0.0.1:{free_port()}"
     settings = ground.hub.settings.model_copy(update={"metrics": MetricsSection(listen=listen)})
     watch = PresenceWatch(ground.hub, ground.store)
@@ -79,7 +80,7 @@ def test_how_sites_stand(ground: Ground) -> None:
     assert found["site_connected"] == {"north": 1, "south": 0}
     ends = found["site_certificate_end_timestamp_seconds"]
     assert ends.keys() == {"north", "south"}
-    assert found["certificate_end_timestamp_seconds"].keys() == {"superlink", "gateway", "authority"}
+    assert found["certificate_end_timestamp_seconds"].keys() == {"superlink", "gateway", "authority", "dashboard"}
     assert found["sites_asking"] == {"": 0}
     ground.asks("east")
     assert scraped(ground)["sites_asking"] == {"": 1}
