@@ -23,7 +23,8 @@ from fedward_server.store import RunRow, Store
 TOLD_AFTER = timedelta(days=1)  # a run has ended: a reason may be what ended it
 MAX_STUDIES = 4 * 2**20  # characters of studies in one answer
 MAX_KEPT = 20  # reasons of a site in a run, the last
-HELD = 64  # runs whose events are read on
+NOTICED = 32  # runs of a site whose events are read for it: those at work, then the newest
+HELD = 8 * NOTICED  # runs whose events are read on, of all sites
 _KINDS: dict[EventKind, NoticeKind] = {"refused": "refused", "left-out": "left-out", "unsurveyed": "left-out"}
 
 
@@ -50,7 +51,8 @@ class SiteNews:
                 told = approvals.get(row.study_digest)
                 approval = None if told is None else told.state
                 studies.append(AskedStudy(run=row.run, digest=row.study_digest, study=text, approval=approval))
-        notices = [notice for row in runs for notice in self._notices(site, row)]
+        noticed = sorted(runs, key=lambda row: not row.unfinished)[:NOTICED]
+        notices = [notice for row in noticed for notice in self._notices(site, row)]
         return HubNews(studies=tuple(studies), notices=tuple(notices[:MAX_NOTICES]))
 
     def asks(self, site: str, digests: Collection[str]) -> bool:

@@ -203,7 +203,12 @@ def test_runs_that_ended_take_no_room_of_those_that_ask(api: Called, monkeypatch
         api.starts(f"run-{number}", "north", seed=number)
         api.store.finish_run(f"run-{number}", "failed", None, "too few sites")
     monkeypatch.setattr(site_news, "MAX_STUDIES", 2 * len(study.canonical_json()))
-    assert [each.run for each in api.news("north").studies] == ["run-1"]
+    monkeypatch.setattr(site_news, "NOTICED", 2)
+    for run in ("run-1", "run-2", "run-5"):
+        api.happens(run, "refused", 1, "north", "its numbers are none")
+    news = api.news("north")
+    assert [each.run for each in news.studies] == ["run-1"]
+    assert [each.run for each in news.notices] == ["run-1", "run-5"]
 
 
 def test_other_engines_runs_are_nobodys(api: Called) -> None:
