@@ -32,8 +32,9 @@ class Overview:
 
     def __call__(self, person: Person, presence: Mapping[str, Presence] | None) -> dict[str, Any]:
         """All of it, as JSON. `presence` is of each site; None where the SuperLink does not answer."""
-        rows = self.store.newest(SHOWN_RUNS, site=person.asked_as)
-        live = {row.run: self.live.of(row) for row in self.store.unfinished() if sees(person, row)}
+        at_work = [row for row in self.store.unfinished() if sees(person, row)]
+        live = {row.run: self.live.of(row) for row in at_work}
+        rows = {row.run: row for row in (*self.store.newest(SHOWN_RUNS, site=person.asked_as), *reversed(at_work))}
         ends, told = Joining(self.hub, self.store).register.ends(), Statuses(self.store).all()
         sites = [
             described(site, _presence(name, presence), ends.get(name), told.get(name))
@@ -45,7 +46,7 @@ class Overview:
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "sites": [{**site, "doing": list(_doing(site, live))} for site in sites],
             "alive": sum(site["connection"] == "online" for site in sites),
-            "runs": [_run(row, live.get(row.run)) for row in rows],
+            "runs": [_run(row, live.get(run)) for run, row in rows.items()],
             "at_work": len(live),
             "needs": list(self._needs(person, sites, live)),
         }

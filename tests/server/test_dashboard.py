@@ -29,6 +29,7 @@ from fedward_server.gateway import Gateway
 from fedward_server.hub import ROOT
 from fedward_server.journal import Journal
 from fedward_server.live import LOOK_S
+from fedward_server.overview import SHOWN_RUNS
 from fedward_server.people import Role
 from fedward_server.statuses import Statuses
 from fedward_server.testing import PASSWORD, Ground, Person
@@ -281,6 +282,11 @@ def test_what_the_overview_tells_programs(ground: Ground, ada: Person) -> None:
         {"what": "run_waits", "site": "north", "run": "run-1", "why": "waits for north's approval"}
     ]
     assert found["runs"][0]["status"] == "running"
+    for number in range(SHOWN_RUNS + 1):  # newer ones, which have ended
+        ground.started(f"over-{number}", "north")
+        ground.store.finish_run(f"over-{number}", "stopped", None, "it was stopped")
+    shown = [run["run"] for run in ada.browser.get("/api/v1/overview").json()["runs"]]
+    assert (len(shown), shown[-1]) == (SHOWN_RUNS + 1, "run-1")
 
 
 def does(person: Person) -> dict[str, str]:
