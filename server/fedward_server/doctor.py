@@ -20,6 +20,7 @@ from fedward_common import __version__, certificates, pki
 from fedward_common.cards import HubCard
 from fedward_common.doctor import Finding, disk
 from fedward_common.errors import FedwardError, SettingsError
+from fedward_common.joining import SHOWN_AHEAD
 from fedward_server.gateway import Gateway
 from fedward_server.hub import RENEW_BEFORE, ROOT, Hub
 from fedward_server.hub_settings import SETTINGS, read_file
@@ -154,6 +155,22 @@ def gateway(name: str, hub: Hub) -> Finding:
     return Finding(name=name, status="fail", found="`fedward hub up` runs, its gateway does not answer", advice=advice)
 
 
+def pages(name: str, hub: Hub) -> Finding:
+    """Whether the certificate that people's browsers see lasts. Raises SettingsError where it cannot be read."""
+    dashboard = hub.settings.dashboard
+    if dashboard is None:
+        return Finding(name=name, status="ok", found="this hub has none")
+    if not dashboard.certificate:
+        return Finding(name=name, status="ok", found=f"{dashboard.address}, with the hub's own certificate")
+    end, now = hub.pages_end(), datetime.now(UTC)
+    if end - now > SHOWN_AHEAD:
+        return Finding(name=name, status="ok", found=f"{dashboard.address}, certificate good until {end:%Y-%m-%d}")
+    advice = f"bring a new one: the hub does not renew what [dashboard] certificate of {SETTINGS} names"
+    if end > now:
+        return Finding(name=name, status="warn", found=f"its certificate ends on {end:%Y-%m-%d}", advice=advice)
+    return Finding(name=name, status="fail", found=f"its certificate expired on {end:%Y-%m-%d}", advice=advice)
+
+
 def hub_disk(name: str, hub: Hub) -> Finding:
     """Whether there is room for checkpoints and the SuperLink's database."""
     return disk(hub.folder, name=name, where="the hub's folder")
@@ -236,4 +253,9 @@ CHECKS: Mapping[str, Check] = {
     "clock": clock,
 }
 
-GATEWAY_CHECKS: Mapping[str, Check] = {"root key": root_key, "issuing authority": issuing, "gateway": gateway}
+GATEWAY_CHECKS: Mapping[str, Check] = {
+    "root key": root_key,
+    "issuing authority": issuing,
+    "gateway": gateway,
+    "pages": pages,
+}

@@ -20,6 +20,7 @@ from fedward_common.cli import app
 from fedward_common.doctor import Finding
 from fedward_server import doctor
 from fedward_server.hub import Hub
+from fedward_server.hub_settings import SETTINGS
 from fedward_server.locks import held
 from fedward_server.superlink import free_port
 
@@ -292,6 +293,25 @@ def test_an_authority_below_the_root_that_ends_is_told(faced: Hub) -> None:
     finding = of_the_gateway(faced)["issuing authority"]
     assert finding.status == "fail"
     assert "has expired" in finding.found + finding.advice
+
+
+@pytest.mark.parametrize(
+    ("days", "status", "words"), [(300, "ok", "good until"), (20, "warn", "ends on"), (0, "fail", "expired on")]
+)
+def test_a_certificate_of_the_pages_that_was_brought_is_told(
+    tmp_path: Path, days: int, status: str, words: str
+) -> None:
+    hub = Hub.init(tmp_path / "hub", port=free_port(), address="hub.example:8443", dashboard="hub.example:8444")
+    assert of_the_gateway(hub)["pages"].found == "hub.example:8444, with the hub's own certificate"
+    key, chain = hub.issuing.for_server(["hub.example"], days=days)
+    (tmp_path / "brought.key").write_bytes(key)
+    (tmp_path / "brought.pem").write_bytes(chain)
+    settings = hub.folder / SETTINGS
+    said = f'certificate = "{tmp_path}/brought.pem"\nkey = "{tmp_path}/brought.key"\n'
+    settings.write_text(settings.read_text().replace("[dashboard]\n", f"[dashboard]\n{said}"))
+    finding = of_the_gateway(hub)["pages"]
+    assert finding.status == status
+    assert words in finding.found
 
 
 def test_a_machine_without_nginx_is_told(faced: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
