@@ -70,8 +70,11 @@ def _detach(site: Site, *, unsafe: bool) -> None:
             said = (site.state / "daemon.out").read_text("utf-8", "replace").strip().splitlines()
             raise SettingsError(said[-1].removeprefix("fedward: ") if said else "the daemon ended at its start")
         if time.monotonic() - started > START_LIMIT_S:
+            process.terminate()
+            process.wait()
             raise SettingsError(
-                f"site '{site.name}' was not ready within {START_LIMIT_S:g} s; `fedward site log` says why"
+                f"site '{site.name}' was not ready within {START_LIMIT_S:g} s and is down again; `fedward site log` "
+                "says why"
             )
         time.sleep(LOOK_S)
     print(f"Site {site.name} is up (process {process.pid}).")

@@ -22,8 +22,9 @@ from types import FrameType
 
 from fedward_client import isolation, locks
 from fedward_client.isolation import Walls
-from fedward_client.member import HUB_CARD, private_paths, write_link_settings
+from fedward_client.member import HUB_CARD, NODE_KEY, SIGNING_KEY, make_folders, private_paths, write_link_settings
 from fedward_client.site import SETTINGS, Site
+from fedward_common import pki
 from fedward_common.errors import FedwardError, SettingsError
 from fedward_common.logs import Format, process_to, to_file, to_terminal
 
@@ -136,9 +137,12 @@ class Daemon:
     _stopping: threading.Event = field(default_factory=threading.Event)
 
     def require(self) -> None:
-        """Raise SettingsError for a site that has no hub yet, and where this machine cannot make the walls."""
+        """Raise SettingsError for a site without a hub or with keys that cannot be used; where walls cannot be made."""
         if not (self.site.link / HUB_CARD).exists():
             raise SettingsError("this site has no hub yet: run `fedward site join` with the code of the hub's operator")
+        _ = self.site.key
+        pki.load_signing_key(self.site.state / SIGNING_KEY)
+        pki.load_node_key(self.site.link / NODE_KEY)
         if self.site.metrics is not None:
             textfiles(self.site)
         if not self.unsafe and (reason := isolation.impossible()):
@@ -149,6 +153,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._stop)
         with locks.claimed(self.site.ensure_state(), self.site.name, locks.DAEMON):
+            make_folders(self.site)  # a lost spool is no harm
             write_link_settings(self.site)
             sides = self._sides()
             try:

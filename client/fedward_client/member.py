@@ -92,14 +92,13 @@ def join(
     if name is not None and site.name != name:
         raise UsageError(f"{SETTINGS} already names this site '{site.name}': change it there, or leave --name out")
     site.ensure_state()
-    for path in (site.link, site.spool, site.spool / IN, site.spool / OUT):
-        path.mkdir(mode=0o700, exist_ok=True)
+    make_folders(site)
+    _ = site.key  # first: beside a signing key it is never made
     if not (site.state / SIGNING_KEY).exists():
         pki.write_private(site.state / SIGNING_KEY, pki.make_signing_key())
     if new_node_key or not (site.link / NODE_KEY).exists():
         pki.write_private(site.link / NODE_KEY, pki.make_node_key(), replace=new_node_key)
         (site.link / NODE).unlink(missing_ok=True)
-    _ = site.key
     key = pki.load_signing_key(site.state / SIGNING_KEY)
     if hub is not None:
         meet(site.link, hub)
@@ -107,6 +106,12 @@ def join(
     AuditLog(site.state / AUDIT, key, site.name)
     node = pki.node_public_line(pki.load_node_key(site.link / NODE_KEY))
     return site, SiteCard.make(site.name, node, key)
+
+
+def make_folders(site: Site) -> None:
+    """The folders of the network side, made where they are not there."""
+    for path in (site.link, site.spool, site.spool / IN, site.spool / OUT):
+        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def meet(link: Path, card: HubCard) -> None:

@@ -46,6 +46,7 @@ from fedward_client.label_settings import LabelSettings, LabelsSection
 from fedward_client.mask_settings import MaskSettings, MasksSection
 from fedward_client.pace import Window, read_window
 from fedward_client.receiver.settings import PacsSection, PacsSettings, checked
+from fedward_common import pki
 from fedward_common.errors import SettingsError
 from fedward_common.logs import Format
 
@@ -55,6 +56,7 @@ OPT_OUT = "opt-out.txt"
 BIDS_SUBJECT = "(?:^|/)sub-([0-9A-Za-z+]+)[_/]"
 KEY = "site.key"
 KEY_BYTES = 32
+_AFTER_KEY = ("signing.key", "catalog.sqlite", "ledger.sqlite")  # in the state folder: where one is, the key was made
 LINK = "link"
 SPOOL = "spool"
 PSEUDONYM_HEX = 32  # 128 bits of the HMAC: no two of a hospital's patients meet by chance
@@ -226,17 +228,19 @@ class Site:
     def key(self) -> bytes:
         """32 bytes from the operating system, made at first use and never again: pseudonyms and splits hang on them.
 
-        Raises SettingsError when the key's file cannot be read or written, or is not 32 bytes long.
+        Raises SettingsError when the key's file cannot be written, can be read by others, is not 32 bytes long, or is
+        not there while what came after it is.
         """
         path = self.ensure_state() / KEY
+        is_new = not any(
+            (self.state / name).exists() for name in _AFTER_KEY
+        )  # asked first: another process may make it
         try:
-            if not path.exists():
+            if is_new and not path.exists():
                 _make_key(path)
-            with contextlib.suppress(PermissionError):
-                path.chmod(0o600)
-            key = path.read_bytes()
         except OSError as error:
             raise self._unwritable(error) from None
+        key = pki.read_private(path)
         if len(key) != KEY_BYTES:
             raise SettingsError(
                 f"{KEY} in the state folder holds {len(key)} bytes instead of {KEY_BYTES}: restore it from a backup, "

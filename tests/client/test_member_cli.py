@@ -1,19 +1,22 @@
 """`fedward site init | approve | withdraw | pause | resume | status | receipts | log` without a daemon."""
 
 import json
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import Result
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
+from fedward_client import cli_daemon, daemon, locks
 from fedward_client.cli import app
-from fedward_client.member import Member
+from fedward_client.member import Member, meet
 from fedward_client.site import Site
-from fedward_common import audit, pki
-from fedward_common.cards import SiteCard
+from fedward_common import audit, certificates, pki
+from fedward_common.cards import HubCard, SiteCard
 from fedward_common.errors import FedwardError, SettingsError, StudyError, UsageError
 from fedward_common.study import StudySpec
 
@@ -175,3 +178,32 @@ def test_a_key_that_others_can_read_is_refused(member: MemberMaker) -> None:
     assert "signing.key can be read by others: chmod 600 it" in failure(run("status", at.site.folder), SettingsError)
     (at.site.state / "signing.key").chmod(0o600)
     assert pki.load_signing_key(at.site.state / "signing.key")
+
+
+def joined(member: MemberMaker) -> Site:
+    """A site that can be started, though its hub never answers."""
+    site = member().site
+    authority = certificates.make_authority("hub")
+    meet(site.link, HubCard.make("west", "127.0.0.1:9", authority, Ed25519PrivateKey.generate()))
+    return site
+
+
+@pytest.mark.parametrize("key", ["signing.key", "site.key", "link/node.key"])
+def test_a_site_whose_keys_cannot_be_used_does_not_start(member: MemberMaker, key: str) -> None:
+    site = joined(member)
+    (site.state / key).chmod(0o644)
+    assert f"{Path(key).name} can be read by others: chmod 600 it" in failure(run("up", site.folder), SettingsError)
+    (site.state / key).unlink()
+    assert f"{Path(key).name} is missing: restore it" in failure(run("up", site.folder, "--detach"), SettingsError)
+    assert not (site.state / key).exists()
+
+
+def test_a_start_that_fails_leaves_no_daemon(member: MemberMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_daemon, "START_LIMIT_S", 2.0)
+    site = joined(member)
+    shutil.rmtree(site.spool)
+    with locks.claimed(site.state, site.name, locks.EXECUTOR):  # so that its data side cannot start
+        said = failure(run("up", site.folder, "--detach", "--unsafe-no-walls"), SettingsError)
+    assert "site 'north' was not ready within 2 s and is down again; `fedward site log` says why" in said
+    assert daemon.pid(site) is None
+    assert (site.spool / "out").is_dir(), "a lost spool is made anew"

@@ -157,7 +157,9 @@ def test_patients_who_share_an_image_are_on_one_side(site_folder: Write, write_d
     folder = site_folder(LABELS, settings="[privacy]\nmin_cell = 1\n")
     site, state = Site.open(folder), Site.open(folder, state=folder / ".other")
     for one in (site, state):  # with any other key too few might be on a side
-        (one.ensure_state() / "site.key").write_bytes(bytes(range(32)))
+        key = one.ensure_state() / "site.key"
+        key.touch(mode=0o600)
+        key.write_bytes(bytes(range(32)))
     before = from_catalog(site, study())
     sides = {item.patient: item.side for item in before.items}
     ids = {site.pseudonym("patient", one): one for one in LABELS}

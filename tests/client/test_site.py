@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from fedward_client.intake.index import FILE as CATALOG
+from fedward_client.ledger import FILE as LEDGER
+from fedward_client.member import SIGNING_KEY
 from fedward_client.site import Site, site_folders
 from fedward_common.errors import SettingsError
 
@@ -115,10 +118,30 @@ def test_two_sites_have_two_keys(tmp_path: Path) -> None:
 def test_a_key_of_wrong_length_is_never_overwritten(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / ".fedward" / "site.key"
     path.parent.mkdir()
+    path.touch(mode=0o600)
     path.write_bytes(content)
     with pytest.raises(SettingsError, match="restore it from a backup"):
         Site.open(tmp_path).pseudonym("patient", "A")
     assert path.read_bytes() == content
+
+
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    _ = Site.open(tmp_path).key
+    path = tmp_path / ".fedward" / "site.key"
+    path.chmod(0o640)
+    with pytest.raises(SettingsError, match=r"site\.key can be read by others: chmod 600 it"):
+        _ = Site.open(tmp_path).key
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("left", [SIGNING_KEY, CATALOG, LEDGER])
+def test_a_lost_key_is_never_made_anew(tmp_path: Path, left: str) -> None:
+    path = tmp_path / ".fedward" / "site.key"
+    path.parent.mkdir()
+    (path.parent / left).touch()
+    with pytest.raises(SettingsError, match=r"site\.key is missing: restore it from a backup"):
+        _ = Site.open(tmp_path).key
+    assert not path.exists()
 
 
 def _key_of(folder: Path) -> bytes:

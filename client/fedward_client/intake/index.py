@@ -154,7 +154,7 @@ def connected(site: Site) -> Iterator[Connection]:
 
     Makes the catalog where it is missing, and anew where it is another version's or another key's.
     """
-    site.ensure_state()
+    _ = site.key  # beside a catalog it is never made
     with _in_words():
         with _engine(site).connect() as connection:
             if fits := _fits(site, connection):
