@@ -1,6 +1,7 @@
 """The second half of `fedward doctor --site`: the way to the hub, step by step, as the network process takes it.
 
-What is sent is `GET /health`, nothing of the site.
+What is sent is `GET /health`, nothing of the site; then, where all that went well, the site's certificate and
+`GET /v1/site/studies`, which a hub that shut the site out refuses.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,11 +10,13 @@ from pathlib import Path
 
 from fedward_client import probe, reach
 from fedward_client.credentials import Credentials
+from fedward_client.hub_api import HubApi
 from fedward_client.probe import Attempt, Step
 from fedward_common.cards import HubCard
 from fedward_common.doctor import Finding
 from fedward_common.errors import LinkError, SettingsError
 from fedward_common.joining import SHOWN_AHEAD
+from fedward_common.site_messages import STUDIES
 
 SKEW_S = 2.0  # a Date header has whole seconds, and takes its time
 EXPIRES_SOON = timedelta(days=14)
@@ -38,11 +41,18 @@ def examine(path: Path) -> Iterator[Finding]:
         yield Finding.refused("proxy", error)
         return
     yield Finding(name="hub card", status="ok", found=f"hub '{card.hub}' at {card.address}")
+    found: list[Finding] = []
     if card.issuer is not None:
-        yield own_certificate("certificate", path.parent)
+        found.append(own_certificate("certificate", path.parent))
+        yield found[-1]
     yield (resolved := name_of(card, proxy))
-    if resolved.status == "ok":
-        yield from steps(card, probe.attempt(card.address, card.ca, card.distrusted))
+    if resolved.status != "ok":
+        return
+    for step in steps(card, probe.attempt(card.address, card.ca, card.distrusted)):
+        found.append(step)
+        yield step
+    if card.issuer is not None and all(finding.status != "fail" for finding in found):
+        yield membership("membership", card, Credentials(path.parent))
 
 
 def name_of(card: HubCard, proxy: str | None) -> Finding:
@@ -87,6 +97,16 @@ def own_certificate(name: str, link: Path) -> Finding:
         return Finding(name=name, status="ok", found=f"good until {end:%Y-%m-%d}; it is renewed by itself")
     advice = "keep the site up, which renews it; `fedward site log` says what stands in the way"
     return Finding(name=name, status="warn", found=f"it ends on {end:%Y-%m-%d}", advice=advice)
+
+
+def membership(name: str, card: HubCard, credentials: Credentials) -> Finding:
+    """Whether the hub's gateway takes the site's certificate, and the hub has not shut the site out."""
+    try:
+        with HubApi(card, credentials.show(probe.context(card.ca, card.distrusted))) as hub:
+            hub.get(STUDIES)
+    except (SettingsError, LinkError) as error:
+        return Finding.refused(name, error)
+    return Finding(name=name, status="ok", found=f"hub '{card.hub}' lets this site in")
 
 
 def _passed(step: Step, name: str, card: HubCard, met: Attempt) -> Iterator[Finding]:

@@ -18,10 +18,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from typer.testing import CliRunner
 
 from fedward_client import catalog, doctor
+from fedward_client.credentials import Credentials
 from fedward_client.member import join
 from fedward_client.site import Site
 from fedward_client.sockets import Gate
-from fedward_common import certificates
+from fedward_common import certificates, pki
 from fedward_common.cards import HubCard
 from fedward_common.cli import app
 from fedward_common.doctor import Finding
@@ -298,6 +299,36 @@ def test_a_hub_without_its_superlink_is_told(member: Member, https_server: Start
     assert findings["hub answer"].status == "fail"
     assert "its SuperLink not (502)" in findings["hub answer"].found
     assert findings["clock"].status == "ok"  # an answer all the same
+
+
+SHUT_OUT = b'{"error": "this hub does not know this site, or took its certificate back: ask its operator"}'
+REFUSED = {
+    (403, b""): "does not accept this site (403)",  # of its gateway
+    (403, SHUT_OUT): "this hub does not know this site, or took its certificate back",
+}
+
+
+@pytest.mark.parametrize(("status", "body"), [(200, b"{}"), *REFUSED])
+def test_a_site_that_was_shut_out_is_told(
+    site_folder: Callable[..., Path], https_server: Start, status: int, body: bytes
+) -> None:
+    root = certificates.make_authority("north root", below=1)
+    issuing = certificates.issue_authority(root, "north 2026")
+    own, asked = certificates.make_request("north")
+    certificate = certificates.issue_client(issuing, "north", certificates.read_request(asked.decode()), days=90)
+    server = [*certificates.issue_server(issuing, LOOPBACK), certificates.pem(issuing.certificate)]
+    address = https_server(*server, status=status, body=body)
+    folder = site_folder({"P": "benign"}, images=1)
+    pem = certificates.pem(root.certificate)
+    site, _ = join(folder, HubCard.make("north-hub", address, issuing, Ed25519PrivateKey.generate(), pem))
+    pki.write_private(Credentials(site.link).file, own + certificates.pem(certificate, issuing.certificate))
+    findings = examined(folder)
+    assert {findings[name].status for name in ("certificate", "hub answer")} == {"ok"}
+    found = findings["membership"]
+    if status == 200:
+        assert (found.status, found.found) == ("ok", "hub 'north-hub' lets this site in")
+    else:
+        assert (found.status, REFUSED[status, body] in found.found) == ("fail", True), found
 
 
 @pytest.mark.parametrize(("ahead_s", "words"), [(310, "310 s behind the hub's"), (-310, "310 s ahead of the hub's")])
