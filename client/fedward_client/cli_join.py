@@ -1,6 +1,7 @@
 """`fedward site join`: a hospital's folder becomes a site of a hub, by the code of the hub's operator."""
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,7 +24,7 @@ WAITING = "Waiting for the hub's operator to approve; Ctrl-C, and the same call 
 
 def join(  # noqa: PLR0917 - typer reads options from parameters
     folder: Folder,
-    code: Annotated[str, typer.Argument(help="The code that the hub's operator sent.")],
+    code: Annotated[str, typer.Argument(help="The code that the hub's operator sent; - reads it from standard input.")],
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait until the operator has approved; Ctrl-C is no harm.")
     ] = True,
@@ -39,16 +40,23 @@ def join(  # noqa: PLR0917 - typer reads options from parameters
     """
     from fedward_client.credentials import Credentials, hub_of
     from fedward_client.member import SIGNING_KEY
+    from fedward_client.site import SETTINGS
     from fedward_common import pki
     from fedward_common.joining import Invitation
 
-    invitation = Invitation.read(code)
+    invitation = Invitation.read(sys.stdin.read() if code == "-" else code)
     hub = hub_of(invitation)
+    is_named = (folder / SETTINGS).exists()
     site, own = _made(folder, invitation, state)
     key = pki.load_signing_key(site.state / SIGNING_KEY)
     credentials = Credentials(site.link)
     own = credentials.with_node_key(own, key, invitation.secret, anew=new_node_key)
-    is_in = credentials.ask(hub, own, key, invitation.secret)
+    try:
+        is_in = credentials.ask(hub, own, key, invitation.secret)
+    except LinkError:
+        if not is_named:  # the next code may be for another name
+            (folder / SETTINGS).unlink()
+        raise
     if not as_json:
         print(f"Site {site.name} asks the hub {hub.hub} at {hub.address} to be let in.")
         print(f"Fingerprint, to be read out to the hub's operator by telephone:\n{pki.grouped(own.fingerprint)}")

@@ -189,3 +189,23 @@ def test_a_new_node_key_is_asked_with_until_it_is_let_in(door: Door, folder: Pat
     assert joins(folder, third) is None
     assert door.asked[-1].card.node_key == new  # which is the site's now
     assert not list(link.glob("asked*"))
+
+
+def test_a_code_that_is_refused_gives_the_site_no_name(door: Door, folder: Path) -> None:
+    door.answers = [REFUSED, WAITING]
+    used = Invitation.make("south", door.card.address, door.card.fingerprint, taken_back=0)
+    assert isinstance(joins(folder, used), RefusedError)
+    assert not (folder / "site.toml").exists()
+    assert joins(folder, door.invites(), "--no-wait") is None
+    assert Site.open(folder).name == "north"
+    door.answers = [REFUSED]
+    assert isinstance(joins(folder, door.invites()), RefusedError)
+    assert Site.open(folder).outputs, "the settings that were there stay"
+
+
+def test_a_code_from_standard_input_is_in_no_list_of_processes(door: Door, folder: Path) -> None:
+    door.answers = [WAITING]
+    code = door.invites().code()
+    done = CliRunner().invoke(app, ["join", str(folder), "-", "--no-wait"], input=f"{code[:40]}\n{code[40:]}\n")
+    assert done.exit_code == 0, done.output
+    assert Site.open(folder).name == "north"
