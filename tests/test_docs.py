@@ -14,6 +14,7 @@ import pytest
 import typer
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+from rich.text import Text
 from typer.testing import CliRunner
 
 import fedward_client.intake
@@ -95,6 +96,13 @@ def check_call(words: list[str]) -> None:
 def test_the_tree_has_the_commands_of_every_part() -> None:
     assert {("demo",), ("simulate",), ("site", "scan"), ("study", "show"), ("doctor",)} <= TREE.keys()
     assert {("hub", "up"), ("study", "start"), ("model", "add")} <= TREE.keys()
+
+
+def test_no_help_loses_words_in_brackets() -> None:
+    for words, command in TREE.items():
+        options = [each.help for each in command.params if isinstance(each, click.Option)]
+        for text in filter(None, (command.help, *options)):
+            assert Text.from_markup(text).plain == text.replace("\\[", "["), words
 
 
 @page_of

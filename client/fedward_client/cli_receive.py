@@ -39,7 +39,7 @@ def receive(  # noqa: PLR0917 - typer reads options from parameters
     description_contains: Annotated[
         str | None, typer.Option(help="Only series with this text in their own or their study's description.")
     ] = None,
-    study_file: Annotated[Path | None, typer.Option(help="Only the modality of this study's [cohort].")] = None,
+    study_file: Annotated[Path | None, typer.Option(help="Only the modality of this study's \\[cohort].")] = None,
     patients: Annotated[
         Path | None, typer.Option(help="Only the patients of this file, one Patient ID a line.")
     ] = None,
@@ -51,7 +51,7 @@ def receive(  # noqa: PLR0917 - typer reads options from parameters
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch studies from the archive that site.toml names under [pacs], or take what is sent here.
+    r"""Fetch studies from the archive that site.toml names under \[pacs], or take what is sent here.
 
     Run again, it fetches only what is not here yet.
 

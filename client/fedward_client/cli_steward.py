@@ -65,7 +65,7 @@ def approve(
     study: Annotated[str, typer.Argument(help="A study that a hub asked for, by id or digest; or its resolved file.")],
     until: Annotated[
         datetime | None,
-        typer.Option(formats=["%Y-%m-%d"], help="The last day. [default: the study's last, or 180 days]"),
+        typer.Option(formats=["%Y-%m-%d"], help="The last day.", show_default="the study's last, or 180 days"),
     ] = None,
     yes: Yes = False,
     state: State = None,

@@ -18,7 +18,7 @@ def add(
     run: Annotated[str | None, typer.Option(help="A finished run of this hub; its last model is taken.")] = None,
     note: Annotated[str, typer.Option(help="What people should know of it.")] = "",
 ) -> None:
-    """Register a trained model at a hub, so that a study can begin with it: [model] start = { model = "NAME" }.
+    r"""Register a trained model at a hub, so that a study can begin with it: \[model] start = { model = "NAME" }.
 
     Example: fedward model add breast-2027 --hub /srv/hub --run breast-ultrasound-20270101T101500-a1b2c3
     """
