@@ -63,6 +63,11 @@ def textfiles(site: Site) -> Path:
             f"{SETTINGS}: [metrics] textfile is no folder that this user may write to: make it, outside of the "
             "hospital's, for node_exporter to read"
         )
+    if any(folder.resolve().is_relative_to(path.resolve()) for path in private_paths(site)):
+        raise SettingsError(
+            f"{SETTINGS}: [metrics] textfile is a folder of the hospital's, which node_exporter must not enter: name "
+            "one outside of it"
+        )
     return folder
 
 

@@ -18,6 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fedward_client.daemon import Daemon, monitor_walls
+from fedward_client.daemon import textfiles as textfiles_of
 from fedward_client.desk import Desk
 from fedward_client.executor import Control, Work, serving
 from fedward_client.handlers import Hospital
@@ -222,6 +223,14 @@ def test_a_folder_that_is_none(member: MemberMaker, textfile: str) -> None:
     (at.site.link / HUB_CARD).touch()
     with pytest.raises(SettingsError, match=r"\[metrics\] textfile is no folder that this user may write to: make it"):
         Daemon(at.site, unsafe=True).require()
+
+
+@pytest.mark.parametrize("textfile", [".", "metrics", ".fedward/spool"])
+def test_a_folder_of_the_hospitals(member: MemberMaker, textfile: str) -> None:
+    at = member(f'{NORTH}[metrics]\ntextfile = "{textfile}"\n')
+    (at.site.folder / textfile).mkdir(exist_ok=True)
+    with pytest.raises(SettingsError, match=r"\[metrics\] textfile is a folder of the hospital's"):
+        textfiles_of(at.site)
 
 
 def test_a_site_that_tells_none(member: MemberMaker) -> None:
