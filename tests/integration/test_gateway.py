@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from prometheus_client.parser import text_string_to_metric_families
 
 from fedward_client import bulk as client_bulk
-from fedward_client import spool_writer
+from fedward_client import doctor_way, spool_writer
 from fedward_client.credentials import ASKED, Credentials, _held, hub_of
 from fedward_client.fleet import Fleet, NotKnownError, RunOverError
 from fedward_client.hub_api import HubApi
@@ -431,6 +431,9 @@ def test_a_site_that_is_forgotten_is_out_at_once_and_no_other_notices(ground: Gr
         staying.heartbeat()
         assert staying.pull() is None
         staying.deactivate()
+    for each, status in ((site, "fail"), (north, "ok")):
+        told = {found.name: found.status for found in doctor_way.examine(each.link / "hub.json")}
+        assert told["membership"] == status
 
 
 def test_a_certificate_that_a_restored_hub_does_not_know_is_over_with_the_site(ground: Ground, tmp_path: Path) -> None:
@@ -854,6 +857,9 @@ def test_authorities_that_were_taken_back(ground: Ground) -> None:
     stolen = ground.hub.issuing.current()
     control.rotate(ground.hub, ground.folder / "root", distrust=True)
     assert ground.status("/v1/site/status", tls_of(site)) == REFUSED
+    assert {found.name for found in doctor_way.examine(site.link / "hub.json") if found.status == "fail"} == {
+        "membership"
+    }
     renewal = Renewal(credentials, card, site.name, trust)
     renewal()
     assert stolen.certificate.serial_number in trust.distrusted
