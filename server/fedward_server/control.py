@@ -33,6 +33,7 @@ def start_detached(hub: Hub) -> None:
 
     Raises RunError with its words where it does not come up.
     """
+    hub.logs.mkdir(mode=0o700, exist_ok=True)
     with (hub.logs / LOG).open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "fedward_server.supervisor", str(hub.folder)],

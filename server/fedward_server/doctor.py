@@ -17,9 +17,10 @@ from importlib import metadata
 from pathlib import Path
 
 from fedward_common import __version__, certificates, pki
+from fedward_common.audit import survey
 from fedward_common.cards import HubCard
 from fedward_common.doctor import Finding, disk
-from fedward_common.errors import FedwardError, SettingsError
+from fedward_common.errors import AuditError, FedwardError, SettingsError
 from fedward_common.joining import SHOWN_AHEAD
 from fedward_server.gateway import Gateway
 from fedward_server.hub import RENEW_BEFORE, ROOT, Hub
@@ -178,11 +179,22 @@ def hub_disk(name: str, hub: Hub) -> Finding:
 
 def store(name: str, hub: Hub) -> Finding:
     """Whether the database opens and is up to date. Raises SettingsError where it does not."""
-    if not hub.store_file.exists():
-        raise SettingsError(f"{hub.store_file.name} is missing: restore it from a backup")
     with hub.store() as opened:
         sites, runs = len(opened.sites()), len(opened.runs())
     return Finding(name=name, status="ok", found=f"it opens; sites enrolled: {sites}, runs: {runs}")
+
+
+def audit_log(name: str, hub: Hub) -> Finding:
+    """Whether the whole audit log is as this hub wrote it. Raises AuditError where it is missing."""
+    if not hub.audit_file.exists():
+        hub.audit()  # which says so
+    key = hub.audit_key
+    try:
+        found = survey(hub.audit_file, fingerprint=pki.fingerprint(key))
+    except AuditError as error:
+        advice = "keep it, ask who did it, and restore it from a backup"
+        return Finding(name=name, status="fail", found=str(error), advice=advice)
+    return Finding(name=name, status="ok", found=f"whole; entries: {found.entries}, the first of {found.first[:10]}")
 
 
 # Its server ----------------------------------------------------------------------------------------------------------
@@ -247,6 +259,7 @@ CHECKS: Mapping[str, Check] = {
     "hub authority": authority,
     "hub disk": hub_disk,
     "hub database": store,
+    "audit log": audit_log,
     "programs": programs,
     "port": port,
     "SuperLink": superlink,

@@ -31,7 +31,7 @@ from fedward_common import certificates, pki
 from fedward_common.audit import NAME as AUDIT
 from fedward_common.audit import AuditLog
 from fedward_common.cards import HubCard, SiteCard
-from fedward_common.errors import SettingsError, UsageError
+from fedward_common.errors import AuditError, SettingsError, UsageError
 from fedward_server.hub_settings import (
     DEFAULT_PORT,
     LOOPBACK,
@@ -135,7 +135,8 @@ class Hub:
             self.issuing.make(self.name, root)
         self.renew_certificate()
         self.renew_card()
-        self.store().close()
+        Store.open(self.store_file).close()
+        self.audit_file.touch(mode=0o600)
         self.audit()
         pki.write_public(self.folder / SETTINGS, self.settings.toml().encode())
 
@@ -224,11 +225,18 @@ class Hub:
         )
 
     def store(self) -> Store:
-        """Its database, opened."""
+        """Its database, opened. Raises SettingsError where it is missing: a new one would know no site and no run."""
+        if not self.store_file.exists():
+            raise SettingsError(f"{self.store_file.name} is missing: restore it from a backup")
         return Store.open(self.store_file)
 
     def audit(self) -> AuditLog:
-        """Its audit log."""
+        """Its audit log. Raises AuditError where it is missing: one begun anew would hide that it is gone."""
+        if not self.audit_file.exists():
+            raise AuditError(
+                f"{AUDIT} is missing: restore it from a backup, or, where there is none, begin a new one with "
+                f"`touch {self.audit_file}`"
+            )
         return AuditLog(self.audit_file, pki.load_signing_key(self.keys / "hub.key"), self.name)
 
     def pid(self) -> int | None:

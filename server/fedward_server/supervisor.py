@@ -63,6 +63,7 @@ class Supervisor:
             ) from None
 
     def _prepare(self) -> None:
+        self.hub.audit()
         _check_port(self.hub.port)
         if self.hub.renew_certificate():
             log.info("the server's certificate is new; it ends on %s", self.hub.certificate_ends().date())
@@ -118,6 +119,7 @@ def supervise(hub: Hub, ready: Callable[[], None]) -> None:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
+        hub.logs.mkdir(mode=0o700, exist_ok=True)
         with fedward_to(to_file(hub.logs / LOG, hub.settings.log.format)):
             supervisor()
     finally:

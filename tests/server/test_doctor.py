@@ -176,6 +176,20 @@ def test_a_database_that_does_not_open_is_told(hub: Hub, damage: bytes | None) -
     assert hub.store_file.exists() == (damage is not None)
 
 
+def test_an_audit_log_that_was_changed_or_is_gone_is_told(hub: Hub) -> None:
+    hub.audit().append("person added", {"person": "ada"})
+    finding = examined(hub)["audit log"]
+    assert (finding.status, finding.found[:18]) == ("ok", "whole; entries: 2,")
+    hub.audit_file.write_text(hub.audit_file.read_text().replace("ada", "eve"))
+    finding = examined(hub)["audit log"]
+    assert finding.status == "fail"
+    assert "entry 2 (line 2) was changed" in finding.found
+    hub.audit_file.unlink()
+    finding = examined(hub)["audit log"]
+    assert (finding.status, finding.found) == ("fail", "audit.jsonl is missing")
+    assert not hub.audit_file.exists()
+
+
 def test_a_port_that_another_program_holds_is_told(hub: Hub) -> None:
     with socket.create_server(("127.0.0.1", hub.port)):
         finding = examined(hub)["port"]

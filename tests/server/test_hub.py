@@ -94,6 +94,35 @@ def test_folders_that_can_be_no_hub(hub: Hub, tmp_path: Path) -> None:
         Hub.open(tmp_path / "full")
 
 
+@pytest.mark.parametrize("name", ["store.sqlite", "audit.jsonl"])
+def test_what_is_lost_is_not_begun_anew(hub: Hub, tmp_path: Path, name: str) -> None:
+    card = tmp_path / "north.card.json"
+    site_card("north", tmp_path).write(card)
+    for path in hub.folder.glob(f"{name}*"):
+        path.unlink()
+    for arguments in (("up", hub.folder), ("up", hub.folder, "--detach"), ("enrol", hub.folder, card)):
+        assert refusal("hub", *arguments).startswith(f"{name} is missing: restore it from a backup")
+        assert not (hub.folder / name).exists()
+    if name == "store.sqlite":
+        assert refusal("hub", "status", hub.folder) == "store.sqlite is missing: restore it from a backup"
+
+
+def test_a_log_without_a_backup_is_begun_anew_by_hand(hub: Hub) -> None:
+    hub.audit_file.unlink()
+    hub.audit_file.touch()
+    assert hub.audit().append("person added", {"person": "ada"}).n == 2
+
+
+def test_lost_logs_are_begun_anew(hub: Hub) -> None:
+    hub.logs.rmdir()
+    with socket.create_server(("127.0.0.1", hub.port)):  # so that it does not come up
+        for detach in ((), ("--detach",)):
+            assert "cannot be used" in refusal("hub", "up", hub.folder, *detach)
+            assert stat.S_IMODE(hub.logs.stat().st_mode) == 0o700
+            (hub.logs / "hub.log").unlink()
+            hub.logs.rmdir()
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
