@@ -144,9 +144,8 @@ def entrance(hub: Hub) -> Iterator[None]:
         yield
         return
     gateway = Gateway(hub)
-    _check_free("gateway", settings_of(hub).listen)
-    if hub.settings.metrics is not None:
-        _check_free("metrics", hub.settings.metrics.listen)
+    for section, listens in hub.settings.listening().items():
+        _check_free(section, listens)
     bring_gateway_in_line(hub)
     gateway.check()
     api = [sys.executable, "-m", "fedward_server.api", str(hub.folder)]

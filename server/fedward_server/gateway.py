@@ -35,6 +35,7 @@ from fedward_common.bulk import CHUNK_BYTES
 from fedward_common.errors import RunError, SettingsError
 from fedward_common.joining import JOIN
 from fedward_server.hub import Hub
+from fedward_server.hub_settings import read_file
 from fedward_server.joining import gateway as settings_of
 from fedward_server.locks import turn
 from fedward_server.register import Register
@@ -68,7 +69,8 @@ class Gateway:
     # What nginx is told ----------------------------------------------------------------------------------------------
 
     def write(self, store: Store) -> None:
-        """Write everything as it should be now."""
+        """Write everything as it should be now. Raises SettingsError where a key or a certificate for it is missing."""
+        read_file(self.hub.issuing.root)  # without which nginx starts not, and says so in OpenSSL's words
         self.folder.mkdir(mode=0o700, exist_ok=True)
         (self.folder / "temporary").mkdir(mode=0o700, exist_ok=True)
         self._put("nginx.conf", self._settings())

@@ -18,8 +18,10 @@ certificates below the hub's root (`issuing`). The folder is its owner's alone (
 """
 
 import re
+import shutil
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,7 +33,7 @@ from fedward_common import certificates, pki
 from fedward_common.audit import NAME as AUDIT
 from fedward_common.audit import AuditLog
 from fedward_common.cards import HubCard, SiteCard
-from fedward_common.errors import AuditError, SettingsError, UsageError
+from fedward_common.errors import AuditError, FedwardError, SettingsError, UsageError
 from fedward_server.hub_settings import (
     DEFAULT_PORT,
     LOOPBACK,
@@ -42,7 +44,7 @@ from fedward_server.hub_settings import (
     read_file,
     read_settings,
 )
-from fedward_server.issuing import Issuing
+from fedward_server.issuing import ROOT_KEY, Issuing
 from fedward_server.locks import holder
 from fedward_server.people import People
 from fedward_server.register import Register
@@ -108,9 +110,13 @@ class Hub:
         if dashboard is not None:
             document["dashboard"] = {"address": dashboard, "listen": f"0.0.0.0:{dashboard.rpartition(':')[2]}"}
         hub = cls(folder=folder, settings=checked(document))
+        root = folder / ROOT if root is None else root.resolve()
         try:
             _claim(folder)
-            hub._fill(folder / ROOT if root is None else root.resolve())
+            if hub.gateway is not None:
+                _claim_root(root)
+            with _undone(folder, root):
+                hub._fill(root)
         except OSError as error:
             raise SettingsError(
                 f"no hub can be made in {folder} ({error.strerror}): put that right, or name another folder"
@@ -391,6 +397,34 @@ def _claim(folder: Path) -> None:
     if any(folder.iterdir()):
         raise SettingsError(f"{folder} holds something else: name an empty folder, or one that is not there")
     folder.chmod(0o700)
+
+
+def _claim_root(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        taken = (folder / ROOT_KEY).exists()
+    except OSError as error:
+        raise SettingsError(
+            f"the root's key cannot be put into {folder} ({error.strerror}): name another folder with --root"
+        ) from None
+    if taken:
+        raise SettingsError(f"{folder} holds the key of a root already: name another folder with --root")
+
+
+@contextmanager
+def _undone(folder: Path, root: Path) -> Iterator[None]:
+    """What the block makes in a hub's folder and its root's is removed where it fails: a second try finds it empty."""
+    try:
+        yield
+    except (OSError, FedwardError):
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        with suppress(OSError):
+            (root / ROOT_KEY).unlink()
+        raise
 
 
 def _slug(text: str) -> str:

@@ -98,6 +98,11 @@ class Settings(_Section):
     metrics: MetricsSection | None = None
     log: LogSection = LogSection()
 
+    def listening(self) -> dict[str, str]:
+        """By section, where else than at its own port it has the hub listen."""
+        sections = {"gateway": self.gateway, "dashboard": self.dashboard, "metrics": self.metrics}
+        return {name: section.listen for name, section in sections.items() if section is not None}
+
     def toml(self) -> str:
         """The settings as a file."""
         hub = f'[hub]\nname = "{self.hub.name}"\nhost = "{self.hub.host}"\nport = {self.hub.port}\n'
@@ -132,7 +137,7 @@ def checked(document: Mapping[str, Any]) -> Settings:
     except ValidationError as error:
         raise SettingsError(f"{SETTINGS}: {_in_words(error)}") from None
     _check_hub(settings)
-    listening = _listening(settings)
+    listening = settings.listening()
     if settings.gateway is None and listening:
         name = min(listening)
         raise SettingsError(f"{SETTINGS}: [{name}] needs a [gateway]: {_BEHIND_GATEWAY[name]}")
@@ -167,12 +172,6 @@ def _check_hub(settings: Settings) -> None:
             f"{SETTINGS}: [hub] port and the gateway's are both {hub.port}: choose another [hub] port, which only "
             "this machine uses"
         )
-
-
-def _listening(settings: Settings) -> dict[str, str]:
-    """By section, where else it has the hub listen."""
-    sections = {"gateway": settings.gateway, "dashboard": settings.dashboard, "metrics": settings.metrics}
-    return {name: section.listen for name, section in sections.items() if section is not None}
 
 
 def _is_loopback(host: str) -> bool:

@@ -51,10 +51,9 @@ class Issuing:
     # Authorities -----------------------------------------------------------------------------------------------------
 
     def make(self, hub: str, root: Path) -> None:
-        """Make a root, its key in the folder `root`, and the first authority below it."""
+        """Make a root, its key in the folder `root`, which is there, and the first authority below it."""
         authority = certificates.make_authority(f"{hub[:_NAME]} root", days=ROOT_DAYS, below=1)
         key, certificate = certificates.authority_pem(authority)
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
         pki.write_private(root / ROOT_KEY, key)
         pki.write_public(self.root, certificate)
         self._folder.mkdir(mode=0o700)
@@ -96,6 +95,8 @@ class Issuing:
     def current(self) -> Authority:
         """The one that issues. Raises SettingsError where none is left."""
         found = self.all()
+        if not found and not any(self._folder.glob("*.pem")):
+            raise SettingsError("keys/issuing is missing: restore it from a backup")
         if not found:
             raise SettingsError(
                 "the hub's issuing authority has expired: fetch the root's key, then `fedward hub rotate`"

@@ -44,6 +44,7 @@ class Joining:
     def invite(self, site: str, *, days: int = INVITATION_DAYS) -> Invitation:
         """Invite a site, which may be one that is in: then it gets a new certificate. Raises UsageError in words."""
         gateway(self.hub)
+        self.hub.issuing.current()  # without which nobody is let in
         card = HubCard.read(self.hub.card)
         made = Invitation.make(site, card.address, card.fingerprint, taken_back=len(card.distrusted))
         now = datetime.now(UTC)

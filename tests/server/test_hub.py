@@ -94,6 +94,21 @@ def test_folders_that_can_be_no_hub(hub: Hub, tmp_path: Path) -> None:
         Hub.open(tmp_path / "full")
 
 
+def test_a_hub_that_could_not_be_made_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    taken, folder = tmp_path / "taken", tmp_path / "hub"
+    taken.mkdir()
+    (taken / "root.key").write_text("another hub's")
+    init = ("hub", "init", folder, "--port", str(PORT), "--address", "hub.example:8443")
+    for root, words in (
+        (taken, f"{taken} holds the key of a root already: name another folder with --root"),
+        (Path("/proc/x"), "the root's key cannot be put into /proc/x (No such file or directory): name another"),
+        (Path("/sys/kernel"), "root.key cannot be written"),
+    ):
+        assert refusal(*init, "--root", root).startswith(words)
+    assert (taken / "root.key").read_text() == "another hub's"
+    assert fedward(*init, "--root", tmp_path / "root").exit_code == 0
+
+
 @pytest.mark.parametrize("name", ["store.sqlite", "audit.jsonl"])
 def test_what_is_lost_is_not_begun_anew(hub: Hub, tmp_path: Path, name: str) -> None:
     card = tmp_path / "north.card.json"

@@ -1,5 +1,7 @@
 """Who is let in at a hub: invited, asking, approved; what others do with a code, and two people at a time."""
 
+import shutil
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ from fedward_server.hub import Hub
 from fedward_server.joining import Joining, JoinRefusedError
 from fedward_server.people import People
 from fedward_server.register import Register
+from fedward_server.superlink import free_port
 
 PORT = 19093  # nothing listens in these tests
 
@@ -369,3 +372,31 @@ def test_a_secret_is_kept_as_its_digest(joining: Joining) -> None:
     assert row is not None
     assert row.site == "north"
     assert Register(joining.store).invitation(invitation.secret) is None
+
+
+def test_nobody_is_invited_by_a_hub_without_its_authority(hub: Hub, joining: Joining) -> None:
+    shutil.rmtree(hub.keys / "issuing")
+    with pytest.raises(SettingsError, match=r"^keys/issuing is missing: restore it from a backup$"):
+        joining.invite("north")
+    assert joining.register.invitations() == []
+
+
+@pytest.mark.parametrize("name", ["issuing", "root.pem"])
+def test_a_hub_without_an_authority_does_not_come_up(tmp_path: Path, name: str) -> None:
+    hub = Hub.init(tmp_path / "own", port=free_port(), address=f"127.0.0.1:{free_port()}")
+    (hub.keys / name).rename(tmp_path / name)
+    with pytest.raises(SettingsError, match=rf"{name} .*: restore it from a backup"), entrance.entrance(hub):
+        pass
+
+
+def test_a_port_that_another_program_holds_is_named_by_its_section(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        pages = f"127.0.0.1:{other.getsockname()[1]}"
+        hub = Hub.init(tmp_path / "own", port=free_port(), address=address, listen=address, dashboard=pages)
+        (hub.folder / "hub.toml").write_text(hub.settings.toml().replace("0.0.0.0", "127.0.0.1"))
+        with (
+            pytest.raises(SettingsError, match=rf"cannot listen at {pages} .*another \[dashboard\] listen in hub.toml"),
+            entrance.entrance(Hub.open(hub.folder)),
+        ):
+            pass
