@@ -24,8 +24,9 @@ from fedward_common.errors import AuditError, FedwardError, SettingsError
 from fedward_common.joining import SHOWN_AHEAD
 from fedward_server.gateway import Gateway
 from fedward_server.hub import RENEW_BEFORE, ROOT, Hub
-from fedward_server.hub_settings import SETTINGS, read_file
+from fedward_server.hub_settings import SETTINGS, listener, read_file
 from fedward_server.issuing import ENDS_SOON, ROOT_KEY
+from fedward_server.marked import marked
 from fedward_server.superlink import HOST
 
 PROGRAMS = ("flower-superlink", "flwr")
@@ -145,15 +146,31 @@ def issuing(name: str, hub: Hub) -> Finding:
 
 
 def gateway(name: str, hub: Hub) -> Finding:
-    """Whether nginx is there, and answers where the hub is up. Raises SettingsError where it is not installed."""
+    """Whether nginx is there, and answers where the hub is up, or can listen where it is not.
+
+    Raises SettingsError where it is not installed.
+    """
     opened = Gateway(hub)
     program = opened.command()[0]
     if hub.pid() is None:
+        for section, listens in hub.settings.listening().items():
+            if _is_taken(listens):
+                advice = f"end that program, or set another [{section}] listen in {SETTINGS}"
+                return Finding(name=name, status="fail", found=f"another program holds {listens}", advice=advice)
         return Finding(name=name, status="ok", found=f"{program} is there; it is not up")
     if opened.answers():
         return Finding(name=name, status="ok", found=f"it answers for {hub.address}, with the hub's own certificate")
     advice = "logs/gateway-errors.log and logs/api.log in the hub's folder say why not"
     return Finding(name=name, status="fail", found="`fedward hub up` runs, its gateway does not answer", advice=advice)
+
+
+def _is_taken(listens: str) -> bool:
+    """Whether somebody listens there; a port below 1024 may be the hub's alone to bind (CAP_NET_BIND_SERVICE)."""
+    try:
+        with listener(listens):
+            return False
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
 
 
 def pages(name: str, hub: Hub) -> Finding:
@@ -222,6 +239,9 @@ def port(name: str, hub: Hub) -> Finding:
         if error.errno != errno.EADDRINUSE:
             found, advice = f"{hub.port} may not be used ({error.strerror})", f"set another [hub] port in {SETTINGS}"
             return Finding(name=name, status="fail", found=found, advice=advice)
+    if hub.link.healthy() and not marked(hub.link.mark):
+        found, advice = f"another copy of this hub is up, and holds {hub.port}", "never let two copies be up at a time"
+        return Finding(name=name, status="fail", found=found, advice=advice)
     if hub.link.healthy():
         found, advice = f"a SuperLink that a killed hub left holds {hub.port}", "`fedward hub up` ends it first"
         return Finding(name=name, status="warn", found=found, advice=advice)

@@ -7,7 +7,6 @@ and certificates that are over are removed.
 """
 
 import logging
-import socket
 import subprocess
 import sys
 import threading
@@ -22,7 +21,7 @@ from fedward_common.errors import FedwardError, RunError, SettingsError
 from fedward_server import bulk
 from fedward_server.gateway import Gateway, bring_gateway_in_line
 from fedward_server.hub import Hub
-from fedward_server.hub_settings import SETTINGS, host_and_port
+from fedward_server.hub_settings import SETTINGS, listener
 from fedward_server.issuing import LIST_DAYS
 from fedward_server.joining import gateway as settings_of
 from fedward_server.people import People
@@ -172,10 +171,8 @@ def entrance(hub: Hub) -> Iterator[None]:
 
 def _check_free(section: str, listens: str) -> None:
     """Raise SettingsError where a part of the hub cannot listen at what its section says."""
-    host, port = host_and_port(listens)
     try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            return
+        listener(listens).close()
     except OSError as error:
         raise SettingsError(
             f"the hub cannot listen at {listens} ({error.strerror}): stop the program that does, or set another "

@@ -13,6 +13,7 @@ bulk_mib = 8192
 """
 
 import os
+import socket
 import tomllib
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -35,6 +36,12 @@ def host_and_port(address: str) -> tuple[str, int]:
     """The two parts of a checked address; an IPv6 address without its brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def listener(address: str) -> socket.socket:
+    """A socket that listens at a checked address. Raises OSError where it cannot."""
+    host, port = host_and_port(address)
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
 
 
 class _Section(BaseModel):

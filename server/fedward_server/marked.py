@@ -19,7 +19,7 @@ PAUSE_S = 0.1
 
 def end_marked(mark: str) -> None:
     """Ask every process with `mark` ("NAME=value") in its environment, and what it started, to end; kill after 10 s."""
-    left = _family(mark)
+    left = marked(mark)
     for number in (signal.SIGTERM, signal.SIGKILL):
         started = time.monotonic()
         for pid in left:
@@ -30,7 +30,7 @@ def end_marked(mark: str) -> None:
             left = {pid for pid in left if _parent(pid) is not None}
 
 
-def _family(mark: str) -> set[int]:
+def marked(mark: str) -> set[int]:
     """Processes of this user with the mark and their descendants: Ray's agents write their titles over the mark."""
     pids = {int(path.name) for path in Path("/proc").glob("[0-9]*")} - {os.getpid()}
     family = {pid for pid in pids if _is_marked(pid, mark)}

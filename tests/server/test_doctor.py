@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -229,6 +230,14 @@ def test_a_superlink_that_was_left_is_told(hub: Hub) -> None:
     assert (finding.status, finding.found) == ("warn", f"a SuperLink that a killed hub left holds {hub.port}")
 
 
+def test_another_copy_that_is_up_is_told(hub: Hub, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(hub.folder, copy)
+    with hub.link.running():
+        finding = examined(Hub.open(copy))["port"]
+    assert (finding.status, finding.found) == ("fail", f"another copy of this hub is up, and holds {hub.port}")
+
+
 # A hub that is up ----------------------------------------------------------------------------------------------------
 
 
@@ -268,7 +277,8 @@ def test_the_command_adds_the_hub_to_the_machine(running: Hub) -> None:
 
 @pytest.fixture
 def faced(tmp_path: Path) -> Hub:
-    return Hub.init(tmp_path / "faced", name="north-hub", port=free_port(), address="hub.example:8443")
+    address, listen = "hub.example:8443", f"127.0.0.1:{free_port()}"
+    return Hub.init(tmp_path / "faced", name="north-hub", port=free_port(), address=address, listen=listen)
 
 
 def of_the_gateway(hub: Hub) -> dict[str, Finding]:
@@ -289,6 +299,15 @@ def test_a_hub_with_a_gateway_is_fit_once_its_root_is_away(faced: Hub) -> None:
     assert findings["root key"].status == "ok"
     assert {findings[name].status for name in doctor.GATEWAY_CHECKS} == {"ok"}
     assert findings["gateway"].found.endswith("nginx is there; it is not up")
+
+
+def test_a_port_of_the_gateway_that_another_program_holds_is_told(faced: Hub) -> None:
+    assert faced.gateway is not None
+    listens = faced.gateway.listen
+    with socket.create_server(("127.0.0.1", int(listens.rpartition(":")[2]))):
+        finding = of_the_gateway(faced)["gateway"]
+    assert (finding.status, finding.found) == ("fail", f"another program holds {listens}")
+    assert "another [gateway] listen in hub.toml" in finding.advice
 
 
 def test_an_authority_below_the_root_that_ends_is_told(faced: Hub) -> None:
