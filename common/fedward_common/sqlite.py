@@ -4,6 +4,7 @@ What SQLAlchemy needs to be told stands here once: one transaction is what SQLAl
 their turn. https://docs.sqlalchemy.org/en/21/dialects/sqlite.html, "Enabling Non-Legacy SQLite Transactional Modes"
 """
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,9 +38,8 @@ class Database:
                 _migrate(connection, path, migrations)
         except (OSError, SQLAlchemyError) as error:
             self.close()
-            raise SettingsError(
-                f"{path.name} cannot be opened as {what} ({reason(error)}): name another file, or restore it"
-            ) from error
+            advice = "make room on its disk" if _wants_room(error) else "name another file, or restore it"
+            raise SettingsError(f"{path.name} cannot be opened as {what} ({reason(error)}): {advice}") from error
         except SettingsError:
             self.close()
             raise
@@ -64,6 +64,12 @@ class Database:
 def reason(error: Exception) -> str:
     """The driver's own words, without SQLAlchemy's statement and parameters."""
     return str(getattr(error, "orig", None) or error)
+
+
+def _wants_room(error: Exception) -> bool:
+    """Whether the disk is full, which SQLite calls an I/O error where it is the file of its index that cannot grow."""
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+    return code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
 
 
 def put(connection: sa.Connection, table: sa.Table, values: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@ import os
 import shutil
 import socket
 import ssl
-import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -65,17 +64,13 @@ def examine(folder: Path) -> Iterator[Finding]:
 
 
 def private_folders(name: str, hub: Hub) -> Finding:
-    """Whether the hub's folder and its keys' are its user's alone."""
+    """Whether the hub's folder and its keys' are its user's alone. Raises SettingsError where others can enter."""
+    hub.check_private()
     for folder in (hub.folder, hub.keys):
-        found = folder.stat()
-        mode = stat.S_IMODE(found.st_mode)
-        if mode & 0o077:
-            advice = "chmod 700 it: it holds what no other user of this machine may read"
-            said = f"others can enter '{folder.name}' (mode {mode:04o})"
-            return Finding(name=name, status="fail", found=said, advice=advice)
-        if os.geteuid() not in {found.st_uid, 0}:
+        owner = folder.stat().st_uid
+        if os.geteuid() not in {owner, 0}:
             advice = "run the hub as that user, or give the folder to the one who runs it"
-            return Finding(name=name, status="fail", found=f"it belongs to user {found.st_uid}", advice=advice)
+            return Finding(name=name, status="fail", found=f"it belongs to user {owner}", advice=advice)
     return Finding(name=name, status="ok", found="mode 0700, its keys' too")
 
 

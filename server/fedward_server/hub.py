@@ -19,6 +19,7 @@ certificates below the hub's root (`issuing`). The folder is its owner's alone (
 
 import re
 import shutil
+import stat
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -249,6 +250,23 @@ class Hub:
         """The process of its `fedward hub up`, None where it is not up."""
         return holder(self.lock)
 
+    def check_private(self) -> None:
+        """Raises SettingsError where others can enter its folder or its keys', or read the pages' key."""
+        for folder in (self.folder, self.keys):
+            if (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
+                raise SettingsError(
+                    f"others can enter '{folder.name}' (mode {mode:04o}): chmod 700 it, for it holds what no other "
+                    "user of this machine may read"
+                )
+        brought = self.settings.dashboard.key if self.settings.dashboard else ""
+        with suppress(OSError):  # nginx says so, who reads it
+            if brought and self._brought(brought).stat().st_mode & 0o007:  # its group may be that of such keys
+                raise SettingsError(f"everybody can read what [dashboard] key of {SETTINGS} names: chmod 640 it")
+
+    def _brought(self, name: str) -> Path:
+        """A file of somebody else's that the settings name, as nginx finds it."""
+        return (self.folder / "gateway" / name).resolve()
+
     def without_folder(self, words: str) -> str:
         """A sentence, without where on its machine the hub lies."""
         return words.replace(f"{self.folder}/", "").replace(str(self.folder), "HUB")
@@ -287,7 +305,7 @@ class Hub:
         """When the certificate that people's browsers see ends (UTC), one of its own or of somebody else's."""
         assert self.settings.dashboard is not None
         brought = self.settings.dashboard.certificate
-        path = self.folder / "gateway" / brought if brought else self.dashboard_pem  # as nginx finds it
+        path = self._brought(brought) if brought else self.dashboard_pem
         return certificates.load_chain(read_file(path))[0].not_valid_after_utc
 
     def _renew_facing(self, path: Path, host: str) -> bool:

@@ -63,6 +63,7 @@ class Supervisor:
             ) from None
 
     def _prepare(self) -> None:
+        self.hub.check_private()
         self.hub.audit()
         _check_port(self.hub.port)
         if self.hub.renew_certificate():

@@ -128,6 +128,24 @@ def test_a_log_without_a_backup_is_begun_anew_by_hand(hub: Hub) -> None:
     assert hub.audit().append("person added", {"person": "ada"}).n == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "mode", "words"),
+    [
+        ("", 0o755, "others can enter 'hub' (mode 0755): chmod 700 it"),
+        ("keys", 0o750, "others can enter 'keys' (mode 0750): chmod 700 it"),
+        ("keys/hub.key", 0o644, "hub.key can be read by others: chmod 600 it"),
+        ("pages.key", 0o644, "everybody can read what [dashboard] key of hub.toml names: chmod 640 it"),
+    ],
+)
+def test_what_others_can_read_does_not_come_up(tmp_path: Path, name: str, mode: int, words: str) -> None:
+    hub = Hub.init(tmp_path / "hub", port=PORT, address="hub:1", dashboard="hub:2")
+    (hub.folder / "pages.key").touch(mode=0o640)
+    with (hub.folder / "hub.toml").open("a") as settings:
+        settings.write('certificate = "../pages.pem"\nkey = "../pages.key"\n')
+    (hub.folder / name).chmod(mode)
+    assert refusal("hub", "up", hub.folder).startswith(words)
+
+
 def test_lost_logs_are_begun_anew(hub: Hub) -> None:
     hub.logs.rmdir()
     with socket.create_server(("127.0.0.1", hub.port)):  # so that it does not come up

@@ -329,6 +329,42 @@ def test_processes_share_a_new_database(path: Path) -> None:
         assert all(len(store.site_rounds(run)) == 60 for run in runs)
 
 
+FULL_DISK = """
+import subprocess, sys
+from pathlib import Path
+from fedward_common.errors import SettingsError
+from fedward_server.store import Store
+path = Path(sys.argv[1])
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path.parent)], check=True)
+def fails():
+    try:
+        Store.open(path)
+    except SettingsError as error:
+        print(error)
+with (path.parent / "ballast").open("wb", buffering=0) as ballast:
+    ballast.write(b"x" * 2**21)
+fails()
+path.unlink()
+(path.parent / "ballast").unlink()
+Store.open(path).close()
+with (path.parent / "ballast").open("wb", buffering=0) as ballast:
+    ballast.write(b"x" * 2**21)
+fails()
+"""
+
+
+def test_a_full_disk_wants_room_and_no_restoring(path: Path) -> None:
+    unshare = ("unshare", "--user", "--map-root-user", "--mount")
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this machine lets nobody make a mount namespace, and with it a small disk")
+    path.parent.mkdir()
+    command = [*unshare, sys.executable, "-c", FULL_DISK, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    words = "fedward.sqlite cannot be opened as the hub's database ({}): make room on its disk"
+    assert done.stdout.splitlines() == [words.format("database or disk is full"), words.format("disk I/O error")]
+
+
 def test_a_reader_does_not_wait_for_a_writer(path: Path) -> None:
     with Store.open(path) as store:
         started(store)
