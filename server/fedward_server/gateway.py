@@ -70,7 +70,7 @@ class Gateway:
 
     def write(self, store: Store) -> None:
         """Write everything as it should be now. Raises SettingsError where a key or a certificate for it is missing."""
-        read_file(self.hub.issuing.root)  # without which nginx starts not, and says so in OpenSSL's words
+        read_file(self.hub.issuing.root)  # without which nginx does not start, and says so in OpenSSL's words
         self.folder.mkdir(mode=0o700, exist_ok=True)
         (self.folder / "temporary").mkdir(mode=0o700, exist_ok=True)
         self._put("nginx.conf", self._settings())

@@ -252,6 +252,8 @@ class Hub:
 
     def check_private(self) -> None:
         """Raises SettingsError where others can enter its folder or its keys', or read the pages' key."""
+        if not self.keys.exists():
+            raise SettingsError(f"{self.keys.name} is missing: restore it from a backup")
         for folder in (self.folder, self.keys):
             if (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
                 raise SettingsError(

@@ -146,6 +146,11 @@ def test_what_others_can_read_does_not_come_up(tmp_path: Path, name: str, mode: 
     assert refusal("hub", "up", hub.folder).startswith(words)
 
 
+def test_a_hub_without_its_keys_is_told_so(hub: Hub, tmp_path: Path) -> None:
+    hub.keys.rename(tmp_path / "keys")
+    assert refusal("hub", "up", hub.folder) == "keys is missing: restore it from a backup"
+
+
 def test_lost_logs_are_begun_anew(hub: Hub) -> None:
     hub.logs.rmdir()
     with socket.create_server(("127.0.0.1", hub.port)):  # so that it does not come up
