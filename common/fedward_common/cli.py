@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -47,6 +48,14 @@ app.add_typer(audit, name="audit", epilog="Example: fedward audit verify north")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a template.")]
+
+
+def _digits(text: str) -> str:
+    """The 64 hex digits of a fingerprint or a hash, which people also write in groups."""
+    digits = "".join(text.split()).lower()
+    if not re.fullmatch("[0-9a-f]{64}", digits):
+        raise UsageError(f"{text!r} is no fingerprint and no hash of an entry: either has 64 hex digits")
+    return digits
 
 
 def _version(asked: bool) -> None:
@@ -237,10 +246,16 @@ def verify(
     log: Annotated[Path, typer.Argument(metavar="LOG", help="A log, or the folder of a site or a hub.")],
     *,
     fingerprint: Annotated[
-        str | None, typer.Option(metavar="HEX", help="Fail unless the log is signed by the key with this fingerprint.")
+        str | None,
+        typer.Option(
+            metavar="HEX", parser=_digits, help="Fail unless the log is signed by the key with this fingerprint."
+        ),
     ] = None,
     last: Annotated[
-        str | None, typer.Option(metavar="HASH", help="Fail unless an entry with this hash, noted before, is there.")
+        str | None,
+        typer.Option(
+            metavar="HASH", parser=_digits, help="Fail unless an entry with this hash, noted before, is there."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

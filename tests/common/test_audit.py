@@ -582,6 +582,12 @@ def test_the_command_holds_a_log_against_what_was_noted(path: Path, log: AuditLo
     assert run(path, "--fingerprint", mine, "--last", noted).exit_code == 0
     other = run(path, "--fingerprint", pki.fingerprint(OTHER.public_key()))
     assert other.exit_code == 1
+    grouped = pki.grouped(mine)  # as every command prints it
+    assert run(path, "--fingerprint", grouped.upper(), "--last", f" {noted.upper()}").exit_code == 0
+    for option in ("--fingerprint", "--last"):
+        short = run(path, option, mine[:-1])
+        assert short.exit_code == 2
+        assert "either has 64 hex digits" in short.stderr
     assert f"audit.jsonl is signed by another key, that with the fingerprint {mine}" in other.stderr
     assert run(path, "--last", "0" * 64).exit_code == 1
 
