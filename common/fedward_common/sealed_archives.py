@@ -5,6 +5,7 @@ byte, every bit checked, before anybody goes by it.
 """
 
 import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -146,9 +147,18 @@ class SealedArchive:
             try:
                 return kind.model_validate_json(data)
             except ValidationError:
-                raise SettingsError(
-                    "it was made by a newer Fedward than this one: install that, then restore again"
-                ) from None
+                raise SettingsError(self._not_taken(data)) from None
+
+    def _not_taken(self, manifest: bytes) -> str:
+        """Why a manifest is none that was looked for: it is of something else, or of a version that this is not."""
+        try:
+            found = json.loads(manifest)
+        except ValueError:
+            found = None
+        for kind in ("hub", "site"):  # which its manifest names
+            if isinstance(found, dict) and kind in found and self.what != f"a {kind}":
+                return f"it is the backup of a {kind}: use `fedward {kind} restore`"
+        return "it was made by a newer Fedward than this one: install that, then restore again"
 
     def small(self, name: str) -> bytes | None:
         """The bytes of the next member where it is this one, None where it is another."""

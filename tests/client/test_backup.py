@@ -258,6 +258,9 @@ def test_what_is_no_backup_of_this_version_is_refused(full: Member, tmp_path: Pa
 
     assert "made by a newer Fedward" in refusal(**{MANIFEST: manifest.replace(b'"format":1', b'"format":2')})
     assert "made by a newer Fedward" in refusal(**{MANIFEST: manifest[:-1] + b',"more":1}'})
+    assert "it is the backup of a hub: use `fedward hub restore`" in refusal(
+        **{MANIFEST: manifest.replace(b'"site":', b'"hub":')}
+    )
     assert "where manifest.json should be" in refusal(**{MANIFEST: None})
     for foreign in ("../up", "/etc/cron.d/x", "cache/images.npy", "link/../../up"):
         assert "it holds what no backup of a site does" in refusal(**{foreign: b"x"})

@@ -132,6 +132,13 @@ def repacked(path: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]])
         (lambda found: {k: v for k, v in found.items() if k != "keys/hub.key"}, "it lacks keys/hub.key"),
         (lambda found: {k: v for k, v in found.items() if k != "manifest.json"}, "where manifest.json should be"),
         (lambda found: {**found, "manifest.json": b"{}"}, "made by a newer Fedward"),
+        (
+            lambda found: {
+                **found,
+                "manifest.json": b'{"format":1,"fedward":"0.1","site":"north","made":"2027-01-31T00:00:00+00:00"}',
+            },
+            "it is the backup of a site: use `fedward site restore`",
+        ),
         (lambda found: {**found, "store.sqlite": b"no database"}, "store.sqlite is damaged"),
         (lambda found: {**found, "hub.toml": b"[hub]\n"}, "name is missing"),
     ],
