@@ -12,7 +12,7 @@ from rich.console import Console
 from fedward_common.errors import RunError
 from fedward_server.progress import RunBar
 from fedward_server.remote import Remote, is_remote
-from fedward_server.tables import show_runs, show_table
+from fedward_server.tables import show_runs, show_table, status_of
 
 LISTED = 100
 
@@ -80,7 +80,6 @@ class RemoteStudies:
             {"site": site, "approval": approval, "last": kind, "note": note}
             for site, (kind, note, approval, _percent) in zip(state["sites"], state["states"], strict=True)
         ]
-        said = "paused" if state["paused"] else state["status"]
-        Console().print(f"{state['run']}: {said}, round {state['round']} of {state['of']}", highlight=False)
+        Console().print(f"{state['run']}: {status_of(state)}, round {state['round']} of {state['of']}", highlight=False)
         show_table(rows, ("site", "approval", "last", "note"), "no site was asked yet")
         print(self.remote.page(f"/runs/{state['run']}"))

@@ -54,14 +54,21 @@ def _says(told: Mapping[str, Any] | None) -> str:
 
 def show_runs(runs: Sequence[Mapping[str, Any]]) -> None:
     """Runs, a line each."""
-    show_table(runs, ("run", "status", "started", "reason"), "no run was started")
+    rows = [{**run, "status": status_of(run)} for run in runs]
+    show_table(rows, ("run", "status", "started", "reason"), "no run was started")
+
+
+def status_of(run: Mapping[str, Any]) -> str:
+    """How a run stands, in a word."""
+    return "paused" if run["paused"] else str(run["status"])
 
 
 def show_run(found: Mapping[str, Any]) -> None:
     """What `watch.report` found of a run."""
     shown = {"run": "Run", "study": "Study", "study_digest": "Digest", "status": "Status", "reason": "Reason"}
     shown |= {"started": "Started", "ended": "Ended", "model_sha256": "Model", "figures": "Figures"}
-    show_pairs((title, str(found[name])) for name, title in shown.items() if found[name] is not None)
+    told = {**found, "status": status_of(found)}
+    show_pairs((title, str(told[name])) for name, title in shown.items() if told[name] is not None)
     if found["interruptions"]:
         rows = [{"interrupted after round": each["round"], "why": each["reason"]} for each in found["interruptions"]]
         show_table(rows, ("interrupted after round", "why"), "")

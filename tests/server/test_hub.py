@@ -464,6 +464,12 @@ def test_runs_are_listed_and_only_what_can_go_on_is_resumed(hub: Hub) -> None:
     assert "the hub is not up" in refusal("study", "resume", "run-2", "--hub", hub.folder)
     assert "run run-1 is not running: it has finished" in refusal("study", "stop", "run-1", "--hub", hub.folder)
     assert "it failed (too few sites)" in refusal("study", "stop", "run-2", "--hub", hub.folder)
+    assert fedward("study", "pause", "run-3", "--hub", hub.folder).exit_code == 0
+    for command in (("study", "status"), ("study", "status", "run-3"), ("hub", "status")):
+        place = ("--hub", hub.folder) if command[0] == "study" else (hub.folder,)
+        shown = fedward(*command, *place).stdout
+        assert "paused" in shown
+        assert "running" not in shown
     assert "the hub is not up any more" in refusal("study", "status", "run-3", "--follow", "--hub", hub.folder)
     failed = [entry.data for entry in entries(hub.folder / "audit.jsonl", event="run failed")]
     assert failed == [{"run": "run-2", "study": study.digest, "reason": "too few sites"}]
