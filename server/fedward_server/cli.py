@@ -284,6 +284,7 @@ def rotate(
     distrust: Annotated[
         bool, typer.Option("--distrust", help="The authorities so far count no more: every site joins anew.")
     ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --distrust, do not ask.")] = False,
 ) -> None:
     """Make the next authority below the root; sites' certificates of the one before hold, and are renewed below it.
 
@@ -292,22 +293,31 @@ def rotate(
     from fedward_server.control import rotate as make_next
     from fedward_server.hub import Hub
 
-    ends = make_next(Hub.open(folder), root, distrust=distrust)
+    hub = Hub.open(folder)
+    with hub.store() as store:
+        sites = ", ".join(store.sites())
+    if distrust and sites and not yes and not typer.confirm(f"Shut out every site until it joins anew ({sites})?"):
+        raise typer.Exit(1)
+    ends = make_next(hub, root, distrust=distrust)
     print(f"The new authority issues from now on, until {ends:%Y-%m-%d}.")
+    if distrust and sites:
+        print(f"No site's certificate counts any more; invite each site anew: {sites}.")
     _tell("Lock the root's key away again.")
 
 
 @app.command()
 def forget(folder: Folder, site: Annotated[str, typer.Argument(help="The site's name.")]) -> None:
-    """Let a site take part no more, from now on; its certificate is taken back.
+    """Let a site take part no more, from now on; its certificate is taken back, and its stewards log in no more.
 
     Example: fedward hub forget /srv/hub north
     """
     from fedward_server.control import shut_out
     from fedward_server.hub import Hub
 
-    shut_out(Hub.open(folder), site)
+    stewards = shut_out(Hub.open(folder), site)
     print(f"{site} is forgotten.")
+    if stewards:
+        print(f"Its stewards were removed from the people with it: {', '.join(stewards)}.")
 
 
 @app.command()

@@ -93,15 +93,15 @@ def _let_through(hub: Hub, row: SiteRow) -> None:
         raise RunError(f"{row.site} is enrolled, but {'; '.join(troubles)}")
 
 
-def shut_out(hub: Hub, site: str, *, by: str | None = None) -> None:
-    """Forget a site; where the hub is up, it is disconnected now.
+def shut_out(hub: Hub, site: str, *, by: str | None = None) -> list[str]:
+    """Forget a site; where the hub is up, it is disconnected now. Gives the names of its stewards, who went with it.
 
     Raises RunError where that did not succeed; the same call may then be made again, also of a site that is forgotten.
     """
     with ExitStack() as both:  # whatever fails before
         both.callback(lambda: bring_in_line(hub) if _up(hub) else [])
         both.callback(bring_gateway_in_line, hub)  # first: a certificate that was stolen gets no further
-        hub.forget(site, by=by)
+        return hub.forget(site, by=by)
 
 
 def rotate(hub: Hub, root: Path, *, distrust: bool) -> datetime:

@@ -385,8 +385,8 @@ class Hub:
                 raise SettingsError(f"the card of {row.site} holds a key of {other.site}: each site makes its own")
         return row if own is None else replace(row, added=own.added)
 
-    def forget(self, site: str, *, by: str | None = None) -> SiteRow:
-        """Let a site take part no more, take its certificates back, and let its stewards log in no more; what it was.
+    def forget(self, site: str, *, by: str | None = None) -> list[str]:
+        """Let a site take part no more, take its certificates back, and let its stewards log in no more; their names.
 
         `by` is the person who says so, None at the hub's own terminal.
         Raises UsageError for one that is not enrolled.
@@ -395,10 +395,11 @@ class Hub:
             row = enrolled(store.sites(), site)
             self.audit().append("site forgotten", {"site": site, "fingerprint": row.fingerprint, "by": by})
             Register(store).revoke(site, datetime.now(UTC).isoformat(timespec="milliseconds"))
-            for steward in People(store).remove_stewards(site):
+            stewards = People(store).remove_stewards(site)
+            for steward in stewards:
                 self.audit().append("person removed", {"person": steward, "by": by})
             store.remove_site(site)  # last: whatever fails before, the same call goes on
-        return row
+        return stewards
 
 
 def enrolled(sites: Mapping[str, SiteRow], site: str) -> SiteRow:

@@ -374,7 +374,12 @@ def test_init_card_enrol_and_status_say_what_people_need(tmp_path: Path) -> None
     table = fedward("hub", "status", folder)
     assert "not up" in table.stdout
     assert "north" in table.stdout
-    assert fedward("hub", "forget", folder, "north").stdout.strip() == "north is forgotten."
+    with Hub.open(folder).store() as store:
+        People(store).add("sten", "steward", "correct horse battery", site="north")
+    assert fedward("hub", "forget", folder, "north").stdout.splitlines() == [
+        "north is forgotten.",
+        "Its stewards were removed from the people with it: sten.",
+    ]
 
 
 def test_commands_refuse_in_one_sentence(hub: Hub, tmp_path: Path) -> None:

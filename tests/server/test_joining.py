@@ -14,8 +14,9 @@ import pytest
 import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typer.testing import CliRunner
 
-from fedward_common import certificates, pki
+from fedward_common import certificates, cli, pki
 from fedward_common.audit import entries
 from fedward_common.cards import HubCard, SiteCard
 from fedward_common.errors import RecordError, RunError, SettingsError, UsageError
@@ -333,6 +334,20 @@ def test_authorities_that_are_trusted_no_more(hub: Hub, joining: Joining, north:
     let_in(joining, north)
     assert survey(hub)["sites"][0]["certificate_ends"] is not None
     assert revoked(joining) == gone
+
+
+def test_who_distrusts_is_asked_and_told_whom_to_invite(
+    hub: Hub, joining: Joining, north: Asker, tmp_path: Path
+) -> None:
+    let_in(joining, north)
+    command = ["hub", "rotate", str(hub.folder), "--root", str(tmp_path / "root"), "--distrust"]
+    refused = CliRunner().invoke(cli.app, command, input="n\n")
+    assert refused.exit_code == 1
+    assert "Shut out every site until it joins anew (north)?" in refused.output
+    assert revoked(joining) == set()
+    done = CliRunner().invoke(cli.app, [*command, "--yes"])
+    assert "No site's certificate counts any more; invite each site anew: north." in done.stdout
+    assert len(revoked(joining)) == 2
 
 
 def test_another_root_makes_no_authority(hub: Hub, tmp_path: Path) -> None:
