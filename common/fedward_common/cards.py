@@ -34,6 +34,8 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 def checked_address(text: str) -> str:
     """A text that is a "host:port", an IPv6 address in brackets; ValueError for any other."""
     host, port = _split(text)
+    if not host or "://" in text:
+        raise ValueError("give HOST:PORT, for example hub.example:8443")
     if re.fullmatch(r"\[[0-9a-fA-F:.]+\]", host):
         ipaddress.IPv6Address(host[1:-1])
     elif not _HOST.fullmatch(host):

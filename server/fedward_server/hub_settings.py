@@ -48,6 +48,18 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def _reachable(address: str) -> str:
+    """A checked address that somebody else can connect to."""
+    host = host_and_port(checked_address(address))[0]
+    try:
+        everywhere = ip_address(host).is_unspecified
+    except ValueError:  # a DNS name
+        return address
+    if everywhere:
+        raise ValueError("nobody can connect to an address that stands for all of a machine's: give the hub's own")
+    return address
+
+
 class HubSection(_Section):
     """[hub]."""
 
@@ -59,7 +71,7 @@ class HubSection(_Section):
 class GatewaySection(_Section):
     """[gateway]: where hospitals reach the hub, where it listens for them, and how long their certificates last."""
 
-    address: Annotated[str, AfterValidator(checked_address)]
+    address: Annotated[str, AfterValidator(_reachable)]
     listen: Annotated[str, AfterValidator(checked_address)]
     certificate_days: Annotated[int, Field(ge=1, le=398)] = 90
     bulk_mib: Annotated[int, Field(ge=1)] = 8192
@@ -73,7 +85,7 @@ class GatewaySection(_Section):
 class DashboardSection(_Section):
     """[dashboard]: where people reach its pages, and, where browsers trust another issuer, its certificate and key."""
 
-    address: Annotated[str, AfterValidator(checked_address)]
+    address: Annotated[str, AfterValidator(_reachable)]
     listen: Annotated[str, AfterValidator(checked_address)]
     certificate: str = ""  # PEM, with its chain; "" for one below the hub's own root
     key: str = ""
@@ -128,6 +140,10 @@ def read_settings(folder: Path) -> Settings:
     """The settings in a hub's folder. Raises SettingsError in words."""
     path = folder / SETTINGS
     if not os.path.lexists(path):
+        if {"https:", "http:"} & set(folder.parts):
+            raise SettingsError(
+                "a hub elsewhere is not reached by this command, which works on the hub's own machine: give its folder"
+            )
         raise SettingsError(f"{folder} is no hub: make one there with `fedward hub init {folder}`")
     try:
         return checked(tomllib.loads(read_file(path).decode()))

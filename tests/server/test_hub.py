@@ -170,7 +170,7 @@ def test_lost_logs_are_begun_anew(hub: Hub) -> None:
         ('[hub]\nname = "a"\n[web]\n', r"\[web\] is not a setting; known are \[hub\], \[gateway\], \[dashboard\]"),
         (
             '[hub]\nname = "a"\n[gateway]\naddress = "hub"\nlisten = "0.0.0.0:1"\n',
-            r"\[gateway\] address: its host is neither a DNS name nor an IP address, not 'hub'",
+            r"\[gateway\] address: give HOST:PORT, for example hub.example:8443, not 'hub'",
         ),
         (
             '[hub]\nname = "a"\n[gateway]\naddress = "hub:99999"\nlisten = "0.0.0.0:1"\n',
@@ -389,6 +389,7 @@ def test_commands_refuse_in_one_sentence(hub: Hub, tmp_path: Path) -> None:
     card.write(tmp_path / "card.json")
     forged = json.loads((tmp_path / "card.json").read_text()) | {"site": "south"}
     (tmp_path / "forged.json").write_text(json.dumps(forged))
+    elsewhere = "which works on the hub's own machine: give its folder"
     up = f"the hub is not up: start it with `fedward hub up {hub.folder}`"
     hub.enrol(card)
     for arguments, words in (
@@ -398,6 +399,14 @@ def test_commands_refuse_in_one_sentence(hub: Hub, tmp_path: Path) -> None:
         (("hub", "log", hub.folder), "the hub has not been up yet"),
         (("hub", "init", hub.folder), "is a hub already"),
         (("hub", "init", tmp_path / "new", "--name", "A B"), "name is 1 to 63"),
+        (("hub", "init", tmp_path / "new", "--address", "hub.example"), "give HOST:PORT, for example hub.example:8443"),
+        (("hub", "init", tmp_path / "new", "--address", "https://hub.example:8443"), "address: give HOST:PORT"),
+        (("hub", "init", tmp_path / "new", "--address", "0.0.0.0:8443"), "nobody can connect to an address"),
+        (("hub", "init", tmp_path / "new", "--address", "[0::0]:8443"), "nobody can connect to an address"),
+        (("hub", "invite", "https://hub:8444", "north"), elsewhere),
+        (("study", "stats", "breast-ultrasound", "--hub", "https://hub:8444"), elsewhere),
+        (("model", "list", "--hub", "https://hub:8444"), elsewhere),
+        (("model", "remove", "heart", "--hub", "https://hub:8444"), elsewhere),
         (("hub", "enrol", hub.folder, tmp_path / "forged.json"), "was changed after it was made, or is forged"),
         (("hub", "enrol", hub.folder, study), "is no site's card"),
         (("hub", "forget", hub.folder, "south"), "south is not enrolled at this hub; enrolled are: north"),
