@@ -124,10 +124,11 @@ def login(
     Example: fedward hub login https://hub.example:8444 --name ivy --authority root.pem
     """
     from fedward_common.cli_passphrase import read_secret
-    from fedward_server.remote import Remote
+    from fedward_server.remote import Remote, checked, read_authority
 
+    url, trusted = checked(url), "" if authority is None else read_authority(authority)
     password = read_secret("Password", password_file, new=False)
-    there = Remote.log_in(url, name, password, typer.prompt("Six digits", err=True), authority)
+    there = Remote.log_in(url, name, password, typer.prompt("Six digits", err=True), trusted)
     print(f"{name} is logged in at {there.url}.")
 
 

@@ -20,7 +20,6 @@ from fedward_common.errors import RunError, SettingsError, UsageError
 from fedward_server.api.people import CSRF_HEADER, PATH
 from fedward_server.dashboard.security import COOKIE
 from fedward_server.events import EventKind, RunEvent
-from fedward_server.hub_settings import read_file
 
 LIMIT_S = 120.0  # to start a study takes a hub some seconds
 SILENCE_S = 60.0  # of a stream that says something every ten
@@ -52,15 +51,17 @@ class Remote:
     # Sessions --------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def log_in(cls, url: str, name: str, password: str, code: str, authority: Path | None) -> Self:
-        """Log in, and remember it. Raises UsageError where the hub does not let one in, RunError where it is away."""
+    def log_in(cls, url: str, name: str, password: str, code: str, authority: str) -> Self:
+        """Log in, and remember it; `authority` is as in `Saved`.
+
+        Raises UsageError where the hub does not let one in, RunError where it is away.
+        """
         url = checked(url)
-        pem = "" if authority is None else read_file(authority).decode("ascii", "replace")
-        with _client(url, Saved(token="", csrf="", authority=pem)) as client:
+        with _client(url, Saved(token="", csrf="", authority=authority)) as client:
             answer = _answered(
                 url, lambda: client.post("/session", json={"name": name, "password": password, "code": code})
             )
-            found = cls(url, Saved(token=client.cookies[COOKIE], csrf=answer["csrf"], authority=pem))
+            found = cls(url, Saved(token=client.cookies[COOKIE], csrf=answer["csrf"], authority=authority))
         _remember({**_sessions(), url: found.saved})
         return found
 
@@ -137,24 +138,36 @@ def _events(state: dict[str, Any]) -> Iterator[RunEvent]:
 
 def checked(url: str) -> str:
     """A hub's address without what comes after it. Raises UsageError for none, and for one without TLS."""
-    parsed = httpx.URL(url)
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL()
     if parsed.scheme != "https" or not parsed.host:
-        raise UsageError(f"{url} is no address of a hub's dashboard: it begins with https://")
+        raise UsageError(f"{url} is no address of a hub's dashboard, which is https://HOST:PORT")
     return f"https://{parsed.netloc.decode()}"
 
 
+def read_authority(path: Path) -> str:
+    """The certificates (PEM) of who vouches for a hub's. Raises UsageError where a file holds none."""
+    try:
+        pem = path.read_bytes().decode("ascii")
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
+    except (ssl.SSLError, ValueError):
+        raise UsageError(f"{path} holds no certificate (PEM): name the hub's root with --authority") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}): name the hub's root with --authority") from None
+    return pem
+
+
 def _log_in_first(url: str) -> str:
-    return f"you are not logged in at {url}, or not any more: `fedward hub login {url}`"
+    return f"you are not logged in at {url}, or not any more: `fedward hub login {url} --name NAME`"
 
 
 # The way there -------------------------------------------------------------------------------------------------------
 
 
 def _client(url: str, saved: Saved, limit_s: float = LIMIT_S) -> httpx.Client:
-    try:
-        trust = ssl.create_default_context(cadata=saved.authority or None)
-    except ssl.SSLError:
-        raise SettingsError("the file that --authority names holds no certificate (PEM)") from None
+    trust = ssl.create_default_context(cadata=saved.authority or None)
     headers = {"user-agent": AGENT, CSRF_HEADER: saved.csrf}
     cookies = {COOKIE: saved.token} if saved.token else {}
     return httpx.Client(base_url=url + PATH, verify=trust, timeout=limit_s, headers=headers, cookies=cookies)
@@ -184,6 +197,10 @@ def _explained(url: str) -> Iterator[None]:
     try:
         yield
     except httpx.HTTPError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error) and "mismatch" in str(error):
+            raise RunError(
+                f"{url} shows a certificate that is for another name: use the address that the hub's operator gave you"
+            ) from None
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise RunError(
                 f"{url} shows a certificate that this machine does not trust: name the hub's root with --authority"

@@ -3,7 +3,9 @@
 import json
 import os
 import socket
+import ssl
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,12 +17,13 @@ from typer.testing import CliRunner
 from fedward_common import certificates, cli, pki
 from fedward_common.audit import entries, verify
 from fedward_common.cards import HubCard, SiteCard
-from fedward_common.errors import SettingsError, UsageError
+from fedward_common.errors import RunError, SettingsError, UsageError
 from fedward_common.study import SiteEntry, StudySpec
 from fedward_common.testing import tiny_study
 from fedward_server.hub import Hub
 from fedward_server.locks import held
 from fedward_server.people import People
+from fedward_server.remote import Remote
 from fedward_server.runs import chosen, end_run
 from fedward_server.store import SiteRow
 
@@ -421,6 +424,34 @@ def test_commands_refuse_in_one_sentence(hub: Hub, tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "nope" in done.stderr
     assert not (tmp_path / "new").exists() or not any((tmp_path / "new").iterdir())
+
+
+def test_who_logs_in_is_asked_nothing_where_the_address_or_the_root_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "text.pem").write_text("a letter")
+    for address in ("http://hub:8444", "hub:8444", "https://hub:eight", "hub"):
+        assert "is no address of a hub's dashboard, which is https://HOST:PORT" in refusal(
+            "hub", "login", address, "--name", "ivy"
+        )
+    for name, words in (("nope.pem", "nope.pem cannot be read (No such file"), ("text.pem", "holds no certificate")):
+        assert words in refusal("hub", "login", "https://hub:8444", "--name", "ivy", "--authority", tmp_path / name)
+
+
+def test_a_certificate_for_another_name_is_not_one_of_another_authority(tmp_path: Path) -> None:
+    authority = certificates.make_authority("alliance")
+    (tmp_path / "root.pem").write_bytes(certificates.pem(authority.certificate))
+    (tmp_path / "own.pem").write_bytes(b"".join(certificates.issue_server(authority, ["hub.example"])))
+    trust = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trust.load_cert_chain(tmp_path / "own.pem")
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        url = f"https://127.0.0.1:{server.getsockname()[1]}"
+        for authority_pem, words in (
+            ((tmp_path / "root.pem").read_text(), "is for another name: use the address"),
+            ("", "name the hub's root with --authority"),
+        ):
+            met = pool.submit(lambda: trust.wrap_socket(server.accept()[0], server_side=True))
+            with pytest.raises(RunError, match=words):
+                Remote.log_in(url, "ivy", "correct horse battery", "000000", authority_pem)
+            assert isinstance(met.exception(), ssl.SSLError)
 
 
 def test_who_is_locked_out_is_let_try_again(hub: Hub) -> None:
