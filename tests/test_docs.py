@@ -131,6 +131,10 @@ def test_every_help_shows_an_example(command: tuple[str, ...]) -> None:
     example = result.stdout.partition("Example: fedward ")[2].split("\n")[0].strip(" │")
     assert example
     check_call(example.split())
+    own = [TREE[command].help or "", *(getattr(each, "help", None) or "" for each in TREE[command].params)]
+    sections = set(re.findall(r"\[[a-z_]+\]", " ".join(own)))
+    assert {each for each in sections if each not in result.stdout} == set()  # they are not taken for markup
+    assert "From fedward_" not in result.stdout  # every command is told in words
 
 
 def test_set_up_is_two_commands() -> None:

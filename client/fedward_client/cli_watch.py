@@ -140,7 +140,7 @@ def receipts(
 
     site = Site.open(folder, state=state)
     if not (site.state / AUDIT).exists():
-        raise SettingsError(f"site '{site.name}' has no log yet: run `fedward site init` on its folder first")
+        raise SettingsError(f"site '{site.name}' has no log yet: let it join a hub first, with `fedward site join`")
     found = [e for e in audit.entries(site.state / AUDIT, event=RECEIPT) if run in {None, e.data["run"]}]
     if as_json:
         print(json.dumps([{"n": e.n, "time": e.time, **e.data, "signature": e.signature} for e in found], indent=1))

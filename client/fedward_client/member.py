@@ -183,7 +183,9 @@ class Member:
     def open(cls, site: Site) -> Self:
         """Open a site that has joined. Raises SettingsError where it has not, or where its keys cannot be used."""
         if not (site.state / SIGNING_KEY).exists():
-            raise SettingsError(f"site '{site.name}' has no keys yet: run `fedward site init` on its folder first")
+            raise SettingsError(
+                f"site '{site.name}' has no keys yet: let it join a hub first, with `fedward site join`"
+            )
         key = pki.load_signing_key(site.state / SIGNING_KEY)
         return cls(site, key, Ledger.open(site.state), AuditLog(site.state / AUDIT, key, site.name))
 

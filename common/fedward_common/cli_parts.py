@@ -30,6 +30,7 @@ _SUMMARIES = {
     "hub": "A hub: the sites that it knows, and the server that they connect to.",
     "stats": "Ask the hospitals what patients they have for a study, before any training.",
     "start": "Run a study on the hospitals that are enrolled at a hub.",
+    "pause": "Let a run pause after the round in hand.",
     "stop": "Stop a run of a study.",
     "status": "List a hub's runs, or say how one stands.",
     "resume": "Let a run that failed or was stopped go on.",

@@ -193,7 +193,7 @@ def enrol(
 ) -> None:
     """Let a site take part, by its card. Compare the fingerprint with its steward by telephone.
 
-    Example: fedward hub enrol /srv/hub north.card.json
+    Example: fedward hub enrol /srv/hub north.json
     """
     from fedward_common.cards import SiteCard
     from fedward_common.pki import grouped
@@ -371,7 +371,7 @@ def restore(
 
 @app.command()
 def card(folder: Folder) -> None:
-    """Say where the hub's card is: what every site's steward needs from its operator.
+    """Say where the hub's card is: what a site knows the hub by.
 
     Example: fedward hub card /srv/hub
     """
@@ -403,7 +403,10 @@ def _show_card(opened: "Hub") -> None:
 
     read = HubCard.read(opened.card)
     print(opened.card)
-    _tell("Give this card to every site's steward, and read its fingerprint out by telephone:")
+    if opened.gateway is None:
+        _tell("Give this card to every site's steward, and read its fingerprint out by telephone:")
+    else:
+        _tell("Sites get this card with a code of `fedward hub invite`, in which its fingerprint stands:")
     _tell(grouped(read.fingerprint))
 
 

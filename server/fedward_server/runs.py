@@ -114,7 +114,7 @@ def pause(hub: Hub, run: str, *, by: str = OPERATOR) -> None:
     if (hub.runs / run / ASKED).exists():
         raise RunError(f"run {run} asks for statistics, and has no rounds to pause between: stop it instead")
     if pausing.is_paused(hub.runs / run):
-        raise RunError(f"run {run} is paused already: `fedward study resume {run}` lets it go on")
+        raise RunError(f"run {run} is paused already: `fedward study resume {run} --hub {hub.folder}` lets it go on")
     pausing.pause(hub.runs / run)
     hub.audit().append("run paused", {**_named(run, row.study_digest), "by": by})
 
@@ -138,7 +138,7 @@ def resume(hub: Hub, run: str, *, wait_s: float = 0.0, by: str = OPERATOR) -> Ru
 
 
 _NOT_TO_RESUME = {
-    "running": "is running: follow it with `fedward study status {run}`",
+    "running": "is running: follow it with `fedward study status {run} --hub {hub} --follow`",
     "interrupted": "was interrupted, and goes on by itself while the hub is up: see `fedward hub status {hub}`",
     "finished": "has finished: start a new run",
 }
@@ -230,7 +230,7 @@ def chosen(study: StudySpec, sites: Mapping[str, SiteRow], names: Sequence[str])
         raise UsageError(f"{others[0]} is not in the study's [[sites]], which are {', '.join(own)}: leave it out")
     wanted = list(dict.fromkeys(names)) or list(own) or list(sites)
     if not wanted:
-        raise UsageError("no site is enrolled at this hub: enrol one with `fedward hub enrol`")
+        raise UsageError("no site is enrolled at this hub: let one in first, with `fedward hub invite` or `enrol`")
     entries = []
     for name in wanted:
         entry, row = own.get(name, SiteEntry(name=name)), enrolled(sites, name)

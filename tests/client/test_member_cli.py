@@ -164,7 +164,9 @@ def test_refusing_a_study_and_approving_it_after_all(member: MemberMaker, roster
 
 
 def test_commands_that_need_a_daemon_or_a_member_say_so(folder: Path, member: MemberMaker) -> None:
-    assert "has no keys yet: run `fedward site init`" in failure(run("status", folder), SettingsError)
+    assert "has no keys yet: let it join a hub first, with `fedward site join`" in failure(
+        run("status", folder), SettingsError
+    )
     assert "has no log yet" in failure(run("receipts", folder), SettingsError)
     assert "has no log yet: start it" in failure(run("log", folder), SettingsError)
     assert "no daemon serves site" in failure(run("down", folder), SettingsError)

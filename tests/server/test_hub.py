@@ -350,7 +350,9 @@ def test_rosters_that_cannot_be(study: StudySpec, names: tuple[str, ...], words:
 
 
 def test_a_hub_without_sites_has_no_roster() -> None:
-    with pytest.raises(UsageError, match="no site is enrolled at this hub"):
+    with pytest.raises(
+        UsageError, match="no site is enrolled at this hub: let one in first, with `fedward hub invite`"
+    ):
         chosen(tiny_study(), {}, ())
 
 
@@ -505,11 +507,16 @@ def test_runs_are_listed_and_only_what_can_go_on_is_resumed(hub: Hub) -> None:
     assert (one["status"], one["rounds"], one["history"]) == ("failed", 2, [])
     assert "too few sites" in fedward("study", "status", "run-2", "--hub", hub.folder).stdout
     assert refusal("study", "resume", "run-1", "--hub", hub.folder) == "run run-1 has finished: start a new run"
-    assert "run run-3 is running: follow it with" in refusal("study", "resume", "run-3", "--hub", hub.folder)
+    assert f"follow it with `fedward study status run-3 --hub {hub.folder} --follow`" in refusal(
+        "study", "resume", "run-3", "--hub", hub.folder
+    )
     assert "the hub is not up" in refusal("study", "resume", "run-2", "--hub", hub.folder)
     assert "run run-1 is not running: it has finished" in refusal("study", "stop", "run-1", "--hub", hub.folder)
     assert "it failed (too few sites)" in refusal("study", "stop", "run-2", "--hub", hub.folder)
     assert fedward("study", "pause", "run-3", "--hub", hub.folder).exit_code == 0
+    assert f"`fedward study resume run-3 --hub {hub.folder}` lets it go on" in refusal(
+        "study", "pause", "run-3", "--hub", hub.folder
+    )
     for command in (("study", "status"), ("study", "status", "run-3"), ("hub", "status")):
         place = ("--hub", hub.folder) if command[0] == "study" else (hub.folder,)
         shown = fedward(*command, *place).stdout

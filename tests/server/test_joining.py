@@ -359,6 +359,12 @@ def test_another_root_makes_no_authority(hub: Hub, tmp_path: Path) -> None:
     assert len(hub.issuing.all()) == 1
 
 
+def test_the_card_of_a_hub_with_a_gateway_is_handed_to_nobody(hub: Hub) -> None:
+    shown = CliRunner().invoke(cli.app, ["hub", "card", str(hub.folder)])
+    assert "Sites get this card with a code of `fedward hub invite`" in shown.stderr
+    assert pki.grouped(HubCard.read(hub.card).fingerprint) in shown.stderr
+
+
 def test_what_the_operator_is_shown(hub: Hub, joining: Joining, north: Asker, tmp_path: Path) -> None:
     let_in(joining, north)
     east = Asker.make("east", tmp_path)

@@ -201,6 +201,7 @@ def test_a_run_is_paused_and_goes_on(ground: Ground, ivy: Person) -> None:
     status, page = ivy.sends(f"/runs/{RUN}/pause")
     assert status == 409
     assert "is paused already" in page
+    assert str(ground.hub.folder) not in page
     assert ivy.calls("POST", f"/runs/{RUN}/resume").json()["paused"] is False
     assert not pausing.is_paused(ground.hub.runs / RUN)
     answer = ivy.calls("POST", f"/runs/{RUN}/resume")
