@@ -77,6 +77,7 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert RESEARCH_USE in done.stdout
     assert sorted(tmp_path.iterdir()) == [out, model]
+    assert out.stat().st_mode & 0o777 == 0o600
     session = onnxruntime.InferenceSession(out)
     told = session.get_modelmeta().custom_metadata_map
     assert told["use"] == RESEARCH_USE

@@ -109,6 +109,7 @@ def write(
                 )
             if len(list(Path(folder).iterdir())) > 1:
                 raise ModelError("the network is too large for one ONNX file: use it with `fedward model predict`")
+            written.chmod(0o600)  # as the hub keeps the model that it is made of
             written.replace(out)
     except OSError as error:
         raise UsageError(f"{out} cannot be written ({error.strerror}): choose another --out") from None
