@@ -13,7 +13,7 @@ from typing import Any
 
 from fedward_common.cards import SiteCard
 from fedward_common.certificates import fingerprint as fingerprint_of
-from fedward_common.errors import RunError
+from fedward_common.errors import RunError, UsageError
 from fedward_server.enrolment import bring_in_line, presences
 from fedward_server.gateway import bring_gateway_in_line
 from fedward_server.hub import Hub
@@ -31,7 +31,7 @@ LOOK_S = 0.2
 def start_detached(hub: Hub) -> None:
     """Start the hub's supervisor as a process of its own; returns when sites can connect.
 
-    Raises RunError with its words where it does not come up.
+    Raises RunError with its words where it does not come up, UsageError where it is up already.
     """
     hub.logs.mkdir(mode=0o700, exist_ok=True)
     with (hub.logs / LOG).open("ab") as log:
@@ -51,8 +51,8 @@ def start_detached(hub: Hub) -> None:
     finally:
         process.stdout.close()
     if line != READY:
-        process.wait()
-        raise RunError(line or f"the hub ended at its start; see {hub.logs / LOG}")
+        kind = UsageError if process.wait() == UsageError.exit_code else RunError
+        raise kind(line or f"the hub ended at its start; see {hub.logs / LOG}")
 
 
 def take_down(hub: Hub) -> None:
@@ -123,7 +123,7 @@ def rotate(hub: Hub, root: Path, *, distrust: bool) -> datetime:
 
 def survey(hub: Hub) -> dict[str, Any]:
     """How a hub stands, as JSON."""
-    up = _up(hub)
+    up, ends_shown = _up(hub), hub.shown_ends()
     with hub.store() as store:
         present = presences(hub, store) if up else {}
         joining = Joining(hub, store)
@@ -135,7 +135,7 @@ def survey(hub: Hub) -> dict[str, Any]:
             "gateway": hub.gateway is not None,
             "up": up,
             "pid": hub.pid(),
-            "certificate_ends": hub.certificate_ends().isoformat(),
+            "certificate_ends": None if ends_shown is None else ends_shown.isoformat(),
             "waiting": joining.asking(),
             "sites": [
                 described(row, present.get(name), ends.get(name), told.get(name)) for name, row in store.sites().items()

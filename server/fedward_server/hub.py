@@ -303,6 +303,16 @@ class Hub:
         pages = self.settings.dashboard
         return pages is not None and not pages.certificate and self._renew_facing(self.dashboard_pem, pages.host)
 
+    def gateway_ends(self) -> datetime:
+        """When the certificate that hospitals see ends (UTC)."""
+        return certificates.load_chain(pki.read_private(self.gateway_pem))[0].not_valid_after_utc
+
+    def shown_ends(self) -> datetime | None:
+        """When the certificate ends (UTC) that sites are shown; None for one that is still to be made, at the start."""
+        if self.gateway is None:
+            return self.certificate_ends()
+        return self.gateway_ends() if self.gateway_pem.exists() else None
+
     def pages_end(self) -> datetime:
         """When the certificate that people's browsers see ends (UTC), one of its own or of somebody else's."""
         assert self.settings.dashboard is not None

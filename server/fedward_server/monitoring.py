@@ -15,7 +15,6 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fedward_common import certificates, pki
 from fedward_common.errors import FedwardError
 from fedward_server import bulk
 from fedward_server.hub import Hub
@@ -95,7 +94,7 @@ class HubCollector(Collector):
     def _certificates(self) -> Iterator[Metric]:
         ends = {
             "superlink": self.hub.certificate_ends(),
-            "gateway": certificates.load_chain(pki.read_private(self.hub.gateway_pem))[0].not_valid_after_utc,
+            "gateway": self.hub.gateway_ends(),
             "authority": self.hub.issuing.current().certificate.not_valid_after_utc,
         }
         if self.hub.settings.dashboard is not None:

@@ -14,7 +14,9 @@ from fedward_common.pki import grouped
 def show_hub(found: Mapping[str, Any]) -> None:
     """What `control.survey` found."""
     state = f"up at {found['address']} (process {found['pid']})" if found["up"] else "not up"
-    show_pairs([("Hub", found["hub"]), ("State", state), ("Certificate ends", found["certificate_ends"][:10])])
+    show_pairs([("Hub", found["hub"]), ("State", state)])
+    if found["certificate_ends"] is not None:
+        show_pairs([("Certificate ends", found["certificate_ends"][:10])])
     if found["waiting"]:
         waiting = [{**site, "fingerprint": grouped(site["fingerprint"])} for site in found["waiting"]]
         show_table(waiting, ("name", "fingerprint", "asked"), "")
@@ -23,7 +25,7 @@ def show_hub(found: Mapping[str, Any]) -> None:
             "fingerprint": f"{site['fingerprint'][:16]}…",
             "since": site["since"] or "",
             "certificate": _ends(site),
-            "says": _says(site["status"]),
+            "says": _says(site["status"]) if found["up"] else "",  # a site tells nothing to a hub that is down
         }
         for site in found["sites"]
     ]

@@ -483,8 +483,12 @@ def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_hub_that_is_up_is_not_started_again(hub: Hub) -> None:
     with held(hub.lock):
-        words = refusal("hub", "up", hub.folder)
-        assert words == (f"the hub is up already (process {os.getpid()}): stop it with `fedward hub down {hub.folder}`")
+        for detach in ((), ("--detach",)):
+            assert fedward("hub", "up", hub.folder, *detach).exit_code == 2
+            words = refusal("hub", "up", hub.folder, *detach)
+            assert (
+                words == f"the hub is up already (process {os.getpid()}): stop it with `fedward hub down {hub.folder}`"
+            )
         assert hub.pid() == os.getpid()
     assert hub.pid() is None
 

@@ -21,12 +21,14 @@ from fedward_common.audit import entries
 from fedward_common.cards import HubCard, SiteCard
 from fedward_common.errors import RecordError, RunError, SettingsError, UsageError
 from fedward_common.joining import Invitation, JoinRequest, digest
+from fedward_common.site_messages import SiteStatus
 from fedward_server import entrance, issuing, people
 from fedward_server.control import approve, rotate, shut_out, survey
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining, JoinRefusedError
 from fedward_server.people import People
 from fedward_server.register import Register
+from fedward_server.statuses import Statuses
 from fedward_server.superlink import free_port
 
 PORT = 19093  # nothing listens in these tests
@@ -373,6 +375,14 @@ def test_what_the_operator_is_shown(hub: Hub, joining: Joining, north: Asker, tm
     assert [(each["name"], each["fingerprint"]) for each in found["waiting"]] == [("east", east.card.fingerprint)]
     [site] = found["sites"]
     assert not site["certificate_ends_soon"]
+    Statuses(joining.store).tell("north", SiteStatus(fedward="0.1.0", state="idle", spool_free_gib=1, cache_free_gib=1))
+    hub.gateway_pem.unlink(missing_ok=True)
+    assert survey(hub)["certificate_ends"] is None
+    hub.renew_gateway()
+    ends = certificates.load_chain(hub.gateway_pem.read_bytes())[0].not_valid_after_utc
+    table = CliRunner().invoke(cli.app, ["hub", "status", str(hub.folder)], env={"COLUMNS": "200"}).stdout
+    assert f"Certificate ends  {ends:%Y-%m-%d}" in table
+    assert "idle" not in table  # the hub is down: nobody has told that now
     for days, over in ((29, False), (-1, True)):
         end = datetime.now(UTC) + timedelta(days=days)
         with joining.store.writing() as connection:

@@ -220,6 +220,7 @@ def test_a_model_that_came_as_a_file_has_the_card_that_its_file_holds(ground: Gr
     assert "not known, " in bare
     assert "Elsewhere" in known
     assert "One seed." in known
+    assert "\nNone: it came as a file, not from a run of this hub.\n" in ada.browser.get("/models/bare/card").text
     assert "Not known: no run of this hub made it." in ada.browser.get("/models/bare/card").text
     assert "- malignant: 0.250\n" in ada.browser.get("/models/known/card").text
 
