@@ -185,7 +185,7 @@ def status(
     from fedward_server.watch import report, summary
 
     if run is None and follow:
-        raise UsageError("--follow needs a RUN: `fedward study status` lists them")
+        raise UsageError(f"--follow needs a RUN: `fedward study status --hub {hub}` lists them")
     if (there := remote_study.at(hub)) is not None:
         there.status(run, follow=follow, as_json=as_json)
         return

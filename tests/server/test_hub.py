@@ -419,7 +419,10 @@ def test_commands_refuse_in_one_sentence(hub: Hub, tmp_path: Path) -> None:
         (("study", "stop", "run-9", "--hub", hub.folder), "run run-9 is not known here"),
         (("study", "resume", "run-9", "--hub", hub.folder), "run run-9 is not known here"),
         (("study", "status", "run-9", "--hub", hub.folder), "run run-9 is not known here"),
-        (("study", "status", "--follow", "--hub", hub.folder), "--follow needs a RUN"),
+        (
+            ("study", "status", "--follow", "--hub", hub.folder),
+            f"--follow needs a RUN: `fedward study status --hub {hub.folder}`",
+        ),
     ):
         assert words in refusal(*arguments)
     done = fedward("study", "start", study, "--hub", hub.folder)
