@@ -6,8 +6,9 @@ import pyotp
 import pytest
 from starlette.requests import Request
 
+from fedward_common.joining import Invitation
 from fedward_server.dashboard.security import asks_by_itself
-from fedward_server.people import IDLE_S, People
+from fedward_server.people import IDLE_S, People, Role
 from fedward_server.testing import PASSWORD, Browser, Ground, Person
 
 
@@ -64,6 +65,44 @@ def test_what_was_sent_is_not_said_again(ground: Ground) -> None:
     assert answer.status_code == 422
     assert PASSWORD not in answer.text
     assert answer.json()["error"].startswith("password: ")
+
+
+def test_an_operators_program_lets_sites_in_and_shuts_them_out(ground: Ground, ada: Person) -> None:
+    made = ada.calls("POST", "/sites/invitations", json={"site": "east"})
+    assert made.status_code == 201
+    card = ground.sends("east", Invitation.read(made.json()["code"]))
+    [asked] = ada.calls("GET", "/sites/waiting").json()
+    assert (asked["name"], asked["fingerprint"]) == ("east", card.fingerprint)
+    refused = ada.calls("POST", "/sites/east/approval", json={"fingerprint": "0" * 64})
+    assert (refused.status_code, "another fingerprint" in refused.json()["error"]) == (409, True)
+    same = {"fingerprint": card.fingerprint}
+    assert ada.calls("POST", "/sites/east/approval", json=same).status_code == 204
+    assert ada.calls("POST", "/sites/east/approval", json=same).status_code == 409  # the other operator's program
+    assert "east" in ground.store.sites()
+    ground.people.add("eve", "steward", PASSWORD, site="east")
+    assert ada.calls("DELETE", "/sites/east").json() == {"stewards": ["eve"]}
+    assert ada.calls("DELETE", "/sites/east").status_code == 409
+    assert "east" not in ground.store.sites()
+    west = ground.asks("west")
+    assert ada.calls("POST", "/sites/west/refusal", json={"fingerprint": west.fingerprint}).status_code == 204
+    assert ada.calls("GET", "/sites/waiting").json() == []
+
+
+@pytest.mark.parametrize("role", ["investigator", "steward", "auditor"])
+def test_others_programs_look_at_sites_and_do_nothing(ground: Ground, role: Role) -> None:
+    card = ground.asks("east")
+    person = ground.person("eve", role, "north" if role == "steward" else None)
+    seen = [each["name"] for each in person.calls("GET", "/sites/waiting").json()]
+    assert seen == ([] if role == "steward" else ["east"])
+    same = {"fingerprint": card.fingerprint}
+    for method, path, body in (
+        ("POST", "/sites/invitations", {"site": "west"}),
+        ("POST", "/sites/east/approval", same),
+        ("POST", "/sites/east/refusal", same),
+        ("DELETE", "/sites/north", None),
+    ):
+        assert person.calls(method, path, json=body).status_code == 403
+    assert set(ground.store.sites()) == {"north", "south"}
 
 
 def test_it_describes_itself(ada: Person) -> None:

@@ -7,11 +7,11 @@ from starlette.exceptions import HTTPException
 
 from fedward_common import __version__
 from fedward_common.errors import FedwardError
-from fedward_server.api.people import PATH, audit, models, overview, results, runs, session
+from fedward_server.api.people import PATH, audit, models, overview, results, runs, session, sites
 from fedward_server.api.people.guard import Guard
 from fedward_server.dashboard.frame import Frame
 
-ROUTERS = (session.router, overview.router, runs.router, results.router, models.router, audit.router)
+ROUTERS = (session.router, overview.router, sites.router, runs.router, results.router, models.router, audit.router)
 
 
 def people_app(frame: Frame) -> FastAPI:
