@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedward_client.intake.bids_root import is_bids
 from fedward_client.site import KEY, KEY_BYTES, OPT_OUT, SETTINGS, STATE, Site
+from fedward_common import pki
 from fedward_common.errors import UsageError
 
 EACH_FILE = "(.+)"  # a file that does not say whose it is, in a folder without settings, is a patient's of its own
@@ -27,7 +28,7 @@ def site_of(source: Path, scratch: Path, modality: str, *, part: bool) -> Site:
     copies.mkdir()
     state = scratch / STATE
     state.mkdir(mode=0o700)
-    (state / KEY).write_bytes(bytes(KEY_BYTES))  # no pseudonym leaves; a fixed key gives one order every time
+    pki.write_private(state / KEY, bytes(KEY_BYTES))  # no pseudonym leaves; a fixed key gives one order every time
     site = Site.open(home or copies, state=state)
     if home is None or not ((home / SETTINGS).is_file() or is_bids(home)):
         site = replace(site, data=home or folder, patient_pattern=EACH_FILE, modality=modality)

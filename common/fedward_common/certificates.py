@@ -167,16 +167,21 @@ def revocations(authority: Authority, revoked: Mapping[int, datetime], *, ends: 
 def load_revocations(crl_pem: bytes) -> x509.CertificateRevocationList:
     """A list in PEM; SettingsError where it is none."""
     try:
-        return x509.load_pem_x509_crl(crl_pem)
-    except UNREADABLE:
+        found = x509.load_pem_x509_crl(crl_pem)
+        _ = found.issuer, [each.serial_number for each in found]  # which are read only when they are asked for
+    except (x509.InvalidVersion, *UNREADABLE):
         raise SettingsError("the list of certificates taken back is none: ask for it again") from None
+    return found
 
 
 def revoked_by(found: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
     """Whether an authority's key signed a list in its name."""
     key = issuer.public_key()
     assert isinstance(key, ec.EllipticCurvePublicKey)
-    return found.issuer == issuer.subject and found.is_signature_valid(key)
+    try:
+        return found.issuer == issuer.subject and found.is_signature_valid(key)
+    except UNREADABLE:  # an algorithm that is none
+        return False
 
 
 # Reading -------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The cards that a steward and an operator exchange: what comes back, and what is refused."""
 
+import itertools
 import json
 import stat
 from collections.abc import Callable
@@ -128,6 +129,15 @@ def test_any_changed_character_of_a_value_is_refused(
     text = value[:place] + letter + value[place + 1 :]
     with pytest.raises(SettingsError):
         type(card).parse(changed(card, **{key: text}))
+
+
+def test_any_changed_character_of_the_roots_list_is_refused(below_root: HubCard) -> None:
+    text = below_root.taken_back
+    assert text is not None
+    for place, letter in itertools.product(range(len(text)), "A0z/ "):
+        if letter != text[place]:
+            with pytest.raises(SettingsError):
+                HubCard.parse(changed(below_root, taken_back=text[:place] + letter + text[place + 1 :]))
 
 
 @pytest.mark.parametrize(

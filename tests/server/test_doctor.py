@@ -181,7 +181,7 @@ def test_an_audit_log_that_was_changed_or_is_gone_is_told(hub: Hub) -> None:
     hub.audit().append("person added", {"person": "ada"})
     finding = examined(hub)["audit log"]
     assert (finding.status, finding.found[:18]) == ("ok", "whole; entries: 2,")
-    hub.audit_file.write_text(hub.audit_file.read_text().replace("ada", "eve"))
+    hub.audit_file.write_text(hub.audit_file.read_text().replace('"ada"', '"eve"'))
     finding = examined(hub)["audit log"]
     assert finding.status == "fail"
     assert "entry 2 (line 2) was changed" in finding.found
