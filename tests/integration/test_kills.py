@@ -80,10 +80,17 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 
 def test_five_kills_in_one_run_cost_no_bits(ground: Ground) -> None:
     running = ground.federation
-    watched = Watched(running, runs.start(running.hub, ground.study, wait_s=60.0).run, early=EARLY, late=LATE)
-    with running.watching(watched.listen):
-        for victim, point, number in NASTIEST:
-            kill(watched, victim, point, [number])
+    for _ in range(3):  # runs: on a busy machine a point may go by too quickly
+        watched = Watched(running, runs.start(running.hub, ground.study, wait_s=60.0).run, early=EARLY, late=LATE)
+        try:
+            with running.watching(watched.listen):
+                for victim, point, number in NASTIEST:
+                    kill(watched, victim, point, [number])
+            break
+        except MissedError:
+            runs.stop(running.hub, watched.run)
+    else:
+        pytest.fail("in each run a point went by too quickly")
     end = watched.end()
     assert (end.status, end.reason) == ("finished", None)
     assert end.model_sha256 == ground.sha256
@@ -122,7 +129,7 @@ def kill(watched: Watched, victim: Victim, point: Point, rounds: list[int]) -> i
         if victim in ENDS_THE_RUNS_PROCESS:
             await_another_life(watched, watched.lives)
         return pid
-    raise AssertionError(f"the point '{point}' went by too quickly")
+    raise MissedError(f"the point '{point}' went by too quickly")
 
 
 def await_another_life(watched: Watched, lives: int) -> None:
