@@ -311,6 +311,7 @@ def test_an_investigator_writes_a_study_starts_it_watches_it_and_stops_it(ground
     visit.close()
 
 
+@pytest.mark.long
 def test_what_was_typed_stays_until_it_is_started(ground: Ground) -> None:
     for name in ("fjord", "moor"):
         ground.enrolled(name)
@@ -459,6 +460,7 @@ def test_the_timeline_shows_who_works_over_a_night_in_which_nobody_did(ground: G
     visit.close()
 
 
+@pytest.mark.long
 def test_run_pages_that_stay_open_leave_room_for_others(ground: Ground) -> None:
     ground.person("tabitha", "auditor")
     run = "in-many-tabs"

@@ -329,6 +329,7 @@ def test_a_run_begins_with_the_registered_model_of_another(hub: Hub, nodes: dict
     assert run["model_sha256"] == in_memory(hub, run["run"], memory).model_sha256 != first["model_sha256"]
 
 
+@pytest.mark.long
 def test_hostile_and_absent_sites_cost_a_round_at_most(hub: Hub, nodes: dict[str, Node], tmp_path: Path) -> None:
     """Round 1: a reply is announced and never sent. 2: it claims to be another's. 3: the connection is lost."""
     valley, north = nodes["valley"], nodes["north"]

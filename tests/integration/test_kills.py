@@ -78,6 +78,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
                 control.take_down(running.hub)
 
 
+@pytest.mark.long
 def test_five_kills_in_one_run_cost_no_bits(ground: Ground) -> None:
     running = ground.federation
     for _ in range(3):  # runs: on a busy machine a point may go by too quickly
