@@ -232,9 +232,8 @@ class Site:
         not there while what came after it is.
         """
         path = self.ensure_state() / KEY
-        is_new = not any(
-            (self.state / name).exists() for name in _AFTER_KEY
-        )  # asked first: another process may make it
+        # asked first: another process may make the key, and then what comes after it
+        is_new = not any((self.state / name).exists() for name in _AFTER_KEY)
         try:
             if is_new and not path.exists():
                 _make_key(path)

@@ -175,7 +175,7 @@ def pages(name: str, hub: Hub) -> Finding:
         return Finding(name=name, status="ok", found="this hub has none")
     if not dashboard.certificate:
         return Finding(name=name, status="ok", found=f"{dashboard.address}, with the hub's own certificate")
-    end, now = hub.pages_end(), datetime.now(UTC)
+    end, now = hub.pages_ends(), datetime.now(UTC)
     if end - now > SHOWN_AHEAD:
         return Finding(name=name, status="ok", found=f"{dashboard.address}, certificate good until {end:%Y-%m-%d}")
     advice = f"bring a new one: the hub does not renew what [dashboard] certificate of {SETTINGS} names"

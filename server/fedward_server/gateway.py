@@ -90,7 +90,7 @@ class Gateway:
             superlink=self.hub.port,
             chunk_bytes=CHUNK_BYTES,
             dashboard=pages.listen if pages else "",
-            http2_alone=_has_http2_directive(),
+            http2_alone=pages is not None and _has_http2_directive(),
             dashboard_certificate=(pages.certificate if pages else "") or f"../keys/{self.hub.dashboard_pem.name}",
             dashboard_key=(pages.key if pages else "") or f"../keys/{self.hub.dashboard_pem.name}",
             listen=settings_of(self.hub).listen,

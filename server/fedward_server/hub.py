@@ -313,7 +313,7 @@ class Hub:
             return self.certificate_ends()
         return self.gateway_ends() if self.gateway_pem.exists() else None
 
-    def pages_end(self) -> datetime:
+    def pages_ends(self) -> datetime:
         """When the certificate that people's browsers see ends (UTC), one of its own or of somebody else's."""
         assert self.settings.dashboard is not None
         brought = self.settings.dashboard.certificate

@@ -30,9 +30,8 @@ class Joining:
 
     hub: Hub
     store: Store
-    by: str | None = (
-        None  # the person who acts, for the audit log; None at the hub's own terminal, and where a site acts
-    )
+    by: str | None = None
+    """The person who acts, for the audit log; None at the hub's own terminal, and where a site acts."""
 
     @property
     def register(self) -> Register:

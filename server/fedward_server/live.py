@@ -131,7 +131,8 @@ class LiveRun:
 
     def _take(self, event: RunEvent) -> int:
         """Go on by an event; the round that it changes."""
-        event = replace(event, note=self.hub.without_folder(event.note))
+        if event.note:  # most have none, and there are very many
+            event = replace(event, note=self.hub.without_folder(event.note))
         self.standing.take(event)
         if event.kind in ("died", "interrupted", "failed", "stopped"):
             self.halted = _seconds(event)

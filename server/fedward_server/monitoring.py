@@ -98,7 +98,7 @@ class HubCollector(Collector):
             "authority": self.hub.issuing.current().certificate.not_valid_after_utc,
         }
         if self.hub.settings.dashboard is not None:
-            ends["dashboard"] = self.hub.pages_end()
+            ends["dashboard"] = self.hub.pages_ends()
         moments = {name: end.timestamp() for name, end in ends.items()}
         yield _gauge(
             "certificate_end_timestamp_seconds", "When a certificate of the hub's ends", moments, "certificate"

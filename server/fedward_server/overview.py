@@ -84,7 +84,7 @@ class Overview:
             return
         ends = {"authority_soon": (self.hub.issuing.current().certificate.not_valid_after_utc, ENDS_SOON)}
         if self.hub.settings.dashboard is not None and self.hub.settings.dashboard.certificate:
-            ends["pages_certificate_soon"] = (self.hub.pages_end(), SHOWN_AHEAD)
+            ends["pages_certificate_soon"] = (self.hub.pages_ends(), SHOWN_AHEAD)
         for what, (end, ahead) in ends.items():
             if end < datetime.now(UTC) + ahead:
                 yield {"what": what, "site": "", "date": end.date().isoformat()}

@@ -114,21 +114,7 @@ class SuperLink:
     def flwr(self, *arguments: str) -> dict[str, Any]:
         """The JSON that a `flwr` command prints; RunError with its words where it fails."""
         command = [str(_programs() / "flwr"), *arguments, "--format", "json"]
-        try:
-            done = subprocess.run(
-                command,
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=CALL_LIMIT_S,
-            )
-        except subprocess.TimeoutExpired:
-            raise RunError(
-                f"`flwr {arguments[0]}` did not end within {CALL_LIMIT_S:g} s; see {self.log_file}"
-            ) from None
-        return _answer(arguments[0], done)
+        return _answer(arguments[0], self._called(command, late=f"`flwr {arguments[0]}` did not end within"))
 
     def let_in(self, keys: list[str]) -> dict[str, Any]:
         """Let in the nodes of these keys (OpenSSH lines) and no others.
@@ -137,25 +123,23 @@ class SuperLink:
         """
         assert self.tls is not None
         command = [sys.executable, "-m", "fedward_server.nodes", f"{HOST}:{self.port}", str(self.tls.authority)]
-        try:
-            done = subprocess.run(
-                command,
-                env=self._environment(),
-                input="\n".join(keys),
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=CALL_LIMIT_S,
-            )
-        except subprocess.TimeoutExpired:
-            raise RunError(
-                f"the SuperLink did not say within {CALL_LIMIT_S:g} s which nodes it lets in; see {self.log_file}"
-            ) from None
+        late = "the SuperLink did not say which nodes it lets in within"
+        done = self._called(command, late=late, given="\n".join(keys))
         if done.returncode:
             said = done.stderr.strip().splitlines() or ["it does not say why"]
             raise RunError(f"the SuperLink does not say which nodes it lets in: {said[-1]}; see {self.log_file}")
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
+
+    def _called(self, command: list[str], *, late: str, given: str = "") -> "subprocess.CompletedProcess[str]":
+        """A command that has ended; RunError, which begins with `late`, where it takes too long."""
+        environment = self._environment()
+        try:
+            return subprocess.run(
+                command, env=environment, input=given, capture_output=True, text=True, check=False, timeout=CALL_LIMIT_S
+            )
+        except subprocess.TimeoutExpired:
+            raise RunError(f"{late} {CALL_LIMIT_S:g} s; see {self.log_file}") from None
 
     def _start(self) -> "subprocess.Popen[bytes]":
         with self.log_file.open("ab") as output:

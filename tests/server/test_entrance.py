@@ -46,5 +46,5 @@ def test_what_takes_too_long_is_told_in_words(ground: Ground, monkeypatch: pytes
     with pytest.raises(RunError, match="nginx has not read the gateway's settings within 1e-06 s"):
         Gateway(ground.hub).check()
     monkeypatch.setattr("fedward_server.superlink.CALL_LIMIT_S", 1e-6)
-    with pytest.raises(RunError, match="the SuperLink did not say within 1e-06 s which nodes it lets in"):
+    with pytest.raises(RunError, match="the SuperLink did not say which nodes it lets in within 1e-06 s"):
         ground.hub.link.let_in([])
