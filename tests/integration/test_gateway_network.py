@@ -205,8 +205,8 @@ def test_a_study_an_approval_a_status_and_a_refusal_find_their_way(ground: Groun
             ground.fedward("north", "site", "approve", site.folder, "tiny", "--yes")
             wait_until(lambda: answered("approved"))
             store.finish_run(run, "stopped", None)
+        wait_until(lambda: Statuses(store).all().keys() == SITES.keys())  # a site tells it when its data side answers
         found = Statuses(store).all()
-        assert found.keys() == SITES.keys()
         assert {(each.status.fedward, each.status.state) for each in found.values()} == {(__version__, "idle")}
         assert Approvals(store).of_site("valley") == {}
         assert shown["told"]["status"]["state"] == "idle"
