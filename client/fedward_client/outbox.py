@@ -173,25 +173,26 @@ def quantise(state: States, max_norm: float | None) -> Link:
         layer, fold = study.layer(outgoing.round), study.fold(outgoing.round)
         part = _RESIDUAL if layer is None else f"{_RESIDUAL}-{layer}"  # of other arrays
         part = part if fold is None else f"{part}-fold-{fold}"  # of other patients
-        residual = held.load(part, before=outgoing.round).get(_RESIDUAL) if held is not None else None
+        residual = held.load(part, before=outgoing.round) if held is not None else {}
         coded = _coded(outgoing, residual)
         if max_norm is not None and coded.norm > max_norm:
             scale = _BELOW * max_norm / coded.norm
-            shrunk = replace(outgoing, arrays=_shrunk(outgoing, scale))
-            coded = _coded(shrunk, None if residual is None else residual * np.float32(scale))
-        if held is not None:
-            held.save(part, outgoing.round, {_RESIDUAL: coded.residual})
+            coded = _coded(replace(outgoing, arrays=_shrunk(outgoing, scale)), residual, weight=scale)
+        if held is not None and coded.residual:
+            held.save(part, outgoing.round, coded.residual)
         return replace(outgoing, arrays=coded.arrays, norm=coded.norm)
 
     return link
 
 
-def _coded(outgoing: Outgoing, residual: np.ndarray | None) -> "Coded":
+def _coded(outgoing: Outgoing, residual: Arrays, *, weight: float = 1) -> "Coded":
     from fedward_common.compression import encode_update, rounding  # torch, which a command line does without
 
     study = outgoing.question.study
     random = rounding(study, outgoing.site, outgoing.round)
-    return encode_update(outgoing.arrays, outgoing.reference, study.update, residual=residual, random=random)
+    return encode_update(
+        outgoing.arrays, outgoing.reference, study.update, residual=residual, weight=weight, random=random
+    )
 
 
 def mask(outgoing: Outgoing) -> Outgoing:

@@ -53,7 +53,7 @@ class Bf16:
         part = np.empty(2 * left.size, np.uint8)
         halves = torch.from_numpy(part).view(torch.bfloat16)
         length = 0.0
-        for start, chunk in _chunks(left):
+        for start, chunk in chunks(left):
             half = halves[start : start + chunk.size].copy_(torch.from_numpy(chunk))
             said = half.float().numpy()
             length += squared(said)
@@ -63,7 +63,7 @@ class Bf16:
     def decode(self, parts: Mapping[str, Array], into: Flat) -> None:
         """See `Codec`."""
         halves = _part(parts, "bf16", np.uint8, 2 * into.size).view("<u2")
-        for start, chunk in _chunks(into):
+        for start, chunk in chunks(into):
             bits = halves[start : start + chunk.size].astype(np.uint32)
             bits <<= 16
             with np.errstate(invalid="ignore", over="ignore"):
@@ -87,7 +87,7 @@ class Int8:
         codes = np.empty(left.size, np.uint8)
         scales = np.empty(_blocks(left.size), np.float32)
         length = 0.0
-        for start, chunk in _chunks(left):
+        for start, chunk in chunks(left):
             scale = _of_blocks(scales, start, chunk)
             said = self._round(chunk, scale)
             np.copyto(codes[start : start + chunk.size].view(np.int8), said, casting="unsafe")
@@ -118,7 +118,7 @@ class Int8:
         scales = _part(parts, "scale", np.float32, _blocks(into.size))
         if not ((scales >= 0) & (scales <= _LARGEST)).all():
             raise RecordError("the coded array 'scale' holds one that is negative, too large or no number")
-        for start, chunk in _chunks(into):
+        for start, chunk in chunks(into):
             said = codes[start : start + chunk.size].astype(np.float32)
             _scaled(said, _of_blocks(scales, start, chunk), out=said)
             with np.errstate(over="ignore"):
@@ -160,7 +160,7 @@ class TopK:
             into[positions] += values
 
 
-def _chunks(flat: Flat) -> Iterator[tuple[int, Flat]]:
+def chunks(flat: Flat) -> Iterator[tuple[int, Flat]]:
     """Where each chunk begins, and a view of it."""
     for start in range(0, flat.size, _CHUNK):
         yield start, flat[start : start + _CHUNK]
@@ -169,7 +169,7 @@ def _chunks(flat: Flat) -> Iterator[tuple[int, Flat]]:
 def squared(values: Array) -> float:
     """The square of the L2 norm in float64, chunk by chunk: not finite where a value is not."""
     total = 0.0
-    for _, chunk in _chunks(values.reshape(-1)):
+    for _, chunk in chunks(values.reshape(-1)):
         wide = chunk.astype(np.float64)
         wide *= wide  # and no `wide @ wide`: BLAS starts threads for that, which on a busy machine wait for each other
         total += float(wide.sum())
@@ -241,7 +241,7 @@ def _guess(flat: Flat, count: int) -> np.float32:
 def _at_least(flat: Flat, floor: np.float32) -> tuple[npt.NDArray[np.int64], Flat]:
     """The positions of the values with a magnitude of at least `floor`, ascending, and the magnitudes."""
     positions, sizes = [], []
-    for start, chunk in _chunks(flat):
+    for start, chunk in chunks(flat):
         size = np.abs(chunk)
         found = np.flatnonzero(size >= floor)
         positions.append(found + start)

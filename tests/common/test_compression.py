@@ -141,6 +141,7 @@ def model(seed: int, size: float = 1.0) -> dict[str, Array]:
 
 
 CODED = ("features.weight", "classifier.weight")
+SIZE = 40 * 75 + 50 * 41  # of their values
 
 
 def plus(one: dict[str, Array], other: dict[str, Array]) -> dict[str, Array]:
@@ -154,7 +155,7 @@ def shapes(arrays: dict[str, Array]) -> dict[str, tuple[int, ...]]:
 @pytest.mark.parametrize("update", UPDATES, ids=lambda update: update.compression)
 def test_what_is_left_out_comes_later(update: Update) -> None:
     """The sum of what was said is the sum of what was learned, less what is left."""
-    reference, residual = model(1), None
+    reference, residual = model(1), dict[str, Array]()
     learned = dict.fromkeys(CODED, np.zeros(()))
     decoded = dict.fromkeys(CODED, np.zeros(()))
     for number in range(1, 9):
@@ -168,12 +169,51 @@ def test_what_is_left_out_comes_later(update: Update) -> None:
             learned[name] = learned[name] + step[name]
             decoded[name] = decoded[name] + (back[name].astype(np.float64) - reference[name])
         assert coded.norm == pytest.approx(length(back, reference), rel=1e-4)
-    assert residual is not None
-    waiting = dict(zip(sorted(CODED), np.split(residual, [50 * 41]), strict=True))
+    waiting = dict(zip(sorted(CODED), np.split(recalled(residual), [50 * 41]), strict=True))
     for name in CODED:
         np.testing.assert_allclose(
             decoded[name], learned[name] - waiting[name].reshape(learned[name].shape), rtol=0, atol=1e-5
         )
+
+
+def recalled(residual: dict[str, Array]) -> Flat:
+    """What waits, as the next update would add it."""
+    waiting = np.zeros(SIZE, np.float32)
+    match sorted(residual):
+        case ["residual"]:
+            waiting += residual["residual"]
+        case ["bf16"]:
+            Bf16().decode(residual, waiting)
+        case _:
+            Int8().decode(residual, waiting)
+    return waiting
+
+
+@pytest.mark.parametrize("update", UPDATES, ids=lambda update: update.compression)
+def test_next_to_nothing_is_lost_of_what_waits_and_it_takes_no_more_than_what_was_sent(update: Update) -> None:
+    base = {"w": np.zeros(SIZE, np.float32)}
+    step = {"w": np.random.default_rng(1).standard_normal(SIZE).astype(np.float32)}
+    coded = encode_update(step, base, update, residual={}, random=np.random.default_rng(2))
+    left = step["w"] - decode_update(coded.arrays, base, update)["w"]
+    lost = np.abs(recalled(coded.residual) - left)
+    if update.compression == "top-k":
+        assert not lost.any()
+    else:
+        assert (lost <= (np.abs(left) / 256 if update.compression == "bf16" else np.abs(left).max() / 253)).all()
+        assert lost.any()
+        sent = [array.nbytes for array in coded.arrays.values()]
+        assert [array.nbytes for array in coded.residual.values()] == sent
+
+
+@pytest.mark.parametrize("compression", ["bf16", "int8"])
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+def test_what_waits_of_an_earlier_version_is_added(compression: Any, weight: float) -> None:
+    """It was kept whole."""
+    update, base = Update(compression=compression), {"w": np.zeros(SIZE, np.float32)}
+    waiting = {"residual": np.random.default_rng(1).standard_normal(SIZE).astype(np.float32)}
+    coded = encode_update(base, base, update, residual=waiting, weight=weight, random=None)
+    said = decode_update(coded.arrays, base, update)["w"]
+    np.testing.assert_allclose(said, weight * waiting["residual"], rtol=0, atol=0.02)
 
 
 def length(arrays: dict[str, Array], reference: dict[str, Array]) -> float:
@@ -187,7 +227,7 @@ def test_an_update_comes_back_in_the_models_names_shapes_and_types(update: Updat
     own = {"control/bias": np.ones(3, np.float32), "control/large": np.ones(5000, np.float32)}
     before = {name: array.copy() for name, array in trained.items()}
     random = np.random.default_rng(1)
-    coded = encode_update(trained | own, base | own, update, residual=None, random=random)
+    coded = encode_update(trained | own, base | own, update, residual={}, random=random)
     assert all(str(array.dtype) in npy.DTYPES for array in coded.arrays.values())
     back = decode_update(coded.arrays, base, update)
     assert {name: (array.shape, array.dtype) for name, array in back.items()} == {
@@ -205,7 +245,7 @@ def test_the_hubs_model_keeps_its_precision(update: Update) -> None:
     """Sites train from the decoded model; an update of nothing changes nothing in the hub's."""
     full = model(1)
     sent = decode_model(encode_model(full, update), shapes(full), update)
-    coded = encode_update(sent, sent, update, residual=None, random=np.random.default_rng(1))
+    coded = encode_update(sent, sent, update, residual={}, random=np.random.default_rng(1))
     for name, array in decode_update(coded.arrays, full, update).items():
         np.testing.assert_array_equal(array, full[name])
 
@@ -231,7 +271,7 @@ def test_the_same_round_of_a_study_is_rounded_alike() -> None:
 
     def sent(site: str, number: int) -> bytes:
         random = rounding(study, site, number)
-        coded = encode_update(plus(base, model(2, 0.01)), base, update, residual=None, random=random)
+        coded = encode_update(plus(base, model(2, 0.01)), base, update, residual={}, random=random)
         return coded.arrays["coded/int8"].tobytes()
 
     assert sent("north", 1) == sent("north", 1)
@@ -244,7 +284,7 @@ def test_training_that_went_astray_is_not_coded(update: Update, value: float) ->
     base, trained = model(1), model(1)
     trained["classifier.weight"][3, 7] = value
     with pytest.raises(RecordError, match="update holds NaN, Inf or values too large"):
-        encode_update(trained, base, update, residual=None, random=np.random.default_rng(1))
+        encode_update(trained, base, update, residual={}, random=np.random.default_rng(1))
     if update.compression != "top-k":
         with pytest.raises(RecordError, match="model holds NaN"):
             encode_model(trained, update)
@@ -256,10 +296,9 @@ def test_training_that_went_astray_is_not_coded(update: Update, value: float) ->
 def good(update: Update) -> dict[str, Array]:
     base = model(1)
     random = np.random.default_rng(1)
-    return encode_update(plus(base, model(2, 0.01)), base, update, residual=None, random=random).arrays
+    return encode_update(plus(base, model(2, 0.01)), base, update, residual={}, random=random).arrays
 
 
-SIZE = 40 * 75 + 50 * 41  # of the model's coded values
 TOP = UPDATES[2]
 FAULTS: list[tuple[Update, str, Array | None, str]] = [
     (UPDATES[0], "coded/bf16", None, "'bf16' is missing"),
