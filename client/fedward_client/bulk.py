@@ -78,9 +78,12 @@ class Bulk:
     def put(self, manifest: Manifest, block: memoryview, sent: int, say: Say) -> Iterator[int]:
         """Put a block's chunks from number `sent` on; gives how many are at the hub each time that one is.
 
-        Raises LinkError and RunOverError as `fetch` does.
+        The hub has some where the same was asked before and this site was gone meanwhile. Raises LinkError and
+        RunOverError as `fetch` does.
         """
         folder = f"up/{self.settings.site}/{manifest.run}/{manifest.trip}"
+        while sent < len(manifest.chunks) and self._is_there(f"{folder}/{manifest.chunks[sent]}"):
+            sent += 1
         for number in range(sent, len(manifest.chunks)):
             part = block[number * CHUNK_BYTES :][: manifest.length(number)]
             with self._passing(len(part), say):
@@ -88,16 +91,23 @@ class Bulk:
             self.traffic.passed(sent=len(part))
             yield number + 1
 
+    def _is_there(self, path: str) -> bool:
+        return self._call("HEAD", path)[0] == httpx.codes.OK
+
     def _request(self, method: str, path: str, body: memoryview | None = None) -> bytes:
         """What the hub answers; of what is longer than any chunk, the beginning."""
+        return self._call(method, path, body)[1]
+
+    def _call(self, method: str, path: str, body: memoryview | None = None) -> tuple[int, bytes]:
         url = f"https://{self.card.address}{PATH}/{path}"
         try:
             if self._pool is None:
                 self._pool = _pool(self.card.address, self.trust)
             sent: Any = body  # any buffer will do, which urllib3's types do not say
             with self._pool.request(method, url, body=sent, retries=False, preload_content=False) as answer:
-                _check(answer.status, url)
-                return answer.read(CHUNK_BYTES + 1)
+                if (method, answer.status) != ("HEAD", httpx.codes.NOT_FOUND):
+                    _check(answer.status, url)
+                return answer.status, answer.read(CHUNK_BYTES + 1)
         except httpx.HTTPStatusError as refused:
             error: Exception = refused
         except (urllib3.exceptions.HTTPError, OSError):

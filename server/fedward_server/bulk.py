@@ -37,6 +37,7 @@ class Bulk:
     folder: Path
     run: str
     _trips: dict[str, list[int]] = field(default_factory=dict)  # by site, those that are open
+    _left: dict[str, int] = field(default_factory=dict)  # by site, the trip in which it was gone before it had answered
     _offered: dict[int, set[str]] = field(default_factory=dict)  # by trip, the chunks of its blocks
 
     def __post_init__(self) -> None:
@@ -74,16 +75,26 @@ class Bulk:
         return manifest
 
     def await_answers(self, sites: Iterable[str], trip: int) -> None:
-        """Let sites fetch, and put their answers to a question."""
+        """Let sites fetch, and put their answers to a question.
+
+        What a site had put when it was gone counts as put for this one: the same question gets the same answer.
+        """
         for site in sites:
             member = self.folder / FOLDER / "members" / self.run / site
             member.parent.mkdir(parents=True, exist_ok=True)
             member.touch()
+            if site in self._left:
+                self._move(site, self._left.pop(site), trip)
             self._up(site, trip).mkdir(parents=True, exist_ok=True)
-            *older, _ = trips = [*self._trips.get(site, ()), trip]
-            for old in older[: len(trips) - KEPT]:
+            trips = [*self._trips.get(site, ()), trip]
+            for old in trips[:-KEPT]:
                 self.forget(site, old)
             self._trips[site] = trips[-KEPT:]
+
+    def _move(self, site: str, old: int, new: int) -> None:
+        with suppress(OSError):  # then it is put once more
+            self._up(site, old).rename(self._up(site, new))
+        self.forget(site, old)
 
     def take(self, site: str, manifest: Manifest, limit: int) -> memoryview:
         """The block that a site put, mapped from its chunks.
@@ -109,6 +120,11 @@ class Bulk:
         if digests(block) != manifest.chunks:
             raise RecordError("a chunk of its answer is not what it is named by")
         return block
+
+    def leave(self, site: str, trip: int) -> None:
+        """Keep what a site put that is gone now, for when it is back and asked again; until then it may go on."""
+        if trip in self._trips.get(site, ()):
+            self._left[site] = trip
 
     def forget(self, site: str, trip: int) -> None:
         """Remove what a site put for a trip, which is over."""

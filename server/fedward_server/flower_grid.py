@@ -57,7 +57,7 @@ from fedward_common.packing import (
 from fedward_common.records import MAX_ARRAYS, array_bytes, arrays_in, texts_in
 from fedward_common.rhythm import Rhythm
 from fedward_server.bulk import Bulk
-from fedward_server.exchange import GONE, Node
+from fedward_server.exchange import GONE, Node, is_gone
 from fedward_server.reply_pieces import ReplyPieces
 
 BACK_OFF_S = 0.01  # between two looks for a piece that has not arrived
@@ -205,7 +205,7 @@ class FlowerGrid(Grid):
         while True:
             for number, arrival in self._arriving.items():
                 if self._may_take(arrival) and (reply := self._receive(arrival)):
-                    self._drop(number)
+                    self._drop(number, gone=is_gone(reply))
                     return [reply]
             if not self._arriving or time.monotonic() >= until:
                 return []
@@ -306,13 +306,16 @@ class FlowerGrid(Grid):
             raise _unreadable(error) from None
         del arrival.missing[place]
 
-    def _drop(self, number: str) -> None:
-        """Forget a question and its reply, whose pieces the SuperLink need not keep any longer."""
+    def _drop(self, number: str, *, gone: bool = False) -> None:
+        """Forget a question and its reply, whose pieces the SuperLink need not keep any longer.
+
+        What a site that is gone put beside its answer is kept: it goes on when it is asked again.
+        """
         self._open.discard(number)
         arrival = self._arriving.pop(number)
         arrival.pieces.close()
         if self._bulk is not None and number in self._trips:
-            self._bulk.forget(*self._trips.pop(number))
+            (self._bulk.leave if gone else self._bulk.forget)(*self._trips.pop(number))
         if arrival.whole is None or arrival.metadata.src_node_id == SUPERLINK_NODE_ID:
             name = arrival.metadata.message_id
             self._grid._runtime_client.ConfirmMessageReceived(

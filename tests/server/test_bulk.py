@@ -111,6 +111,28 @@ def test_of_questions_that_were_asked_again_the_last_are_open(bulk: Bulk) -> Non
     assert found == {str(trip) for trip in range(TRIP + 2, TRIP + 6)}
 
 
+def test_as_long_as_they_are_few_all_are_open(bulk: Bulk) -> None:
+    manifest = put(bulk)
+    for trip in (TRIP + 1, TRIP + 2, TRIP + 3):
+        bulk.await_answers(["north"], trip)
+    assert bulk.take("north", manifest, LIMIT) == BLOCK
+
+
+def test_what_a_site_had_put_when_it_was_gone_is_there_when_it_is_asked_again(bulk: Bulk) -> None:
+    manifest = put(bulk)
+    bulk.leave("north", TRIP)
+    assert bulk.take("north", manifest, LIMIT) == BLOCK  # until then it may go on
+    bulk.await_answers(["south"], TRIP + 1)
+    bulk.await_answers(["north"], TRIP + 1)
+    assert bulk.take("north", manifest.model_copy(update={"trip": TRIP + 1}), LIMIT) == BLOCK
+    with pytest.raises(RecordError, match="of another question"):
+        bulk.take("north", manifest, LIMIT)
+    bulk.leave("north", TRIP)  # it is over
+    bulk.await_answers(["north"], TRIP + 2)
+    assert bulk.take("north", manifest.model_copy(update={"trip": TRIP + 1}), LIMIT) == BLOCK
+    assert held(bulk.folder) == len(BLOCK)
+
+
 def test_a_run_that_begins_anew_or_ends_leaves_nothing(bulk: Bulk) -> None:
     put(bulk)
     bulk.offer(BLOCK, TRIP)
