@@ -7,13 +7,14 @@ content, then the reply, and it is removed when the hub has the reply.
 import os
 from base64 import b64decode, b64encode
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedward_client.member import PENDING
 from fedward_client.spool import Parcel
 from fedward_common.bulk import Manifest
+from fedward_common.errors import LinkError
 
 
 class Pending(BaseModel):
@@ -23,7 +24,7 @@ class Pending(BaseModel):
 
     message: str  # base64 of Flower's protobuf
     tree: str
-    message_id: str
+    message_id: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # it names the file
     run: int
     kind: str
     config: str | None = None  # JSON, once the content is here
@@ -38,14 +39,12 @@ class Pending(BaseModel):
 
     @classmethod
     def of(cls, message: bytes, tree: bytes, *, message_id: str, run: int, kind: str) -> Self:
-        """A message that was just pulled."""
-        return cls(
-            message=b64encode(message).decode(),
-            tree=b64encode(tree).decode(),
-            message_id=message_id,
-            run=run,
-            kind=kind,
-        )
+        """A message that was just pulled. Raises LinkError for one whose id is none of Flower's."""
+        packed = {"message": b64encode(message).decode(), "tree": b64encode(tree).decode()}
+        try:
+            return cls(**packed, message_id=message_id, run=run, kind=kind)
+        except ValidationError:
+            raise LinkError("the hub sent a message whose id is none: tell its operator") from None
 
     @property
     def raw(self) -> tuple[bytes, bytes]:

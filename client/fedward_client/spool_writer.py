@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from fedward_common.bulk import Manifest, digests, joint
 from fedward_common.errors import RunError
 from fedward_common.mapped_files import map_file
 
+KEPT_S = 3600.0  # an answer, at least
 _UNFINISHED = ".writing-"
 
 
@@ -25,7 +27,7 @@ def write(spool: Path, where: str, record: Record, *, limit: int) -> Parcel:
 
 def write_block(spool: Path, where: str, parts: Iterable[bytes | memoryview], size: int, *, limit: int) -> Parcel:
     """Write a block of `size` bytes, given in parts, as a parcel; raises RunError where the spool is full."""
-    _require_room(spool, size, limit)
+    _make_room(spool, size, limit)
     folder = spool / where
     temporary = folder / f"{_UNFINISHED}{secrets.token_hex(8)}"
     with _written():
@@ -41,12 +43,30 @@ def write_block(spool: Path, where: str, parts: Iterable[bytes | memoryview], si
     return parcel
 
 
-def _require_room(spool: Path, size: int, limit: int) -> None:
-    if (held := _held(spool)) + size > limit:
+def _make_room(spool: Path, size: int, limit: int) -> None:
+    """Remove answers that nobody has fetched for long, the oldest first, as far as the room is needed.
+
+    They are mostly of runs that are over, which nobody tells a site; asked for again, an answer is worked out anew.
+    Raises RunError where that does not do.
+    """
+    held = _held(spool)
+    for age, path in sorted(_ages(spool / OUT), reverse=True):
+        if held + size <= limit or age < KEPT_S:
+            break
+        held -= path.stat().st_size
+        path.unlink()
+    if held + size > limit:
         raise RunError(
             f"the site's spool is full ({(held + size) / 2**20:.0f} of {limit / 2**20:.0f} MiB): "
-            "raise [limits] spool_mib in site.toml, or end runs that are over"
+            "raise [limits] spool_mib in site.toml"
         )
+
+
+def _ages(folder: Path) -> Iterator[tuple[float, Path]]:
+    """How many seconds ago each parcel was written."""
+    for path in folder.iterdir():
+        if not path.name.startswith(_UNFINISHED):
+            yield time.time() - path.stat().st_mtime, path
 
 
 @contextmanager
@@ -76,7 +96,7 @@ class Growing:
         """The parcel of a manifest, with the whole chunks that are here. Raises RunError as `write_block` does."""
         path = spool / where / growing_name(manifest)
         already = path.stat().st_size if path.exists() else 0
-        _require_room(spool, manifest.size - already, limit)
+        _make_room(spool, manifest.size - already, limit)
         with _written(), path.open("a+b") as file:
             growing = cls(spool, path, manifest, file)
             growing._read_again()

@@ -1,6 +1,7 @@
 """Parcels: what is read is what was written, or is refused; the spool has a limit."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fedward_client.spool import IN, OUT, Parcel, read
-from fedward_client.spool_writer import Growing, growing_name, remove, tidy, write
+from fedward_client.spool_writer import KEPT_S, Growing, growing_name, remove, tidy, write
 from fedward_common.bulk import CHUNK_BYTES, Manifest, parts
 from fedward_common.errors import RecordError, RunError
 from fedward_common.npy import DTYPES
@@ -90,6 +91,22 @@ def test_a_full_spool_says_what_to_do_and_keeps_what_is_there(spool: Path) -> No
     with pytest.raises(RunError, match=r"the site's spool is full \(1 of 1 MiB\): raise \[limits\] spool_mib"):
         write(spool, OUT, big, limit=LIMIT)
     assert [path.name for path in spool.rglob("*") if path.is_file()] == [parcel.sha256]
+
+
+def test_answers_that_nobody_fetched_for_long_make_room_the_oldest_first(spool: Path) -> None:
+    parcels = [
+        write(spool, OUT, to_array_record({"w": np.full(LIMIT // 4, n, np.uint8)}), limit=LIMIT) for n in range(3)
+    ]
+    asked, room = parcel_in(spool), to_array_record({"w": np.zeros(LIMIT // 2 - 10_000, np.uint8)})
+    with pytest.raises(RunError, match="the site's spool is full"):
+        write(spool, IN, room, limit=LIMIT)  # all are young
+    for age, parcel in zip((2, 3, 0.5), parcels, strict=True):
+        os.utime(spool / OUT / parcel.sha256, times=(time.time() - age * KEPT_S,) * 2)
+    os.utime(spool / IN / asked.sha256, times=(0, 0))  # what a message came with is never removed for that
+    write(spool, IN, room, limit=LIMIT)
+    left = {path.name for path in (spool / OUT).iterdir()}
+    assert left == {parcels[0].sha256, parcels[2].sha256}
+    assert (spool / IN / asked.sha256).exists()
 
 
 def test_what_a_killed_process_left_is_removed(spool: Path) -> None:
