@@ -75,12 +75,20 @@ def join(  # noqa: PLR0917 - typer reads options from parameters
         told = {"site": site.name, "fingerprint": own.fingerprint, "hub": hub.hub, "joined": is_in}
         print(json.dumps(told))
     elif is_in:
-        print(f"Site {site.name} is let in. Start it with `fedward site up {folder}`.")
+        print(f"Site {site.name} is let in. {_next(site)}")
         if not site.outputs:
             print("Its policy is empty: nothing leaves until site.toml says, under [policy],")
             print('outputs = ["counts", "update", "evaluation"]')
     else:
         print("The hub's operator has not answered yet: run the same call again.")
+
+
+def _next(site: "Site") -> str:
+    from fedward_client import daemon
+
+    if daemon.pid(site) is not None:
+        return "It is up, and goes on with its new certificate within a minute."
+    return f"Start it with `fedward site up {site.folder}`."
 
 
 def _made(folder: Path, invitation: "Invitation", state: Path | None) -> "tuple[Site, SiteCard]":

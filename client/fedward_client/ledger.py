@@ -259,6 +259,10 @@ class Ledger:
 
     # What a run is bound to, and whether the site is paused -----------------------------------------------------------
 
+    def remembers(self, run: str, name: str) -> bool:
+        """Whether something is remembered under `name` for a run."""
+        return bool(self._rows(sa.select(_BOUND.c.name).where(_BOUND.c.run == run, _BOUND.c.name == name)))
+
     def once(self, run: str, name: str, value: str) -> str:
         """Remember `value` under `name` for a run, unless something is remembered already; gives what is remembered."""
         with self._writing() as connection:

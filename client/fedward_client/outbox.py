@@ -8,7 +8,6 @@ the hub and to the stream of events that the site's own tools watch (an import c
 import hashlib
 import logging
 import queue
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -319,13 +318,14 @@ class Outbox:
         """Write down why the hub went on without this site's update of a round; told again, it is not written again."""
         if (run, number, kind) in self._heard:
             return
-        token = secrets.token_hex(8)
-        known = None if self.ledger is None else self.ledger.once(run, f"heard, round {number}: {kind}", token)
-        if known in {None, token}:  # and not before a restart
+        name = f"heard, round {number}: {kind}"
+        if self.ledger is None or not self.ledger.remembers(run, name):  # from before a restart
             data = {"study": study, "run": run, "round": number, "kind": kind, "reason": printable(sentence)}
             log.warning("the hub says of %s: %s", run, data["reason"])
             if self.log is not None:
                 self.log.append(QUARANTINED, data)
+            if self.ledger is not None:
+                self.ledger.once(run, name, printable(sentence))
         self._heard.add((run, number, kind))
 
     def said(self, reason: str) -> bool:

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import random
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import grpc
@@ -28,6 +26,7 @@ from fedward_client import spool, spool_writer
 from fedward_client.bulk import Bulk
 from fedward_client.correspondence import Correspondence
 from fedward_client.credentials import Credentials
+from fedward_client.daemon import ending
 from fedward_client.fleet import HEARTBEAT_S, Envelope, Fleet, RunOverError
 from fedward_client.member import HUB_CARD, LINK_STATUS, NODE, NODE_KEY, TRAFFIC, WORK_SOCKET, LinkSettings, read_json
 from fedward_client.pending import Pending, PendingFolder
@@ -91,11 +90,27 @@ class Renewal:
     card: HubCard
     site: str
     trust: Trust
+    stopping: threading.Event
+    outdated: bool = False  # whether `fedward site join` brought another certificate, and perhaps another node key
+    _shown: int = field(init=False)
     _next_look: float = 0.0
 
+    def __post_init__(self) -> None:
+        self._shown = self._written()
+
+    def _written(self) -> int:
+        """When the certificate was written; 0 where there is none."""
+        return self.credentials.file.stat().st_mtime_ns if self.credentials.file.exists() else 0
+
     def __call__(self) -> None:
-        """Look, at most once an hour; a hub that does not renew it now is asked again at the next look."""
-        if time.monotonic() < self._next_look:
+        """Look, at most once an hour; a hub that does not renew it now is asked again at the next look.
+
+        Where a certificate came from elsewhere, `stopping` is set: connections that are open show the one before.
+        """
+        if self._written() != self._shown:
+            self.outdated = True
+            self.stopping.set()
+        if time.monotonic() < self._next_look or self.outdated:
             return
         self._next_look = time.monotonic() + RENEWAL_LOOK_S
         for step, failed in (
@@ -115,6 +130,7 @@ class Renewal:
         if self.credentials.is_due():
             self.credentials.renew(self.card, self.site)
             self.credentials.show(self.trust)
+            self._shown = self._written()
             log.info("this site's certificate is renewed")
 
 
@@ -363,12 +379,14 @@ class Link:
         self.pending.remove(pending)
         if pending.parcel is not None:
             spool_writer.remove(self.settings.spool, IN, pending.parcel.sha256)
+        elif pending.manifest is not None:
+            spool_writer.remove(self.settings.spool, IN, growing_name(pending.manifest))
 
     # Around it -------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _beating(self) -> Iterator[None]:
-        """Heartbeats from a thread, while a training keeps this one; what the hub says to them ends the session."""
+        """Heartbeats from a thread while a training keeps this one, whose next call tells what the hub refuses."""
         over = threading.Event()
 
         def beat() -> None:
@@ -419,13 +437,7 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 def serve(link: Path) -> None:
     """Serve a link folder until SIGTERM or SIGINT. Raises SettingsError where it cannot be served."""
-    stopping = threading.Event()
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    stopping = ending()
     settings = LinkSettings.read(link)
     if not (link / HUB_CARD).exists():
         raise SettingsError("this site has no hub yet: run `fedward site join` with the code of the hub's operator")
@@ -438,12 +450,12 @@ def serve(link: Path) -> None:
             "then approves it"
         )
     trust = context(card.ca, card.distrusted)
+    renewal = Renewal(credentials, card, settings.site, trust, stopping)  # before: what is put here later is new
     credentials.show(trust)
     fleet = Fleet(card, pki.load_node_key(link / NODE_KEY), trust)
     traffic, behind_gateway = fleet.traffic, card.issuer is not None
     bulk = Bulk(card, trust, settings, stopping, traffic) if behind_gateway else None
     work = settings.spool / WORK_SOCKET
-    renewal = Renewal(credentials, card, settings.site, trust)
     around = Correspondence(card, trust, work, stopping, traffic, renewal) if behind_gateway else nullcontext()
     try:
         with around:
@@ -452,3 +464,5 @@ def serve(link: Path) -> None:
         fleet.close()
         if bulk is not None:
             bulk.close()
+    if renewal.outdated:
+        raise LinkError("this site was let in anew: its network side is started again, with the new certificate")

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fedward_common.errors import FedwardError, RunError, SettingsError
 from fedward_server import bulk
+from fedward_server.enrolment import bring_in_line
 from fedward_server.gateway import Gateway, bring_gateway_in_line
 from fedward_server.hub import Hub
 from fedward_server.hub_settings import SETTINGS, listener
@@ -27,6 +28,7 @@ from fedward_server.joining import gateway as settings_of
 from fedward_server.people import People
 from fedward_server.register import Register
 from fedward_server.runs import ENGINE
+from fedward_server.store import Store
 
 START_LIMIT_S = 60.0
 LOOK_S = 0.2
@@ -116,6 +118,17 @@ class _Entrance:
                         People(store).tidy()
                     with self._logged("the gateway is not brought in line"):
                         bring_gateway_in_line(self.hub)
+                    with self._logged("not every site is let in"):
+                        self._let_in(store)
+
+    def _let_in(self, store: Store) -> None:
+        """Bring the SuperLink in line where a site was approved and that did not succeed. Raises RunError in words."""
+        if (
+            any(row.node_id is None for row in store.sites().values())
+            and self.hub.link.healthy()
+            and (troubles := bring_in_line(self.hub))
+        ):
+            raise RunError("; ".join(troubles))
 
     @contextmanager
     def _logged(self, what: str) -> Iterator[None]:

@@ -191,12 +191,21 @@ class Gateway:
         """Begin each log anew that has grown long; the last five are kept."""
         long = [log for log in (self.hub.logs / "gateway.log", self.hub.logs / "gateway-errors.log") if _is_long(log)]
         for log in long:
-            for number in range(LOGS_KEPT - 1, 0, -1):
-                with suppress(FileNotFoundError):
-                    log.with_suffix(f".log.{number}").replace(log.with_suffix(f".log.{number + 1}"))
-            log.replace(log.with_suffix(".log.1"))
+            log.replace(_emptied(log))
         if long and (pid := self.pid()) is not None:
             os.kill(pid, signal.SIGUSR1)  # it opens its logs anew
+        for log in (self.hub.link.log_file, self.hub.logs / "api.log"):  # whose programs cannot, and only append
+            if _is_long(log):
+                shutil.copyfile(log, _emptied(log))
+                os.truncate(log, 0)
+
+
+def _emptied(log: Path) -> Path:
+    """The place of a log's last part, with those before it moved on."""
+    for number in range(LOGS_KEPT - 1, 0, -1):
+        with suppress(FileNotFoundError):
+            log.with_suffix(f".log.{number}").replace(log.with_suffix(f".log.{number + 1}"))
+    return log.with_suffix(".log.1")
 
 
 def _is_long(log: Path) -> bool:

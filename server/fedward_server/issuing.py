@@ -76,11 +76,11 @@ class Issuing:
         now = datetime.now(UTC)
         made = certificates.issue_authority(root, f"{hub[:_NAME]} {now:%Y-%m-%d}", days=ISSUING_DAYS)
         ends = made.certificate.not_valid_after_utc
-        pki.write_public(self.root_list, certificates.revocations(root, taken_back, ends=ends))
         key, certificate = certificates.authority_pem(made)
         number = 1 + max((int(path.stem) for path in self._folder.glob("*.pem")), default=0)
-        pki.write_private(self._folder / f"{number:04}.key", key)
+        pki.write_private(self._folder / f"{number:04}.key", key, replace=True)  # what was cut off left one
         pki.write_public(self._folder / f"{number:04}.pem", certificate)  # with which it is there
+        pki.write_public(self.root_list, certificates.revocations(root, taken_back, ends=ends))  # may name all others
         return made
 
     def all(self) -> list[Authority]:

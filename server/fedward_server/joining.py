@@ -87,10 +87,10 @@ class Joining:
         assert row.request is not None
         site = self.hub.row_of(card, self.store.sites(), again=True)
         certificate, chain = self.hub.issuing.for_site(row.site, row.request, days=gateway(self.hub).certificate_days)
-        if not self.register.approve(row.digest, site, certificate, chain):
-            raise _decided_already(row.site)
         told = {"site": site.site, "fingerprint": site.fingerprint, "certificate": certificate.serial, "by": self.by}
-        self.hub.audit().append("site enrolled", told)
+        audit = self.hub.audit()
+        if not self.register.approve(row.digest, site, certificate, chain, lambda: audit.append("site enrolled", told)):
+            raise _decided_already(row.site)
         return site
 
     def refuse(self, row: InvitationRow) -> None:
@@ -124,13 +124,17 @@ class Joining:
             return Joined(status="approved", certificate=row.certificate)
         return Joined(status="waiting")
 
-    def renew(self, site: str, request: str) -> Renewed:
-        """The next certificate of a site that is in; the one that it has holds until it ends. Raises RecordError."""
+    def renew(self, site: str, shown: str, request: str) -> Renewed:
+        """The next certificate of a site that is in and showed one with this serial number, which holds until it ends.
+
+        Raises RecordError where it cannot be had now.
+        """
         days, last = gateway(self.hub).certificate_days, self.register.issued_last(site)
         if last is not None and timedelta(0) <= datetime.now(UTC) - last < RENEWED_AGAIN:
             raise RecordError("this site's certificate was issued within the hour: it is renewed later")
         certificate, chain = self.hub.issuing.for_site(site, request, days=days)
-        self.register.add_certificate(certificate)
+        if not self.register.renew(shown, certificate):
+            raise RecordError("this site's certificate was taken back: ask the hub's operator for a code")
         self.hub.audit().append("certificate renewed", {"site": site, "certificate": certificate.serial})
         return Renewed(certificate=chain)
 

@@ -211,9 +211,9 @@ class People:
         now, which = self.now(), _PEOPLE.c.name == name
         with self.store.writing() as connection:
             row = connection.execute(sa.select(_PEOPLE).where(which)).mappings().one_or_none()
-            if row is None or row["locked_until"] > now:
+            if row is None or _holds(row["locked_until"], now):
                 return None
-            failures = 1 if now - row["locked_until"] > QUIET_S else row["failures"] + 1
+            failures = 1 if abs(now - row["locked_until"]) > QUIET_S else row["failures"] + 1
             until = now + _lock_s(failures)
             connection.execute(sa.update(_PEOPLE).where(which).values(failures=failures, locked_until=until))
         return row
@@ -224,7 +224,7 @@ class People:
         if not rows:
             return {}
         until = rows[0]["locked_until"]
-        locked = datetime.fromtimestamp(until, UTC).isoformat(timespec="seconds") if until > self.now() else None
+        locked = datetime.fromtimestamp(until, UTC).isoformat(timespec="seconds") if _holds(until, self.now()) else None
         return {"person": name, "locked_until": locked}
 
     # Sessions --------------------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ class People:
             sa.select(_SESSIONS, _PEOPLE, SITES.c.fingerprint).select_from(found).where(_SESSIONS.c.digest == digest)
         )
         for row in self.store.rows(query):
-            over = now - row["seen"] > IDLE_S or now - row["begun"] > LONGEST_S
+            over = abs(now - row["seen"]) > IDLE_S or abs(now - row["begun"]) > LONGEST_S
             stolen = not hmac.compare_digest(row["client"], _digest(client))
             if over or stolen:
                 self.log_out(token)
@@ -315,6 +315,11 @@ def _verified(known: str, password: str) -> bool:
 
 
 _NOBODY = _HASHER.hash(secrets.token_urlsafe(16))
+
+
+def _holds(until: float, now: float) -> bool:
+    """Whether a lock still holds: one that would take longer than any was set while the clock was ahead."""
+    return 0 < until - now <= LONGEST_LOCK_S
 
 
 def _lock_s(failures: int) -> float:

@@ -4,6 +4,7 @@ An invitation is known by the digest of its secret, which the hub does not keep.
 to its keys; then a person decides, once.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -110,10 +111,13 @@ class Register:
         """Record that a site is turned down; False where somebody has decided before."""
         return self._change(_undecided(digest), {"decision": "refused", "decided": decided})
 
-    def approve(self, digest: str, site: SiteRow, certificate: CertificateRow, chain: str) -> bool:
+    def approve(
+        self, digest: str, site: SiteRow, certificate: CertificateRow, chain: str, note: Callable[[], object]
+    ) -> bool:
         """Record that a site is let in, with its certificate, which is then its only one.
 
-        False, and nothing recorded, where somebody has decided before.
+        False, and nothing recorded, where somebody has decided before. `note` is called before it counts; where that
+        fails nothing is recorded either.
         """
         now = certificate.issued
         older = sa.and_(_CERTIFICATES.c.site == site.site, _CERTIFICATES.c.revoked.is_(None))
@@ -124,6 +128,7 @@ class Register:
             connection.execute(sa.update(_CERTIFICATES).where(older).values(revoked=now))
             connection.execute(sa.insert(_CERTIFICATES).values(asdict(certificate)))
             put(connection, SITES, asdict(site))
+            note()
         return True
 
     def _invitations(self, which: sa.ColumnElement[bool]) -> list[InvitationRow]:
@@ -136,10 +141,18 @@ class Register:
 
     # Certificates ----------------------------------------------------------------------------------------------------
 
-    def add_certificate(self, row: CertificateRow) -> None:
-        """Record a certificate that was issued."""
+    def renew(self, shown: str, row: CertificateRow) -> bool:
+        """Record a certificate that was issued to who showed the one with this serial number.
+
+        False, and nothing recorded, where that was taken back meanwhile, or the site is not in any more.
+        """
+        taken_back = sa.and_(_CERTIFICATES.c.serial == shown, _CERTIFICATES.c.revoked.is_not(None))
+        counts = sa.and_(sa.exists().where(SITES.c.site == row.site), sa.not_(sa.exists().where(taken_back)))
         with self.store.writing() as connection:
+            if not connection.execute(sa.select(counts)).scalar():
+                return False
             connection.execute(sa.insert(_CERTIFICATES).values(asdict(row)))
+        return True
 
     def certificates(self) -> list[CertificateRow]:
         """Every certificate, in the order in which they were issued."""

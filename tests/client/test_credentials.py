@@ -1,6 +1,7 @@
 """A site's certificate in its link folder: used whole, renewed in time, told of by doctor, refused when damaged."""
 
 import ssl
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -125,13 +126,25 @@ def test_a_site_learns_what_its_hub_took_back(credentials: Credentials, hub: Cal
     before.write(credentials.link / HUB_CARD)
     thief = hub(STOLEN)  # on another port, and else the hub
     trust = context(before.ca, before.distrusted)
-    renewal = Renewal(credentials, before, "north", trust)
+    renewal = Renewal(credentials, before, "north", trust, threading.Event())
     assert credentials.newer(thief) == thief  # nobody told that site yet
     renewal()
     assert HubCard.read(credentials.link / HUB_CARD) == renewal.card == now
     assert trust.distrusted == {STOLEN.certificate.serial_number}
     with pytest.raises(LinkError, match="is of an authority that the hub took back"):
         credentials.newer(shown(thief.address, ISSUING, STOLEN))
+
+
+def test_a_certificate_that_join_brought_ends_the_network_side(credentials: Credentials) -> None:
+    """Its open connections show the one before."""
+    stopping, card = threading.Event(), shown("127.0.0.1:9", ISSUING)
+    renewal = Renewal(credentials, card, "north", context(card.ca), stopping)
+    renewal()  # the hub does not answer, which is logged
+    assert not stopping.is_set()
+    credentials.file.write_bytes(b"another")
+    renewal()
+    assert stopping.is_set()
+    assert renewal.outdated
 
 
 def test_a_list_that_names_fewer_is_not_taken(credentials: Credentials, hub: Callable[..., HubCard]) -> None:

@@ -2,9 +2,10 @@
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,27 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedward_client.member import HUB_CARD, LINK_STATUS, NODE, PENDING, join, read_json
+from fedward_client.fleet import Fleet
+from fedward_client.member import (
+    HUB_CARD,
+    LINK_STATUS,
+    NODE,
+    NODE_KEY,
+    PENDING,
+    LinkSettings,
+    join,
+    read_json,
+    write_link_settings,
+)
 from fedward_client.pending import Pending, PendingFolder
 from fedward_client.site import Site
-from fedward_client.spool import Parcel
-from fedward_client.supernode import LONGEST_PAUSE_S, Backoff
-from fedward_common import certificates
+from fedward_client.spool import IN, Parcel
+from fedward_client.spool_writer import growing_name
+from fedward_client.supernode import LONGEST_PAUSE_S, Backoff, Link
+from fedward_common import certificates, pki
+from fedward_common.bulk import Manifest
 from fedward_common.cards import HubCard
+from fedward_common.errors import LinkError
 
 AUTHORITY = certificates.make_authority("the hub")
 
@@ -151,6 +166,29 @@ def test_a_torn_file_is_passed_over(tmp_path: Path) -> None:
     folder.put(pending(1))
     (tmp_path / PENDING / f"{2:064x}.json").write_text('{"message": "')
     assert folder.all() == [pending(1)]
+
+
+@pytest.mark.parametrize("name", ["../hub", "", "0" * 63, "A" * 64, "0" * 64 + "\n"])
+def test_a_hub_names_no_file_of_the_sites(name: str) -> None:
+    with pytest.raises(LinkError, match="a message whose id is none"):
+        Pending.of(b"message", b"tree", message_id=name, run=7, kind="train")
+
+
+def test_what_came_in_part_goes_with_its_message(joined: Callable[..., Site]) -> None:
+    site = joined("127.0.0.1:9092")
+    write_link_settings(site)
+    settings = LinkSettings.read(site.link)
+    manifest = Manifest.of(memoryview(b"chunk"), run="run-1", trip=1)
+    came = settings.spool / IN / growing_name(manifest)
+    fleet = Fleet(HubCard.read(site.link / HUB_CARD), pki.load_node_key(site.link / NODE_KEY))
+    with closing(fleet):
+        link = Link(site.link, settings, fleet, threading.Event())
+        begun = pending(1).model_copy(update={"config": "{}", "manifest": manifest})
+        link.pending.put(begun)
+        came.write_bytes(b"chu")
+        link._forget(begun)
+    assert link.pending.all() == []
+    assert not came.exists()
 
 
 def test_another_hub_gets_nothing_of_the_last_ones(joined: Callable[..., Site], tmp_path: Path) -> None:

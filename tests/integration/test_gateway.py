@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from fedward_client import bulk as client_bulk
 from fedward_client import doctor_way, spool_writer
 from fedward_client.credentials import ASKED, Credentials, _held, hub_of
-from fedward_client.fleet import Fleet, NotKnownError, RunOverError
+from fedward_client.fleet import Fleet, RunOverError
 from fedward_client.hub_api import HubApi
 from fedward_client.member import NODE_KEY, SIGNING_KEY, LinkSettings, join
 from fedward_client.pace import Window
@@ -247,7 +247,7 @@ def test_a_certificate_goes_with_its_own_node_only(ground: Ground, north: Site, 
     assert ground.status(path, tls_of(north), key=key_of(north)) == 415  # the SuperLink's: that is no protobuf
     with (
         fleet_of(south, Credentials(north.link).show(ground.trust)) as thief,
-        pytest.raises(NotKnownError, match="gateway knows this site by another node key"),
+        pytest.raises(LinkError, match="gateway knows this site by another node key"),
     ):
         thief.activate(None, at_work=False)
 
@@ -376,13 +376,13 @@ def test_a_certificate_is_renewed_without_a_restart(ground: Ground) -> None:
     with fleet_of(site, trust) as fleet, HubApi(card, trust) as around:
         assert around.get(STUDIES) is not None
         node = fleet.activate(None, at_work=False)
-        Renewal(credentials, card, "east", trust)()
+        Renewal(credentials, card, "east", trust, threading.Event())()
         assert credentials.certificate() == first  # it lasts
         near_its_end(ground, site)
         assert credentials.is_due()
         aged = credentials.file.read_bytes()
         credentials.show(trust)
-        Renewal(credentials, card, "east", trust)()
+        Renewal(credentials, card, "east", trust, threading.Event())()
         after = credentials.certificate()
         assert after is not None
         assert after.public_key() not in [first.public_key(), certificates.load_certificate(aged).public_key()]
@@ -408,7 +408,7 @@ def near_its_end(ground: Ground, site: Site) -> None:
     short = certificates.issue_client(issuing, site.name, key, days=10, starts=begin)
     row, _ = ground.hub.issuing.for_site(site.name, request.decode(), days=10)
     with ground.hub.store() as store:
-        Joining(ground.hub, store).register.add_certificate(replace(row, serial=f"{short.serial_number:x}"))
+        Joining(ground.hub, store).register.renew("", replace(row, serial=f"{short.serial_number:x}"))
     an_hour_passes(ground, site.name)
     Credentials(site.link).file.write_bytes(own + certificates.pem(short, issuing.certificate))
 
@@ -426,7 +426,7 @@ def test_a_site_that_is_forgotten_is_out_at_once_and_no_other_notices(ground: Gr
             assert ground.status(path, tls_of(site), key=key_of(site)) == REFUSED
         with pytest.raises(LinkError):
             leaving.heartbeat()  # on the connection that it had open
-        with pytest.raises(NotKnownError, match="has expired or was taken back: ask the hub's operator for a code"):
+        with pytest.raises(LinkError, match="has expired or was taken back: ask the hub's operator for a code"):
             anew.activate(None, at_work=False)
         staying.heartbeat()
         assert staying.pull() is None
@@ -547,7 +547,7 @@ def test_a_model_is_fetched_by_the_sites_of_its_run(ground: Ground, bulk: Bulk, 
     assert ground.status(f"/v1/bulk/{path}", method="GET") == REFUSED
 
 
-def test_a_site_puts_into_its_own_folder_and_reads_nothing_there(
+def test_a_site_puts_into_its_own_folder_and_sees_but_reads_nothing_there(
     ground: Ground, bulk: Bulk, north: Site, south: Site
 ) -> None:
     data = bytes(BLOCK[:1000])
@@ -558,9 +558,13 @@ def test_a_site_puts_into_its_own_folder_and_reads_nothing_there(
     assert calls(ground, north, "PUT", path, data).status_code == 204  # again, after a cut
     assert calls(ground, south, "PUT", path, b"x").status_code == REFUSED
     assert calls(ground, south, "PUT", path.replace("up/north", "up/south"), data).status_code == 409
-    for method in ("GET", "HEAD", "DELETE", "MOVE", "COPY"):
+    for method in ("GET", "DELETE", "MOVE", "COPY"):
         for site in (north, south):
             assert calls(ground, site, method, path).status_code == REFUSED
+    seen = calls(ground, north, "HEAD", path)
+    assert (seen.status_code, seen.content) == (200, b"")
+    assert calls(ground, north, "HEAD", path.replace(name, "a" * 64)).status_code == 404
+    assert calls(ground, south, "HEAD", path).status_code == REFUSED
     assert (ground.hub.folder / "bulk" / path).read_bytes() == data
     assert calls(ground, north, "PUT", path.replace("/1/", "/2/"), data).status_code == 409  # nobody asked
     assert calls(ground, north, "PUT", f"up/north/{RUN}/1/x", data).status_code == 404
@@ -707,11 +711,32 @@ def test_a_transfer_that_was_cut_goes_on_through_a_proxy(
     assert set(said) == {"transferring"}
 
 
+def test_what_was_put_before_a_long_cut_is_not_put_again(bulk: Bulk, north: Site, cutting_proxy: Cutter) -> None:
+    """One after which the hub takes the site for gone, and asks it again when it is back."""
+    block = memoryview(os.urandom(len(BLOCK)))
+    manifest = Manifest.of(block, run=RUN, trip=1)
+    bulk.await_answers(["north"], 1)
+    with closing(bulk_of(north)) as way:
+        cutting_proxy.cut_at = int(0.9 * len(block))
+        with pytest.raises(LinkError):
+            list(way.put(manifest, block, 0, lambda _state, _reason: None))
+        bulk.leave("north", 1)
+        bulk.await_answers(["north"], 7)
+        with pytest.raises(RunOverError):
+            list(way.put(manifest, block, 0, lambda _state, _reason: None))
+        again = manifest.model_copy(update={"trip": 7})
+        assert list(way.put(again, block, 0, lambda _state, _reason: None))[-1] == len(manifest.chunks)
+        assert cutting_proxy.up < 1.1 * len(block)
+    assert bulk.take("north", again, 2**30) == block
+    bulk.forget("north", 7)
+    bulk.await_answers(["north"], 1)
+
+
 def test_how_much_was_sent_before_a_cut_is_noted(bulk: Bulk, north: Site, cutting_proxy: Cutter) -> None:
     parcel = spool_writer.write_block(north.spool, OUT, [BLOCK], len(BLOCK), limit=2**30)
     asked = Manifest.of(BLOCK[:5], run=RUN, trip=1)
     pending = Pending(
-        message="", tree="", message_id="m", run=1, kind="train", manifest=asked, answer="{}", answer_parcel=parcel
+        message="", tree="", message_id="0" * 64, run=1, kind="train", manifest=asked, answer="{}", answer_parcel=parcel
     )
     with fleet_of(north) as fleet, closing(bulk_of(north)) as way:
         link = Link(north.link, way.settings, fleet, way.stopping, way)
@@ -860,7 +885,7 @@ def test_authorities_that_were_taken_back(ground: Ground) -> None:
     assert {found.name for found in doctor_way.examine(site.link / "hub.json") if found.status == "fail"} == {
         "membership"
     }
-    renewal = Renewal(credentials, card, site.name, trust)
+    renewal = Renewal(credentials, card, site.name, trust, threading.Event())
     renewal()
     assert stolen.certificate.serial_number in trust.distrusted
     assert HubCard.read(site.link / "hub.json") == HubCard.read(ground.hub.card)

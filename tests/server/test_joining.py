@@ -4,7 +4,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 from fedward_common import certificates, cli, pki
-from fedward_common.audit import entries
+from fedward_common.audit import AuditLog, entries
 from fedward_common.cards import HubCard, SiteCard
-from fedward_common.errors import RecordError, RunError, SettingsError, UsageError
+from fedward_common.errors import AuditError, RecordError, RunError, SettingsError, UsageError
 from fedward_common.joining import Invitation, JoinRequest, digest
 from fedward_common.site_messages import SiteStatus
 from fedward_server import entrance, issuing, people
@@ -246,12 +246,13 @@ def test_other_keys_are_another_site(joining: Joining, north: Asker, tmp_path: P
 
 def test_a_certificate_is_renewed_while_the_older_holds(joining: Joining, north: Asker) -> None:
     first, request = let_in(joining, north), certificates.make_request("north")[1].decode()
+    shown = f"{first.serial_number:x}"
     with pytest.raises(RecordError, match="issued within the hour"):
-        joining.renew("north", request)
+        joining.renew("north", shown, request)
     time_passes(joining)
-    renewed = joining.renew("north", request)
+    renewed = joining.renew("north", shown, request)
     with pytest.raises(RecordError, match="issued within the hour"):
-        joining.renew("north", request)
+        joining.renew("north", shown, request)
     second = certificates.load_certificate(renewed.certificate.encode())
     assert second.subject == first.subject
     assert revoked(joining) == set()
@@ -260,12 +261,49 @@ def test_a_certificate_is_renewed_while_the_older_holds(joining: Joining, north:
     assert joining.store.sites() == {}
 
 
+@pytest.mark.parametrize("forgotten", [True, False])
+def test_what_is_renewed_while_it_is_taken_back_does_not_count(
+    joining: Joining, north: Asker, tmp_path: Path, forgotten: bool
+) -> None:
+    """Between the look at who calls and the new certificate."""
+    shown, request = f"{let_in(joining, north).serial_number:x}", certificates.make_request("north")[1].decode()
+    if forgotten:
+        shut_out(joining.hub, "north")
+    else:
+        let_in(joining, Asker.make("north", tmp_path, north.key))
+    time_passes(joining)
+    before = joining.register.certificates()
+    with pytest.raises(RecordError, match="was taken back"):
+        joining.renew("north", shown, request)
+    assert joining.register.certificates() == before
+
+
+def test_who_cannot_be_written_down_is_not_let_in(
+    hub: Hub, joining: Joining, north: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = north.sends(joining.invite("north"))
+    joining.ask(asked)
+    with monkeypatch.context() as patched:
+        patched.setattr(AuditLog, "append", full_disk)
+        with pytest.raises(AuditError):
+            approve(hub, "north", north.card.fingerprint)
+    assert joining.store.sites() == {}
+    assert joining.ask(asked).status == "waiting"
+    approve(hub, "north", north.card.fingerprint)
+    assert joining.ask(asked).status == "approved"
+    assert [entry.event for entry in entries(hub.folder / "audit.jsonl")].count("site enrolled") == 1
+
+
+def full_disk(*_: object) -> None:
+    raise AuditError("no space left")
+
+
 def test_the_hub_clears_away_what_is_over(
     hub: Hub, joining: Joining, north: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     let_in(joining, north)
     time_passes(joining, timedelta(days=40))
-    joining.renew("north", certificates.make_request("north")[1].decode())
+    joining.renew("north", "", certificates.make_request("north")[1].decode())
     let_in(joining, Asker.make("south", tmp_path))
     time_passes(joining, timedelta(days=90))
     first, second, south = joining.register.certificates()
@@ -302,7 +340,7 @@ def test_the_next_authority_overlaps_the_one_before(hub: Hub, joining: Joining, 
     assert card.issuer == certificates.pem(after).decode()
     assert revoked(joining) == set()
     time_passes(joining)
-    renewed = joining.renew("north", certificates.make_request("north")[1].decode())
+    renewed = joining.renew("north", "", certificates.make_request("north")[1].decode())
     own, above = certificates.load_chain(renewed.certificate.encode())
     assert above == after
     assert certificates.issued_by(own, after)
@@ -336,6 +374,35 @@ def test_authorities_that_are_trusted_no_more(hub: Hub, joining: Joining, north:
     let_in(joining, north)
     assert survey(hub)["sites"][0]["certificate_ends"] is not None
     assert revoked(joining) == gone
+
+
+@pytest.mark.parametrize("cut", [".key", ".pem", "root.crl"])
+def test_an_authority_whose_making_was_cut_is_made_again(
+    hub: Hub, joining: Joining, north: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: str
+) -> None:
+    """With the file that could not be written any more."""
+    let_in(joining, north)
+    written = {name: getattr(pki, name) for name in ("write_private", "write_public")}
+
+    def write(name: str) -> Callable[..., None]:
+        def until_cut(path: Path, *data: bytes, **how: bool) -> None:
+            if path.name.endswith(cut):
+                raise SettingsError("cut")
+            written[name](path, *data, **how)
+
+        return until_cut
+
+    with monkeypatch.context() as patched:
+        for name in written:
+            patched.setattr(pki, name, write(name))
+        with pytest.raises(SettingsError, match="cut"):
+            rotate(hub, tmp_path / "root", distrust=True)
+    hub.renew_card()
+    assert HubCard.read(hub.card).intact()
+    rotate(hub, tmp_path / "root", distrust=True)
+    assert HubCard.read(hub.card).intact()
+    assert len(revoked(joining)) >= 2
+    let_in(joining, north)
 
 
 def test_who_distrusts_is_asked_and_told_whom_to_invite(

@@ -139,6 +139,29 @@ def test_ever_so_many_wrong_tries_lock_for_an_hour(ada: Ada, clock: Clock, store
     assert ada.log_in() is not None
 
 
+def test_a_clock_that_was_ahead_locks_nobody_out(ada: Ada, people: People, clock: Clock) -> None:
+    now = clock.s
+    clock.s += 86_400
+    for _ in range(6):
+        ada.log_in(password="guess guess guess")
+    token = ada.people.log_in("ada", WORDS, ada.code(), HERE)
+    assert token is None
+    clock.s = now
+    token = ada.log_in()
+    assert token is not None
+    clock.s += 86_400
+    assert people.session(token, HERE) is None
+
+
+def test_a_session_of_a_clock_that_was_ahead_is_over(ada: Ada, people: People, clock: Clock) -> None:
+    clock.s += 86_400
+    token = ada.log_in()
+    assert token is not None
+    assert people.session(token, HERE) is not None
+    clock.s -= 86_400
+    assert people.session(token, HERE) is None
+
+
 def test_wrong_tries_are_forgotten_after_a_quiet_day_or_by_who_unlocks(ada: Ada, people: People, clock: Clock) -> None:
     for unlocked in (False, True):
         for _ in range(5):

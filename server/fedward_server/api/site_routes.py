@@ -46,8 +46,7 @@ def site_routes(hub: Hub, store: Store) -> APIRouter:
     def caller(request: Request) -> str:
         """The site that calls: enrolled, with a certificate of this hub's that was not taken back."""
         known = store.sites().get(request.headers.get(SITE_HEADER, ""))
-        serial = request.headers.get(SERIAL_HEADER, "").lower().lstrip("0")
-        if known is None or not joining.register.holds(known, serial, _issued(request)):
+        if known is None or not joining.register.holds(known, _serial(request), _issued(request)):
             raise NobodyError("this hub does not know this site, or took its certificate back: ask its operator")
         return known.site
 
@@ -62,8 +61,8 @@ def site_routes(hub: Hub, store: Store) -> APIRouter:
         return joining.ask(asked)
 
     @router.post(CERTIFICATE)
-    def certificate(site: Caller, renewal: Renewal) -> Renewed:
-        return joining.renew(site, renewal.request)
+    def certificate(site: Caller, request: Request, renewal: Renewal) -> Renewed:
+        return joining.renew(site, _serial(request), renewal.request)
 
     @router.get(STUDIES)
     def studies(site: Caller, request: Request) -> Response:
@@ -89,6 +88,11 @@ def site_routes(hub: Hub, store: Store) -> APIRouter:
         return JSONResponse({"error": "this hub has nothing there"}, status_code=status.HTTP_404_NOT_FOUND)
 
     return router
+
+
+def _serial(request: Request) -> str:
+    """The serial number of the caller's certificate, as the register has it."""
+    return request.headers.get(SERIAL_HEADER, "").lower().lstrip("0")
 
 
 def _issued(request: Request) -> datetime:
