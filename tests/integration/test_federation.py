@@ -196,18 +196,6 @@ def test_statistics_come_through_the_hub_with_a_receipt(finished: Finished, runn
     assert json.loads(shown.stdout)["status"] == "finished"
 
 
-@pytest.mark.long
-def test_a_scale_is_measured_through_the_hub_and_is_that_of_a_simulation(running: Federation, work: Path) -> None:
-    path = work / "measuring.toml"
-    path.write_text(STUDY.replace("rounds = 3", "rounds = 1").replace("32]", '32]\nintensity = "landmarks"'))
-    result = running.run(load(path), lambda _event: None)
-    assert result.scale is not None
-    done = fedward("simulate", path, "--data", work / "hospitals", "--out", work / "measured", "--no-pooled")
-    assert done.returncode == 0, done.stderr
-    [simulated] = [RunResult.read(run.parent) for run in work.glob("measured/seed-*/federated/run.json")]
-    assert (simulated.scale, simulated.model_sha256) == (result.scale, result.model_sha256)
-
-
 def test_the_hub_has_its_own_log(finished: Finished, running: Federation) -> None:
     events = [entry.event for entry in audit.entries(running.hub.folder / "audit.jsonl")]
     assert events[:4] == ["begun", "site enrolled", "site enrolled", "site enrolled"]
@@ -269,6 +257,18 @@ def test_logs_for_programs(finished: Finished, running: Federation) -> None:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         assert lines
         assert all(line.keys() >= {"time", "level", "logger", "message"} for line in lines)
+
+
+@pytest.mark.long
+def test_a_scale_is_measured_through_the_hub_and_is_that_of_a_simulation(running: Federation, work: Path) -> None:
+    path = work / "measuring.toml"
+    path.write_text(STUDY.replace("rounds = 3", "rounds = 1").replace("32]", '32]\nintensity = "landmarks"'))
+    result = running.run(load(path), lambda _event: None)
+    assert result.scale is not None
+    done = fedward("simulate", path, "--data", work / "hospitals", "--out", work / "measured", "--no-pooled")
+    assert done.returncode == 0, done.stderr
+    [simulated] = [RunResult.read(run.parent) for run in work.glob("measured/seed-*/federated/run.json")]
+    assert (simulated.scale, simulated.model_sha256) == (result.scale, result.model_sha256)
 
 
 # Walls and doors -----------------------------------------------------------------------------------------------------
