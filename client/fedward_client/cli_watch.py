@@ -24,6 +24,7 @@ def status(folder: Folder, state: State = None, as_json: AsJson = False) -> None
 
     Example: fedward site status /srv/hospital
     """
+    from fedward_client import daemon
     from fedward_client.stubs.site_pb2 import Nothing
 
     site = Site.open(folder, state=state)
@@ -34,6 +35,7 @@ def status(folder: Folder, state: State = None, as_json: AsJson = False) -> None
             else json.loads(control.Status(Nothing()).json)
         )
     found["up"] = found["pid"] is not None
+    found["starting"] = control is None and daemon.pid(site) is not None
     found["link"] = _link(site)
     if as_json:
         print(json.dumps(found, indent=1))
@@ -58,7 +60,7 @@ def _link(site: Site) -> dict[str, Any]:
 def _show_status(found: dict[str, Any]) -> None:
     link = found["link"]
     rows = [
-        ("Site", f"{found['site']}, {'up' if found['up'] else 'down: start it with `fedward site up`'}"),
+        ("Site", f"{found['site']}, {_how(up=found['up'], starting=found['starting'])}"),
         ("Hub", f"{link.get('hub', 'none')} at {link.get('address', '-')}: {link['state']}"),
         ("", link["reason"]),
         ("Certificate", _ends_soon(link.get("certificate_ends"))),
@@ -77,6 +79,12 @@ def _show_status(found: dict[str, Any]) -> None:
         *(("Hub says", f"{q['run']}: {q['reason']}") for q in found["quarantined"]),
     ]
     show_pairs((heading, text) for heading, text in rows if text)
+
+
+def _how(*, up: bool, starting: bool) -> str:
+    if starting:
+        return "its data side is starting, or cannot: `fedward site log` says which"
+    return "up" if up else "down: start it with `fedward site up`"
 
 
 def _ends_soon(end: str | None) -> str:

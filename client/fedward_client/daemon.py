@@ -201,6 +201,18 @@ def end_with_parent(supervised: bool) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)
 
 
+def ending() -> threading.Event:
+    """What SIGTERM and SIGINT set from now on: for the main thread of a process that is to end by itself then."""
+    stopping = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    return stopping
+
+
 @contextmanager
 def told() -> Iterator[None]:
     """Write into the log too what ends a process, for the terminal that it is told to may be gone."""

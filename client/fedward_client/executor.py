@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import queue
-import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import grpc
@@ -26,6 +24,7 @@ import numpy as np
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from fedward_client import locks, spool
+from fedward_client.daemon import ending
 from fedward_client.desk import Desk, Reply
 from fedward_client.forgetting import forget
 from fedward_client.handlers import Hospital
@@ -190,13 +189,7 @@ def _done(work: Callable[[], None]) -> site_pb2.Done:
 
 def serve(site: Site) -> None:
     """Serve a site until SIGTERM or SIGINT. Raises SettingsError where it cannot be served."""
-    stopping = threading.Event()
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    stopping = ending()
     (site.ensure_state() / PRIVATE).mkdir(mode=0o700, exist_ok=True)
     tempfile.tempdir = str(site.state / PRIVATE)  # /tmp is the network side's too
     with locks.claimed(site.state, site.name, locks.EXECUTOR):

@@ -65,10 +65,6 @@ class RunOverError(LinkError):
     """The run that a message belongs to is over: nothing more can be said in it."""
 
 
-class NotKnownError(LinkError):
-    """The hub does not know this node's key, or the node that it says it is."""
-
-
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """A message that was pulled, as Flower sent it, to be kept over a restart; `content` where that came with it."""
@@ -147,10 +143,10 @@ class Fleet:
             self._client.DeactivateNode(DeactivateNodeRequest(node_id=self.node_id))
 
     def heartbeat(self) -> None:
-        """Say that this node is still here. Raises NotKnownError where the hub has forgotten it."""
+        """Say that this node is still here. Raises LinkError where the hub has forgotten it."""
         with self._explained():
             if not self._beat():
-                raise NotKnownError("the hub does not know this site any more: ask its operator to let it in again")
+                raise LinkError("the hub does not know this site any more: ask its operator to let it in again")
 
     def _beat(self) -> bool:
         request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_S)
@@ -281,17 +277,17 @@ class Fleet:
 def _refusal(error: httpx.HTTPStatusError) -> LinkError:
     status = error.response.status_code
     if error.response.headers.get(GATEWAY_HEADER) == OTHER_NODE:
-        return NotKnownError(
+        return LinkError(
             "the hub's gateway knows this site by another node key, as after a restored backup: ask the hub's operator "
             "for a code, then `fedward site join` with --new-node-key"
         )
     if GATEWAY_HEADER in error.response.headers:
-        return NotKnownError(
+        return LinkError(
             "the hub's gateway does not accept this site's certificate, which has expired or was taken back: ask the "
             "hub's operator for a code, then `fedward site join`"
         )
     if status in {httpx.codes.UNAUTHORIZED, httpx.codes.PRECONDITION_FAILED}:
-        return NotKnownError(
+        return LinkError(
             "the hub does not accept this site's key: ask its operator whether this site was let in with it; or "
             "another daemon runs with the same key"
         )

@@ -8,15 +8,12 @@ numbers of questions; of patients nothing, not even how many. See ADR 0030.
 import json
 import logging
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import grpc
@@ -25,6 +22,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from fedward_client.credentials import Credentials
+from fedward_client.daemon import ending
 from fedward_client.member import CONTROL_SOCKET, TRAFFIC, read_json
 from fedward_client.site import Site
 from fedward_client.sockets import channel
@@ -149,13 +147,7 @@ def write(folder: Path, site: str, found: Found) -> None:
 
 def keep_writing(site: Site, folder: Path) -> None:
     """Write it every `WRITE_S` until SIGTERM or SIGINT, and then once more: that the site is down."""
-    stopping = threading.Event()
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    stopping = ending()
     trouble = ""
     while True:
         ended = stopping.is_set()

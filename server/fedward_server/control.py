@@ -14,10 +14,11 @@ from typing import Any
 from fedward_common.cards import SiteCard
 from fedward_common.certificates import fingerprint as fingerprint_of
 from fedward_common.errors import RunError, UsageError
-from fedward_server.enrolment import bring_in_line, presences
+from fedward_server.enrolment import bring_in_line
 from fedward_server.gateway import bring_gateway_in_line
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining
+from fedward_server.presence import seen
 from fedward_server.register import Register
 from fedward_server.statuses import Statuses, described
 from fedward_server.store import SiteRow
@@ -125,7 +126,7 @@ def survey(hub: Hub) -> dict[str, Any]:
     """How a hub stands, as JSON."""
     up, ends_shown = _up(hub), hub.shown_ends()
     with hub.store() as store:
-        present = presences(hub, store) if up else {}
+        present = seen(hub, store) if up else {}
         joining = Joining(hub, store)
         ends, told = joining.register.ends(), Statuses(store).all()
         return {

@@ -21,12 +21,11 @@ from starlette.requests import Request
 from fedward_common.study import StudySpec
 from fedward_server.dashboard.app import dashboard_app
 from fedward_server.dashboard.frame import Frame
-from fedward_server.enrolment import Presence
 from fedward_server.hub import Hub
 from fedward_server.journal import FILE as EVENTS
 from fedward_server.live import LiveRuns
 from fedward_server.people import Person, Session
-from fedward_server.presence import PresenceWatch
+from fedward_server.presence import Presence, PresenceWatch
 from fedward_server.result import FILE as RESULT
 from fedward_server.runs import STUDY
 from fedward_server.store import METADATA, Store

@@ -11,7 +11,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from fedward_server.issuing import ENDS_SOON, ROOT_KEY
 from fedward_server.marked import marked
 from fedward_server.superlink import HOST
 
-PROGRAMS = ("flower-superlink", "flwr")
+PROGRAMS = ("flower-superexec", "flwr")
 
 _NOT_SYNCHRONISED = 5  # TIME_ERROR, adjtimex(2)
 _TIMEX_BYTES = 512  # struct timex has 208 at most
@@ -102,21 +102,20 @@ def card(name: str, hub: Hub) -> Finding:
 
 def certificate(name: str, hub: Hub) -> Finding:
     """Whether the server's certificate lasts."""
-    end, now = hub.certificate_ends(), datetime.now(UTC)
-    if end - now > RENEW_BEFORE:
-        return Finding(name=name, status="ok", found=f"good until {end:%Y-%m-%d}")
     advice = "start the hub again between two runs: `fedward hub up` renews it"
-    if end > now:
-        return Finding(name=name, status="warn", found=f"it ends on {end:%Y-%m-%d}", advice=advice)
-    return Finding(name=name, status="fail", found=f"it expired on {end:%Y-%m-%d}", advice=advice)
+    return _lasts(name, hub.certificate_ends(), RENEW_BEFORE, advice)
 
 
 def authority(name: str, hub: Hub) -> Finding:
     """Whether the hub's own authority lasts."""
-    end, now = certificates.expires(read_file(hub.tls.authority)), datetime.now(UTC)
-    if end - now > ENDS_SOON:
-        return Finding(name=name, status="ok", found=f"good until {end:%Y-%m-%d}")
     advice = "make a new hub in another folder in time, and give its card to every site"
+    return _lasts(name, certificates.expires(read_file(hub.tls.authority)), ENDS_SOON, advice)
+
+
+def _lasts(name: str, end: datetime, ahead: timedelta, advice: str) -> Finding:
+    now = datetime.now(UTC)
+    if end - now > ahead:
+        return Finding(name=name, status="ok", found=f"good until {end:%Y-%m-%d}")
     if end > now:
         return Finding(name=name, status="warn", found=f"it ends on {end:%Y-%m-%d}", advice=advice)
     return Finding(name=name, status="fail", found=f"it expired on {end:%Y-%m-%d}", advice=advice)
@@ -185,7 +184,7 @@ def pages(name: str, hub: Hub) -> Finding:
 
 
 def hub_disk(name: str, hub: Hub) -> Finding:
-    """Whether there is room for checkpoints and the SuperLink's database."""
+    """Whether there is room for checkpoints, and for models on their way."""
     return disk(hub.folder, name=name, where="the hub's folder")
 
 

@@ -8,7 +8,9 @@
     flower/       the SuperLink's own
     runs/RUN/     study.json, events.jsonl, checkpoints, run.json
     models/       trained models with which a study may begin
-    logs/         hub.log, superlink.log
+    bulk/         models on their way, in chunks that nginx serves and takes
+    cache/        which fonts there are, for pictures
+    logs/         hub.log, superlink.log; of the gateway api.log, gateway.log and gateway-errors.log
     audit.jsonl   who was enrolled, which run was started, how it ended
     hub.lock      held by `fedward hub up`
 

@@ -10,6 +10,8 @@ address = "hub.example:8443"
 listen = "0.0.0.0:8443"
 certificate_days = 90
 bulk_mib = 8192
+
+[dashboard], [metrics] and [log] are in docs/hub.md and docs/monitoring.md.
 """
 
 import os
@@ -123,7 +125,7 @@ class Settings(_Section):
         return {name: section.listen for name, section in sections.items() if section is not None}
 
     def toml(self) -> str:
-        """The settings as a file."""
+        """What `fedward hub init` writes: what it asks for, and some of what has a default."""
         hub = f'[hub]\nname = "{self.hub.name}"\nhost = "{self.hub.host}"\nport = {self.hub.port}\n'
         if self.gateway is None:
             return hub

@@ -9,12 +9,12 @@ from typing import Any
 from fedward_common.errors import SettingsError
 from fedward_common.joining import SHOWN_AHEAD
 from fedward_common.site_messages import SiteState
-from fedward_server.enrolment import Presence
 from fedward_server.hub import Hub
 from fedward_server.issuing import ENDS_SOON
 from fedward_server.joining import Joining
 from fedward_server.live import LiveRun, LiveRuns, reason_for
 from fedward_server.people import Person
+from fedward_server.presence import Presence
 from fedward_server.statuses import Statuses, described
 from fedward_server.store import RunRow, Store
 

@@ -22,7 +22,7 @@ from fedward_server.checkpoints import newest
 from fedward_server.hub import Hub
 from fedward_server.journal import Tail
 from fedward_server.locks import holder
-from fedward_server.runs import ENGINE, LOCK, ROSTER, end_run, go_on, interrupt
+from fedward_server.runs import ENGINE, LOCK, ROSTER, WAIT_S, end_run, go_on, interrupt
 from fedward_server.store import RunRow, Store
 from fedward_server.superlink import CONNECTION
 
@@ -33,7 +33,6 @@ RETRY_S = 10.0  # before a run that Flower did not take is handed over again
 
 # how long a run waits for sites that are not there: they have lost the hub too, and pause up to a minute between tries
 BACK_S = 120.0
-APPROVED_S = 3600.0  # before round 1: for stewards' approvals, as `fedward study start` does
 
 HUB_STOPPED = "the hub was stopped"
 HUB_DIED = "the hub was killed"
@@ -98,7 +97,7 @@ class Revival:
 
     def _wait_s(self, row: RunRow) -> float:
         deadline = float(row.study_json["strategy"]["round_deadline_s"])
-        return max(deadline, BACK_S if newest(self.hub.runs / row.run) else APPROVED_S)
+        return max(deadline, BACK_S if newest(self.hub.runs / row.run) else WAIT_S)
 
     @contextmanager
     def _logged(self) -> Iterator[None]:

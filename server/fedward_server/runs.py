@@ -293,7 +293,7 @@ def _give_up(hub: Hub, flower_run: str) -> None:
 
     Until then sites wait for the pieces of a question that nobody sends any more.
     """
-    with suppress(RunError):  # it has noticed, or its database is a new one
+    with suppress(RunError):  # it has noticed, or was started anew
         hub.link.flwr("stop", flower_run, CONNECTION)
 
 

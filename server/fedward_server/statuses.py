@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from fedward_common.joining import SHOWN_AHEAD
 from fedward_common.site_messages import SiteStatus
 from fedward_common.sqlite import put
-from fedward_server.enrolment import Presence
+from fedward_server.presence import Presence
 from fedward_server.store import METADATA, SiteRow, Store
 
 

@@ -26,7 +26,6 @@ from fedward_common.study import StudySpec
 RunStatus = Literal["running", "interrupted", "finished", "failed", "stopped"]
 UNFINISHED: tuple[RunStatus, ...] = ("running", "interrupted")  # an interrupted one goes on by itself
 RoundStatus = Literal["finished", "failed"]
-SiteStatus = Literal["accepted", "refused"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +94,7 @@ class SiteRoundRow:
     bytes_up: int | None = None
     bytes_down: int | None = None
     loss: float | None = None
-    status: SiteStatus = "accepted"
+    status: Literal["accepted", "refused"] = "accepted"
     reason: str | None = None
     primary: float | None = None  # of the model that the round made, on the site's validation patients
 
@@ -271,8 +270,8 @@ class Store:
             same = sa.and_(_RUNS.c.run == run, _RUNS.c.status == before)
             return connection.execute(sa.update(_RUNS).where(same).values(values)).rowcount == 1
 
-    def set_flower_run(self, run: str, flower_run: str | None) -> None:
-        """Record Flower's id of the process that does a run, None while there is none."""
+    def set_flower_run(self, run: str, flower_run: str) -> None:
+        """Record Flower's id of the process that does a run."""
         with self.writing() as connection:
             connection.execute(sa.update(_RUNS).where(_RUNS.c.run == run).values(flower_run=flower_run))
 
@@ -289,13 +288,12 @@ class Store:
 
     def runs(self) -> list[RunRow]:
         """Every run, in the order in which they were started."""
-        return [RunRow(**row) for row in self.rows(sa.select(_RUNS).order_by(_RUNS.c.started, _RUNS.c.run))]
+        return self._runs_where(sa.true())
 
     def unfinished(self, engine: str | None = None) -> list[RunRow]:
         """The runs that are at work or were interrupted, of one engine or of all, in the order of their starts."""
         of_engine = sa.true() if engine is None else _RUNS.c.engine == engine
-        open_ = sa.and_(of_engine, _RUNS.c.status.in_(UNFINISHED))
-        return [RunRow(**row) for row in self.rows(sa.select(_RUNS).where(open_).order_by(_RUNS.c.started))]
+        return self._runs_where(sa.and_(of_engine, _RUNS.c.status.in_(UNFINISHED)))
 
     def recent(self, engine: str, site: str, ended_after: datetime) -> list[RunRow]:
         """The runs of an engine that ask a site, unfinished or ended after a time, the newest first."""
@@ -350,9 +348,9 @@ class Store:
         """The rounds of a run, in order, from round `since` on."""
         return [RoundRow(**row) for row in self.rows(_of(_ROUNDS, run, since))]
 
-    def site_rounds(self, run: str, *, since: int = 0) -> list[SiteRoundRow]:
-        """Each site's part in the rounds of a run, by round and site name, from round `since` on."""
-        return [SiteRoundRow(**row) for row in self.rows(_of(_SITE_ROUNDS, run, since))]
+    def site_rounds(self, run: str) -> list[SiteRoundRow]:
+        """Each site's part in the rounds of a run, by round and site name."""
+        return [SiteRoundRow(**row) for row in self.rows(_of(_SITE_ROUNDS, run, 0))]
 
     def site_figures(self, run: str, *, since: int = 0) -> list[tuple[int, str, float | None, float | None]]:
         """Round, site, training loss and primary metric, of each site's part in the rounds of a run.

@@ -6,6 +6,7 @@ a path in it would be one of the hub's: it begins with a registered model, or wi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from fedward_common.errors import FedwardError, StudyError, UsageError
 from fedward_common.study import StudySpec, loads
@@ -15,6 +16,8 @@ from fedward_server.store import RunRow, Store
 
 MOST_BYTES = 256 * 1024
 MOST_AT_ONCE = 20  # runs, each of which is a process of the hub's
+
+Action = Literal["pause", "resume", "stop"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,13 +63,12 @@ def start(hub: Hub, text: str, *, names: Sequence[str] = (), seed: int | None = 
     return runs.start(hub, spec, names=names, seed=seed, wait_s=wait_s, by=by)
 
 
-def act(hub: Hub, run: str, action: str, *, wait_s: float, by: str) -> None:
-    """Pause, resume or stop a run. Raises RunError where that cannot be, UsageError for another action."""
-    if action == "pause":
-        runs.pause(hub, run, by=by)
-    elif action == "resume":
-        runs.resume(hub, run, wait_s=wait_s, by=by)
-    elif action == "stop":
-        runs.stop(hub, run, by=by)
-    else:
-        raise UsageError(f"a run can be paused, resumed and stopped, and nothing is called {action!r}")
+def act(hub: Hub, run: str, action: Action, *, wait_s: float, by: str) -> None:
+    """Pause, resume or stop a run. Raises RunError where that cannot be."""
+    match action:
+        case "pause":
+            runs.pause(hub, run, by=by)
+        case "resume":
+            runs.resume(hub, run, wait_s=wait_s, by=by)
+        case "stop":
+            runs.stop(hub, run, by=by)

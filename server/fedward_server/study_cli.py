@@ -28,7 +28,7 @@ Wait = Annotated[
 Detach = Annotated[bool, typer.Option("--detach", help="Return when the run is started; it goes on by itself.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-WAIT_S = 3600.0
+WAIT_S = 3600.0  # as in `runs`, which takes a second to import
 
 
 def start(  # noqa: PLR0917 - typer reads options from parameters

@@ -169,12 +169,12 @@ class SuperLink:
         while time.monotonic() - started < START_LIMIT_S:
             if process.poll() is not None:
                 raise RunError(
-                    f"flower-superlink ended at its start (exit code {process.returncode}); see {self.log_file}"
+                    f"the SuperLink ended at its start (exit code {process.returncode}); see {self.log_file}"
                 )
             if self.healthy():
                 return
             time.sleep(POLL_S)
-        raise RunError(f"flower-superlink did not answer within {START_LIMIT_S:g} s; see {self.log_file}")
+        raise RunError(f"the SuperLink did not answer within {START_LIMIT_S:g} s; see {self.log_file}")
 
     def _security(self) -> tuple[str, ...]:
         if self.tls is None:

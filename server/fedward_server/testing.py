@@ -22,14 +22,13 @@ from fedward_common.study import SiteEntry, StudySpec
 from fedward_common.testing import FakeGrid, FakeSite, tiny_study
 from fedward_server.dashboard.app import dashboard_app
 from fedward_server.dashboard.frame import Frame
-from fedward_server.enrolment import Presence
 from fedward_server.exchange import Node
 from fedward_server.hub import Hub
 from fedward_server.joining import Joining
 from fedward_server.journal import Journal
 from fedward_server.live import LiveRuns
 from fedward_server.people import People, Role
-from fedward_server.presence import PresenceWatch
+from fedward_server.presence import Presence, PresenceWatch
 from fedward_server.result import RunResult
 from fedward_server.rounds import RoundEngine
 from fedward_server.store import Store

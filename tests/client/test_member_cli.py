@@ -133,6 +133,10 @@ def test_withdraw_pause_resume_and_what_status_says(member: MemberMaker, roster_
     shown = " ".join(run("status", folder).output.split())
     assert "down: start it with `fedward site up`" in shown
     assert "`fedward site resume` goes on" in shown
+    with locks.claimed(at.site.state, at.site.name, locks.DAEMON):  # before its data side answers
+        assert "its data side is starting, or cannot" in " ".join(run("status", folder).output.split())
+        status = json.loads(run("status", folder, "--json").output)
+        assert (status["up"], status["starting"]) == (False, True)
     assert run("resume", folder).exit_code == 0
     assert run("withdraw", folder, "tiny").exit_code == 0
     status = json.loads(run("status", folder, "--json").output)

@@ -10,13 +10,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fedward_server.bulk import FOLDER
-from fedward_server.enrolment import Presence
 from fedward_server.events import EventKind, RunEvent
 from fedward_server.hub_settings import MetricsSection
 from fedward_server.journal import Journal
 from fedward_server.live import LiveRuns
 from fedward_server.monitoring import PREFIX, metrics_told
-from fedward_server.presence import PresenceWatch
+from fedward_server.presence import Presence, PresenceWatch
 from fedward_server.store import RoundRow, SiteRoundRow
 from fedward_server.superlink import free_port
 from fedward_server.testing import Ground

@@ -14,6 +14,7 @@ from starlette import status
 from starlette.exceptions import HTTPException
 
 from fedward_common.errors import FedwardError, RecordError
+from fedward_server.api.people.app import refused
 from fedward_server.api.site_routes import NobodyError, not_agreed, site_routes
 from fedward_server.dashboard.app import dashboard_app
 from fedward_server.dashboard.frame import Frame
@@ -38,7 +39,7 @@ def make_app(hub: Hub) -> FastAPI:
     for error, code in _CODES.items():
         app.add_exception_handler(error, _told(code))
     app.add_exception_handler(RequestValidationError, not_agreed)
-    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(HTTPException, refused)
     app.include_router(site_routes(hub, store))
     if hub.settings.dashboard is not None:
         app.mount("", dashboard_app(Frame(hub, store, presence, live)))
@@ -50,11 +51,6 @@ def _told(code: int) -> Callable[[Request, Exception], JSONResponse]:
         return JSONResponse({"error": str(error)}, status_code=code)
 
     return answer
-
-
-def _http(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": str(error.detail)}, status_code=error.status_code)
 
 
 _CODES: dict[type[Exception], int] = {

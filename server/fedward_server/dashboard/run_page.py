@@ -79,7 +79,7 @@ class RunPage:
             if session.person.starts
             else (),
             api=f"{PATH}/runs/{row.run}",
-            measure=words[f"measure_{study['evaluation']['primary']}"],
+            measure=words[f"col_{study['evaluation']['primary']}"],
             has_results=(live.folder / FILE).exists(),
             words={key: text for key, text in words.items() if key.startswith(("approval_", "kind_", "live_"))}
             | {each: words[each] for each in ACTIONS},

@@ -28,7 +28,7 @@ def people_app(frame: Frame) -> FastAPI:
         assert isinstance(error, FedwardError)
         return JSONResponse({"error": frame.words(error)}, status_code=409)
 
-    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(RequestValidationError, _not_agreed)
     app.add_exception_handler(FedwardError, failed)
     guard = Guard(frame)
@@ -37,7 +37,8 @@ def people_app(frame: Frame) -> FastAPI:
     return app
 
 
-def _refused(_request: Request, error: Exception) -> JSONResponse:
+def refused(_request: Request, error: Exception) -> JSONResponse:
+    """The answer to a request that was refused."""
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": str(error.detail)}, status_code=error.status_code)
 

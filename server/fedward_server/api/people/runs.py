@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import rfc8785
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
@@ -28,7 +28,6 @@ KEEP_ALIVE_S = 10.0  # how often a stream asks whether its session goes on, and 
 MOST_STREAMS = 8  # of one person at a time
 
 Wait = Annotated[float, Field(ge=0.0, le=LONGEST_WAIT_S)]
-Action = Literal["pause", "resume", "stop"]
 
 
 class Wanted(BaseModel):
@@ -117,7 +116,7 @@ def router(guard: Guard) -> APIRouter:
         return Response(rfc8785.dumps(row.study_json), media_type="application/json")
 
     @routes.post("/runs/{run}/{action}", status_code=202)
-    def act(action: Action, row: Visible, person: Starter, wait_s: Wait = WAIT_S) -> dict[str, Any]:
+    def act(action: studies.Action, row: Visible, person: Starter, wait_s: Wait = WAIT_S) -> dict[str, Any]:
         """Pause a run after the round in hand, let it go on, or stop it; `wait_s` as of a start."""
         studies.act(frame.hub, row.run, action, wait_s=wait_s, by=person.name)
         return summary(frame.hub, frame.store.run(row.run))
