@@ -77,11 +77,13 @@ class Correspondence:
         self._thread.join(END_LIMIT_S)  # a call that hangs ends with the process
 
     def _go_on(self) -> None:
-        pause_s = 0.0
+        pause_s = next_at = 0.0
         with HubApi(self.card, self.trust, self.traffic) as hub:
-            while not self.stopping.wait(pause_s * random.uniform(0.5, 1.0)):  # noqa: S311 - nothing secret
+            while not self.stopping.wait(min(max(0.0, next_at - time.monotonic()), LONGEST_PAUSE_S)):
                 try:
                     self.renewal()
+                    if time.monotonic() < next_at:
+                        continue
                     changed = self.exchange(hub)
                 except FedwardError as error:
                     self._say(str(error))
@@ -92,6 +94,7 @@ class Correspondence:
                 else:
                     self._say("")
                     pause_s = SHORTEST_PAUSE_S if changed else min(2 * pause_s, LONGEST_PAUSE_S)
+                next_at = time.monotonic() + pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret
 
     def exchange(self, hub: HubApi) -> bool:
         """Fetch what is new, hand it over, tell what is to be told; whether there was much. Raises LinkError."""

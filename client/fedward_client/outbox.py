@@ -252,6 +252,7 @@ class Outbox:
     reported: SiteReport | None = None  # what it was let to hear last
     _refused: dict[str, str] = field(default_factory=dict)
     _heard: set[tuple[str, int, NoticeKind]] = field(default_factory=set)  # runs, rounds and kinds of what is logged
+    _hearing: threading.Lock = field(default_factory=threading.Lock)
     _last: dict[str, Event] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -316,17 +317,18 @@ class Outbox:
 
     def quarantined(self, study: str, run: str, number: int, kind: NoticeKind, sentence: str) -> None:
         """Write down why the hub went on without this site's update of a round; told again, it is not written again."""
-        if (run, number, kind) in self._heard:
-            return
-        name = f"heard, round {number}: {kind}"
-        if self.ledger is None or not self.ledger.remembers(run, name):  # from before a restart
-            data = {"study": study, "run": run, "round": number, "kind": kind, "reason": printable(sentence)}
-            log.warning("the hub says of %s: %s", run, data["reason"])
-            if self.log is not None:
-                self.log.append(QUARANTINED, data)
-            if self.ledger is not None:
-                self.ledger.once(run, name, printable(sentence))
-        self._heard.add((run, number, kind))
+        with self._hearing:  # two ways bring the same
+            if (run, number, kind) in self._heard:
+                return
+            name = f"heard, round {number}: {kind}"
+            if self.ledger is None or not self.ledger.remembers(run, name):  # from before a restart
+                data = {"study": study, "run": run, "round": number, "kind": kind, "reason": printable(sentence)}
+                log.warning("the hub says of %s: %s", run, data["reason"])
+                if self.log is not None:
+                    self.log.append(QUARANTINED, data)
+                if self.ledger is not None:
+                    self.ledger.once(run, name, printable(sentence))
+            self._heard.add((run, number, kind))
 
     def said(self, reason: str) -> bool:
         """Whether a reason is this site's own, which a hub gave back."""

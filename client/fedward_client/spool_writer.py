@@ -50,11 +50,14 @@ def _make_room(spool: Path, size: int, limit: int) -> None:
     Raises RunError where that does not do.
     """
     held = _held(spool)
+    if held + size <= limit:
+        return
     for age, path in sorted(_ages(spool / OUT), reverse=True):
         if held + size <= limit or age < KEPT_S:
             break
-        held -= path.stat().st_size
-        path.unlink()
+        with suppress(FileNotFoundError):  # the other side has removed it
+            held -= path.stat().st_size
+            path.unlink()
     if held + size > limit:
         raise RunError(
             f"the site's spool is full ({(held + size) / 2**20:.0f} of {limit / 2**20:.0f} MiB): "
@@ -66,7 +69,8 @@ def _ages(folder: Path) -> Iterator[tuple[float, Path]]:
     """How many seconds ago each parcel was written."""
     for path in folder.iterdir():
         if not path.name.startswith(_UNFINISHED):
-            yield time.time() - path.stat().st_mtime, path
+            with suppress(FileNotFoundError):
+                yield time.time() - path.stat().st_mtime, path
 
 
 @contextmanager
@@ -147,6 +151,13 @@ def tidy(spool: Path, where: str, kept: set[str]) -> None:
         if path.name not in kept:
             with suppress(OSError):
                 path.unlink()
+
+
+def tidy_unfinished(spool: Path, where: str, wanted: set[str]) -> None:
+    """Remove the parcels that are not whole, but those named."""
+    for path in (spool / where).glob(f"{_UNFINISHED}*"):
+        if path.name not in wanted:
+            path.unlink(missing_ok=True)
 
 
 def _held(spool: Path) -> int:

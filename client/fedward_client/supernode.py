@@ -62,6 +62,12 @@ _KINDS: dict[str, TypeAdapter[Statistics | Prepared | Trained | Evaluated]] = {
 }
 
 
+class LetInAnewError(LinkError):
+    """This process shows an old certificate, and is to be started again at once."""
+
+    exit_code = 3
+
+
 @dataclass(slots=True)
 class Backoff:
     """Growing pauses with jitter, so that the sites of a hub that comes back do not all call at once."""
@@ -247,10 +253,13 @@ class Link:
         try:
             if self.bulk is None:
                 raise RecordError("this site has no bulk path to its hub")
+            wanted = {growing_name(each.manifest) for each in self.pending.all() if each.manifest is not None}
+            spool_writer.tidy_unfinished(self.settings.spool, IN, wanted)  # a run that is over may have left one
             pending = pending.model_copy(update={"parcel": self.bulk.fetch(manifest, IN, self._say)})
         except LinkError:
             raise
         except FedwardError as error:
+            spool_writer.remove(self.settings.spool, IN, growing_name(manifest))  # of a disk that is full, say
             pending = pending.model_copy(update={"refusal": printable(str(error))})
         self.pending.put(pending)
         return pending
@@ -379,8 +388,6 @@ class Link:
         self.pending.remove(pending)
         if pending.parcel is not None:
             spool_writer.remove(self.settings.spool, IN, pending.parcel.sha256)
-        elif pending.manifest is not None:
-            spool_writer.remove(self.settings.spool, IN, growing_name(pending.manifest))
 
     # Around it -------------------------------------------------------------------------------------------------------
 
@@ -465,4 +472,4 @@ def serve(link: Path) -> None:
         if bulk is not None:
             bulk.close()
     if renewal.outdated:
-        raise LinkError("this site was let in anew: its network side is started again, with the new certificate")
+        raise LetInAnewError("this site was let in anew: its network side is started again, with the new certificate")

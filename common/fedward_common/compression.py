@@ -176,6 +176,8 @@ def _kept(left: Flat, update: Update) -> dict[str, Array]:
 def _recall(residual: Arrays, update: Update, flat: Flat) -> None:
     """Add what waited to the vector."""
     if _WHOLE in residual:
+        if residual[_WHOLE].shape != flat.shape:
+            raise RecordError("what an update left is not of this model")
         flat += residual[_WHOLE]
     else:
         _KEPT[update.compression].decode(residual, flat)

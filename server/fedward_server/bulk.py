@@ -37,7 +37,7 @@ class Bulk:
     folder: Path
     run: str
     _trips: dict[str, list[int]] = field(default_factory=dict)  # by site, those that are open
-    _left: dict[str, int] = field(default_factory=dict)  # by site, the trip in which it was gone before it had answered
+    _left: dict[str, list[int]] = field(default_factory=dict)  # by site, trips in which it was gone before it answered
     _offered: dict[int, set[str]] = field(default_factory=dict)  # by trip, the chunks of its blocks
 
     def __post_init__(self) -> None:
@@ -83,9 +83,9 @@ class Bulk:
             member = self.folder / FOLDER / "members" / self.run / site
             member.parent.mkdir(parents=True, exist_ok=True)
             member.touch()
-            if site in self._left:
-                self._move(site, self._left.pop(site), trip)
             self._up(site, trip).mkdir(parents=True, exist_ok=True)
+            for old in self._left.pop(site, ()):
+                self._move(site, old, trip)
             trips = [*self._trips.get(site, ()), trip]
             for old in trips[:-KEPT]:
                 self.forget(site, old)
@@ -93,7 +93,8 @@ class Bulk:
 
     def _move(self, site: str, old: int, new: int) -> None:
         with suppress(OSError):  # then it is put once more
-            self._up(site, old).rename(self._up(site, new))
+            for chunk in self._up(site, old).iterdir():
+                chunk.replace(self._up(site, new) / chunk.name)
         self.forget(site, old)
 
     def take(self, site: str, manifest: Manifest, limit: int) -> memoryview:
@@ -124,7 +125,7 @@ class Bulk:
     def leave(self, site: str, trip: int) -> None:
         """Keep what a site put that is gone now, for when it is back and asked again; until then it may go on."""
         if trip in self._trips.get(site, ()):
-            self._left[site] = trip
+            self._left.setdefault(site, []).append(trip)
 
     def forget(self, site: str, trip: int) -> None:
         """Remove what a site put for a trip, which is over."""

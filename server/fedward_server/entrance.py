@@ -84,6 +84,7 @@ class _Entrance:
     hub: Hub
     services: list[_Service]
     over: threading.Event = field(default_factory=threading.Event)
+    refused: set[str] = field(default_factory=set)  # node keys that the SuperLink takes only when it is started anew
     troubles: dict[str, str] = field(default_factory=dict)  # that were logged and are not over, by what they are of
 
     def open(self) -> None:
@@ -123,11 +124,12 @@ class _Entrance:
 
     def _let_in(self, store: Store) -> None:
         """Bring the SuperLink in line where a site was approved and that did not succeed. Raises RunError in words."""
-        if (
-            any(row.node_id is None for row in store.sites().values())
-            and self.hub.link.healthy()
-            and (troubles := bring_in_line(self.hub))
-        ):
+        without = {row.node_key for row in store.sites().values() if row.node_id is None}
+        if without <= self.refused or not self.hub.link.healthy():
+            return
+        troubles = bring_in_line(self.hub)
+        self.refused = {row.node_key for row in store.sites().values() if row.node_id is None}
+        if troubles:
             raise RunError("; ".join(troubles))
 
     @contextmanager

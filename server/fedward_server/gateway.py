@@ -196,7 +196,13 @@ class Gateway:
             os.kill(pid, signal.SIGUSR1)  # it opens its logs anew
         for log in (self.hub.link.log_file, self.hub.logs / "api.log"):  # whose programs cannot, and only append
             if _is_long(log):
-                shutil.copyfile(log, _emptied(log))
+                copy = log.with_suffix(".log.copy")
+                try:
+                    shutil.copyfile(log, copy)
+                except OSError:  # on a full disk those that are kept stay as they are
+                    copy.unlink(missing_ok=True)
+                    raise
+                copy.replace(_emptied(log))
                 os.truncate(log, 0)
 
 

@@ -77,8 +77,8 @@ class Issuing:
         made = certificates.issue_authority(root, f"{hub[:_NAME]} {now:%Y-%m-%d}", days=ISSUING_DAYS)
         ends = made.certificate.not_valid_after_utc
         key, certificate = certificates.authority_pem(made)
-        number = 1 + max((int(path.stem) for path in self._folder.glob("*.pem")), default=0)
-        pki.write_private(self._folder / f"{number:04}.key", key, replace=True)  # what was cut off left one
+        number = 1 + max((int(path.stem) for path in self._folder.glob("*.key")), default=0)  # one that was cut off too
+        pki.write_private(self._folder / f"{number:04}.key", key)
         pki.write_public(self._folder / f"{number:04}.pem", certificate)  # with which it is there
         pki.write_public(self.root_list, certificates.revocations(root, taken_back, ends=ends))  # may name all others
         return made

@@ -7,7 +7,10 @@ those nodes by their keys, and why a key was not let in.
 """
 
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +44,28 @@ def bring_in_line(client: ControlHttpClient, lines: list[str]) -> dict[str, Any]
 
 def connect(address: str, authority: Path) -> ControlHttpClient:
     """A client of the SuperLink's control interface at "host:port"; `authority` issued its certificate."""
-    return ControlHttpClient.from_server_address(
-        server_address=address,
-        insecure=False,
-        root_certificates=authority.read_bytes(),
-        interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
-    )
+    with _without_proxies():
+        return ControlHttpClient.from_server_address(
+            server_address=address,
+            insecure=False,
+            root_certificates=authority.read_bytes(),
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+        )
+
+
+@contextmanager
+def _without_proxies() -> Iterator[None]:
+    """A client that is made inside goes by no proxy: the SuperLink is on this machine."""
+    before = {name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")}
+    os.environ.update(dict.fromkeys(before, "*"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def connections(client: ControlHttpClient) -> dict[str, tuple[bool, str]]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fedward_client.bulk import Bulk
 from fedward_client.fleet import Fleet
 from fedward_client.member import (
     HUB_CARD,
@@ -26,6 +27,7 @@ from fedward_client.member import (
     write_link_settings,
 )
 from fedward_client.pending import Pending, PendingFolder
+from fedward_client.probe import context
 from fedward_client.site import Site
 from fedward_client.spool import IN, Parcel
 from fedward_client.spool_writer import growing_name
@@ -174,21 +176,25 @@ def test_a_hub_names_no_file_of_the_sites(name: str) -> None:
         Pending.of(b"message", b"tree", message_id=name, run=7, kind="train")
 
 
-def test_what_came_in_part_goes_with_its_message(joined: Callable[..., Site]) -> None:
+def test_what_came_in_part_of_a_run_that_is_over_goes_with_the_next_model(joined: Callable[..., Site]) -> None:
     site = joined("127.0.0.1:9092")
     write_link_settings(site)
     settings = LinkSettings.read(site.link)
-    manifest = Manifest.of(memoryview(b"chunk"), run="run-1", trip=1)
-    came = settings.spool / IN / growing_name(manifest)
+    over, wanted = (Manifest.of(memoryview(data), run="run-1", trip=1) for data in (b"first", b"second"))
+    left, begun = (settings.spool / IN / growing_name(each) for each in (over, wanted))
     fleet = Fleet(HubCard.read(site.link / HUB_CARD), pki.load_node_key(site.link / NODE_KEY))
     with closing(fleet):
-        link = Link(site.link, settings, fleet, threading.Event())
-        begun = pending(1).model_copy(update={"config": "{}", "manifest": manifest})
-        link.pending.put(begun)
-        came.write_bytes(b"chu")
-        link._forget(begun)
-    assert link.pending.all() == []
-    assert not came.exists()
+        trust = context(HubCard.read(site.link / HUB_CARD).ca)
+        with closing(Bulk(HubCard.read(site.link / HUB_CARD), trust, settings, threading.Event())) as bulk:
+            link = Link(site.link, settings, fleet, threading.Event(), bulk)
+            asked = pending(1).model_copy(update={"config": "{}", "manifest": wanted})
+            link.pending.put(asked)
+            left.write_bytes(b"fir")
+            begun.write_bytes(b"sec")
+            with pytest.raises(LinkError):  # nobody answers
+                link._fetch_beside(asked, wanted)
+            assert not left.exists()
+            assert begun.exists()
 
 
 def test_another_hub_gets_nothing_of_the_last_ones(joined: Callable[..., Site], tmp_path: Path) -> None:

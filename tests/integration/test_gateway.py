@@ -299,6 +299,17 @@ def test_strangers_push_nobodys_lines_out_of_the_log(ground: Ground, north: Site
     assert b"looking-around" not in log.with_suffix(".log.1").read_bytes()
 
 
+def test_no_proxy_stands_between_a_hub_and_its_own_superlink(
+    ground: Ground, north: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://{HOST}:{free_port()}")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    shown = {each["name"]: each["connection"] for each in control.survey(ground.hub)["sites"]}
+    assert shown[north.name] in {"online", "offline", "never"}
+    assert "NO_PROXY" not in os.environ
+
+
 def test_metrics_are_told_on_this_machine_alone(ground: Ground, north: Site) -> None:
     assert ground.hub.settings.metrics is not None
     listen = ground.hub.settings.metrics.listen

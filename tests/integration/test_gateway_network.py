@@ -10,7 +10,9 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from fedward_server.approvals import Approvals
 from fedward_server.events import RunEvent
 from fedward_server.hub import Hub
 from fedward_server.hub_settings import METRICS_PORT, SETTINGS
+from fedward_server.journal import FILE as EVENTS
 from fedward_server.journal import Journal
 from fedward_server.locks import held
 from fedward_server.models import Registry
@@ -244,6 +247,33 @@ def test_a_large_model_travels_in_chunks_beside_its_messages(ground: Ground, fin
     assert not [path for path in (ground.hub.folder / "bulk").rglob("*") if path.is_file()]  # nothing is left of it
 
 
+@pytest.mark.long  # the hub waits 20 s before it takes a site for gone
+def test_what_was_sent_before_a_cut_is_not_sent_again_when_the_hub_asks_anew(ground: Ground) -> None:
+    study = ground.study.with_name("cut.toml")
+    study.write_text(STUDY.replace("small-cnn", "resnet18").replace('"tiny-ultrasound"', '"cut"'))
+    sent, log = ground.hub.folder / "bulk" / "up" / "valley", ground.hub.logs / "gateway.log"
+    begin = log.stat().st_size
+    with ThreadPoolExecutor(1) as other:
+        ends = other.submit(run_of, ground, study)
+        deadline = time.monotonic() + 120
+        while len(list(sent.glob("*/*/*"))) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        ip("-n", machine("hub"), "link", "set", "valley", "down")
+        before = {path.name for path in sent.glob("*/*/*")}
+        time.sleep(35)
+        ip("-n", machine("hub"), "link", "set", "valley", "up")
+        result = ends.result(300)
+    assert all(found.test is not None for found in result.sites.values())
+    lines = [line.split() for line in log.read_text()[begin:].splitlines() if "site=valley PUT /v1/bulk/" in line]
+    put = Counter(line[3].rpartition("/")[2] for line in lines if line[4] in {"201", "204"})
+    assert 3 <= len(before) < 9
+    assert before <= put.keys()
+    assert sum(put.values()) <= len(put) + 1  # the one that was in hand
+    events = (ground.hub.runs / result.run / EVENTS).read_text()
+    assert "is back and is asked again" in events
+
+
 PROBE = """
 import json, socket, ssl, sys
 found = {}
@@ -326,3 +356,20 @@ def test_a_hospital_that_is_forgotten_is_out_and_the_other_stays(ground: Ground,
     wait_until(lambda: "does not accept this site's certificate" in ground.site("north")["link"]["reason"])
     after = ground.site("valley")["link"]
     assert (after["state"], after["since"], after["pid"]) == ("connected", before["since"], before["pid"])
+
+
+def test_a_site_that_is_up_goes_on_with_the_certificate_of_another_code(ground: Ground, finished: RunResult) -> None:
+    """The one before counts no more, so its network side has to be another process."""
+    del finished
+    before = ground.site("valley")["link"]["pid"]
+    invited = json.loads(ground.fedward("hub", "hub", "invite", ground.hub.folder, "valley", "--json").stdout)
+    asked = ["valley", "site", "join", ground.sites["valley"].folder, invited["code"], "--json"]
+    ground.fedward(*asked, "--no-wait")
+    ground.fedward("hub", "hub", "approve", ground.hub.folder, "valley", "--yes")
+    assert json.loads(ground.fedward(*asked).stdout)["joined"]
+
+    def again() -> bool:
+        link = ground.site("valley")["link"]
+        return bool(link["state"] == "connected" and link["pid"] != before)
+
+    wait_until(again)

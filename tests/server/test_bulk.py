@@ -120,7 +120,9 @@ def test_as_long_as_they_are_few_all_are_open(bulk: Bulk) -> None:
 
 def test_what_a_site_had_put_when_it_was_gone_is_there_when_it_is_asked_again(bulk: Bulk) -> None:
     manifest = put(bulk)
+    bulk.await_answers(["north"], TRIP + 9)  # reminded meanwhile
     bulk.leave("north", TRIP)
+    bulk.leave("north", TRIP + 9)
     assert bulk.take("north", manifest, LIMIT) == BLOCK  # until then it may go on
     bulk.await_answers(["south"], TRIP + 1)
     bulk.await_answers(["north"], TRIP + 1)
