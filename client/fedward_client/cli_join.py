@@ -84,9 +84,9 @@ def join(  # noqa: PLR0917 - typer reads options from parameters
 
 
 def _next(site: "Site") -> str:
-    from fedward_client import daemon, locks
+    from fedward_client import daemon
 
-    if daemon.pid(site) is not None or locks.holder(site.state, locks.EXECUTOR) is not None:  # that of systemd's units
+    if daemon.is_up(site):
         return "It is up, and goes on with its new certificate within a minute."
     return f"Start it with `fedward site up {site.folder}`."
 

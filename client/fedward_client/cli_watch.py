@@ -35,7 +35,7 @@ def status(folder: Folder, state: State = None, as_json: AsJson = False) -> None
             else json.loads(control.Status(Nothing()).json)
         )
     found["up"] = found["pid"] is not None
-    found["starting"] = control is None and daemon.pid(site) is not None
+    found["starting"] = control is None and daemon.is_up(site)
     found["link"] = _link(site)
     if as_json:
         print(json.dumps(found, indent=1))

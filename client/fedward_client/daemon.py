@@ -195,6 +195,11 @@ def pid(site: Site) -> int | None:
     return locks.holder(site.state, locks.DAEMON)
 
 
+def is_up(site: Site) -> bool:
+    """Whether a daemon serves a site, or systemd's units do, of which the data side holds a lock."""
+    return pid(site) is not None or locks.holder(site.state, locks.EXECUTOR) is not None
+
+
 def end_with_parent(supervised: bool) -> None:
     """Ask the kernel to end this process with the daemon that made it, however that ends (prctl(2))."""
     if supervised:

@@ -97,12 +97,16 @@ class Renewal:
     site: str
     trust: Trust
     stopping: threading.Event
-    outdated: bool = False  # whether `fedward site join` brought another certificate, and perhaps another node key
     _shown: int = field(init=False)
     _next_look: float = 0.0
 
     def __post_init__(self) -> None:
         self._shown = self._written()
+
+    @property
+    def outdated(self) -> bool:
+        """Whether `fedward site join` brought another certificate, and perhaps another node key."""
+        return self._written() != self._shown
 
     def _written(self) -> int:
         """When the certificate was written; 0 where there is none."""
@@ -113,10 +117,10 @@ class Renewal:
 
         Where a certificate came from elsewhere, `stopping` is set: connections that are open show the one before.
         """
-        if self._written() != self._shown:
-            self.outdated = True
+        if self.outdated:
             self.stopping.set()
-        if time.monotonic() < self._next_look or self.outdated:
+            return
+        if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + RENEWAL_LOOK_S
         for step, failed in (

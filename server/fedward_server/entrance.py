@@ -2,8 +2,8 @@
 
 Each is started on a leash, so that nothing of it outlives this process. One that ends is started again, with growing
 pauses; a log of the gateway's that has grown long is begun anew. Once a minute the gateway is brought in line: its
-certificate and the lists of those taken back are renewed, and what nginx did not take is told to it again; and sessions
-and certificates that are over are removed.
+certificate and the lists of those taken back are renewed, and what nginx did not take is told to it again; sessions and
+certificates that are over are removed; and the SuperLink lets in who was approved, where that did not succeed.
 """
 
 import logging

@@ -318,8 +318,8 @@ _NOBODY = _HASHER.hash(secrets.token_urlsafe(16))
 
 
 def _holds(until: float, now: float) -> bool:
-    """Whether a lock still holds: one that would take longer than any was set while the clock was ahead."""
-    return 0 < until - now <= LONGEST_LOCK_S
+    """Whether a lock still holds: one that would take far longer than any was set while the clock was ahead."""
+    return 0 < until - now <= 2 * LONGEST_LOCK_S
 
 
 def _lock_s(failures: int) -> float:
